@@ -1,0 +1,107 @@
+"""Action files: `clip -> action -> {image_0, image_1, action, <description keys>}`, as released."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from egogen.atomic import read_json
+from egogen.errors import EgoGenError
+
+DESCRIPTION_KEY = "llava_forecast_finetune"  # the enriched description in the released files
+
+
+@dataclass(frozen=True)
+class ActionEntry:
+    """One before/after pair. Paths are relative to the frame folder of the split (`clip/action/frame.jpg`)."""
+
+    clip: str
+    action_id: str
+    image_0: str
+    image_1: str
+    texts: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        return f"{self.clip}/{self.action_id}"
+
+    @property
+    def label(self) -> str:
+        return self.texts["action"]
+
+
+def safe_relative(value: Any, where: str) -> str:
+    """Check that `value` is a relative POSIX path that cannot leave the root it is joined to."""
+    if not isinstance(value, str) or not value:
+        raise EgoGenError(f"{where}: expected a relative path, found {value!r}")
+    parts = PurePosixPath(value).parts
+    if value.startswith("/") or "\\" in value or "\0" in value or ".." in parts or not parts:
+        raise EgoGenError(f"{where}: path {value!r} leaves the dataset root, expected a relative path inside it")
+    return value
+
+
+def inside(root: str | os.PathLike, relative: str) -> Path:
+    """`root / relative`, refused when symbolic links lead it outside the root."""
+    path = Path(root) / relative
+    if not path.resolve().is_relative_to(Path(root).resolve()):
+        raise EgoGenError(f"{path}: leaves {root}, expected a path inside it")
+    return path
+
+
+def _identifier(value: str, where: str) -> str:
+    if not value or value in (".", "..") or "/" in value or "\\" in value or "\0" in value:
+        raise EgoGenError(f"{where}: {value!r} cannot name a folder, expected an id without slashes")
+    return value
+
+
+def _entry(path: Path, clip: str, action_id: str, fields: Any, text_keys: tuple[str, ...]) -> ActionEntry:
+    where = f"{path}: entry {clip}/{action_id}"
+    _identifier(clip, f"{path}: clip")
+    _identifier(action_id, where)
+    if not isinstance(fields, dict):
+        raise EgoGenError(f"{where}: expected an object, found {type(fields).__name__}")
+    for name in ("image_0", "image_1", *text_keys):
+        if name not in fields:
+            raise EgoGenError(f"{where}: field {name!r} is missing")
+    for name in text_keys:
+        if not isinstance(fields[name], str):
+            raise EgoGenError(f"{where}: field {name!r}: expected text, found {type(fields[name]).__name__}")
+    images = [safe_relative(fields[name], f"{where}: field {name!r}") for name in ("image_0", "image_1")]
+    texts = {name: text for name, text in fields.items() if isinstance(text, str) and name not in ("image_0", "image_1")}
+    return ActionEntry(clip, action_id, *images, texts)
+
+
+def read_actions(path: str | os.PathLike, text_keys: tuple[str, ...] = ("action",)) -> list[ActionEntry]:
+    """All entries in the file's order; the fields named in `text_keys` must be there and be text.
+
+    Raises EgoGenError naming file, entry and field for the first thing that is not as released.
+    """
+    path = Path(path)
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise EgoGenError(f"{path}: expected an object of clips, found {type(data).__name__}")
+    entries = []
+    for clip, actions in data.items():
+        if not isinstance(actions, dict):
+            raise EgoGenError(f"{path}: clip {clip!r}: expected an object of actions, found {type(actions).__name__}")
+        entries += [_entry(path, clip, action_id, fields, text_keys) for action_id, fields in actions.items()]
+    if not entries:
+        raise EgoGenError(f"{path}: holds no entries, expected at least one")
+    return entries
+
+
+def read_clip_sizes(path: str | os.PathLike) -> dict[str, tuple[int, int]]:
+    """Metadata file -> {clip: (width, height)} in pixels of the original video; other fields are not read."""
+    path = Path(path)
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise EgoGenError(f"{path}: expected an object of clips, found {type(data).__name__}")
+    sizes = {}
+    for clip, fields in data.items():
+        size = [fields.get(name) if isinstance(fields, dict) else None for name in ("width", "height")]
+        if not all(isinstance(side, int | float) and not isinstance(side, bool) and side > 0 for side in size):
+            raise EgoGenError(f"{path}: clip {clip!r}: expected positive 'width' and 'height', found {size}")
+        sizes[clip] = (int(size[0]), int(size[1]))
+    return sizes

@@ -1,0 +1,81 @@
+"""Files appear whole or not at all: temporary name in the same folder, fsync, rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from egogen.errors import EgoGenError
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it takes that name, on any failure it goes.
+
+    The file is flushed to disk before the rename, so after a crash `path` is either the old file or
+    the complete new one. The folder is made when missing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays last, so that writers which choose a format by it (Pillow, numpy) still do.
+    temporary = path.parent / f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}{path.suffix}"
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | os.PathLike, value: Any, indent: int | None = 4) -> None:
+    """Write strict JSON (no NaN or Infinity), UTF-8, with a final newline."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_npy(path: str | os.PathLike, array: np.ndarray) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Read a JSON file; a missing file, bad JSON and a key that stands twice are errors that name it."""
+    path = Path(path)
+
+    def no_duplicates(pairs):
+        keys = [key for key, _ in pairs]
+        twice = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
+        if twice:
+            raise EgoGenError(f"{path}: key {twice[0]!r} stands twice in one object, expected once")
+        return dict(pairs)
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise EgoGenError(f"{path}: no such file") from None
+    except (IsADirectoryError, NotADirectoryError):
+        raise EgoGenError(f"{path}: expected a JSON file, found a folder") from None
+    except UnicodeDecodeError:
+        raise EgoGenError(f"{path}: not a UTF-8 text file, expected JSON") from None
+    try:
+        return json.loads(text, object_pairs_hook=no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise EgoGenError(f"{path}: not valid JSON ({error})") from None

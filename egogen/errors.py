@@ -1,0 +1,50 @@
+"""One error type for everything a user can put right, and the wrapper every command runs in."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+EXIT_INCOMPLETE = 1  # the work ran, and something in it was reported as wrong or left out
+EXIT_BAD_INPUT = 2  # the work could not run: bad input, bad usage, no space
+
+
+class EgoGenError(Exception):
+    """Bad input or a failed expectation. The message is one line: file, entry, what was expected."""
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> None:
+    """Run `main(argv)` and exit: 0 or its return value, or one clear line on stderr and a code of its own.
+
+    `--debug` anywhere on the command line shows the traceback instead of hiding it. Errors that are
+    not the user's to mend (bugs) always show it.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    argv = [argument for argument in argv if argument != "--debug"]
+    try:
+        code = main(argv) or 0
+    except EgoGenError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        code = EXIT_BAD_INPUT
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error.filename or 'output'}: {error.strerror}; nothing was half-written, "
+              "make room and run the same command again", file=sys.stderr)
+        code = EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to continue", file=sys.stderr)
+        code = 130
+    sys.stdout.flush()
+    raise SystemExit(code)

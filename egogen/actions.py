@@ -38,7 +38,9 @@ def safe_relative(value: Any, where: str) -> str:
         raise EgoGenError(f"{where}: expected a relative path, found {value!r}")
     parts = PurePosixPath(value).parts
     if value.startswith("/") or "\\" in value or "\0" in value or ".." in parts or not parts:
-        raise EgoGenError(f"{where}: path {value!r} leaves the dataset root, expected a relative path inside it")
+        raise EgoGenError(
+            f"{where}: path {value!r} leaves the dataset root, expected a relative path inside it"
+        )
     return value
 
 
@@ -52,11 +54,15 @@ def inside(root: str | os.PathLike, relative: str) -> Path:
 
 def _identifier(value: str, where: str) -> str:
     if not value or value in (".", "..") or "/" in value or "\\" in value or "\0" in value:
-        raise EgoGenError(f"{where}: {value!r} cannot name a folder, expected an id without slashes")
+        raise EgoGenError(
+            f"{where}: {value!r} cannot name a folder, expected an id without slashes"
+        )
     return value
 
 
-def _entry(path: Path, clip: str, action_id: str, fields: Any, text_keys: tuple[str, ...]) -> ActionEntry:
+def _entry(
+    path: Path, clip: str, action_id: str, fields: Any, text_keys: tuple[str, ...]
+) -> ActionEntry:
     where = f"{path}: entry {clip}/{action_id}"
     _identifier(clip, f"{path}: clip")
     _identifier(action_id, where)
@@ -67,13 +73,23 @@ def _entry(path: Path, clip: str, action_id: str, fields: Any, text_keys: tuple[
             raise EgoGenError(f"{where}: field {name!r} is missing")
     for name in text_keys:
         if not isinstance(fields[name], str):
-            raise EgoGenError(f"{where}: field {name!r}: expected text, found {type(fields[name]).__name__}")
-    images = [safe_relative(fields[name], f"{where}: field {name!r}") for name in ("image_0", "image_1")]
-    texts = {name: text for name, text in fields.items() if isinstance(text, str) and name not in ("image_0", "image_1")}
+            raise EgoGenError(
+                f"{where}: field {name!r}: expected text, found {type(fields[name]).__name__}"
+            )
+    images = [
+        safe_relative(fields[name], f"{where}: field {name!r}") for name in ("image_0", "image_1")
+    ]
+    texts = {
+        name: text
+        for name, text in fields.items()
+        if isinstance(text, str) and name not in ("image_0", "image_1")
+    }
     return ActionEntry(clip, action_id, *images, texts)
 
 
-def read_actions(path: str | os.PathLike, text_keys: tuple[str, ...] = ("action",)) -> list[ActionEntry]:
+def read_actions(
+    path: str | os.PathLike, text_keys: tuple[str, ...] = ("action",)
+) -> list[ActionEntry]:
     """All entries in the file's order; the fields named in `text_keys` must be there and be text.
 
     Raises EgoGenError naming file, entry and field for the first thing that is not as released.
@@ -85,8 +101,13 @@ def read_actions(path: str | os.PathLike, text_keys: tuple[str, ...] = ("action"
     entries = []
     for clip, actions in data.items():
         if not isinstance(actions, dict):
-            raise EgoGenError(f"{path}: clip {clip!r}: expected an object of actions, found {type(actions).__name__}")
-        entries += [_entry(path, clip, action_id, fields, text_keys) for action_id, fields in actions.items()]
+            raise EgoGenError(
+                f"{path}: clip {clip!r}: expected an object of actions, found {type(actions).__name__}"
+            )
+        entries += [
+            _entry(path, clip, action_id, fields, text_keys)
+            for action_id, fields in actions.items()
+        ]
     if not entries:
         raise EgoGenError(f"{path}: holds no entries, expected at least one")
     return entries
@@ -100,8 +121,15 @@ def read_clip_sizes(path: str | os.PathLike) -> dict[str, tuple[int, int]]:
         raise EgoGenError(f"{path}: expected an object of clips, found {type(data).__name__}")
     sizes = {}
     for clip, fields in data.items():
-        size = [fields.get(name) if isinstance(fields, dict) else None for name in ("width", "height")]
-        if not all(isinstance(side, int | float) and not isinstance(side, bool) and side > 0 for side in size):
-            raise EgoGenError(f"{path}: clip {clip!r}: expected positive 'width' and 'height', found {size}")
+        size = [
+            fields.get(name) if isinstance(fields, dict) else None for name in ("width", "height")
+        ]
+        if not all(
+            isinstance(side, int | float) and not isinstance(side, bool) and side > 0
+            for side in size
+        ):
+            raise EgoGenError(
+                f"{path}: clip {clip!r}: expected positive 'width' and 'height', found {size}"
+            )
         sizes[clip] = (int(size[0]), int(size[1]))
     return sizes

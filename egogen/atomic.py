@@ -27,7 +27,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last, so that writers which choose a format by it (Pillow, numpy) still do.
-    temporary = path.parent / f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}{path.suffix}"
+    temporary = (
+        path.parent
+        / f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}{path.suffix}"
+    )
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -62,7 +65,11 @@ def read_json(path: str | os.PathLike) -> Any:
 
     def no_duplicates(pairs):
         keys = [key for key, _ in pairs]
-        twice = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
+        twice = (
+            sorted({key for key in keys if keys.count(key) > 1})
+            if len(set(keys)) < len(keys)
+            else []
+        )
         if twice:
             raise EgoGenError(f"{path}: key {twice[0]!r} stands twice in one object, expected once")
         return dict(pairs)

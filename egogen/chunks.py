@@ -14,7 +14,9 @@ def _check(num_chunks: int, chunk_idx: int) -> None:
     if num_chunks < 1:
         raise EgoGenError(f"number of chunks {num_chunks}: expected at least 1")
     if not 1 <= chunk_idx <= num_chunks:
-        raise EgoGenError(f"chunk index {chunk_idx}: expected 1 to {num_chunks} (the first chunk is 1)")
+        raise EgoGenError(
+            f"chunk index {chunk_idx}: expected 1 to {num_chunks} (the first chunk is 1)"
+        )
 
 
 def ceil_chunk(items: Sequence[Item], num_chunks: int, chunk_idx: int) -> Sequence[Item]:

@@ -19,7 +19,9 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> None:
+def run_command(
+    main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None
+) -> None:
     """Run `main(argv)` and exit: 0 or its return value, or one clear line on stderr and a code of its own.
 
     `--debug` anywhere on the command line shows the traceback instead of hiding it. Errors that are
@@ -40,8 +42,11 @@ def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]
             raise
         if debug:
             traceback.print_exc()
-        print(f"error: {error.filename or 'output'}: {error.strerror}; nothing was half-written, "
-              "make room and run the same command again", file=sys.stderr)
+        print(
+            f"error: {error.filename or 'output'}: {error.strerror}; nothing was half-written, "
+            "make room and run the same command again",
+            file=sys.stderr,
+        )
         code = EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted: run the same command again to continue", file=sys.stderr)

@@ -52,7 +52,9 @@ def read_feature(
     except (ValueError, OSError, EOFError, SyntaxError) as error:
         raise EgoGenError(f"{path}: not a readable .npy array ({error})") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-        raise EgoGenError(f"{path}: expected a floating point array, found {getattr(array, 'dtype', type(array))}")
+        raise EgoGenError(
+            f"{path}: expected a floating point array, found {getattr(array, 'dtype', type(array))}"
+        )
     if array.ndim == 3 and array.shape[1] > 0:
         array = array[:, -1, :]
     elif array.ndim == 1:
@@ -64,7 +66,11 @@ def read_feature(
 def _check(array: np.ndarray, path: Path, width: int | None, rows: int | None) -> None:
     expected = f"({rows if rows is not None else 'n'}, {width if width is not None else 'd'})"
     wrong = array.ndim != 2 or min(array.shape) < 1
-    wrong = wrong or (width is not None and array.shape[1] != width) or (rows is not None and array.shape[0] != rows)
+    wrong = (
+        wrong
+        or (width is not None and array.shape[1] != width)
+        or (rows is not None and array.shape[0] != rows)
+    )
     if wrong:
         raise EgoGenError(f"{path}: feature of shape {array.shape}, expected {expected}")
     if not np.isfinite(array).all():

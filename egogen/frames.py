@@ -27,8 +27,14 @@ def read_rgb(path: str | os.PathLike) -> Image.Image:
                 return _to_rgb(image)
     except FileNotFoundError:
         raise EgoGenError(f"{path}: no such picture") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError,
-            Image.DecompressionBombWarning) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
         raise EgoGenError(f"{path}: unreadable picture ({error})") from None
 
 

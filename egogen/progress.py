@@ -22,7 +22,9 @@ class Progress:
         self.last_line = self.start
         self.bar = None
         if sys.stderr.isatty():
-            self.bar = tqdm(total=total, initial=done, desc=what, unit=f" {unit}", dynamic_ncols=True)
+            self.bar = tqdm(
+                total=total, initial=done, desc=what, unit=f" {unit}", dynamic_ncols=True
+            )
 
     def __enter__(self) -> Progress:
         return self
@@ -44,8 +46,11 @@ class Progress:
         self.last_line = time.monotonic()
         rate = (self.count - self.first) / max(self.last_line - self.start, 1e-9)
         left = (self.total - self.count) / rate if rate > 0 else 0.0
-        print(f"{self.what}: {self.count}/{self.total} {self.unit}, {rate:.1f}/s, {left:.0f} s left",
-              file=sys.stderr, flush=True)
+        print(
+            f"{self.what}: {self.count}/{self.total} {self.unit}, {rate:.1f}/s, {left:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def track(items: Iterable[Item], total: int, what: str, unit: str = "items") -> Iterator[Item]:

@@ -15,7 +15,7 @@ DESCRIPTION_KEY = "llava_forecast_finetune"  # the enriched description in the r
 
 @dataclass(frozen=True)
 class ActionEntry:
-    """One before/after pair. Paths are relative to the frame folder of the split (`clip/action/frame.jpg`)."""
+    """One before/after pair; paths (`clip/action/frame.jpg`) are relative to the split's folder."""
 
     clip: str
     action_id: str
@@ -87,6 +87,33 @@ def _entry(
     return ActionEntry(clip, action_id, *images, texts)
 
 
+def scan_actions(
+    path: str | os.PathLike, text_keys: tuple[str, ...] = ("action",)
+) -> tuple[list[ActionEntry], list[str]]:
+    """All good entries in the file's order, and one line for every entry that is not as released.
+
+    Raises EgoGenError when the file as a whole cannot be read as an action file.
+    """
+    path = Path(path)
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise EgoGenError(f"{path}: expected an object of clips, found {type(data).__name__}")
+    entries, problems = [], []
+    for clip, actions in data.items():
+        if not isinstance(actions, dict):
+            problems.append(
+                f"{path}: clip {clip!r}: expected an object of actions, "
+                f"found {type(actions).__name__}"
+            )
+            continue
+        for action_id, fields in actions.items():
+            try:
+                entries.append(_entry(path, clip, action_id, fields, text_keys))
+            except EgoGenError as error:
+                problems.append(str(error))
+    return entries, problems
+
+
 def read_actions(
     path: str | os.PathLike, text_keys: tuple[str, ...] = ("action",)
 ) -> list[ActionEntry]:
@@ -94,27 +121,16 @@ def read_actions(
 
     Raises EgoGenError naming file, entry and field for the first thing that is not as released.
     """
-    path = Path(path)
-    data = read_json(path)
-    if not isinstance(data, dict):
-        raise EgoGenError(f"{path}: expected an object of clips, found {type(data).__name__}")
-    entries = []
-    for clip, actions in data.items():
-        if not isinstance(actions, dict):
-            raise EgoGenError(
-                f"{path}: clip {clip!r}: expected an object of actions, found {type(actions).__name__}"
-            )
-        entries += [
-            _entry(path, clip, action_id, fields, text_keys)
-            for action_id, fields in actions.items()
-        ]
+    entries, problems = scan_actions(path, text_keys)
+    if problems:
+        raise EgoGenError(problems[0])
     if not entries:
         raise EgoGenError(f"{path}: holds no entries, expected at least one")
     return entries
 
 
 def read_clip_sizes(path: str | os.PathLike) -> dict[str, tuple[int, int]]:
-    """Metadata file -> {clip: (width, height)} in pixels of the original video; other fields are not read."""
+    """Metadata file -> {clip: (width, height)} in pixels of the original video, nothing else."""
     path = Path(path)
     data = read_json(path)
     if not isinstance(data, dict):

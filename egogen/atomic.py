@@ -60,7 +60,7 @@ def write_npy(path: str | os.PathLike, array: np.ndarray) -> None:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Read a JSON file; a missing file, bad JSON and a key that stands twice are errors that name it."""
+    """Read a JSON file; when missing, not JSON, or with a key that stands twice: an error line."""
     path = Path(path)
 
     def no_duplicates(pairs):

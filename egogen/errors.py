@@ -12,7 +12,7 @@ EXIT_BAD_INPUT = 2  # the work could not run: bad input, bad usage, no space
 
 
 class EgoGenError(Exception):
-    """Bad input or a failed expectation. The message is one line: file, entry, what was expected."""
+    """Bad input or a failed expectation; the message is one line: file, entry, expectation."""
 
 
 def _one_line(error: BaseException) -> str:
@@ -22,7 +22,7 @@ def _one_line(error: BaseException) -> str:
 def run_command(
     main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None
 ) -> None:
-    """Run `main(argv)` and exit: 0 or its return value, or one clear line on stderr and a code of its own.
+    """Run `main(argv)` and exit: its return value, or one clear line on stderr and a code for it.
 
     `--debug` anywhere on the command line shows the traceback instead of hiding it. Errors that are
     not the user's to mend (bugs) always show it.

@@ -15,20 +15,20 @@ TEXT_ROWS = 77  # stage 2 never uses more
 
 
 def feature_path(root: str | os.PathLike, image_0: str) -> Path:
-    """Where the feature of source frame `image_0` (relative to the frame folder) lies under `root`."""
+    """Where the feature of source frame `image_0` (relative to its folder) lies under `root`."""
     relative = PurePosixPath(safe_relative(image_0, f"{root}: image_0"))
     return inside(root, str(relative.with_suffix(".npy")))
 
 
 def find_feature(root: str | os.PathLike, image_0: str) -> Path:
-    """Like `feature_path`, but also finds files whose every "jpg" became "npy", folders included, as released."""
+    """Like `feature_path`, and finds files whose every "jpg", in folders too, became "npy"."""
     path = feature_path(root, image_0)
     released = inside(root, image_0.replace("jpg", "npy"))
     return released if released.exists() and not path.exists() else path
 
 
 def write_feature(root: str | os.PathLike, image_0: str, rows: np.ndarray) -> Path:
-    """Write rows (n, d) as float16, atomically. Raises EgoGenError unless they are finite, two-dimensional, n >= 1."""
+    """Write rows (n, d) as float16, atomically. Raises EgoGenError unless finite and n, d >= 1."""
     path = feature_path(root, image_0)
     half = np.asarray(rows).astype(np.float16)
     _check(half, path, None, None)
@@ -41,8 +41,8 @@ def read_feature(
 ) -> np.ndarray:
     """Read (n, d) float16 rows; `width` (d) and `rows` (n) are checked when given.
 
-    Released text features of shape (n, k, d) give their last entry along k; one of shape (d,), which the
-    released code wrote for one-token answers, gives (1, d). Nothing pickled is ever loaded.
+    Released text features of shape (n, k, d) give their last entry along k; one of shape (d,), which
+    the released code wrote for one-token answers, gives (1, d). Nothing pickled is ever loaded.
     """
     path = find_feature(root, image_0)
     try:

@@ -14,8 +14,9 @@ from egogen.errors import EgoGenError
 def read_rgb(path: str | os.PathLike) -> Image.Image:
     """Read a picture as 8-bit RGB, upright: EXIF rotation applied, transparency laid on white.
 
-    Greyscale (8 and 16 bit), palette, RGBA and CMYK pictures are converted. Raises EgoGenError naming
-    the file when it is missing, truncated, not a picture, or too large to be one (decompression bomb).
+    Greyscale (8 and 16 bit), palette, RGBA and CMYK pictures are converted. Raises EgoGenError
+    naming the file when it is missing, truncated, not a picture, or too large to be one
+    (decompression bomb).
     """
     path = Path(path)
     try:

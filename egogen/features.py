@@ -41,7 +41,7 @@ def read_feature(
 ) -> np.ndarray:
     """Read (n, d) float16 rows; `width` (d) and `rows` (n) are checked when given.
 
-    Released text features of shape (n, k, d) give their last entry along k; one of shape (d,), which
+    Released text features of shape (n, k, d) give their last entry along k; one of (d,), which
     the released code wrote for one-token answers, gives (1, d). Nothing pickled is ever loaded.
     """
     path = find_feature(root, image_0)

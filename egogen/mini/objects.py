@@ -31,7 +31,7 @@ def shadow(pen: Pen, width: float, depth: float = 0.26) -> None:
 def apple(pen: Pen, colour: np.ndarray, condition: str) -> None:
     if condition == "cut":
         for side in (-1, 1):
-            x = side * 0.36
+            x = side * 0.46
             pen.ellipse(x + side * 0.06, -0.30, 0.30, 0.33, colour, ball(pen.lit))
             pen.ellipse(x - side * 0.03, -0.28, 0.235, 0.285, FLESH["apple"], slope(0, -0.06))
             pen.ellipse(x - side * 0.03, -0.27, 0.05, 0.1, colour * 0.6, alpha=0.7)
@@ -45,12 +45,12 @@ def apple(pen: Pen, colour: np.ndarray, condition: str) -> None:
 def carrot(pen: Pen, colour: np.ndarray, condition: str) -> None:
     shade = tube(pen.lit, vertical=False, low=0.6)
     if condition == "cut":
-        pen.capsule((-0.58, -0.22), (-0.34, -0.22), 0.25, 0.25, colour, shade)
-        pen.ellipse(-0.25, -0.22, 0.16, 0.25, FLESH["carrot"])
-        pen.ellipse(-0.25, -0.22, 0.06, 0.1, colour, alpha=0.55)
-        pen.capsule((0.3, -0.2), (0.68, -0.17), 0.22, 0.09, colour, shade)
-        pen.ellipse(0.27, -0.2, 0.13, 0.215, FLESH["carrot"])
-        pen.ellipse(0.27, -0.2, 0.05, 0.08, colour, alpha=0.55)
+        pen.capsule((-0.72, -0.22), (-0.46, -0.22), 0.25, 0.25, colour, shade)
+        pen.ellipse(-0.37, -0.22, 0.16, 0.25, FLESH["carrot"])
+        pen.ellipse(-0.37, -0.22, 0.06, 0.1, colour, alpha=0.55)
+        pen.capsule((0.44, -0.2), (0.82, -0.17), 0.22, 0.09, colour, shade)
+        pen.ellipse(0.4, -0.2, 0.13, 0.215, FLESH["carrot"])
+        pen.ellipse(0.4, -0.2, 0.05, 0.08, colour, alpha=0.55)
         return
     for dy in (-0.12, 0.0, 0.12):
         pen.capsule((-0.45, -0.24), (-0.66, -0.24 + dy * 1.3), 0.05, 0.035, (0.42, 0.47, 0.28))
@@ -186,16 +186,16 @@ BACK = {
 }
 FRONT = {"bowl": bowl_front}
 SUDS = tuple(  # a sunflower of bubbles, x and y in [-1, 1]
-    (math.sqrt(i / 22) * math.cos(2.4 * i), math.sqrt(i / 22) * math.sin(2.4 * i))
-    for i in range(22)
+    (math.sqrt(i / 16) * math.cos(2.4 * i), math.sqrt(i / 16) * math.sin(2.4 * i))
+    for i in range(16)
 )
 
 
 def suds(pen: Pen, width: float, height: float) -> None:
-    """White foam over a thing of that size, in units."""
+    """White foam over the upper part of a thing of that size, in units."""
     for i, (x, y) in enumerate(SUDS):
         radius = 0.075 + 0.02 * (i * 7 % 3)
-        x, y = x * width * 0.46, (y * 0.5 - 0.62) * height
+        x, y = (x * 0.36 + 0.02) * width, (y * 0.36 - 0.74) * height
         pen.ellipse(x, y, radius, radius * 0.9, (0.80, 0.86, 0.90), ball(pen.lit))
         pen.glow(x, y, radius * 1.1, radius, WHITE, alpha=0.95, power=0.6)
 

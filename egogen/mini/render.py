@@ -128,7 +128,7 @@ class Renderer:
         palm = (grasp[0] + (ex - grasp[0]) * back, grasp[1] + (ey - grasp[1]) * back)
         pen = self._arm(canvas, side, *palm, curl=1.0, keep=False)
         if hand.mode == "wash":
-            self._suds(canvas, state.things[hand.target])
+            self._suds(canvas, state.things[hand.target], -outer)
         self._draw(canvas, held, x, y, unit, turn, flip)
         layer = self._blank(*palm, self.scene.unit, 0.8)
         pen.layer = layer
@@ -154,7 +154,7 @@ class Renderer:
                 spot = (x + outer * 0.1 * size, y - (KINDS[target.kind].size[1] + 0.3) * size)
                 anchor = (0.0, -1.3)
             elif mode == "cut":
-                spot, anchor = (x, y - 0.42 * size), (-0.42, -0.12)
+                spot, anchor, turn = (x, y - 0.8 * size), (-0.5, -0.12), outer * 0.3
             else:
                 height = KINDS[target.kind].size[1]
                 spot, anchor = (x + outer * 0.42 * size, y - 0.36 * height * size), (0.0, -0.2)
@@ -184,10 +184,10 @@ class Renderer:
         self.kept[key].onto(canvas)
         return None
 
-    def _suds(self, canvas, target: Thing) -> None:
+    def _suds(self, canvas, target: Thing, flip: int) -> None:
         x, y = self.base(target)
         layer = self._blank(x, y, self.scene.unit * target.scale)
-        pen = Pen(layer, x, y, self.scene.unit * target.scale, lit=self.scene.lit)
+        pen = Pen(layer, x, y, self.scene.unit * target.scale, flip=flip, lit=self.scene.lit)
         objects.suds(pen, *KINDS[target.kind].size)
         layer.onto(canvas)
 

@@ -62,7 +62,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that the pictures of one clip share; `lit` in [-1, 1]: light from left to right."""
+    """What the pictures of one clip share; `lit` in [-1, 1]: light from the left to the right."""
 
     size: tuple[int, int]
     video_size: tuple[int, int]
@@ -96,8 +96,8 @@ SLEEVES = (
     (0.50, 0.51, 0.53),
     (0.25, 0.28, 0.36),
     (0.55, 0.52, 0.44),
-    (0.29, 0.29, 0.30),
-    (0.74, 0.73, 0.71),
+    (0.36, 0.36, 0.37),
+    (0.57, 0.56, 0.54),
     (0.36, 0.40, 0.37),
 )
 
@@ -120,7 +120,7 @@ def sample_scene(rng: np.random.Generator, dataset: str, wanted_actions: int = 3
         table=str(rng.choice(TABLES, p=(0.4, 0.2, 0.2, 0.2))),
         look_seed=int(rng.integers(2**31)),
         lit=float(rng.uniform(-1, 1)),
-        gain=float(rng.uniform(0.97, 1.12)),
+        gain=float(rng.uniform(0.97, 1.1)),
         skin=SKINS[rng.integers(len(SKINS))],
         sleeve=SLEEVES[rng.integers(len(SLEEVES))],
         sway={side: tuple(rng.uniform(-0.015, 0.015, 2).tolist()) for side in SIDES},

@@ -1,0 +1,1 @@
+"""Stage 1: the vision-language model that describes an action in a frame and yields its features."""

@@ -1,0 +1,94 @@
+"""Prompt formats: how the turns of a conversation become one string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from egogen.errors import EgoGenError
+
+IMAGE_MARK = "<image>"
+END = "</s>"
+
+_LLAMA_2_SYSTEM = (
+    "You are a helpful language and vision assistant. "
+    "You are able to understand the visual content that the user provides, "
+    "and assist the user with a variety of tasks using natural language."
+)
+_V1_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
+
+@dataclass(frozen=True)
+class Template:
+    """One prompt format. A round is `start + question + ask + " " + answer + close + END`."""
+
+    first_start: str
+    next_start: str
+    ask: str
+    close: str
+
+
+TEMPLATES = {
+    # Llama-2 chat with LLaVA's system text: what the released checkpoints were tuned with.
+    "llama_2": Template(
+        f"[INST] <<SYS>>\n{_LLAMA_2_SYSTEM}\n<</SYS>>\n\n", "<s>[INST] ", " [/INST]", " "
+    ),
+    # The same without a system text: shorter prompts for small models.
+    "llama_2_short": Template("[INST] ", "<s>[INST] ", " [/INST]", " "),
+    # LLaVA-1.5 (Vicuna v1).
+    "vicuna_v1": Template(f"{_V1_SYSTEM} USER: ", "USER: ", " ASSISTANT:", ""),
+}
+
+
+def find_template(name: str) -> Template:
+    if name not in TEMPLATES:
+        raise EgoGenError(f"conversation template {name!r}: expected one of {', '.join(TEMPLATES)}")
+    return TEMPLATES[name]
+
+
+@dataclass(frozen=True)
+class Round:
+    """`instruction` ends where the model takes over; `answer` is None in an open prompt."""
+
+    instruction: str
+    answer: str | None
+
+
+def rounds_of(turns: Sequence[str | None], template: Template) -> list[Round]:
+    """Turns alternate question, answer; the last answer may be None (to be written by the model)."""
+    if len(turns) % 2 or not turns:
+        raise EgoGenError(f"conversation of {len(turns)} turns: expected questions with answers")
+    rounds = []
+    for index in range(0, len(turns), 2):
+        start = template.next_start if index else template.first_start
+        answer = turns[index + 1]
+        rounds.append(
+            Round(
+                f"{start}{turns[index]}{template.ask}",
+                None if answer is None else f" {answer}{template.close}",
+            )
+        )
+    return rounds
+
+
+def render(turns: Sequence[str | None], template: Template) -> str:
+    """The whole conversation as the model reads it (without the beginning mark `<s>`)."""
+    return "".join(
+        piece.instruction + ("" if piece.answer is None else piece.answer + END)
+        for piece in rounds_of(turns, template)
+    )
+
+
+def prompt_for(question: str, template: Template) -> str:
+    """The open prompt for one question about one picture."""
+    return render([f"{IMAGE_MARK}\n{question}", None], template)
+
+
+def escape_marks(text: str) -> str:
+    """Take prompt marks inside user text apart ("</s>" -> "< /s>"), so that they stay text."""
+    for mark in ("<s>", END, "<unk>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"):
+        text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+    return text

@@ -1,0 +1,104 @@
+"""Pictures to pixel values, as CLIP's image processor does it, with LLaVA's aspect options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from egogen.atomic import read_json, write_json
+from egogen.errors import EgoGenError
+
+FILE = "preprocessor_config.json"
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+ASPECTS = ("square", "pad", "squeeze")
+
+
+@dataclass(frozen=True)
+class ImageProcessor:
+    """Picture -> (3, size, size) float32.
+
+    aspect "square": short side to `size`, centre crop (released; a 16:9 frame loses 44 % of its width);
+    "pad": square canvas of the mean colour first; "squeeze": the whole frame into the square.
+    """
+
+    size: int = 224
+    aspect: str = "square"
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+
+    def __post_init__(self):
+        if self.aspect not in ASPECTS:
+            raise EgoGenError(
+                f"image_aspect_ratio {self.aspect!r}: expected one of {', '.join(ASPECTS)}"
+            )
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        image = image.convert("RGB")
+        if self.aspect == "pad":
+            image = self._pad(image)
+        if self.aspect == "squeeze":
+            image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        else:
+            image = self._resize_and_crop(image)
+        values = np.asarray(image, dtype=np.float32) / np.float32(255)  # (size, size, 3)
+        values = (values - np.float32(self.mean)) / np.float32(self.std)
+        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+
+    def batch(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        return torch.stack([self(image) for image in images])  # (B, 3, size, size)
+
+    def _pad(self, image: Image.Image) -> Image.Image:
+        side = max(image.size)
+        colour = tuple(int(255 * channel) for channel in self.mean)
+        canvas = Image.new("RGB", (side, side), colour)
+        canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        return canvas
+
+    def _resize_and_crop(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        short = min(width, height)
+        size = int(self.size * width / short), int(self.size * height / short)
+        image = image.resize(size, Image.Resampling.BICUBIC)
+        left, top = (size[0] - self.size) // 2, (size[1] - self.size) // 2
+        return image.crop((left, top, left + self.size, top + self.size))
+
+    def save(self, folder: str | Path) -> None:
+        """preprocessor_config.json, readable by transformers (which knows no aspect option)."""
+        settings = {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "size": {"height": self.size, "width": self.size}
+            if self.aspect == "squeeze"
+            else {"shortest_edge": self.size},
+            "resample": 3,
+            "do_center_crop": True,
+            "crop_size": {"height": self.size, "width": self.size},
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": self.mean,
+            "image_std": self.std,
+        }
+        write_json(Path(folder) / FILE, settings, indent=2)
+
+
+def load_image_processor(folder: str | Path, size: int, aspect: str) -> ImageProcessor:
+    """`size` and `aspect` come from the model's config; mean and std from the folder when it has them."""
+    path = Path(folder) / FILE
+    if not path.exists():
+        return ImageProcessor(size, aspect)
+    settings = read_json(path)
+    values = asdict(ImageProcessor(size, aspect))
+    for name, field in (("mean", "image_mean"), ("std", "image_std")):
+        value = settings.get(field, values[name])
+        if len(value) != 3:
+            raise EgoGenError(f"{path}: field {field!r}: expected three numbers, found {value}")
+        values[name] = tuple(map(float, value))
+    return ImageProcessor(**values)

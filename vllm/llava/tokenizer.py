@@ -1,0 +1,174 @@
+"""The Llama tokenizer of a checkpoint folder: sentencepiece as released, or a tokenizers file."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import sentencepiece
+from tokenizers import Tokenizer
+
+from egogen.atomic import atomic_path, read_json, write_json
+from egogen.errors import EgoGenError
+
+MODEL_FILE, FAST_FILE, CONFIG_FILE = "tokenizer.model", "tokenizer.json", "tokenizer_config.json"
+_UNDERLINE = "\u2581"  # how sentencepiece writes a space
+
+
+class TextTokenizer:
+    """Text <-> ids. Marks (`<s>`, `</s>`, `<unk>`, added tokens) inside text become their own ids.
+
+    Ids up to `len(self)` exist; a model may have more rows, which are never to be produced.
+    """
+
+    unk_id, bos_id, eos_id = 0, 1, 2
+    pad_id = 0  # as released: the unknown mark pads
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.added: dict[str, int] = {}
+        if (self.folder / "added_tokens.json").exists():
+            self.added = dict(read_json(self.folder / "added_tokens.json"))
+
+    def _split_marks(self, text: str) -> list[str]:
+        marks = sorted(self.marks, key=len, reverse=True)
+        return [part for part in re.split("(" + "|".join(map(re.escape, marks)) + ")", text)]
+
+    @property
+    def marks(self) -> dict[str, int]:
+        return {"<unk>": self.unk_id, "<s>": self.bos_id, "</s>": self.eos_id, **self.added}
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text` without a beginning mark of its own."""
+        ids, marks = [], self.marks
+        for index, part in enumerate(self._split_marks(text)):
+            if part in marks:
+                ids.append(marks[part])
+            elif part:
+                ids += self._encode_plain(part, first=index == 0)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids` without marks; bytes that are no UTF-8 become the replacement character."""
+        special = set(self.marks.values())
+        return self._decode_plain([int(i) for i in ids if i not in special and i < len(self)])
+
+    def __len__(self) -> int:
+        return max(self._base_size(), *(number + 1 for number in self.marks.values()))
+
+    def _encode_plain(self, text: str, first: bool) -> list[int]:
+        raise NotImplementedError
+
+    def _decode_plain(self, ids: list[int]) -> str:
+        raise NotImplementedError
+
+    def _base_size(self) -> int:
+        raise NotImplementedError
+
+
+class SentencePieceTokenizer(TextTokenizer):
+    """The slow LLaMA tokenizer of transformers 4.31, both of its behaviours.
+
+    `legacy` (its default): every piece between marks gets a space in front, else only the first does.
+    """
+
+    def __init__(self, folder: str | Path, legacy: bool = True):
+        super().__init__(folder)
+        self.legacy = legacy
+        path = self.folder / MODEL_FILE
+        try:
+            self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        except (RuntimeError, OSError) as error:
+            raise EgoGenError(f"{path}: not a sentencepiece model ({error})") from None
+        self.bos_id, self.eos_id = self.pieces.bos_id(), self.pieces.eos_id()
+
+    def _encode_plain(self, text: str, first: bool) -> list[int]:
+        if self.legacy or first or text.startswith((" ", _UNDERLINE)):
+            return self.pieces.encode(text)
+        pieces = self.pieces.encode(text, out_type=str)
+        if pieces and pieces[0].startswith(_UNDERLINE):
+            pieces = ([pieces[0][1:]] if len(pieces[0]) > 1 else []) + pieces[1:]
+        return [self.pieces.piece_to_id(piece) for piece in pieces]
+
+    def _decode_plain(self, ids: list[int]) -> str:
+        return self.pieces.decode(ids)
+
+    def _base_size(self) -> int:
+        return self.pieces.get_piece_size()
+
+
+class FastTokenizer(TextTokenizer):
+    """A `tokenizer.json` of the tokenizers library, for folders that hold no sentencepiece model."""
+
+    def __init__(self, folder: str | Path):
+        super().__init__(folder)
+        path = self.folder / FAST_FILE
+        try:
+            self.tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception
+            raise EgoGenError(f"{path}: not a tokenizer file ({error})") from None
+        ids = {name: self.tokenizer.token_to_id(name) for name in ("<unk>", "<s>", "</s>")}
+        if None in ids.values():
+            raise EgoGenError(f"{path}: expected a Llama vocabulary with <unk>, <s> and </s>")
+        self.unk_id, self.bos_id, self.eos_id = ids.values()
+        added = self.tokenizer.get_added_tokens_decoder()
+        self.added.update({token.content: number for number, token in added.items()})
+
+    def _encode_plain(self, text: str, first: bool) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def _decode_plain(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def _base_size(self) -> int:
+        return self.tokenizer.get_vocab_size(with_added_tokens=True)
+
+
+def load_tokenizer(folder: str | Path, legacy: bool | None = None) -> TextTokenizer:
+    """The tokenizer of a checkpoint folder; `legacy` overrides what tokenizer_config.json says."""
+    folder = Path(folder)
+    if (folder / MODEL_FILE).exists():
+        if legacy is None:
+            config = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else {}
+            legacy = config.get("legacy") is not False
+        return SentencePieceTokenizer(folder, legacy)
+    if (folder / FAST_FILE).exists():
+        return FastTokenizer(folder)
+    raise EgoGenError(f"{folder}: holds no tokenizer, expected {MODEL_FILE} or {FAST_FILE}")
+
+
+def save_tokenizer(tokenizer: TextTokenizer, folder: str | Path) -> None:
+    """Copy the tokenizer's files into another checkpoint folder."""
+    names = (
+        MODEL_FILE,
+        FAST_FILE,
+        CONFIG_FILE,
+        "special_tokens_map.json",
+        "added_tokens.json",
+    )
+    for name in names:
+        source = tokenizer.folder / name
+        if source.exists() and source.resolve() != (Path(folder) / name).resolve():
+            with atomic_path(Path(folder) / name) as temporary:
+                shutil.copyfile(source, temporary)
+
+
+def write_tokenizer_config(folder: str | Path, max_length: int) -> None:
+    """tokenizer_config.json beside a fresh tokenizer.model, as the Llama tokenizers of the field have it."""
+    write_json(
+        Path(folder) / CONFIG_FILE,
+        {
+            "tokenizer_class": "LlamaTokenizer",
+            "model_max_length": max_length,
+            "add_bos_token": True,
+            "add_eos_token": False,
+            "clean_up_tokenization_spaces": False,
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "unk_token": "<unk>",
+            "legacy": True,
+        },
+        indent=2,
+    )

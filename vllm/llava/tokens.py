@@ -1,0 +1,108 @@
+"""Ids, targets and batches. Letters: B samples, T text ids (one per picture), S ids (256 per picture)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from llava.conversation import IMAGE_MARK, Template, rounds_of
+from llava.tokenizer import TextTokenizer
+
+IMAGE_ID = -200  # stands for a picture in the ids
+IGNORE = -100  # a label that is no target
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Ids of one conversation, one IMAGE_ID per picture, and the targets (IGNORE where none)."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+    @property
+    def targets(self) -> int:
+        return sum(label != IGNORE for label in self.labels)
+
+
+def encode_prompt(text: str, tokenizer: TextTokenizer, image: bool = True) -> list[int]:
+    """`<s>` and the ids of `text`; with `image` every "<image>" becomes IMAGE_ID.
+
+    The text on either side of a picture is tokenised alone, as LLaVA does.
+    """
+    ids = [tokenizer.bos_id]
+    for index, piece in enumerate(text.split(IMAGE_MARK) if image else [text]):
+        ids += ([IMAGE_ID] if index else []) + tokenizer.encode(piece)
+    return ids
+
+
+def encode_conversation(
+    turns: Sequence[str], template: Template, tokenizer: TextTokenizer, image: bool = True
+) -> Encoded:
+    """Ids of a whole conversation; targets are the answers, each with the end mark behind it."""
+    rounds = rounds_of(turns, template)
+    text = "".join(part.instruction + part.answer + "</s>" for part in rounds)
+    ids = encode_prompt(text, tokenizer, image)
+    labels = [IGNORE] * len(ids)
+    position = 1
+    for part in rounds:
+        # The space before an answer belongs to its first piece, so count the instruction with one
+        # more space and take that off again.
+        start = position + len(encode_prompt(part.instruction + " ", tokenizer, image)) - 2
+        position += len(encode_prompt(part.instruction + part.answer, tokenizer, image))
+        labels[start:position] = ids[start:position]
+    return Encoded(ids, labels)
+
+
+def cut(sample: Encoded, max_length: int, patches: int = 1) -> Encoded:
+    """The sample's first ids, at most `max_length` once a picture counts as `patches` positions.
+
+    `patches=1` is the released rule, which cuts before the picture becomes 256 positions.
+    """
+    length = 0
+    for count, number in enumerate(sample.input_ids):
+        length += patches if number == IMAGE_ID else 1
+        if length > max_length:
+            return Encoded(sample.input_ids[:count], sample.labels[:count])
+    return sample
+
+
+def collate(samples: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
+    """Right-padded (B, T) int64 `input_ids`, `labels`, and bool `attention_mask`."""
+    length = max(len(sample.input_ids) for sample in samples)
+    ids = torch.full((len(samples), length), pad_id)
+    labels = torch.full((len(samples), length), IGNORE)
+    mask = torch.zeros(len(samples), length, dtype=torch.bool)
+    for row, sample in enumerate(samples):
+        count = len(sample.input_ids)
+        ids[row, :count] = torch.tensor(sample.input_ids)
+        labels[row, :count] = torch.tensor(sample.labels)
+        mask[row, :count] = True
+    return {"input_ids": ids, "labels": labels, "attention_mask": mask}
+
+
+def expand(ids: Sequence[int], patches: int) -> list[int]:
+    """Repeat IMAGE_ID once per patch."""
+    return [copy for number in ids for copy in [number] * (patches if number == IMAGE_ID else 1)]
+
+
+def expand_sample(sample: Encoded, patches: int) -> Encoded:
+    """The sample with `patches` IMAGE_IDs per picture; none of them is a target."""
+    labels = [
+        copy
+        for number, label in zip(sample.input_ids, sample.labels, strict=True)
+        for copy in ([IGNORE] * patches if number == IMAGE_ID else [label])
+    ]
+    return Encoded(expand(sample.input_ids, patches), labels)
+
+
+def left_pad(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts of unequal length -> int64 ids (B, S) and bool mask (B, S), padded on the left."""
+    length = max(map(len, prompts))
+    ids = torch.full((len(prompts), length), pad_id)
+    mask = torch.zeros(len(prompts), length, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        ids[row, length - len(prompt) :] = torch.tensor(prompt)
+        mask[row, length - len(prompt) :] = True
+    return ids, mask

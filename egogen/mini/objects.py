@@ -32,9 +32,9 @@ def apple(pen: Pen, colour: np.ndarray, condition: str) -> None:
     if condition == "cut":
         for side in (-1, 1):
             x = side * 0.46
-            pen.ellipse(x + side * 0.06, -0.30, 0.30, 0.33, colour, ball(pen.lit))
-            pen.ellipse(x - side * 0.03, -0.28, 0.235, 0.285, FLESH["apple"], slope(0, -0.06))
-            pen.ellipse(x - side * 0.03, -0.27, 0.05, 0.1, colour * 0.6, alpha=0.7)
+            pen.ellipse(x + side * 0.06, -0.30, 0.32, 0.34, colour, ball(pen.lit))
+            pen.ellipse(x - side * 0.07, -0.28, 0.2, 0.26, FLESH["apple"], slope(0, -0.06))
+            pen.ellipse(x - side * 0.07, -0.27, 0.045, 0.09, colour * 0.6, alpha=0.7)
         return
     pen.ellipse(0, -0.37, 0.43, 0.385, colour, ball(pen.lit))
     pen.glow(0.02, -0.68, 0.17, 0.07, colour * 0.35, alpha=0.9)

@@ -31,6 +31,7 @@ HUES = {  # kind: lowest and highest hue in degrees, least saturation, least val
 }
 LEAST = 0.0024  # share of the picture that a thing must cover to be seen
 WINDOW = (0.2, 0.24)  # a thing's pixels lie within such a box
+SKIN_BLUR = 1.3  # px more, for skin is told from wood by little
 WALL = 0.2  # things out of focus above this height are neither plates nor pans
 
 
@@ -59,8 +60,8 @@ class SeenHand:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows. `masks`: class -> (GRID, GRID) bool; classes are the kinds, skin, white
-    and dark."""
+    """What a picture shows. `masks`: class -> (GRID, GRID) bool; classes are the kinds, skin,
+    white, flesh and dark."""
 
     objects: dict[str, Seen]
     hands: dict[str, SeenHand]
@@ -82,7 +83,6 @@ def classes(image: Image.Image) -> dict[str, np.ndarray]:
     small = image.convert("RGB").resize((GRID, GRID), Image.Resampling.BICUBIC)
     small = small.filter(ImageFilter.GaussianBlur(BLUR))
     rgb = np.asarray(small, np.float32) / 255
-    red, green, blue = np.moveaxis(np.maximum(rgb, 0.01), -1, 0)
     value, low = rgb.max(-1), rgb.min(-1)
     chroma = value - low
     saturation = chroma / np.maximum(value, 0.02)
@@ -94,13 +94,25 @@ def classes(image: Image.Image) -> dict[str, np.ndarray]:
     below = (np.arange(GRID) >= WALL * GRID)[:, None]
     masks["white"] = (low > 0.72) & (saturation < 0.2)
     masks["plate"] = masks["white"] & (saturation < 0.15) & below
+    masks["flesh"] = (
+        (hue > 32) & (hue < 64) & (saturation > 0.1) & (saturation < 0.5) & (value > 0.7)
+    )
     masks["dark"] = value < 0.27
     masks["pan"] = (value < 0.21) & below
-    ratio = np.log(red / green)
-    masks["skin"] = (
-        (ratio > 0.165) & (ratio < 0.62) & (np.log(green / blue) > 0.03) & (saturation < 0.62)
-    )
+    masks["skin"] = _skin(small)
     return masks
+
+
+def _skin(small: Image.Image) -> np.ndarray:
+    """Pixels redder than the table, yet less so than fruit. Ratios of channels forget the light."""
+    small = small.filter(ImageFilter.GaussianBlur(SKIN_BLUR))
+    rgb = np.maximum(np.asarray(small, np.float32) / 255, 0.01)
+    first, second = np.log(rgb[..., 0] / rgb[..., 1]), np.log(rgb[..., 1] / rgb[..., 2])
+    table = float(np.median(first[round(WALL * GRID) :]))
+    skin = (first > max(table + 0.085, 0.13)) & (first < 0.6) & (second > 0.03) & (second < 0.6)
+    return skin & (
+        _sums(skin, 5, 5) >= 15
+    )  # fruit fades into the table through skin, in thin rings
 
 
 def _hue(rgb: np.ndarray, value: np.ndarray, chroma: np.ndarray) -> np.ndarray:
@@ -114,14 +126,18 @@ def _hue(rgb: np.ndarray, value: np.ndarray, chroma: np.ndarray) -> np.ndarray:
     return hue * 60 % 360
 
 
-def _densest(mask: np.ndarray, window: tuple[float, float]) -> tuple[int, int]:
-    """Centre (column, row) of the box of size `window` (relative) that holds most of the mask."""
-    wide, high = round(window[0] * GRID) | 1, round(window[1] * GRID) | 1
+def _sums(mask: np.ndarray, wide: int, high: int) -> np.ndarray:
+    """Number of set pixels in the box of odd size (wide, high) around every pixel."""
     padded = np.pad(
         mask.astype(np.float32), ((high // 2 + 1, high // 2), (wide // 2 + 1, wide // 2))
     )
     sums = padded.cumsum(0).cumsum(1)
-    boxes = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
+    return sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
+
+
+def _densest(mask: np.ndarray, window: tuple[float, float]) -> tuple[int, int]:
+    """Centre (column, row) of the box of size `window` (relative) that holds most of the mask."""
+    boxes = _sums(mask, round(window[0] * GRID) | 1, round(window[1] * GRID) | 1)
     best = boxes >= boxes.max() - 0.5  # the middle of all equally good places
     rows, columns = np.nonzero(best)
     return round(columns.mean()), round(rows.mean())
@@ -204,10 +220,10 @@ def _state(reading: Reading, kind: str, seen: Seen) -> str:
     top, bottom = seen.y - seen.height / 2, seen.y + seen.height / 2
     if kind == "jar":
         mouth = (seen.x - 0.05, top - 0.03, seen.x + 0.04, top + 0.07)
-        return "open" if reading.share("dark", mouth) > 0.12 else "closed"
+        return "open" if reading.share("dark", mouth) > 0.08 else "closed"
     if kind == "lunch box":
         inner = (left, top + 0.3 * seen.height, right, bottom)
-        return "open" if reading.share("white", inner) > 0.06 else "closed"
+        return "open" if reading.share("white", inner) > 0.03 else "closed"
     if kind in ("apple", "carrot"):
         inner = (left, top, right, bottom)
         return "cut" if seen.width > 0.2 and reading.share("white", inner) > 0.06 else ""

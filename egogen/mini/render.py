@@ -124,7 +124,7 @@ class Renderer:
         grasp = Pen(Layer(0, 0, 1, 1, (1, 1)), x, y, unit, turn, flip).at(*KINDS[held.kind].grasp)
         ex, ey = hands.elbow(self.scene.size, side, grasp[0])
         away = math.hypot(grasp[0] - ex, grasp[1] - ey)
-        back = 0.16 * self.scene.unit / away  # the palm lies a little nearer than the grasp
+        back = 0.26 * self.scene.unit / away  # the palm lies a little nearer than the grasp
         palm = (grasp[0] + (ex - grasp[0]) * back, grasp[1] + (ey - grasp[1]) * back)
         pen = self._arm(canvas, side, *palm, curl=1.0, keep=False)
         if hand.mode == "wash":

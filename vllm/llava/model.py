@@ -1,0 +1,158 @@
+"""The vision-language model: CLIP vision tower, projector of one or two layers, Llama.
+
+Letters: B samples, T positions (pictures expanded), P patches per picture, D language width,
+C vision width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
+
+from llava.tokens import IGNORE, IMAGE_ID
+
+
+class LinearProjector(nn.Module):
+    """The projector of the first LLaVA: one linear layer. The name `linear_1` is transformers'."""
+
+    def __init__(self, config: LlavaConfig):
+        super().__init__()
+        self.linear_1 = nn.Linear(
+            config.vision_config.hidden_size, config.text_config.hidden_size, bias=True
+        )
+
+    def forward(self, features_BPC: torch.Tensor) -> torch.Tensor:
+        return self.linear_1(features_BPC)  # (B, P, D)
+
+
+class Llava(LlavaForConditionalGeneration):
+    """transformers' Llava with LLaVA's own conventions.
+
+    `config.projector_layers` (1 or 2) chooses the projector. In `input_ids` each picture is P times
+    IMAGE_ID, which needs no row of the vocabulary.
+    """
+
+    def __init__(self, config: LlavaConfig):
+        super().__init__(config)
+        if projector_layers(config) == 1:
+            self.model.multi_modal_projector = LinearProjector(config)
+            self.post_init()
+
+    def save_pretrained(self, *args, **kwargs) -> None:
+        """Always under this class's own names, whatever layout the weights were read from."""
+        super().save_pretrained(*args, **{"save_original_format": False, **kwargs})
+
+    @property
+    def patches(self) -> int:
+        """Positions that one picture takes."""
+        vision = self.config.vision_config
+        grid = (vision.image_size // vision.patch_size) ** 2
+        return grid + (self.config.vision_feature_select_strategy == "full")
+
+    def vision_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(B, 3, size, size) -> (B, P, C): hidden state `vision_feature_layer`, class token dropped.
+
+        Layers above that one are not run.
+        """
+        tower = self.model.vision_tower
+        pixels = pixel_values.to(tower.device, tower.dtype)
+        layer = self.config.vision_feature_layer
+        if not isinstance(tower, CLIPVisionModel):
+            states = tower(pixels, output_hidden_states=True).hidden_states[layer]
+        else:
+            blocks = tower.encoder.layers
+            states = tower.pre_layrnorm(tower.embeddings(pixels))  # (B, 1+P, C)
+            for block in blocks[: layer + 1 + len(blocks) if layer < 0 else layer]:
+                states = block(states, attention_mask=None)
+        return states if self.config.vision_feature_select_strategy == "full" else states[:, 1:]
+
+    def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(B, 3, size, size) -> (B, P, D): what the language model sees of each picture."""
+        return self.model.multi_modal_projector(self.vision_features(pixel_values))
+
+    def embed(
+        self, input_ids: torch.Tensor, features_BPD: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Token embeddings (B, T, D) with the features at the IMAGE_ID positions.
+
+        Rows without IMAGE_ID take part with weight zero, so that every rank has a gradient for the
+        projector.
+        """
+        pictured = input_ids == IMAGE_ID
+        embeds = self.get_input_embeddings()(input_ids.masked_fill(pictured, 0))
+        if features_BPD is None:
+            return embeds
+        features = features_BPD.to(embeds.device, embeds.dtype)
+        used = pictured.any(1)
+        embeds = embeds.masked_scatter(pictured[..., None], features[used])
+        return embeds if bool(used.all()) else embeds + 0.0 * features[~used].sum()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs,
+    ) -> LlavaCausalLMOutputWithPast:
+        """Logits (B, T, V), or with `labels` (B, T) the loss alone.
+
+        The loss is the mean over all targets of the batch (of the whole accumulated batch when
+        `num_items_in_batch` is given). Logits are computed only where there is a target.
+        """
+        if inputs_embeds is None:
+            features = None if pixel_values is None else self.image_features(pixel_values)
+            inputs_embeds = self.embed(input_ids, features)
+        if labels is None:
+            return super().forward(
+                inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs
+            )
+        hidden = self.model.language_model(
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False
+        ).last_hidden_state  # (B, T, D)
+        following = labels[:, 1:]
+        wanted = following != IGNORE
+        logits = self.lm_head(hidden[:, :-1][wanted]).float()  # (targets, V)
+        total = F.cross_entropy(logits, following[wanted], reduction="sum")
+        return LlavaCausalLMOutputWithPast(loss=total / (num_items_in_batch or wanted.sum()))
+
+
+def projector_layers(config: LlavaConfig) -> int:
+    return int(getattr(config, "projector_layers", 2))
+
+
+def build_config(
+    text: LlamaConfig,
+    vision: CLIPVisionConfig,
+    *,
+    projector_layers: int = 1,
+    vision_feature_layer: int = -2,
+    vision_feature_select_strategy: str = "default",
+    image_aspect_ratio: str = "square",
+    conversation_template: str = "llama_2",
+) -> LlavaConfig:
+    """One config for everything that a checkpoint folder has to say about its model."""
+    return LlavaConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_index=IMAGE_ID,
+        image_seq_length=(vision.image_size // vision.patch_size) ** 2,
+        projector_hidden_act="linear" if projector_layers == 1 else "gelu",
+        vision_feature_layer=vision_feature_layer,
+        vision_feature_select_strategy=vision_feature_select_strategy,
+        tie_word_embeddings=False,
+        projector_layers=projector_layers,
+        image_aspect_ratio=image_aspect_ratio,
+        conversation_template=conversation_template,
+    )

@@ -136,8 +136,14 @@ def box_of(scene: Scene, thing: Thing) -> tuple[float, float, float, float]:
     x, y = thing.x * width, thing.y * height
     if thing.held:
         dx, dy = scene.sway[thing.held]
-        x = (HOLD[thing.held][0] + dx) * width - KINDS[thing.kind].grasp[0] * unit
-        y = (HOLD[thing.held][1] + dy) * height - KINDS[thing.kind].grasp[1] * unit
+        x, y = (HOLD[thing.held][0] + dx) * width, (HOLD[thing.held][1] + dy) * height
+        if thing.kind == "knife":  # held up aslant, its tip towards the middle
+            x += 0.4 * unit if thing.held == "left" else -0.4 * unit
+            wide, high = 1.1 * unit, 1.1 * unit
+            y += 0.15 * unit
+        else:
+            x -= KINDS[thing.kind].grasp[0] * unit
+            y -= KINDS[thing.kind].grasp[1] * unit
     left, top = max(x - wide / 2, 0.0), max(y - high, 0.0)
     right, bottom = min(x + wide / 2, width), min(y, height)
     return left / width, top / height, (right - left) / width, (bottom - top) / height

@@ -18,7 +18,7 @@ SIZES = {
     "epickitchen": (((456, 256), (1920, 1080), 1.0),),
 }
 TABLES = ("planks", "stone", "cloth", "laminate")
-VERB_WEIGHTS = {"pick up": 0.5, "open": 1.2, "close": 1.2, "put": 1.0, "pour": 1.3, "cut": 1.2}
+VERB_WEIGHTS = {"pick up": 0.3, "open": 1.2, "close": 1.2, "put": 1.0, "pour": 1.3, "cut": 1.2}
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def sample_scene(rng: np.random.Generator, dataset: str, wanted_actions: int = 3
     size, video_size, _ = sizes[rng.choice(len(sizes), p=[entry[2] for entry in sizes])]
     options: list[Action] = []
     while len(options) < wanted_actions:
-        state = _holding_state(rng) if rng.random() < 0.55 else _idle_state(rng)
+        state = _holding_state(rng) if rng.random() < 0.6 else _idle_state(rng)
         options = possible_actions(state)
     return Scene(
         size=size,

@@ -56,8 +56,8 @@ def plan(request: dict[str, Any]) -> dict[tuple[str, str], list[Clip]]:
 
 def default_val_pairs(pairs: int, datasets: int, actions_per_clip: int) -> int:
     """About a tenth in whole clips, at least one clip a dataset."""
-    clips = max(datasets, round(pairs / 10 / actions_per_clip))
-    return min(clips * actions_per_clip, pairs // 2)
+    clips = max(1, round(pairs / datasets / 10 / actions_per_clip))
+    return min(clips * actions_per_clip * datasets, pairs // 2)
 
 
 def write_clip(root: Path, clip: Clip) -> tuple[str, dict, dict, dict]:

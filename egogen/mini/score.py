@@ -1,0 +1,195 @@
+"""Scores of generated frames and of descriptions, by the oracle and by the truth of a mini dataset.
+
+`python -m egogen.mini.score --dataset-root ROOT --name ego4d --split val --gen-path DIR`
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from egogen.actions import ActionEntry, inside, read_actions
+from egogen.atomic import read_json, write_json
+from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
+from egogen.frames import read_rgb
+from egogen.layout import DATASETS, SPLITS, action_file, frame_folder
+from egogen.mini.oracle import changed_region, judge
+from egogen.mini.reading import read_picture
+from egogen.mini.texts import parse_description
+from egogen.mini.write import truth_file
+from egogen.progress import track
+
+BEST_DB = 100.0  # stands for identical regions, whose PSNR is infinite
+FACTS = ("verb", "object", "hand", "target")
+
+
+def read_truth(root: str | Path, dataset: str) -> dict[str, Any]:
+    """clip -> {"scene", "actions": {id: {verb, object, hand, target, tool, where}}} of a mini root."""
+    path = truth_file(Path(root), dataset)
+    truth = read_json(path)
+    if not isinstance(truth, dict) or not all(
+        isinstance(clip, dict) and isinstance(clip.get("actions"), dict) for clip in truth.values()
+    ):
+        raise EgoGenError(f"{path}: expected clips with 'actions', as written by egogen.mini")
+    return truth
+
+
+def region_psnr(first: np.ndarray, second: np.ndarray, region: np.ndarray) -> float | None:
+    """PSNR in dB, at most BEST_DB, of two (H, W, 3) uint8 pictures inside `region` (H, W) bool.
+
+    None when the region is empty.
+    """
+    if not region.any():
+        return None
+    error = first[region].astype(np.float64) - second[region].astype(np.float64)
+    mean = float((error * error).mean())
+    return min(BEST_DB, 10 * math.log10(255.0**2 / mean)) if mean > 0 else BEST_DB
+
+
+def score_frame(
+    source: Image.Image, target: Image.Image, generated: Image.Image, own: Mapping, others: Mapping
+) -> dict[str, Any]:
+    """One generated frame: was its own action done, which of the `others` (id -> action) were, and
+    PSNR in the region that changes, against copying the source. Sizes may differ from the target's.
+    """
+    before, now = read_picture(source), read_picture(generated)
+    done, why = judge(before, now, own)
+    region = changed_region(source, target)
+    truth, copy, new = (
+        np.asarray(picture.convert("RGB").resize(target.size, Image.Resampling.BICUBIC))
+        for picture in (target, source, generated)
+    )
+    psnr, psnr_copy = region_psnr(new, truth, region), region_psnr(copy, truth, region)
+    return {
+        "done": done,
+        "why_not": why,
+        "others_done": [name for name, action in others.items() if judge(before, now, action)[0]],
+        "others": len(others),
+        "psnr_changed": psnr,
+        "psnr_copy": psnr_copy,
+        "psnr_gain": None if psnr is None or psnr_copy is None else psnr - psnr_copy,
+    }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rates and mean dB over the rows of `score_frame`, each with its "verb"."""
+    others = sum(row["others"] for row in rows)
+    verbs: dict[str, list] = {}
+    for row in rows:
+        verbs.setdefault(row["verb"], []).append(row["done"])
+    return {
+        "count": len(rows),
+        "done_rate": _mean(row["done"] for row in rows),
+        "other_action_rate": (
+            sum(len(row["others_done"]) for row in rows) / others if others else None
+        ),
+        **{
+            name: _mean(row[name] for row in rows)
+            for name in ("psnr_changed", "psnr_copy", "psnr_gain")
+        },
+        "by_verb": {
+            verb: {"count": len(done), "done_rate": _mean(done)}
+            for verb, done in sorted(verbs.items())
+        },
+    }
+
+
+def _own_truth(truth: Mapping, entry: ActionEntry, path: Path) -> Mapping[str, Mapping]:
+    actions = truth.get(entry.clip, {}).get("actions", {})
+    if entry.action_id not in actions:
+        raise EgoGenError(f"{path}: no truth for entry {entry.key}, expected one for each entry")
+    return actions
+
+
+def score_folder(root: str | Path, dataset: str, split: str, gen_path: str | Path) -> dict:
+    """Score DIR/<clip>/<action>/<image_1 name> of a split; missing frames are named and left out."""
+    folder, gen_path = frame_folder(root, dataset, split), Path(gen_path)
+    truth = read_truth(root, dataset)
+    entries = read_actions(action_file(root, dataset, split))
+    rows, missing = [], []
+    for entry in track(entries, len(entries), f"score {dataset} {split}", "frames"):
+        generated = inside(gen_path, entry.image_1)
+        if not generated.is_file():
+            missing.append(entry.key)
+            continue
+        actions = _own_truth(truth, entry, truth_file(Path(root), dataset))
+        own = actions[entry.action_id]
+        row = score_frame(
+            read_rgb(inside(folder, entry.image_0)),
+            read_rgb(inside(folder, entry.image_1)),
+            read_rgb(generated),
+            own,
+            {name: action for name, action in actions.items() if name != entry.action_id},
+        )
+        facts = {name: own[name] for name in FACTS}
+        rows.append({"clip": entry.clip, "action_id": entry.action_id, **facts, **row})
+    if not rows:
+        raise EgoGenError(
+            f"{gen_path}: none of the {len(entries)} frames of {dataset} {split} is there, expected "
+            f"<clip>/<action>/<frame>.jpg such as {entries[0].image_1}"
+        )
+    head = {"name": dataset, "split": split, **summary(rows), "missing": missing}
+    return {**head, "rows": rows}
+
+
+def score_descriptions(truth: Mapping, texts: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Share of descriptions that state the right facts. `texts`: clip -> action id -> description.
+
+    "target" is over actions that have one; "object_hand_target" and "all" (verb too) ask for
+    everything at once. Raises EgoGenError for a text whose action the truth does not know.
+    """
+    rows = []
+    for clip, actions in texts.items():
+        for action_id, text in actions.items():
+            if action_id not in truth.get(clip, {}).get("actions", {}):
+                raise EgoGenError(f"description of {clip}/{action_id}: no such action in the truth")
+            known, said = truth[clip]["actions"][action_id], parse_description(text)
+            row = {name: said[name] == known[name] for name in FACTS}
+            row["object_hand_target"] = row["object"] and row["hand"] and row["target"]
+            row["all"] = row["object_hand_target"] and row["verb"]
+            if known["target"] is None:
+                row["target"] = None
+            rows.append(row)
+    names = (*FACTS, "object_hand_target", "all")
+    return {"count": len(rows), **{name: _mean(row[name] for row in rows) for name in names}}
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m egogen.mini.score",
+        description="Score generated frames of a mini dataset with the oracle.",
+        epilog="example: python -m egogen.mini.score --dataset-root runs/mini_data --name ego4d "
+        "--split val --gen-path runs/images --out runs/score.json",
+    )
+    parser.add_argument("--dataset-root", type=Path, required=True)
+    parser.add_argument("--name", choices=DATASETS, required=True, help="dataset")
+    parser.add_argument("--split", choices=SPLITS, default="val")
+    parser.add_argument("--gen-path", type=Path, required=True, help="clip/action/frame folders")
+    parser.add_argument("--out", type=Path, help="write figures and one row a sample here (JSON)")
+    args = parser.parse_args(argv)
+    result = score_folder(args.dataset_root, args.name, args.split, args.gen_path)
+    if args.out:
+        write_json(args.out, result)
+    for name in ("count", "done_rate", "other_action_rate", "psnr_changed", "psnr_copy"):
+        value = result[name]
+        print(f"{name}: {value:.4g}" if isinstance(value, int | float) else f"{name}: none")
+    if result["psnr_gain"] is not None:
+        print(f"psnr_gain: {result['psnr_gain']:+.2f} dB in the changed region, against copying")
+    if result["missing"]:
+        print(f"missing: {len(result['missing'])} frames, the first is {result['missing'][0]}")
+    return EXIT_INCOMPLETE if result["missing"] else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -162,8 +162,8 @@ class Renderer:
         shift = Pen(Layer(0, 0, 1, 1, (1, 1)), 0, 0, unit, turn, flip).at(*anchor)
         return spot[0] - shift[0], spot[1] - shift[1], turn
 
-    def _arm(self, canvas, side: str, x: float, y: float, curl: float, keep: bool = True) -> Pen:
-        """Arm, hand and their shadow with the palm at (x, y) px."""
+    def _arm(self, canvas, side: str, x: float, y: float, curl: float, keep: bool = True):
+        """Arm, hand and shadow, palm at (x, y) px; when not kept for later, the pen is returned."""
         key = ("arm", side, x, y)
         unit = self.scene.unit
         if key not in self.kept:

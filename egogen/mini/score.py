@@ -30,7 +30,7 @@ FACTS = ("verb", "object", "hand", "target")
 
 
 def read_truth(root: str | Path, dataset: str) -> dict[str, Any]:
-    """clip -> {"scene", "actions": {id: {verb, object, hand, target, tool, where}}} of a mini root."""
+    """clip -> {"scene", "actions": {id: {verb, object, hand, target, tool, where}}}."""
     path = truth_file(Path(root), dataset)
     truth = read_json(path)
     if not isinstance(truth, dict) or not all(
@@ -113,7 +113,7 @@ def _own_truth(truth: Mapping, entry: ActionEntry, path: Path) -> Mapping[str, M
 
 
 def score_folder(root: str | Path, dataset: str, split: str, gen_path: str | Path) -> dict:
-    """Score DIR/<clip>/<action>/<image_1 name> of a split; missing frames are named and left out."""
+    """Score GEN_PATH/<image_1> of a split; missing frames are named and left out."""
     folder, gen_path = frame_folder(root, dataset, split), Path(gen_path)
     truth = read_truth(root, dataset)
     entries = read_actions(action_file(root, dataset, split))
@@ -136,8 +136,8 @@ def score_folder(root: str | Path, dataset: str, split: str, gen_path: str | Pat
         rows.append({"clip": entry.clip, "action_id": entry.action_id, **facts, **row})
     if not rows:
         raise EgoGenError(
-            f"{gen_path}: none of the {len(entries)} frames of {dataset} {split} is there, expected "
-            f"<clip>/<action>/<frame>.jpg such as {entries[0].image_1}"
+            f"{gen_path}: none of the {len(entries)} frames of {dataset} {split} is there, "
+            f"expected <clip>/<action>/<frame>.jpg such as {entries[0].image_1}"
         )
     head = {"name": dataset, "split": split, **summary(rows), "missing": missing}
     return {**head, "rows": rows}

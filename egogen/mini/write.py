@@ -95,7 +95,8 @@ def check_request(root: Path, request: dict[str, Any]) -> None:
     """Refuse a folder that was begun with another request, and one that is not ours."""
     record = root / RECORD
     if record.exists():
-        found = read_json(record).get("request")
+        found = read_json(record)
+        found = found.get("request") if isinstance(found, dict) else None
         if found != request:
             raise EgoGenError(
                 f"{record}: this folder was made by {found}, expected {request}; choose another "

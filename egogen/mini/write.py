@@ -18,7 +18,7 @@ from egogen.mini.texts import QUESTION, cleaned
 from egogen.progress import track
 
 RECORD = "mini.json"
-VERSION = 1  # of the renderer; counts as part of the request
+VERSION = 2  # of scenes and renderer; part of the request, so that old pictures are not kept
 
 
 def truth_file(root: Path, dataset: str) -> Path:

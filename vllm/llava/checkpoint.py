@@ -88,15 +88,14 @@ def _released_config(
     text = {
         name: value
         for name, value in fields.items()
-        if hasattr(LlamaConfig(), name) and name not in ("model_type", "architectures", "torch_dtype")
+        if hasattr(LlamaConfig(), name)
+        and name not in ("model_type", "architectures", "torch_dtype")
     }
     kind = fields.get("mm_projector_type", "linear")
     if kind not in ("linear", "mlp2x_gelu"):
         raise EgoGenError(f"{path}: projector {kind!r}, expected 'linear' or 'mlp2x_gelu'")
     # LLaVA-1 on Llama-2 chat was tuned with its prompt, LLaVA-1.5 (two layers) with Vicuna's.
-    template = fields.get(
-        "conversation_template", "llama_2" if kind == "linear" else "vicuna_v1"
-    )
+    template = fields.get("conversation_template", "llama_2" if kind == "linear" else "vicuna_v1")
     select = fields.get("mm_vision_select_feature", "patch")
     return build_config(
         LlamaConfig(**text),

@@ -64,6 +64,11 @@ class Llava(LlavaForConditionalGeneration):
         Layers above that one are not run.
         """
         tower = self.model.vision_tower
+        learns = any(parameter.requires_grad for parameter in tower.parameters())
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            return self._vision_features(tower, pixel_values)
+
+    def _vision_features(self, tower: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
         pixels = pixel_values.to(tower.device, tower.dtype)
         layer = self.config.vision_feature_layer
         if not isinstance(tower, CLIPVisionModel):

@@ -1,0 +1,140 @@
+"""Instruction-tuning data: the conversations file, and batches made of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from egogen.actions import inside, safe_relative
+from egogen.atomic import read_json
+from egogen.errors import EgoGenError
+from egogen.frames import read_rgb
+from llava.conversation import IMAGE_MARK, Template, escape_marks
+from llava.image_processing import ImageProcessor
+from llava.tokenizer import TextTokenizer
+from llava.tokens import Encoded, collate, cut, encode_conversation, expand_sample
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns alternate question, answer. `image` is relative to the picture folder, or None."""
+
+    name: str
+    turns: tuple[str, ...]
+    image: str | None = None
+
+
+def read_conversations(path: str | os.PathLike) -> list[Conversation]:
+    """The tuning file: a list of {"id", "image" (optional), "conversations": [{"from", "value"}]}.
+
+    As released: an answer before the first question is dropped, and the picture mark goes to the front
+    of its turn. Prompt marks inside a turn are taken apart. Raises EgoGenError naming the entry.
+    """
+    data = read_json(path)
+    if not isinstance(data, list) or not data:
+        raise EgoGenError(f"{path}: expected a list of conversations with at least one entry")
+    return [_conversation(item, f"{path}: entry {index}") for index, item in enumerate(data)]
+
+
+def _conversation(item: Any, where: str) -> Conversation:
+    if not isinstance(item, dict) or not isinstance(item.get("conversations"), list):
+        raise EgoGenError(f"{where}: expected an object with a list 'conversations'")
+    image = item.get("image")
+    if image is not None:
+        safe_relative(image, f"{where}: field 'image'")
+    turns = []
+    for number, turn in enumerate(item["conversations"]):
+        speaker = turn.get("from") if isinstance(turn, dict) else None
+        if speaker not in ("human", "gpt") or not isinstance(turn.get("value"), str):
+            raise EgoGenError(
+                f"{where}: turn {number}: expected 'from' human or gpt and a text 'value'"
+            )
+        if number == 0 and speaker == "gpt":
+            continue
+        if speaker != ("human", "gpt")[len(turns) % 2]:
+            raise EgoGenError(f"{where}: turn {number}: expected human and gpt in turn")
+        turns.append(_turn(turn["value"], image is not None))
+    if not turns or len(turns) % 2:
+        raise EgoGenError(f"{where}: expected each question to have an answer")
+    return Conversation(str(item.get("id", "")), tuple(turns), image)
+
+
+def _turn(text: str, pictured: bool) -> str:
+    text = escape_marks(text)
+    if pictured and IMAGE_MARK in text:
+        text = f"{IMAGE_MARK}\n{text.replace(IMAGE_MARK, '').strip()}".strip()
+    return text
+
+
+class TuningData(Dataset):
+    """Encoded conversations; those of which a cut leaves no target are left out (`dropped`).
+
+    `cut_expanded` counts a picture with all its patches against `max_length`; the released code cut
+    before that. `cache` pictures are kept in memory.
+    """
+
+    def __init__(
+        self,
+        conversations: Sequence[Conversation],
+        image_folder: str | os.PathLike,
+        template: Template,
+        tokenizer: TextTokenizer,
+        processor: ImageProcessor,
+        *,
+        patches: int,
+        max_length: int = 2048,
+        cut_expanded: bool = True,
+        cache: int = 0,
+    ):
+        self.image_folder, self.processor, self.patches = Path(image_folder), processor, patches
+        self.pixels = lru_cache(maxsize=cache)(self._pixels) if cache else self._pixels
+        self.samples: list[tuple[Conversation, Encoded]] = []
+        self.dropped = 0
+        for conversation in conversations:
+            pictured = conversation.image is not None
+            if pictured and not (self.image_folder / conversation.image).is_file():
+                raise EgoGenError(
+                    f"{self.image_folder / conversation.image}: no such picture "
+                    f"(conversation {conversation.name!r})"
+                )
+            encoded = encode_conversation(conversation.turns, template, tokenizer, pictured)
+            encoded = cut(encoded, max_length, patches if cut_expanded else 1)
+            if encoded.targets:
+                self.samples.append((conversation, encoded))
+            else:
+                self.dropped += 1
+        if not self.samples:
+            raise EgoGenError(f"{image_folder}: no conversation has anything to learn")
+
+    def _pixels(self, image: str | None) -> torch.Tensor:
+        if image is None:
+            return torch.zeros(3, self.processor.size, self.processor.size)
+        return self.processor(read_rgb(inside(self.image_folder, image)))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        conversation, encoded = self.samples[index]
+        return {
+            "encoded": expand_sample(encoded, self.patches),
+            "pixel_values": self.pixels(conversation.image),
+        }
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Samples -> input_ids, labels (B, T), attention_mask (B, T), pixel_values (B, 3, size, size)."""
+
+    pad_id: int
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = collate([sample["encoded"] for sample in samples], self.pad_id)
+        return {**batch, "pixel_values": torch.stack([s["pixel_values"] for s in samples])}

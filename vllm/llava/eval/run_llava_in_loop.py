@@ -1,0 +1,88 @@
+"""Describe every action of one chunk of a split, and save the features for stage 2."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from egogen.errors import EgoGenError, run_command
+from llava.decoding import TOP_K, Decoding
+from llava.description_loop import Job, run
+from llava.labels import DATASETS, QUERY, STYLES, check_query, dataset_of
+
+EXAMPLE = """example:
+  python -m llava.eval.run_llava_in_loop --model-path runs/vllm --image-dir data/EgoGen/ego4d.fho/val \\
+      --action-label data/ego4d_val.json --save-path runs/described/vllm/val \\
+      --save-image-feature-path runs/features/image/val \\
+      --save-text-feature-path runs/features/text/val --num-chunks 5 --chunk-idx 1
+The same command again continues where it was stopped."""
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m llava.eval.run_llava_in_loop",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model-path", required=True, help="folder of the tuned model")
+    add("--image-dir", required=True, type=Path, help="frame folder of the split")
+    add("--action-label", required=True, type=Path, help="action file of the split")
+    add("--query", default=QUERY, help="question with one {} for the action (default: %(default)s)")
+    add("--save-path", required=True, type=Path, help="folder of the result file")
+    add("--save-image-feature-path", type=Path, help="root of the image features (none: not saved)")
+    add("--save-text-feature-path", type=Path, help="root of the text features (none: not saved)")
+    add("--seed", type=int, default=42)
+    add("--num-chunks", type=int, default=1)
+    add("--chunk-idx", type=int, default=1, help="1 to the number of chunks")
+    add("--batch-size", type=int, default=8)
+    add("--temperature", type=float, default=0.2, help="0 is greedy (default: %(default)s)")
+    add("--top-k", type=int, default=TOP_K)
+    add("--max-new-tokens", type=int, default=1024)
+    add("--dataset", choices=DATASETS, help="label convention (default: from the file's name)")
+    add("--label-style", choices=STYLES, default="parsed", help="how labels become verb phrases")
+    add("--dtype", default="auto", choices=("auto", "float32", "float16", "bfloat16"))
+    add("--attn", default="sdpa", choices=("sdpa", "eager", "flash_attention_2"))
+    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU when there is one)")
+    add("--vision-tower", help="folder with the vision tower when the checkpoint lacks it")
+    args = parser.parse_args(argv)
+    for name, least in (("batch_size", 1), ("top_k", 1), ("max_new_tokens", 1), ("temperature", 0)):
+        if getattr(args, name) < least:
+            flag = "--" + name.replace("_", "-")
+            raise EgoGenError(f"{flag} {getattr(args, name)}: expected at least {least}")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
+    job = Job(
+        image_dir=args.image_dir,
+        action_label=args.action_label,
+        dataset=args.dataset or dataset_of(args.action_label),
+        save_path=args.save_path,
+        image_feature_path=args.save_image_feature_path,
+        text_feature_path=args.save_text_feature_path,
+        query=check_query(args.query),
+        seed=args.seed,
+        num_chunks=args.num_chunks,
+        chunk_idx=args.chunk_idx,
+        batch_size=args.batch_size,
+        label_style=args.label_style,
+        settings=Decoding(args.temperature, args.top_k, args.max_new_tokens),
+    )
+    from llava.checkpoint import load  # slow to import: bad arguments are told first
+
+    loaded = load(
+        args.model_path,
+        dtype=args.dtype,
+        attn=args.attn,
+        device=args.device,
+        vision_tower=args.vision_tower,
+    )
+    return run(job, loaded)
+
+
+if __name__ == "__main__":
+    run_command(main)

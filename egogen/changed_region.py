@@ -17,7 +17,7 @@ GROW = 5  # side of the window that the region is grown by
 
 
 def changed_mask(source: Image.Image, target: Image.Image) -> np.ndarray:
-    """Pixels (H, W) bool where two RGB pictures of one size differ, in any channel, grown a little."""
+    """Pixels (H, W) bool where two RGB pictures of one size differ in any channel, grown a bit."""
     difference = ImageChops.difference(source, target).filter(ImageFilter.BoxBlur(SMOOTH_RADIUS))
     largest = np.asarray(difference).max(axis=2)
     mask = Image.fromarray(np.where(largest > THRESHOLD, 255, 0).astype(np.uint8))

@@ -1,0 +1,80 @@
+"""Measure a folder of generated frames against the ground truth.
+
+    python metrics/all_metrics_in_one.py --dataset ego4d --llava_key llava_forecast_finetune \
+        --gen_path RUN/images --gt_path DATA/EgoGen/ego4d.fho/val_gt_for_metric \
+        --edit_file DATA/ego4d_val.json
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: see the package's docstring
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from egogen import layout
+from egogen.actions import DESCRIPTION_KEY
+from egogen.errors import run_command
+from metrics.evaluate import evaluate
+from metrics.registry import GROUPS, METRICS, WEIGHTS, Settings
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Measure generated frames; figures go to metric/ beside the --gen_path folder.",
+        epilog="example: python metrics/all_metrics_in_one.py --dataset ego4d "
+        "--gen_path logs/run/images --gt_path data/EgoGen/ego4d.fho/val_gt_for_metric "
+        "--edit_file data/ego4d_val.json --metrics psnr,lpips",
+    )
+    parser.add_argument("--dataset", required=True, choices=layout.DATASETS)
+    parser.add_argument("--llava_key", default=DESCRIPTION_KEY, help="field of the descriptions")
+    parser.add_argument("--gen_path", required=True, help="folder of generated frames")
+    parser.add_argument("--gt_path", required=True, help="the folder val_gt_for_metric")
+    parser.add_argument("--edit_file", required=True, help="action file, as ego4d_val.json")
+    parser.add_argument(
+        "--metrics",
+        help=f"comma-separated, of: {', '.join((*METRICS, *GROUPS))}; default: all that can be "
+        "computed here. One that is named and cannot be computed is an error",
+    )
+    parser.add_argument("--out", help="folder of the result files (default: metric beside images)")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of weight files")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where present)")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1))
+    parser.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="measure what is in order, and count the rest in metric.json",
+    )
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    options = _parser().parse_args(argv)
+    settings = Settings(
+        options.dataset,
+        options.weights,
+        options.device or Settings.default_device(),
+        options.batch_size,
+        options.workers,
+    )
+    evaluate(
+        options.gen_path,
+        options.gt_path,
+        options.edit_file,
+        settings,
+        llava_key=options.llava_key,
+        names=options.metrics,
+        out=options.out,
+        allow_missing=options.allow_missing,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,54 @@
+"""CLIP ViT-L/14 similarity of a generated frame and its ground truth (image tower alone)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from open_clip.model import CLIPVisionCfg, _build_vision_tower
+
+from egogen.progress import track
+from metrics.frame_pairs import Pair
+from metrics.pictures import batches, read_ahead, read_unresized, squeezed
+from metrics.registry import METRICS, Measured, Settings, finite_mean
+from metrics.state_dicts import fill, load_state_dict
+
+SIDE, WIDTH = 224, 768  # pixels of the input, numbers of the embedding
+# Of the pictures that CLIP was trained on (Radford et al. 2021), RGB in [0, 1].
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def image_tower(path) -> torch.nn.Module:
+    """OpenAI's ViT-L/14 with QuickGELU from the `visual.*` tensors of a CLIP file, float32."""
+    config = CLIPVisionCfg(layers=24, width=1024, patch_size=14, image_size=SIDE)
+    tower = _build_vision_tower(WIDTH, config, quick_gelu=True)
+    state = {
+        name.removeprefix("visual."): tensor
+        for name, tensor in load_state_dict(path).items()
+        if name.startswith("visual.")
+    }
+    return fill(tower, state, path)
+
+
+@torch.inference_mode()
+def embeddings(tower: torch.nn.Module, pictures: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Pictures (3, H, W) in [0, 1], of any sizes -> unit vectors (n, 768), float32.
+
+    Bicubic to 224 x 224 without crop, antialiasing or clamping, as the released script does.
+    """
+    device = next(tower.parameters()).device
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
+    found = tower((squeezed(pictures, SIDE, "bicubic", device) - mean) / std)
+    return found / found.norm(dim=-1, keepdim=True)
+
+
+def measure(pairs: Sequence[Pair], settings: Settings) -> Measured:
+    """`clip_image_sim`: mean cosine, -1 to 1."""
+    tower = image_tower(METRICS["clip"].weight_files(settings)[0]).to(settings.device)
+    read = track(read_ahead(read_unresized, pairs, settings.workers), len(pairs), "clip", "frames")
+    values: list[float] = []
+    for batch in batches(read, settings.batch_size):
+        generated, target = (embeddings(tower, pictures) for pictures in zip(*batch, strict=True))
+        values += (generated * target).sum(dim=-1).tolist()
+    return Measured({"clip_image_sim": finite_mean(values)}, {"clip_image_sim": values})

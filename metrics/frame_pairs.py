@@ -1,0 +1,155 @@
+"""Which generated frame is compared with which ground truth: one population, checked before use."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from egogen.actions import ActionEntry, inside, scan_actions
+from egogen.errors import EgoGenError
+from egogen.frames import read_rgb
+from egogen.layout import GROUND_TRUTH
+from egogen.progress import track
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+ASPECT_SLACK = 0.02  # relative; frames are saved at whole pixels, so aspects agree only nearly
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A generated frame, its ground truth, and the source frame both start from."""
+
+    entry: ActionEntry
+    generated: Path
+    target: Path
+    source: Path | None  # None where the source frames are not at hand
+
+    @property
+    def key(self) -> str:
+        """`clip/action/frame.jpg`, as the ground truth is called."""
+        return self.entry.image_1
+
+
+@dataclass
+class Population:
+    """The pairs that can be measured, what is wrong with the others, and what was read."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    identity: str = ""  # changes with the content of any file that was read
+
+
+def source_folder(gt_path: str | os.PathLike) -> Path | None:
+    """Folder of the source frames: `val` beside a ground truth folder of the released name."""
+    folder = Path(os.path.abspath(gt_path))
+    if folder.name != GROUND_TRUTH:
+        return None
+    found = folder.parent / GROUND_TRUTH.split("_")[0]
+    return found if found.is_dir() else None
+
+
+def _with_any_suffix(root: Path, relative: str) -> Path:
+    """`root/relative`, or the same name as PNG or JPEG where only that is there."""
+    path = inside(root, relative)
+    if path.exists():
+        return path
+    others = [inside(root, str(Path(relative).with_suffix(suffix))) for suffix in SUFFIXES]
+    return next((other for other in others if other.exists()), path)
+
+
+def _frames_below(root: Path) -> dict[str, str]:
+    """{path without suffix: path} of every picture below `root`, relative; no hidden files."""
+    found = {}
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder, name)
+            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
+                relative = path.relative_to(root)
+                found[str(relative.with_suffix(""))] = str(relative)
+    return found
+
+
+def _extra_notes(entries: Sequence[ActionEntry], edit_file: Path, *roots: Path) -> list[str]:
+    known = {str(Path(entry.image_1).with_suffix("")) for entry in entries}
+    return [
+        f"note: {root / path}: belongs to no entry of {edit_file}, left out"
+        for root in roots
+        for stem, path in sorted(_frames_below(root).items())
+        if stem not in known
+    ]
+
+
+def _read_pair(pair: Pair) -> tuple[list[str], str]:
+    """Read the files of a pair in full -> (problems, digest of their content)."""
+    problems, digest, sizes = [], hashlib.sha256(), []
+    files = [("generated", pair.generated), ("ground truth", pair.target)]
+    files += [("source", pair.source)] if pair.source else []
+    for name, path in files:
+        try:
+            sizes.append(read_rgb(path).size)
+            digest.update(path.read_bytes())
+        except EgoGenError as error:
+            problems.append(f"{error} ({name} frame of entry {pair.entry.key})")
+    if not problems and not same_aspect(*sizes[:2]):
+        problems.append(
+            f"{pair.generated}: size {sizes[0][0]}x{sizes[0][1]} of entry {pair.entry.key}, "
+            f"expected the aspect of its ground truth, {sizes[1][0]}x{sizes[1][1]}"
+        )
+    return problems, digest.hexdigest()
+
+
+def same_aspect(first: tuple[int, int], second: tuple[int, int]) -> bool:
+    """Whether (width, height) sizes agree up to scale and the rounding to whole pixels."""
+    width = first[0] * second[1] / first[1]
+    return abs(width - second[0]) <= max(2.0, ASPECT_SLACK * second[0])
+
+
+def find_pairs(
+    gen_path: str | os.PathLike,
+    gt_path: str | os.PathLike,
+    edit_file: str | os.PathLike,
+    workers: int = 1,
+) -> Population:
+    """Pair every entry of the edit file, sorted by frame, and read every file once.
+
+    Missing, unreadable and wrongly shaped frames become problems, pictures of no entry notes.
+    Raises EgoGenError when there is nothing to pair at all.
+    """
+    gen_root, gt_root = Path(os.path.abspath(gen_path)), Path(os.path.abspath(gt_path))
+    for root, name in ((gen_root, "--gen_path"), (gt_root, "--gt_path")):
+        if not root.is_dir():
+            raise EgoGenError(f"{root}: no such folder, expected the frames of {name}")
+    population = Population()
+    entries, population.problems = scan_actions(edit_file)
+    if not entries:
+        raise EgoGenError(
+            population.problems[0] if population.problems else f"{edit_file}: holds no entries"
+        )
+    entries = sorted(entries, key=lambda entry: entry.image_1)
+    population.notes = _extra_notes(entries, Path(edit_file), gt_root, gen_root)
+    sources = source_folder(gt_path)
+    pairs = [
+        Pair(
+            entry,
+            _with_any_suffix(gen_root, entry.image_1),
+            inside(gt_root, entry.image_1),
+            inside(sources, entry.image_0) if sources else None,
+        )
+        for entry in entries
+    ]
+    identity = hashlib.sha256()
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        read = track(pool.map(_read_pair, pairs), len(pairs), "check frames", "pairs")
+        for pair, (problems, digest) in zip(pairs, read, strict=True):
+            if problems:
+                population.problems += problems
+            else:
+                population.pairs.append(pair)
+                identity.update(f"{pair.key}\0{pair.entry.image_0}\0{digest}\n".encode())
+    population.identity = identity.hexdigest()
+    return population

@@ -1,0 +1,69 @@
+"""Pictures as tensors, and reading many of them while the network is busy."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from PIL import Image
+
+from egogen.frames import read_rgb
+from metrics.frame_pairs import Pair
+
+
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """RGB picture -> (3, H, W) float32 in [0, 1]."""
+    data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return data.view(image.height, image.width, 3).permute(2, 0, 1).float() / 255
+
+
+def resized(picture: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(3, H, W) -> (3, *size): bilinear on the tensor, not antialiased, as the released script."""
+    if tuple(picture.shape[-2:]) == tuple(size):
+        return picture
+    return torch.nn.functional.interpolate(
+        picture[None], size=tuple(size), mode="bilinear", align_corners=False
+    )[0]
+
+
+def read_unresized(pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
+    """(generated, target), (3, H, W) float32 in [0, 1], each at its own size."""
+    return to_tensor(read_rgb(pair.generated)), to_tensor(read_rgb(pair.target))
+
+
+def squeezed(pictures: Sequence[torch.Tensor], side: int, mode: str, device: str) -> torch.Tensor:
+    """Pictures (3, H, W) of any sizes -> (n, 3, side, side), not antialiased, aspect not kept."""
+    return torch.cat(
+        [
+            torch.nn.functional.interpolate(
+                picture[None].to(device), size=(side, side), mode=mode, align_corners=False
+            )
+            for picture in pictures
+        ]
+    )
+
+
+def batches(items: Iterator, size: int) -> Iterator[list]:
+    """Lists of `size` items, the last one shorter."""
+    while batch := list(itertools.islice(items, size)):
+        yield batch
+
+
+def read_pair(pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
+    """Like `read_unresized`, with the generated frame brought to the target's size."""
+    generated, target = read_unresized(pair)
+    return resized(generated, target.shape[-2:]), target
+
+
+def read_ahead(function, items: Sequence, workers: int) -> Iterator:
+    """Yield `function(item)` in order; up to 4 items a worker thread are read in advance."""
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        window = 4 * max(1, workers)
+        waiting = [pool.submit(function, item) for item in items[:window]]
+        for number in range(len(items)):
+            result = waiting.pop(0).result()
+            if number + window < len(items):
+                waiting.append(pool.submit(function, items[number + window]))
+            yield result

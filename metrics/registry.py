@@ -1,0 +1,160 @@
+"""Every metric: its name, its keys in metric.json, the files it needs, and where it is computed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from egogen.errors import EgoGenError
+
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+FETCH = "bash scripts/download_metric_weights.sh"
+EGOVLP = "egovlp"
+EGOVLP_FILES = {"ego4d": "egovlp.pth", "epickitchen": "epic_mir_plus.pth"}
+TEXT = (EGOVLP, "distilbert-base-uncased", "bert-base-uncased")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure. `weights` is one flat folder."""
+
+    dataset: str
+    weights: Path = WEIGHTS
+    device: str = "cpu"
+    batch_size: int = 8
+    workers: int = 2
+
+    @staticmethod
+    def default_device() -> str:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@dataclass
+class Measured:
+    """`overall`: key of metric.json -> number or None (not finite); `columns`: key -> per pair."""
+
+    overall: dict[str, float | int | None]
+    columns: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`function` is `module.name`, called with (pairs, settings) -> Measured.
+
+    `files` are weight files below one flat folder; `EGOVLP` stands for the one of the dataset.
+    """
+
+    name: str
+    title: str
+    function: str | None
+    files: tuple[str, ...] = ()
+    package: str = ""
+    higher_is_better: bool = True
+    needs_source: bool = False
+
+    def weight_files(self, settings: Settings) -> list[Path]:
+        """Where its weights lie, found or not; a safetensors file of the same stem serves too."""
+        names = [EGOVLP_FILES[settings.dataset] if name == EGOVLP else name for name in self.files]
+        paths = [settings.weights / name for name in names]
+        others = [path.with_suffix(".safetensors") for path in paths]
+        return [
+            other if other.exists() and not path.exists() else path
+            for path, other in zip(paths, others, strict=True)
+        ]
+
+    def obstacle(self, settings: Settings, has_source: bool) -> str | None:
+        """Why it cannot be computed here, in a line, or None."""
+        missing = [path.name for path in self.weight_files(settings) if not path.exists()]
+        if missing:
+            folder = settings.weights
+            return f"needs {', '.join(missing)} in {folder}; fetch with: {FETCH} {folder}"
+        if self.function is None:
+            return "is not computed by this version"
+        if self.package and importlib.util.find_spec(self.package) is None:
+            return f"needs the package {self.package}; install with: pip install -e '.[metrics]'"
+        if self.needs_source and not has_source:
+            return "needs the source frames: a folder val beside val_gt_for_metric"
+        return None
+
+    def measure(self, pairs: Sequence, settings: Settings) -> Measured:
+        """Values of all pairs; only for a metric without obstacle."""
+        module, function = self.function.rsplit(".", 1)
+        return getattr(importlib.import_module(module), function)(pairs, settings)
+
+
+# In the order in which the released script computes them.
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            "fid",
+            "FID",
+            "metrics.frechet.measure",
+            ("pt_inception-2015-12-05-6726825d.pth",),
+            "pytorch_fid",
+            higher_is_better=False,
+        ),
+        Metric("psnr", "PSNR", "metrics.psnr.measure"),
+        Metric(
+            "psnr_changed",
+            "PSNR of the changed region",
+            "metrics.psnr.measure_changed",
+            needs_source=True,
+        ),
+        Metric(
+            "lpips_squeeze",
+            "LPIPS SqueezeNet",
+            "metrics.perceptual.measure_squeeze",
+            ("squeezenet1_1-b8a52dc0.pth",),
+            "torchmetrics",
+            higher_is_better=False,
+        ),
+        Metric(
+            "lpips_vgg",
+            "LPIPS VGG16",
+            "metrics.perceptual.measure_vgg",
+            ("vgg16-397923af.pth",),
+            "torchmetrics",
+            higher_is_better=False,
+        ),
+        Metric(
+            "lpips_alex",
+            "LPIPS AlexNet",
+            "metrics.perceptual.measure_alex",
+            ("alexnet-owt-7be5be79.pth",),
+            "torchmetrics",
+            higher_is_better=False,
+        ),
+        Metric("clip", "CLIP", "metrics.clip_image.measure", ("ViT-L-14.pt",), "open_clip"),
+        Metric("egovlp", "EgoVLP", None, (EGOVLP,)),
+        Metric("egovlp_plus", "EgoVLP+", None, (EGOVLP,), needs_source=True),
+        Metric("blip_base", "BLIP-B", None, ("model_base_caption_capfilt_large.pth", *TEXT)),
+        Metric("blip_large", "BLIP-L", None, ("model_large_caption.pth", *TEXT)),
+    )
+}
+GROUPS = {"lpips": ("lpips_squeeze", "lpips_vgg", "lpips_alex")}
+
+
+def choose(names: str) -> list[Metric]:
+    """A comma-separated list -> metrics in their own order; `lpips` stands for all three."""
+    wanted: set[str] = set()
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        if name not in METRICS and name not in GROUPS:
+            known = ", ".join((*METRICS, *GROUPS))
+            raise EgoGenError(f"--metrics: no metric {name!r}, expected some of: {known}")
+        wanted.update(GROUPS.get(name, (name,)))
+    if not wanted:
+        raise EgoGenError(f"--metrics {names!r}: names no metric, expected for example fid,psnr")
+    return [metric for name, metric in METRICS.items() if name in wanted]
+
+
+def finite_mean(values: Sequence[float]) -> float | None:
+    """Mean of the finite values, None without any; exact, so that order never matters."""
+    finite = [value for value in values if math.isfinite(value)]
+    return math.fsum(finite) / len(finite) if finite else None

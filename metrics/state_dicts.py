@@ -1,0 +1,79 @@
+"""Weight files under their released names -> state dicts, without running what they contain."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from egogen.errors import EgoGenError
+
+WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys that training code puts around one
+
+
+def load_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """Tensors by name, on the CPU, floating point ones as float32, without a `module.` prefix.
+
+    Takes safetensors, a torch file (tensors only: nothing pickled is executed) and a TorchScript
+    archive. Raises EgoGenError naming the file.
+    """
+    path = Path(path)
+    try:
+        found = load_file(path) if path.suffix == ".safetensors" else _load_torch(path)
+    except FileNotFoundError:
+        raise EgoGenError(f"{path}: no such weight file") from None
+    except (RuntimeError, ValueError, EOFError, KeyError, OSError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise EgoGenError(f"{path}: not a readable weight file ({reason})") from None
+    for name in WRAPPERS:
+        if isinstance(found.get(name), Mapping):
+            found = found[name]
+    state = {
+        str(name).removeprefix("module."): tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in found.items()
+        if isinstance(tensor, torch.Tensor)
+    }
+    if not state:
+        raise EgoGenError(f"{path}: holds no tensors, expected the weights of a network")
+    return state
+
+
+def _load_torch(path: Path) -> Mapping:
+    with open(path, "rb") as file:
+        archive = file.read(2) == b"PK"
+    if archive:
+        try:
+            return torch.jit.load(path, map_location="cpu").state_dict()
+        except RuntimeError:
+            pass  # an ordinary torch file is a zip archive too
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(found, Mapping):
+        raise ValueError(f"expected tensors by name, found {type(found).__name__}")
+    return found
+
+
+def fill(module: torch.nn.Module, state: Mapping, path: str | os.PathLike) -> torch.nn.Module:
+    """Load `state` into `module` for evaluation; parameters missing or of another shape are errors.
+
+    Names that the module does not have are left out (classifiers, text towers). Counters of batch
+    normalisation may be absent.
+    """
+    own = module.state_dict()
+    missing = [name for name in own if name not in state and "num_batches_tracked" not in name]
+    if missing:
+        raise EgoGenError(
+            f"{path}: lacks {missing[0]!r} and {len(missing) - 1} more, expected the weights of "
+            f"{type(module).__name__}"
+        )
+    for name, tensor in own.items():
+        if name in state and state[name].shape != tensor.shape:
+            raise EgoGenError(
+                f"{path}: {name!r} has shape {tuple(state[name].shape)}, "
+                f"expected {tuple(tensor.shape)}"
+            )
+    module.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
+    return module.eval().requires_grad_(False)

@@ -123,6 +123,8 @@ class Llava(LlavaForConditionalGeneration):
             return super().forward(
                 inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs
             )
+        if attention_mask is not None and bool(attention_mask[:, 0].all()):
+            attention_mask = None  # padded on the right: causal attention never looks there
         hidden = self.model.language_model(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False
         ).last_hidden_state  # (B, T, D)

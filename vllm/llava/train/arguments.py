@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
+import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from egogen.errors import EgoGenError
@@ -60,6 +61,8 @@ class TuningArguments(TrainingArguments):
     def __post_init__(self):
         if self.warmup_ratio and not self.warmup_steps:
             self.warmup_steps = self.warmup_ratio  # a number below 1 is a share
+        self.remove_unused_columns = False  # samples are ours, not columns of a table
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         super().__post_init__()
 
 

@@ -1,0 +1,1 @@
+"""A small pretrained model for the mini world, made locally in place of downloaded weights."""

@@ -21,6 +21,17 @@ TEXT = (EGOVLP, "distilbert-base-uncased", "bert-base-uncased")
 
 
 @dataclass(frozen=True)
+class Key:
+    """How a key of metric.json is read: name for people, unit, direction, meaning."""
+
+    title: str
+    meaning: str
+    unit: str = ""
+    higher_is_better: bool = True
+    digits: int = 2
+
+
+@dataclass(frozen=True)
 class Settings:
     """How to measure. `weights` is one flat folder."""
 
@@ -55,7 +66,6 @@ class Metric:
     function: str | None
     files: tuple[str, ...] = ()
     package: str = ""
-    higher_is_better: bool = True
     needs_source: bool = False
 
     def weight_files(self, settings: Settings) -> list[Path]:
@@ -98,7 +108,6 @@ METRICS = {
             "metrics.frechet.measure",
             ("pt_inception-2015-12-05-6726825d.pth",),
             "pytorch_fid",
-            higher_is_better=False,
         ),
         Metric("psnr", "PSNR", "metrics.psnr.measure"),
         Metric(
@@ -113,7 +122,6 @@ METRICS = {
             "metrics.perceptual.measure_squeeze",
             ("squeezenet1_1-b8a52dc0.pth",),
             "torchmetrics",
-            higher_is_better=False,
         ),
         Metric(
             "lpips_vgg",
@@ -121,7 +129,6 @@ METRICS = {
             "metrics.perceptual.measure_vgg",
             ("vgg16-397923af.pth",),
             "torchmetrics",
-            higher_is_better=False,
         ),
         Metric(
             "lpips_alex",
@@ -129,7 +136,6 @@ METRICS = {
             "metrics.perceptual.measure_alex",
             ("alexnet-owt-7be5be79.pth",),
             "torchmetrics",
-            higher_is_better=False,
         ),
         Metric("clip", "CLIP", "metrics.clip_image.measure", ("ViT-L-14.pt",), "open_clip"),
         Metric("egovlp", "EgoVLP", None, (EGOVLP,)),
@@ -137,6 +143,24 @@ METRICS = {
         Metric("blip_base", "BLIP-B", None, ("model_base_caption_capfilt_large.pth", *TEXT)),
         Metric("blip_large", "BLIP-L", None, ("model_large_caption.pth", *TEXT)),
     )
+}
+_LPIPS = "perceptual distance, {} features; pictures given in [0, 1], as released"
+_SCALED = "the same with pictures in [-1, 1], as the metric is defined"
+KEYS = {
+    "fid": Key("FID", "distance of two sets of Inception features", "", False),
+    "psnr": Key("PSNR", "mean of the frames' values", "dB"),
+    "psnr_pooled": Key("PSNR, pooled", "of the mean error of all frames", "dB"),
+    "psnr_changed": Key("PSNR, changed region", "where source and ground truth differ", "dB"),
+    "psnr_changed_gain": Key(
+        "Gain over copying", "in the changed region, against the source", "dB"
+    ),
+    "lpips_squeeze": Key("LPIPS SqueezeNet", _LPIPS.format("SqueezeNet"), "", False, 4),
+    "lpips_squeeze_scaled": Key("LPIPS SqueezeNet, scaled", _SCALED, "", False, 4),
+    "lpips_vgg": Key("LPIPS VGG16", _LPIPS.format("VGG16"), "", False, 4),
+    "lpips_vgg_scaled": Key("LPIPS VGG16, scaled", _SCALED, "", False, 4),
+    "lpips_alex": Key("LPIPS AlexNet", _LPIPS.format("AlexNet"), "", False, 4),
+    "lpips_alex_scaled": Key("LPIPS AlexNet, scaled", _SCALED, "", False, 4),
+    "clip_image_sim": Key("CLIP", "cosine of ViT-L/14 picture embeddings", digits=4),
 }
 GROUPS = {"lpips": ("lpips_squeeze", "lpips_vgg", "lpips_alex")}
 

@@ -1,0 +1,126 @@
+"""A report that people look at: report.html (self-contained) and report.png.
+
+    python metrics/report.py --dataset ego4d --dataset-root DATA --gen_path RUN/images \
+        --stage1-log VLLM/trainer_state.json --stage2-log RUN/metrics.jsonl --out RUN/report
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: see the package's docstring
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from egogen import layout
+from egogen.actions import DESCRIPTION_KEY
+from egogen.atomic import atomic_path, write_text
+from egogen.errors import EgoGenError, run_command
+from metrics.report_data import (
+    ReportData,
+    read_curve,
+    read_overall,
+    read_samples_of,
+    read_score,
+    select,
+)
+from metrics.report_html import page
+from metrics.report_sheet import sheet
+from metrics.results import default_folder
+
+SHEET_SAMPLES = 4  # best and worst ones in report.png, each
+
+
+def write_report(
+    data: ReportData, out: str | os.PathLike, best: int = 12, worst: int = 12, others: int = 12
+) -> tuple[Path, Path]:
+    """Write report.html and report.png into `out` -> their paths."""
+    out = Path(out)
+    write_text(out / "report.html", page(data, select(data.samples, best, worst, others)))
+    few = select(data.samples, min(best, SHEET_SAMPLES), min(worst, SHEET_SAMPLES), 0)
+    with atomic_path(out / "report.png") as temporary:
+        sheet(data, few["best"], few["worst"]).save(temporary, "PNG", optimize=True)
+    return out / "report.html", out / "report.png"
+
+
+def gather(options: argparse.Namespace) -> ReportData:
+    """Read everything the options name; raises EgoGenError for the first thing that is wrong."""
+    frames = layout.frame_folder(options.dataset_root, options.dataset, options.split)
+    edit_file = options.edit_file or layout.action_file(
+        options.dataset_root, options.dataset, options.split
+    )
+    metric_folder = options.metric or default_folder(options.gen_path)
+    score = read_score(options.score, required=("done_rate",))
+    overall = read_overall(metric_folder)
+    samples, ranked_by = read_samples_of(
+        options.gen_path, frames, edit_file, metric_folder, options.llava_key, score
+    )
+    curves = [
+        read_curve(path, title)
+        for title, paths in (
+            ("Stage 1: description", options.stage1_log),
+            ("Stage 2: generation", options.stage2_log),
+        )
+        for path in paths
+    ]
+    return ReportData(
+        options.title or f"Action frames of {options.dataset} {options.split}",
+        f"{len(samples)} frames in {options.gen_path}, descriptions of {edit_file}",
+        samples,
+        ranked_by,
+        overall,
+        score,
+        read_score(options.swapped_score, required=("done_rate",)),
+        read_score(options.description_score),
+        curves,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Write report.html and report.png of measured frames.",
+        epilog="example: python metrics/report.py --dataset ego4d --dataset-root data/mini "
+        "--gen_path runs/quickstart/images --out runs/quickstart/report",
+    )
+    parser.add_argument("--dataset", required=True, choices=layout.DATASETS)
+    parser.add_argument("--dataset-root", required=True, type=Path)
+    parser.add_argument("--split", default="val", choices=layout.SPLITS)
+    parser.add_argument("--gen_path", required=True, help="folder of generated frames")
+    parser.add_argument(
+        "--edit_file", type=Path, help="action file with the descriptions (default: the released)"
+    )
+    parser.add_argument("--llava_key", default=DESCRIPTION_KEY, help="field of the descriptions")
+    parser.add_argument("--metric", type=Path, help="folder of metric.json (default: as written)")
+    parser.add_argument("--score", help="JSON of python -m egogen.mini.score for these frames")
+    parser.add_argument("--swapped-score", help="the same of frames with other descriptions")
+    parser.add_argument("--description-score", help="JSON: shares of descriptions that are right")
+    parser.add_argument(
+        "--stage1-log", action="append", default=[], help="trainer_state.json; may be repeated"
+    )
+    parser.add_argument(
+        "--stage2-log", action="append", default=[], help="metrics.jsonl; may be repeated"
+    )
+    parser.add_argument("--title")
+    for kind in ("best", "worst", "others"):
+        parser.add_argument(f"--{kind}", type=int, default=12, help="how many (default: 12)")
+    parser.add_argument("--out", type=Path, help="folder (default: report beside --gen_path)")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    options = _parser().parse_args(argv)
+    counts = [options.best, options.worst, options.others]
+    if min(counts) < 0 or sum(counts) == 0:
+        raise EgoGenError("--best, --worst, --others: expected counts of at least 0, not all 0")
+    out = options.out or Path(os.path.abspath(options.gen_path)).parent / "report"
+    for path in write_report(gather(options), out, *counts):
+        print(f"written: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,189 @@
+"""report.html and report.png: complete, self-contained, escaped, not blank in a real browser."""
+
+import base64
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from browser import screenshot
+from PIL import Image
+from small_dataset import write_dataset
+
+from egogen import layout
+from egogen.actions import read_actions
+from egogen.errors import EgoGenError, run_command
+from metrics import all_metrics_in_one, report
+from metrics.report_curves import smooth
+from metrics.report_data import Sample, read_curve, select
+
+EVIL = '<script>document.body.innerHTML=""</script> "quoted" & \N{SNOWMAN} ' + "long" * 60
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A dataset with four generated frames: one perfect blend away from the target each."""
+    folder = tmp_path_factory.mktemp("report")
+    root = write_dataset(folder / "data", splits=("val",))
+    frames = layout.frame_folder(root, "ego4d", "val")
+    edit_file = layout.action_file(root, "ego4d", "val")
+    content = json.loads(edit_file.read_text())
+    content["ego4d-val-clip0"]["0"]["action"] = EVIL
+    content["ego4d-val-clip0"]["1"]["llava_forecast_finetune"] = EVIL
+    edit_file.write_text(json.dumps(content))
+    for share, entry in zip((0.9, 0.1, 0.6, 0.3), read_actions(edit_file), strict=True):
+        source, target = (Image.open(frames / name) for name in (entry.image_0, entry.image_1))
+        path = folder / "run/images" / entry.image_1
+        path.parent.mkdir(parents=True)
+        Image.blend(source, target, share).save(path)
+    all_metrics_in_one.main(
+        [
+            "--dataset=ego4d",
+            f"--gen_path={folder}/run/images",
+            f"--gt_path={layout.frame_folder(root, 'ego4d', 'val_gt_for_metric')}",
+            f"--edit_file={edit_file}",
+            "--metrics=psnr,psnr_changed",
+        ]
+    )
+    rows = [
+        {"clip": "ego4d-val-clip0", "action_id": "0", "done": True, "why_not": None},
+        {"clip": "ego4d-val-clip0", "action_id": "1", "done": False, "why_not": "<b>gone</b>"},
+    ]
+    verbs = {"<i>cut</i>": {"count": 2, "done_rate": 0.5}}
+    score = {"done_rate": 0.75, "other_action_rate": 0.125, "by_verb": verbs, "rows": rows}
+    (folder / "score.json").write_text(json.dumps(score))
+    history = [{"step": step, "loss": 2.0 / (1 + step)} for step in range(50)]
+    (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    lines = [json.dumps({"step": s, "loss": 1 / (1 + s), "val_loss": 0.5}) for s in range(20)]
+    (folder / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 20, "lo']))
+    return folder
+
+
+def arguments(folder, *more):
+    return [
+        "--dataset=ego4d",
+        f"--dataset-root={folder / 'data'}",
+        f"--gen_path={folder / 'run/images'}/",
+        f"--score={folder / 'score.json'}",
+        f"--stage1-log={folder / 'trainer_state.json'}",
+        f"--stage2-log={folder / 'metrics.jsonl'}",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def written(measured):
+    assert report.main(arguments(measured)) == 0
+    return measured / "run" / "report"
+
+
+def test_the_page_is_self_contained_and_escaped(written):
+    page = (written / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page and "<b>gone" not in page and "<i>cut" not in page
+    assert "&lt;script&gt;" in page and "\N{SNOWMAN}" in page
+    sources = re.findall(r'\bsrc="([^"]{0,40})', page)
+    assert len(sources) == 12 and all(s.startswith("data:image/jpeg;base64,") for s in sources)
+    assert not re.search(r'\bhref="(?!#)', page.split("</style>")[1].replace("xlink:", ""))
+    assert "url(http" not in page and "@import" not in page
+    for picture in re.findall(r'src="data:image/jpeg;base64,([^"]+)', page):
+        Image.open(io.BytesIO(base64.b64decode(picture))).load()
+
+
+def test_best_and_worst_come_first_with_their_figures(written, measured):
+    page = (written / "report.html").read_text(encoding="utf-8")
+    keys = re.findall(r'class="key">([^<]+)', page)
+    assert keys == [f"ego4d-val-{name}" for name in ("clip0/0", "clip1/0", "clip0/1", "clip1/1")]
+    assert page.index('id="best"') < page.index(keys[1]) < page.index('id="worst"')
+    figures = json.loads((measured / "run/metric/metric.json").read_text())
+    assert f"{figures['psnr']:.2f} dB" in page and f"{figures['psnr_changed_gain']:+.2f}" in page
+    assert "75<small>%" in page.replace(" ", "") and "action done" in page and "not done" in page
+    assert page.count('class="drawing"') == 3  # two training curves and the spread
+
+
+def test_a_second_run_writes_the_same_bytes(written, measured):
+    before = [(written / name).read_bytes() for name in ("report.html", "report.png")]
+    report.main(arguments(measured))
+    assert [(written / name).read_bytes() for name in ("report.html", "report.png")] == before
+
+
+def test_the_sheet_shows_all_four(written):
+    picture = Image.open(written / "report.png")
+    pixels = np.asarray(picture.convert("L"), dtype=np.float64)
+    assert picture.width == 1680 and 1000 < picture.height < 2600
+    # No tall band of the sheet is empty.
+    bands = pixels[: len(pixels) // 100 * 100].reshape(-1, 100 * picture.width).std(axis=1)
+    assert (bands > 1).mean() > 0.9
+
+
+@pytest.mark.parametrize("width", [1360, 520])
+def test_a_browser_shows_it(written, tmp_path, width):
+    light = np.asarray(screenshot(written / "report.html", tmp_path, width, 2400), np.float64)
+    assert light.shape[1] == width
+    assert light.std() > 10 and light.mean() > 150
+    # The accent frame around generated pictures is there: styles and pictures were drawn.
+    accent = np.abs(light - np.array([194, 71, 10])).sum(axis=2) < 12
+    assert accent.sum() > 500
+    # Nothing is wider than the window: the right margin is plain paper from top to bottom.
+    assert (light[:, -8:] == light[0, -1]).all()
+
+
+def test_dark_mode_is_dark(written, tmp_path):
+    flag = "--blink-settings=preferredColorScheme=0"
+    dark = np.asarray(screenshot(written / "report.html", tmp_path, 1000, 1200, flag), np.float64)
+    assert dark[:, :8].mean() < 60 and dark.std() > 10
+
+
+def test_selection_takes_each_sample_once():
+    samples = [Sample(str(n), "", "", None, None, None, {}) for n in range(10)]
+    keys = {
+        kind: [int(sample.key) for sample in chosen]
+        for kind, chosen in select(samples, 2, 3, 2).items()
+    }
+    assert keys == {"best": [0, 1], "worst": [9, 8, 7], "others": [3, 5]}
+    few = select(samples[:3], 4, 4, 4)
+    assert [len(few[kind]) for kind in ("best", "worst", "others")] == [2, 1, 0]
+    only = select(samples, 0, 0, 3)
+    assert [sample.key for sample in only["others"]] == ["1", "5", "8"]
+
+
+def test_curves_keep_the_mean_of_what_they_smooth():
+    values = np.random.default_rng(0).normal(size=400)
+    assert smooth(np.ones(400)) == pytest.approx(1)
+    assert smooth(values).std() < 0.4 * values.std()
+    assert smooth(values[:5]) == pytest.approx(values[:5])
+
+
+def test_bad_input_is_one_line(measured, tmp_path, capsys):
+    good = arguments(measured)
+    (tmp_path / "list.json").write_text("[1, 2]")
+    (tmp_path / "none.jsonl").write_text('{"step": 1}\n')
+    (tmp_path / "broken.jsonl").write_text('{"step"\n{"step": 1, "loss": 2}\n')
+    shutil.copytree(measured / "run/metric", tmp_path / "metric")
+    (tmp_path / "metric/per_sample.csv").write_text("clip,action,frame,psnr\na,b,c,high\n")
+    cases = [
+        ([f"--metric={tmp_path / 'no'}"], "measure first: python metrics/all_metrics_in_one.py"),
+        ([f"--metric={tmp_path / 'metric'}"], "not a table of per-sample figures"),
+        ([f"--score={tmp_path / 'list.json'}"], "expected an object of scores"),
+        ([f"--stage1-log={tmp_path / 'list.json'}"], "log_history"),
+        ([f"--stage2-log={tmp_path / 'none.jsonl'}"], "holds no losses"),
+        ([f"--stage2-log={tmp_path / 'broken.jsonl'}"], "line 1: not valid JSON"),
+        (["--best=0", "--worst=0", "--others=0"], "not all 0"),
+    ]
+    for more, expected in cases:
+        out = tmp_path / "out"
+        with pytest.raises(SystemExit) as stopped:
+            run_command(report.main, [*good, *more, f"--out={out}"])
+        error = capsys.readouterr().err.strip()
+        assert stopped.value.code == 2 and "\n" not in error and expected in error, error
+        assert not out.exists()
+
+
+def test_a_frame_that_went_missing_is_named(measured, tmp_path):
+    shutil.copytree(measured, tmp_path / "copy")
+    frame = next((tmp_path / "copy/run/images").rglob("*.jpg"))
+    frame.unlink()
+    with pytest.raises(EgoGenError, match=frame.name):
+        report.main(arguments(tmp_path / "copy"))
+    assert read_curve(measured / "metrics.jsonl", "x").lines["training"][-1] == (19, 0.05)

@@ -30,7 +30,8 @@ def find_feature(root: str | os.PathLike, image_0: str) -> Path:
 def write_feature(root: str | os.PathLike, image_0: str, rows: np.ndarray) -> Path:
     """Write rows (n, d) as float16, atomically. Raises EgoGenError unless finite and n, d >= 1."""
     path = feature_path(root, image_0)
-    half = np.asarray(rows).astype(np.float16)
+    with np.errstate(over="ignore"):  # too large for half precision is infinite, and refused below
+        half = np.asarray(rows).astype(np.float16)
     _check(half, path, None, None)
     write_npy(path, half)
     return path
@@ -49,7 +50,7 @@ def read_feature(
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise EgoGenError(f"{path}: no such feature file (for frame {image_0})") from None
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
+    except (ValueError, OSError, EOFError, SyntaxError, MemoryError) as error:
         raise EgoGenError(f"{path}: not a readable .npy array ({error})") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
         raise EgoGenError(

@@ -1,0 +1,99 @@
+"""Released (CompVis) network parameters -> diffusers and transformers modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from omegaconf import DictConfig
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from egogen import EgoGenError
+
+# The text tower of CLIP ViT-L/14, which Stable Diffusion v1.5 uses.
+CLIP_VIT_L14_TEXT: dict[str, Any] = dict(
+    vocab_size=49408,
+    hidden_size=768,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    max_position_embeddings=77,
+    hidden_act="quick_gelu",
+    layer_norm_eps=1e-5,
+)
+
+
+def unet_arguments(params: DictConfig) -> dict[str, Any]:
+    """`unet_config.params` -> arguments of diffusers' UNet2DConditionModel."""
+    channels = [params.model_channels * factor for factor in params.channel_mult]
+    levels = range(len(channels))
+    attends = [2**level in params.attention_resolutions for level in levels]
+    return dict(
+        sample_size=params.image_size,
+        in_channels=params.in_channels,
+        out_channels=params.out_channels,
+        block_out_channels=tuple(channels),
+        layers_per_block=params.num_res_blocks,
+        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        transformer_layers_per_block=params.transformer_depth,
+        cross_attention_dim=params.context_dim,
+        # diffusers' historical name: for Stable Diffusion v1 it is the number of heads
+        attention_head_dim=params.num_heads,
+    )
+
+
+def build_unet(params: DictConfig) -> UNet2DConditionModel:
+    for channels in (params.model_channels * factor for factor in params.channel_mult):
+        if channels % params.num_heads or channels % 32:
+            raise EgoGenError(
+                f"config: unet_config: a level has {channels} channels, expected a multiple of 32 "
+                f"and of num_heads={params.num_heads}"
+            )
+    return UNet2DConditionModel(**unet_arguments(params))
+
+
+def build_autoencoder(params: DictConfig, scale_factor: float) -> AutoencoderKL:
+    layers = params.ddconfig
+    if list(layers.attn_resolutions):
+        raise EgoGenError("config: first_stage_config: attn_resolutions: expected an empty list")
+    count = len(layers.ch_mult)
+    return AutoencoderKL(
+        in_channels=layers.in_channels,
+        out_channels=layers.out_ch,
+        down_block_types=("DownEncoderBlock2D",) * count,
+        up_block_types=("UpDecoderBlock2D",) * count,
+        block_out_channels=tuple(layers.ch * factor for factor in layers.ch_mult),
+        layers_per_block=layers.num_res_blocks,
+        latent_channels=layers.z_channels,
+        sample_size=layers.resolution,
+        scaling_factor=scale_factor,
+    )
+
+
+def downsampling_factor(params: DictConfig) -> int:
+    """Pixels per latent cell along each side: 8 for Stable Diffusion."""
+    return 2 ** (len(params.first_stage_config.params.ddconfig.ch_mult) - 1)
+
+
+def build_text_encoder(version: str) -> CLIPTextModel:
+    """A randomly initialised text tower; its weights come from a checkpoint or from `version`."""
+    if version == "openai/clip-vit-large-patch14":
+        config = CLIPTextConfig(**CLIP_VIT_L14_TEXT)
+    else:
+        config = _from_folder(CLIPTextConfig, version)
+    return CLIPTextModel(config)
+
+
+def load_tokenizer(version: str) -> CLIPTokenizer:
+    return _from_folder(CLIPTokenizer, version)
+
+
+def _from_folder(kind: Any, version: str) -> Any:
+    try:
+        return kind.from_pretrained(version)
+    except (OSError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise EgoGenError(
+            f"cond_stage_config.params.version={version}: {kind.__name__} not found ({first})"
+        ) from None

@@ -1,0 +1,350 @@
+"""Configuration of stage 2: one typed schema in the released layout, read with OmegaConf.
+
+The keys are those of the released YAML files (`model.params.ckpt_path`, `data.params.train.params.
+edit_path`, ...), so that those files run unchanged; keys of this project stand beside them. A YAML
+names only what differs from the defaults here, which are the released values. An unknown key is an
+error that names the nearest valid one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from egogen import EgoGenError
+from egogen.actions import DESCRIPTION_KEY
+
+MISSING_PATH = ""
+
+
+def _list(*values: Any) -> Any:
+    return field(default_factory=lambda: list(values))
+
+
+@dataclass
+class UNetParams:
+    """CompVis names; `ldm.architecture` maps them onto diffusers. Defaults: Stable Diffusion v1.5."""
+
+    image_size: int = 32
+    in_channels: int = 8  # noisy latent (4) + source frame latent (4)
+    out_channels: int = 4
+    model_channels: int = 320
+    attention_resolutions: list[int] = _list(4, 2, 1)
+    num_res_blocks: int = 2
+    channel_mult: list[int] = _list(1, 2, 4, 4)
+    num_heads: int = 8
+    use_spatial_transformer: bool = True
+    transformer_depth: int = 1
+    context_dim: int = 768
+    use_checkpoint: bool = True
+    legacy: bool = False
+
+
+@dataclass
+class UNetConfig:
+    target: str = "ldm.modules.diffusionmodules.openaimodel.UNetModel"
+    params: UNetParams = field(default_factory=UNetParams)
+
+
+@dataclass
+class AutoencoderLayers:
+    double_z: bool = True
+    z_channels: int = 4
+    resolution: int = 256
+    in_channels: int = 3
+    out_ch: int = 3
+    ch: int = 128
+    ch_mult: list[int] = _list(1, 2, 4, 4)
+    num_res_blocks: int = 2
+    attn_resolutions: list[int] = _list()
+    dropout: float = 0.0
+
+
+@dataclass
+class AutoencoderParams:
+    embed_dim: int = 4
+    monitor: str = "val/rec_loss"
+    ddconfig: AutoencoderLayers = field(default_factory=AutoencoderLayers)
+    lossconfig: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class AutoencoderConfig:
+    target: str = "ldm.models.autoencoder.AutoencoderKL"
+    params: AutoencoderParams = field(default_factory=AutoencoderParams)
+
+
+@dataclass
+class TextEncoderParams:
+    version: str = "openai/clip-vit-large-patch14"  # hub name or folder: tokenizer + text model
+    max_length: int = 77
+    device: str = "cpu"
+
+
+@dataclass
+class TextEncoderConfig:
+    target: str = "ldm.modules.encoders.modules.FrozenCLIPEmbedder"
+    params: TextEncoderParams = field(default_factory=TextEncoderParams)
+
+
+@dataclass
+class ConditionerConfig:
+    """The paper's part: VLLM features to cross-attention rows. Defaults: the released sizes."""
+
+    variant: str = "both"  # none | image | text | both
+    feature_dim: int = 5120
+    image_rows: int = 256
+    text_rows: int = 77
+    num_heads: int = 8
+    num_layers: int = 2
+    feedforward_dim: int = 2048
+    dropout: float = 0.1
+    mask_text_padding: bool = False  # released: padding rows are attended to
+    trained: bool = True  # released: false (the optimizer held the UNet only)
+
+
+@dataclass
+class LearningRateParams:
+    warm_up_steps: list[int] = _list(0)
+    cycle_lengths: list[int] = _list(10000000000000)
+    f_start: list[float] = _list(1e-6)
+    f_max: list[float] = _list(1.0)
+    f_min: list[float] = _list(1.0)
+
+
+@dataclass
+class LearningRateConfig:
+    target: str = "ldm.lr_scheduler.LambdaLinearScheduler"
+    params: LearningRateParams = field(default_factory=LearningRateParams)
+
+
+@dataclass
+class ModelParams:
+    ckpt_path: str | None = None
+    linear_start: float = 0.00085
+    linear_end: float = 0.012
+    num_timesteps_cond: int = 1
+    log_every_t: int = 200
+    timesteps: int = 1000
+    first_stage_key: str = "edited"
+    cond_stage_key: str = "edit"
+    image_size: int = 32
+    aspect_ratio: float = 1.0
+    channels: int = 4
+    cond_stage_trainable: bool = False
+    conditioning_key: str = "hybrid"
+    monitor: str = "val/loss_simple_ema"
+    scale_factor: float = 0.18215
+    use_ema: bool = True
+    load_ema: bool = True
+    dropout_share: float = 0.05  # u of the classifier-free dropout table
+    ema_decay: float = 0.9999
+    ema_every_micro_batch: bool = False  # released: true
+    scheduler_config: LearningRateConfig = field(default_factory=LearningRateConfig)
+    unet_config: UNetConfig = field(default_factory=UNetConfig)
+    first_stage_config: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    cond_stage_config: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    conditioner: ConditionerConfig = field(default_factory=ConditionerConfig)
+
+
+@dataclass
+class ModelConfig:
+    base_learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    target: str = "ldm.models.diffusion.ddpm_egogen.LatentDiffusion"
+    params: ModelParams = field(default_factory=ModelParams)
+
+
+@dataclass
+class FeatureRoots:
+    llava_image: Any = MISSING_PATH  # a folder, or a list of folders (one per training set)
+    llava_text: Any = MISSING_PATH
+
+
+@dataclass
+class DatasetParams:
+    data_path: Any = MISSING_PATH
+    edit_path: Any = MISSING_PATH
+    split: str = "train"
+    min_resize_res: int = 256
+    max_resize_res: int = 256
+    crop_res: int = 256
+    res: int = 256
+    aspect_ratio: float = 1.0
+    flip_prob: float = 0.0
+    text_prompt_key: str = DESCRIPTION_KEY
+    additional_cross_attn: bool = True
+    additional_cond_path: FeatureRoots = field(default_factory=FeatureRoots)
+
+
+@dataclass
+class DatasetConfig:
+    target: str = "egogen_dataset.EgoGenDataset"
+    params: DatasetParams = field(default_factory=DatasetParams)
+
+
+@dataclass
+class DataParams:
+    batch_size: int = 32
+    num_workers: int = 8
+    cache_path: str | None = None  # written by `python -m ldm.cache`
+    train: DatasetConfig = field(default_factory=DatasetConfig)
+    validation: DatasetConfig = field(default_factory=DatasetConfig)
+
+
+@dataclass
+class DataConfig:
+    target: str = "main.DataModuleFromConfig"
+    params: DataParams = field(default_factory=DataParams)
+
+
+@dataclass
+class ImageLoggerParams:
+    batch_frequency: int = 2000  # optimizer steps
+    max_images: int = 2
+    increase_log_steps: bool = False
+
+
+@dataclass
+class ImageLoggerConfig:
+    target: str = "main.ImageLogger"
+    params: ImageLoggerParams = field(default_factory=ImageLoggerParams)
+
+
+@dataclass
+class CallbacksConfig:
+    image_logger: ImageLoggerConfig = field(default_factory=ImageLoggerConfig)
+
+
+@dataclass
+class LightningConfig:
+    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    trainer: dict[str, Any] = field(default_factory=dict)  # arguments of lightning's Trainer
+    checkpoint_every: int = 1000  # optimizer steps between writes of last.ckpt
+    keep_every: int = 0  # 0: keep last.ckpt alone; n: also keep a copy every n steps
+    log_every: int = 50
+    logger: str = "tensorboard"  # tensorboard | wandb | none
+
+
+@dataclass
+class InferenceConfig:
+    output_path: str = "logs"
+    steps: int = 100
+    scales_img: list[float] = _list(1.5)
+    scales_txt: list[float] = _list(7.5)
+    seed: int = 0
+    batch_size: int = 8
+    height: int = 256  # of the written picture; the width follows the clip's aspect
+    picture: str = "clamp"  # clamp | minmax (released)
+    jpeg_quality: int = 95  # released: 75
+    precision: str = "auto"  # auto | fp32 | bf16 | fp16
+
+
+@dataclass
+class TrainConfig:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    lightning: LightningConfig = field(default_factory=LightningConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)  # for sample pictures
+
+
+@dataclass
+class GenerateDataConfig:
+    metadata_path: str = MISSING_PATH
+    target: str = "egogen_dataset.EgoGenDatasetEval"
+    params: DatasetParams = field(default_factory=DatasetParams)
+
+
+@dataclass
+class GenerateConfig:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: GenerateDataConfig = field(default_factory=GenerateDataConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+
+
+CHOICES = {
+    "model.params.conditioner.variant": ("none", "image", "text", "both"),
+    "inference.picture": ("clamp", "minmax"),
+    "inference.precision": ("auto", "fp32", "bf16", "fp16"),
+    "lightning.logger": ("tensorboard", "wandb", "none"),
+    "model.params.conditioning_key": ("hybrid",),
+}
+
+
+def load_config(schema: type, paths: Sequence[str], overrides: Sequence[str] = ()) -> DictConfig:
+    """Merge YAML files and dotted overrides (`a.b=1`) over `schema`'s defaults.
+
+    Raises EgoGenError naming file (or override) and key for anything unknown or of wrong type.
+    """
+    config = OmegaConf.structured(schema)
+    for path in paths:
+        config = _merge(config, _read_yaml(path), str(path))
+    for override in overrides:
+        if "=" not in override.lstrip("-"):
+            raise EgoGenError(f"command line: {override!r}: expected key=value")
+        layer = OmegaConf.from_dotlist([override.lstrip("-")])
+        config = _merge(config, layer, f"command line: {override}")
+    try:
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        raise EgoGenError(f"{', '.join(map(str, paths))}: {error}") from None
+    for key, allowed in CHOICES.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and value not in allowed:
+            raise EgoGenError(f"config: {key}={value!r}: expected one of {', '.join(allowed)}")
+    return config
+
+
+def _read_yaml(path: str) -> DictConfig:
+    if not os.path.isfile(path):
+        raise EgoGenError(f"{path}: no such config file")
+    try:
+        layer = OmegaConf.load(path)
+    except Exception as error:  # yaml's errors share no base with OmegaConf's
+        raise EgoGenError(f"{path}: not a readable YAML file ({error})") from None
+    if not isinstance(layer, DictConfig):
+        raise EgoGenError(f"{path}: expected a mapping at the top of the file")
+    return layer
+
+
+def _merge(config: DictConfig, layer: DictConfig, where: str) -> DictConfig:
+    _check_keys(config, layer, where, "")
+    try:
+        return OmegaConf.merge(config, layer)
+    except OmegaConfBaseException as error:
+        raise EgoGenError(f"{where}: {str(error).splitlines()[0]}") from None
+
+
+def _check_keys(config: Any, layer: DictConfig, where: str, prefix: str) -> None:
+    if not isinstance(config, DictConfig) or OmegaConf.get_type(config) is dict:
+        return  # free-form part, such as the trainer's arguments
+    for key in layer:
+        if key not in config:
+            near = difflib.get_close_matches(str(key), list(config), n=1, cutoff=0.0)
+            hint = f"; did you mean {prefix + near[0]!r}?" if near else ""
+            raise EgoGenError(f"{where}: unknown key {prefix + str(key)!r}{hint}")
+        if key == "target":
+            _check_target(config.target, layer.target, where, prefix)
+        child = None if OmegaConf.is_missing(layer, key) else layer._get_node(key)
+        if isinstance(child, DictConfig) and child._value() is not None:
+            if isinstance(child._value(), dict):
+                _check_keys(config[key], child, where, f"{prefix}{key}.")
+
+
+def _check_target(known: str, given: str, where: str, prefix: str) -> None:
+    """Released files name classes; only those that this code stands in for are accepted."""
+    if given != known:
+        raise EgoGenError(
+            f"{where}: {prefix}target is {given!r}: expected {known!r} (or no target)"
+        )
+
+
+def as_list(value: Any) -> list[str]:
+    """A path or a list of paths (training on several datasets) -> list."""
+    return list(value) if isinstance(value, (list, tuple, ListConfig)) else [value]

@@ -1,0 +1,177 @@
+"""The model of stage 2: autoencoder, text tower, conditioner and UNet, and how they fit together.
+
+Letters: B batch, H W pixels, h w latent size (H/8, W/8 at real size), L context rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from egogen import EgoGenError
+from ldm.architecture import (
+    build_autoencoder,
+    build_text_encoder,
+    build_unet,
+    load_tokenizer,
+)
+from ldm.conditioning import FeatureConditioner, dropout_masks, join_context
+from ldm.sampling import Conditioning
+from ldm.schedule import NoiseSchedule
+
+TRAINED_PARTS = ("unet", "conditioner")
+FROZEN_PARTS = ("vae", "text_encoder")
+
+
+class LegoModel(nn.Module):
+    """Built from `model.params` of a config; weights are random until a checkpoint is loaded."""
+
+    def __init__(self, params: DictConfig):
+        super().__init__()
+        conditioner = params.conditioner
+        self.config = params
+        self.scale_factor = params.scale_factor
+        self.schedule = NoiseSchedule(params.linear_start, params.linear_end, params.timesteps)
+        self.unet = build_unet(params.unet_config.params)
+        self.conditioner = FeatureConditioner(
+            feature_dim=conditioner.feature_dim,
+            context_dim=params.unet_config.params.context_dim,
+            variant=conditioner.variant,
+            num_heads=conditioner.num_heads,
+            num_layers=conditioner.num_layers,
+            feedforward_dim=conditioner.feedforward_dim,
+            dropout=conditioner.dropout,
+            mask_text_padding=conditioner.mask_text_padding,
+        )
+        self.vae = build_autoencoder(params.first_stage_config.params, params.scale_factor)
+        text = params.cond_stage_config.params
+        self.text_encoder = build_text_encoder(text.version)
+        self._tokenizer = None
+        for name in FROZEN_PARTS:
+            getattr(self, name).requires_grad_(False).eval()
+        width, expected = (
+            self.text_encoder.config.hidden_size,
+            params.unet_config.params.context_dim,
+        )
+        if width != expected:
+            raise EgoGenError(
+                f"config: text encoder is {width} wide, expected unet context_dim={expected}"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    def train(self, mode: bool = True) -> LegoModel:
+        """Frozen parts stay in evaluation mode whatever happens to the rest."""
+        super().train(mode)
+        for name in FROZEN_PARTS:
+            if getattr(self, name) is not None:
+                getattr(self, name).eval()
+        return self
+
+    @torch.no_grad()
+    def encode_moments(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, 2c, h, w): mean and log variance of the latents."""
+        distribution = self.vae.encode(pixels).latent_dist
+        return distribution.parameters
+
+    def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
+        """Posterior sample, times the scale factor: what is diffused. (B, 2c, h, w) -> (B, c, h, w)."""
+        mean, log_variance = moments.chunk(2, dim=1)
+        std = (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
+        return self.scale_factor * (mean + std * noise)
+
+    @staticmethod
+    def image_latents(moments: Tensor) -> Tensor:
+        """The source frame as condition: the mode, not scaled, as released."""
+        return moments.chunk(2, dim=1)[0]
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, c, h, w) scaled latents -> (B, 3, H, W), about [-1, 1], not clamped."""
+        return self.vae.decode(latents / self.scale_factor).sample
+
+    @property
+    def tokenizer(self):
+        """Loaded at first use: a model that is fed from a cache needs none."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.config.cond_stage_config.params.version)
+        return self._tokenizer
+
+    def tokenize(self, prompts: list[str]) -> Tensor:
+        """-> (B, 77) int64, padded with the end token and cut, as CLIP does."""
+        return self.tokenizer(
+            prompts,
+            padding="max_length",
+            truncation=True,
+            max_length=self.config.cond_stage_config.params.max_length,
+            return_tensors="pt",
+        ).input_ids
+
+    @torch.no_grad()
+    def encode_text(self, prompts: list[str]) -> Tensor:
+        """-> (B, 77, C): last hidden state after the final layer norm; padding is not masked."""
+        tokens = self.tokenize(prompts).to(self.text_encoder.device)
+        return self.text_encoder(tokens).last_hidden_state
+
+    def uncond_context(self, empty_prompt: Tensor) -> Tensor:
+        """(1, 77, C) text tower on "" -> (1, L, C): features are zeros after the projection."""
+        settings = self.config.conditioner
+        rows = settings.image_rows * self.conditioner.uses_image
+        rows += settings.text_rows * self.conditioner.uses_text
+        zeros = empty_prompt.new_zeros(1, rows, empty_prompt.shape[-1])
+        return torch.cat([empty_prompt, zeros], dim=1)
+
+    def training_loss(self, batch: dict[str, Tensor], empty_prompt: Tensor) -> Tensor:
+        """Mean squared error of the predicted noise, per sample: (B,).
+
+        `batch`: source_moments, edited_moments (B, 2c, h, w), prompt (B, 77, C), image_features
+        (B, I, D), text_features (B, T, D) and the sample's own draws: t (B,), noise,
+        posterior_noise (B, c, h, w), draw (B,) for classifier-free dropout.
+        """
+        prompt_dropped, image_dropped = dropout_masks(batch["draw"], self.config.dropout_share)
+        prompt_dropped = prompt_dropped[:, None, None]
+        latents = self.sample_latents(batch["edited_moments"], batch["posterior_noise"])
+        noisy = self.schedule.add_noise(latents, batch["noise"], batch["t"])
+        rows = self.conditioner(batch.get("image_features"), batch.get("text_features"))
+        prompt = torch.where(prompt_dropped, empty_prompt, batch["prompt"])
+        rows = [None if part is None else part * ~prompt_dropped for part in rows]
+        image = self.image_latents(batch["source_moments"]) * ~image_dropped[:, None, None, None]
+        context = join_context(prompt, *rows)
+        predicted = self.unet(torch.cat([noisy, image], dim=1), batch["t"], context).sample
+        error = (predicted.float() - batch["noise"].float()) ** 2
+        return error.flatten(1).mean(dim=1)
+
+    @torch.no_grad()
+    def conditioning(
+        self,
+        pixels: Tensor,
+        prompts: list[str],
+        image_features: Tensor | None,
+        text_features: Tensor | None,
+    ) -> Conditioning:
+        """Everything the sampler needs for a batch; see `training_loss` for the shapes."""
+        prompt = self.encode_text(prompts)
+        rows = self.conditioner(image_features, text_features)
+        return Conditioning(
+            context=join_context(prompt, *rows),
+            uncond_context=self.uncond_context(self.encode_text([""])),
+            image_latents=self.image_latents(self.encode_moments(pixels)),
+        )
+
+    def predict_noise(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        return self.unet(x, t, context).sample
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """Mixed precision for generation: "auto" is fp16 on CUDA (as released) and float32 elsewhere."""
+    if precision == "auto":
+        precision = "fp16" if device.type == "cuda" else "fp32"
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    return torch.autocast(device.type, dtype)

@@ -1,0 +1,48 @@
+"""The noise schedule of Stable Diffusion v1 and its continuous (sigma) form."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class NoiseSchedule:
+    """Variance-preserving schedule with "scaled linear" betas.
+
+    betas = linspace(sqrt(linear_start), sqrt(linear_end), n)^2 in float64 (latent diffusion);
+    sigma = sqrt((1 - alphas_cumprod) / alphas_cumprod), as k-diffusion's CompVis denoiser has it.
+    """
+
+    def __init__(self, linear_start: float = 0.00085, linear_end: float = 0.012, steps: int = 1000):
+        betas = torch.linspace(linear_start**0.5, linear_end**0.5, steps, dtype=torch.float64) ** 2
+        alphas_cumprod = torch.cumprod(1 - betas, dim=0)
+        self.steps = steps
+        self.betas = betas.float()
+        self.alphas_cumprod = alphas_cumprod.float()
+        self.sqrt_alphas_cumprod = alphas_cumprod.sqrt().float()
+        self.sqrt_one_minus_alphas_cumprod = (1 - alphas_cumprod).sqrt().float()
+        self.sigmas = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
+        self.log_sigmas = self.sigmas.log()
+
+    def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """q(x_t | x_0): x_0, noise (B, C, h, w), t (B,) int64 -> x_t (DDPM, equation 4)."""
+        signal = self.sqrt_alphas_cumprod.to(x_0.device)[t].view(-1, 1, 1, 1)
+        spread = self.sqrt_one_minus_alphas_cumprod.to(x_0.device)[t].view(-1, 1, 1, 1)
+        return signal * x_0 + spread * noise
+
+    def sampling_sigmas(self, steps: int) -> Tensor:
+        """`steps` falling sigmas and a final 0: t evenly spaced from the last to the first."""
+        t = torch.linspace(self.steps - 1, 0, steps)
+        low, high = t.floor().long(), t.ceil().long()
+        weight = t.frac()
+        log_sigma = (1 - weight) * self.log_sigmas[low] + weight * self.log_sigmas[high]
+        return torch.cat([log_sigma.exp(), torch.zeros(1)])
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """The fractional t of sigma (any shape), linear in log sigma, clamped to [0, steps - 1]."""
+        log_sigmas = self.log_sigmas.to(sigma.device)
+        log_sigma = sigma.log()
+        low = torch.searchsorted(log_sigmas, log_sigma.flatten(), right=True) - 1
+        low = low.clamp(0, self.steps - 2).view(sigma.shape)
+        weight = (log_sigma - log_sigmas[low]) / (log_sigmas[low + 1] - log_sigmas[low])
+        return low + weight.clamp(0, 1)

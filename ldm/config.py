@@ -29,7 +29,7 @@ def _list(*values: Any) -> Any:
 
 @dataclass
 class UNetParams:
-    """CompVis names; `ldm.architecture` maps them onto diffusers. Defaults: Stable Diffusion v1.5."""
+    """CompVis names, mapped onto diffusers in `ldm.architecture`. Defaults: SD v1.5."""
 
     image_size: int = 32
     in_channels: int = 8  # noisy latent (4) + source frame latent (4)
@@ -332,9 +332,8 @@ def _check_keys(config: Any, layer: DictConfig, where: str, prefix: str) -> None
         if key == "target":
             _check_target(config.target, layer.target, where, prefix)
         child = None if OmegaConf.is_missing(layer, key) else layer._get_node(key)
-        if isinstance(child, DictConfig) and child._value() is not None:
-            if isinstance(child._value(), dict):
-                _check_keys(config[key], child, where, f"{prefix}{key}.")
+        if isinstance(child, DictConfig) and isinstance(child._value(), dict):
+            _check_keys(config[key], child, where, f"{prefix}{key}.")
 
 
 def _check_target(known: str, given: str, where: str, prefix: str) -> None:

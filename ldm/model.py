@@ -80,7 +80,7 @@ class LegoModel(nn.Module):
         return distribution.parameters
 
     def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
-        """Posterior sample, times the scale factor: what is diffused. (B, 2c, h, w) -> (B, c, h, w)."""
+        """Scaled posterior sample, which is diffused: (B, 2c, h, w) -> (B, c, h, w)."""
         mean, log_variance = moments.chunk(2, dim=1)
         std = (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
         return self.scale_factor * (mean + std * noise)
@@ -168,7 +168,7 @@ class LegoModel(nn.Module):
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """Mixed precision for generation: "auto" is fp16 on CUDA (as released) and float32 elsewhere."""
+    """Mixed precision: "auto" is fp16 on CUDA (as released) and float32 elsewhere."""
     if precision == "auto":
         precision = "fp16" if device.type == "cuda" else "fp32"
     if precision == "fp32":

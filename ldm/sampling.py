@@ -20,7 +20,7 @@ NoiseSource = Callable[[int], Tensor]  # index of the draw -> standard normal li
 
 @dataclass
 class Conditioning:
-    """What one batch is conditioned on. `uncond_context` has batch size 1: it is the same for all."""
+    """What one batch is conditioned on; `uncond_context` is one for all samples."""
 
     context: Tensor  # (B, L, C)
     uncond_context: Tensor  # (1, L, C)
@@ -101,6 +101,6 @@ class SampleNoise:
         self.shape, self.device = shape, device
 
     def __call__(self, index: int) -> Tensor:
-        """Draws must be asked for in order; `index` is there for sources that replay stored noise."""
+        """Draws come in order; `index` is for sources that replay stored noise."""
         draws = [torch.randn(self.shape, generator=generator) for generator in self.generators]
         return torch.stack(draws).to(self.device)

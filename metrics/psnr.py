@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from PIL import Image
-
 from egogen.changed_region import changed_region_scores
 from egogen.frames import read_rgb
 from egogen.progress import track
@@ -48,12 +46,8 @@ def measure(pairs: Sequence[Pair], settings: Settings) -> Measured:
 
 
 def _changed(pair: Pair) -> tuple[float, float] | None:
-    target = read_rgb(pair.target)
-    source, generated = (
-        read_rgb(path).resize(target.size, Image.Resampling.BILINEAR)
-        for path in (pair.source, pair.generated)
-    )
-    return changed_region_scores(source, generated, target)
+    scores = changed_region_scores(*map(read_rgb, (pair.source, pair.generated, pair.target)))
+    return scores and (scores.generated, scores.gain)
 
 
 def measure_changed(pairs: Sequence[Pair], settings: Settings) -> Measured:

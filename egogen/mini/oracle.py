@@ -10,18 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import numpy as np
 from PIL import Image
 
 from egogen.errors import EgoGenError
 from egogen.mini.kinds import HOLD
 from egogen.mini.reading import Reading, Seen, SeenHand, read_picture
 
-__all__ = ["action_done", "changed_region", "judge", "read_picture"]
+__all__ = ["action_done", "judge", "read_picture"]
 
 STILL = 0.1  # an idle hand that moved less stayed where it was
-CHANGED = 12  # grey levels (mean over channels) above which a pixel counts as changed
-GROW = 3  # px by which the changed region is grown
 
 
 def action_done(
@@ -193,24 +190,3 @@ CHECKS = {
     "cut": _cut,
     "wash": _washed,
 }
-
-
-def changed_region(source: Image.Image, target: Image.Image) -> np.ndarray:
-    """(H, W) bool: pixels of `target` that differ from `source` (resized to it), grown a little."""
-    if source.size != target.size:
-        source = source.resize(target.size, Image.Resampling.BICUBIC)
-    first = np.asarray(source.convert("RGB"), np.float32)
-    second = np.asarray(target.convert("RGB"), np.float32)
-    mask = np.abs(first - second).mean(-1) > CHANGED
-    for axis in (0, 1):
-        grown = mask.copy()
-        for step in range(1, GROW + 1):
-            ahead = np.roll(mask, step, axis)
-            back = np.roll(mask, -step, axis)
-            if axis == 0:
-                ahead[:step], back[-step:] = False, False
-            else:
-                ahead[:, :step], back[:, -step:] = False, False
-            grown |= ahead | back
-        mask = grown
-    return mask

@@ -6,26 +6,24 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from egogen.actions import ActionEntry, inside, read_actions
 from egogen.atomic import read_json, write_json
+from egogen.changed_region import changed_region_scores
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
 from egogen.frames import read_rgb
 from egogen.layout import DATASETS, SPLITS, action_file, frame_folder
-from egogen.mini.oracle import changed_region, judge
+from egogen.mini.oracle import judge
 from egogen.mini.reading import read_picture
 from egogen.mini.texts import parse_description
 from egogen.mini.write import truth_file
 from egogen.progress import track
 
-BEST_DB = 100.0  # stands for identical regions, whose PSNR is infinite
 FACTS = ("verb", "object", "hand", "target")
 
 
@@ -40,18 +38,6 @@ def read_truth(root: str | Path, dataset: str) -> dict[str, Any]:
     return truth
 
 
-def region_psnr(first: np.ndarray, second: np.ndarray, region: np.ndarray) -> float | None:
-    """PSNR in dB, at most BEST_DB, of two (H, W, 3) uint8 pictures inside `region` (H, W) bool.
-
-    None when the region is empty.
-    """
-    if not region.any():
-        return None
-    error = first[region].astype(np.float64) - second[region].astype(np.float64)
-    mean = float((error * error).mean())
-    return min(BEST_DB, 10 * math.log10(255.0**2 / mean)) if mean > 0 else BEST_DB
-
-
 def score_frame(
     source: Image.Image, target: Image.Image, generated: Image.Image, own: Mapping, others: Mapping
 ) -> dict[str, Any]:
@@ -60,20 +46,15 @@ def score_frame(
     """
     before, now = read_picture(source), read_picture(generated)
     done, why = judge(before, now, own)
-    region = changed_region(source, target)
-    truth, copy, new = (
-        np.asarray(picture.convert("RGB").resize(target.size, Image.Resampling.BICUBIC))
-        for picture in (target, source, generated)
-    )
-    psnr, psnr_copy = region_psnr(new, truth, region), region_psnr(copy, truth, region)
+    scores = changed_region_scores(source, generated, target)
     return {
         "done": done,
         "why_not": why,
         "others_done": [name for name, action in others.items() if judge(before, now, action)[0]],
         "others": len(others),
-        "psnr_changed": psnr,
-        "psnr_copy": psnr_copy,
-        "psnr_gain": None if psnr is None or psnr_copy is None else psnr - psnr_copy,
+        "psnr_changed": scores and scores.generated,
+        "psnr_copy": scores and scores.copied,
+        "psnr_gain": scores and scores.gain,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,7 +21,7 @@ class ActionEntry:
     action_id: str
     image_0: str
     image_1: str
-    texts: dict[str, str]
+    texts: dict[str, str] = field(hash=False)
 
     @property
     def key(self) -> str:

@@ -1,0 +1,132 @@
+"""Generation of action frames for a chunk of an action file."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from egogen import EgoGenError
+from egogen.actions import ActionEntry, inside, read_actions, read_clip_sizes
+from egogen.chunks import floor_chunk
+from egogen.frames import read_rgb
+from egogen.progress import Progress
+from ldm.checkpoint import load_released, read_weights
+from ldm.data import read_condition, stack
+from ldm.model import LegoModel, autocast
+from ldm.pictures import to_picture, write_picture
+from ldm.sampling import SampleNoise, guided_denoiser, sample_euler_ancestral
+
+RELEASED_TEXT_SCALE = 7.5
+
+
+def run_folder(ckpt: str, seed: int, steps: int, scale_img: float, scale_txt: float) -> Path:
+    """Released place of a run, `X/X-e=0-s=100-si=1.5`; other text scales are named too."""
+    path = Path(ckpt)
+    base = path.with_suffix("") if path.suffix in (".ckpt", ".safetensors") else path
+    name = f"{base.name}-e={seed}-s={steps}-si={scale_img}"
+    if scale_txt != RELEASED_TEXT_SCALE:
+        name += f"-st={scale_txt}"
+    return base / name
+
+
+def load_model(params: DictConfig, ckpt: str, device: torch.device) -> LegoModel:
+    state = read_weights(ckpt)
+    model = LegoModel(params)
+    load_released(model, state, use_ema=params.use_ema and params.load_ema)
+    return model.to(device).eval()
+
+
+@torch.no_grad()
+def generate_batch(
+    model: LegoModel,
+    samples: list[dict[str, Any]],
+    names: list[tuple[str, ...]],
+    inference: DictConfig,
+    scale_img: float,
+    scale_txt: float,
+) -> torch.Tensor:
+    """Samples of `read_condition` -> decoded pictures (B, 3, R, R), about [-1, 1].
+
+    Sample i's noise depends on (inference.seed, names[i]) alone.
+    """
+    device = model.device
+    with autocast(device, inference.precision):
+        conditioning = model.conditioning(
+            stack(samples, "pixels", device),
+            [sample["prompt"] for sample in samples],
+            stack(samples, "image_features", device),
+            stack(samples, "text_features", device),
+        )
+        sigmas = model.schedule.sampling_sigmas(inference.steps).to(device)
+        shape = tuple(conditioning.image_latents.shape[1:])
+        noise = SampleNoise(inference.seed, names, shape, device)
+        denoise = guided_denoiser(
+            model.predict_noise, model.schedule, conditioning, scale_txt, scale_img
+        )
+        latents = sample_euler_ancestral(denoise, noise(0) * sigmas[0], sigmas, noise)
+        return model.decode(latents)
+
+
+def _finished(path: Path) -> bool:
+    try:
+        read_rgb(path)
+    except EgoGenError:
+        return False
+    return True
+
+
+def generate_chunk(
+    config: DictConfig, ckpt: str, n_chunk: int, chunk_idx: int, device: torch.device
+) -> list[str]:
+    """Write the frames of one chunk, for every pair of scales; -> entries that could not be done.
+
+    Finished frames are kept, so that the same command continues a killed run.
+    """
+    data, inference = config.data.params, config.inference
+    entries = floor_chunk(
+        read_actions(data.edit_path, ("action", data.text_prompt_key)), n_chunk, chunk_idx
+    )
+    sizes = read_clip_sizes(config.data.metadata_path)
+    for entry in entries:
+        if entry.clip not in sizes:
+            raise EgoGenError(f"{config.data.metadata_path}: clip {entry.clip!r} is missing")
+    model, failures = None, []
+    for scale_img, scale_txt in itertools.product(inference.scales_img, inference.scales_txt):
+        folder = run_folder(ckpt, inference.seed, inference.steps, scale_img, scale_txt) / "images"
+        paths = {entry: _output(folder, entry) for entry in entries}
+        open_entries = [entry for entry in entries if not _finished(paths[entry])]
+        if open_entries and model is None:
+            model = load_model(config.model.params, ckpt, device)
+        done = len(entries) - len(open_entries)
+        with Progress(len(entries), "generate", "frames", done) as progress:
+            for start in range(0, len(open_entries), inference.batch_size):
+                batch = open_entries[start : start + inference.batch_size]
+                samples = {}
+                for entry in batch:
+                    try:
+                        samples[entry] = read_condition(
+                            entry, data, config.model.params.conditioner
+                        )
+                    except EgoGenError as error:
+                        failures.append(f"{entry.key}: {error}")
+                if samples:
+                    names = [(entry.clip, entry.action_id) for entry in samples]
+                    decoded = generate_batch(
+                        model, list(samples.values()), names, inference, scale_img, scale_txt
+                    )
+                    for entry, x in zip(samples, decoded, strict=True):
+                        picture = to_picture(
+                            x, sizes[entry.clip], inference.height, inference.picture
+                        )
+                        write_picture(paths[entry], picture, inference.jpeg_quality)
+                progress.update(len(batch))
+    return failures
+
+
+def _output(folder: Path, entry: ActionEntry) -> Path:
+    """`clip/action/frame.jpg`: the last three parts of image_1, as released."""
+    return inside(folder, "/".join(Path(entry.image_1).parts[-3:]))

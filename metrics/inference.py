@@ -1,0 +1,40 @@
+"""Generate the action frames of one chunk of an action file (entry of stage 2)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from egogen.errors import EXIT_INCOMPLETE, run_command
+from ldm.config import GenerateConfig, load_config
+from ldm.generate import generate_chunk
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description="Generate the action frames of one chunk of an action file.",
+        epilog="example: python metrics/inference.py --config configs/generate_ego4d.yaml "
+        "--ckpt logs/X.ckpt --n_chunk 8 --chunk_idx 1 inference.steps=50",
+    )
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--ckpt", required=True)
+    parser.add_argument("--n_chunk", type=int, default=1)
+    parser.add_argument("--chunk_idx", type=int, default=1, help="1 to n_chunk")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("overrides", nargs="*", help="dotted config keys, key=value")
+    arguments = parser.parse_args(argv)
+    config = load_config(GenerateConfig, [arguments.config], arguments.overrides)
+    device = torch.device(arguments.device)
+    failures = generate_chunk(
+        config, arguments.ckpt, arguments.n_chunk, arguments.chunk_idx, device
+    )
+    for failure in failures:
+        print(f"not generated: {failure}", file=sys.stderr)
+    return EXIT_INCOMPLETE if failures else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

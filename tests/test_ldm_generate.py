@@ -1,0 +1,129 @@
+"""Picture encoding against the released pictures, and generation through the command."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from inference import main
+from PIL import Image
+from recipe import image
+from transformers import CLIPTextConfig, CLIPTokenizer
+
+from egogen import EgoGenError
+from egogen.features import write_feature
+from ldm.generate import run_folder
+from ldm.pictures import to_picture
+
+DATA = Path(__file__).parent / "data" / "ldm"
+
+
+@pytest.mark.parametrize("path", sorted((DATA / "pictures").glob("*.png")), ids=lambda p: p.stem)
+def test_released_picture_encoding(path):
+    _, index, size = path.stem.split("_")
+    k = int(index)
+    pixels = image(f"picture.{k}", 256, 256).astype(np.float32) * 2 / 255 - 1
+    x = torch.from_numpy(0.8 * pixels + 0.1 * (k - 1)).permute(2, 0, 1)
+    picture = to_picture(x, tuple(map(int, size.split("x"))), 256, "minmax")
+    expected = np.asarray(Image.open(path).convert("RGB"), dtype=int)
+    difference = np.abs(np.asarray(picture, dtype=int) - expected)
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.01
+
+
+def test_released_output_folder():
+    expected = "logs/X/X-e=0-s=100-si=1.5"
+    assert str(run_folder("logs/X.ckpt", 0, 100, 1.5, 7.5)) == expected
+    assert run_folder("logs/X.ckpt", 0, 100, 1.5, 5.0) != Path(expected)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A tiny model in the released layout, four entries with features, and their config."""
+    root = tmp_path_factory.mktemp("generate")
+    text = root / "text"
+    CLIPTextConfig(
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        vocab_size=8,
+    ).save_pretrained(text)
+    words = ["<|startoftext|>", "<|endoftext|>", "a", "b", "a</w>", "b</w>"]
+    (text / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (text / "merges.txt").write_text("#version: 0.2\n")
+    CLIPTokenizer.from_pretrained(text).save_pretrained(text)
+    actions = {}
+    generator = np.random.RandomState(0)
+    for i in range(4):
+        name = f"clip_{i // 2}/{i % 2}/frame_1.jpg"
+        path = root / "frames" / name
+        path.parent.mkdir(parents=True)
+        Image.fromarray(image(name, 48, 64)).save(path)
+        for kind, rows in (("image", 4), ("text", 3)):
+            write_feature(root / kind, name, generator.standard_normal((rows, 8)))
+        entry = {"image_0": name, "image_1": name.replace("_1.", "_2."), "action": "a b"}
+        actions.setdefault(f"clip_{i // 2}", {})[str(i % 2)] = entry
+    (root / "edits.json").write_text(json.dumps(actions))
+    sizes = {clip: {"width": 640, "height": 480} for clip in actions}
+    (root / "metadata.json").write_text(json.dumps(sizes))
+    (root / "config.yaml").write_text(f"""
+model:
+  params:
+    load_ema: false
+    unet_config: {{params: {{model_channels: 32, channel_mult: [1, 2], attention_resolutions: [2],
+      num_res_blocks: 1, num_heads: 2, context_dim: 64}}}}
+    first_stage_config: {{params: {{ddconfig: {{ch: 32, ch_mult: [1, 1, 1], num_res_blocks: 1}}}}}}
+    cond_stage_config: {{params: {{version: {text}}}}}
+    conditioner: {{feature_dim: 8, image_rows: 4, num_heads: 2, feedforward_dim: 32}}
+data:
+  metadata_path: {root}/metadata.json
+  params: {{data_path: {root}/frames, edit_path: {root}/edits.json, res: 32, text_prompt_key: action,
+    additional_cond_path: {{llava_image: {root}/image, llava_text: {root}/text}}}}
+inference: {{steps: 3, height: 48}}
+""")
+    return root
+
+
+def run(small, monkeypatch, out, *arguments):
+    """Generate into `out` with weights that depend on the seed 0 alone."""
+    from ldm import generate
+
+    def load(params, ckpt, device):
+        torch.manual_seed(0)
+        return generate.LegoModel(params).to(device).eval()
+
+    monkeypatch.setattr(generate, "load_model", load)
+    code = main(["--config", str(small / "config.yaml"), "--ckpt", str(out / "X.ckpt"), *arguments])
+    images = out / "X" / "X-e=0-s=3-si=1.5" / "images"
+    return code, {str(p.relative_to(images)): p.read_bytes() for p in sorted(images.rglob("*.jpg"))}
+
+
+def test_chunks_and_restarts_give_the_same_bytes(small, monkeypatch, tmp_path):
+    code, whole = run(small, monkeypatch, tmp_path / "a", "inference.batch_size=1")
+    assert code == 0 and len(whole) == 4
+    for k in "123":
+        chunk = ("--n_chunk", "3", "--chunk_idx", k, "inference.batch_size=1")
+        _, chunked = run(small, monkeypatch, tmp_path / "b", *chunk)
+    assert chunked == whole
+    lost = next((tmp_path / "a").rglob("*.jpg"))
+    lost.write_bytes(lost.read_bytes()[:200])  # half-written by a run that did not know better
+    assert run(small, monkeypatch, tmp_path / "a", "inference.batch_size=1")[1] == whole
+    assert Image.open(lost).size == (64, 48)
+
+
+def test_an_unreadable_feature_is_reported_and_the_rest_done(small, monkeypatch, tmp_path, capsys):
+    broken = small / "text" / "clip_1" / "0" / "frame_1.npy"
+    content = broken.read_bytes()
+    broken.write_bytes(content[:20])
+    try:
+        code, done = run(small, monkeypatch, tmp_path, "inference.batch_size=4")
+    finally:
+        broken.write_bytes(content)
+    assert code == 1 and len(done) == 3
+    assert "clip_1/0" in capsys.readouterr().err
+
+
+def test_missing_checkpoint(small, tmp_path):
+    with pytest.raises(EgoGenError, match="none.ckpt: no such checkpoint"):
+        main(["--config", str(small / "config.yaml"), "--ckpt", str(tmp_path / "none.ckpt")])

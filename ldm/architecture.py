@@ -66,6 +66,7 @@ def build_autoencoder(params: DictConfig, scale_factor: float) -> AutoencoderKL:
         block_out_channels=tuple(layers.ch * factor for factor in layers.ch_mult),
         layers_per_block=layers.num_res_blocks,
         latent_channels=layers.z_channels,
+        norm_num_groups=min(32, layers.ch),  # 32 at every real size
         sample_size=layers.resolution,
         scaling_factor=scale_factor,
     )

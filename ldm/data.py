@@ -1,41 +1,56 @@
-"""One entry of an action file as tensors: source frame, description and the VLLM's features."""
+"""Entries of action files as tensors, for generation (`read_condition`) and for training."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from egogen import EgoGenError
-from egogen.actions import ActionEntry, inside
+from egogen.actions import ActionEntry, inside, read_actions
 from egogen.features import read_feature
+from egogen.seeds import stable_seed
 from ldm.conditioning import pad_text_rows
+from ldm.config import as_list
 from ldm.pictures import read_pixels
+
+FIRST_EPOCH_OF_ALL = 0  # validation draws the same numbers every time
+
+
+def read_features(
+    entry: ActionEntry, image_root: str, text_root: str, conditioner: DictConfig
+) -> dict[str, Tensor]:
+    """Whatever the conditioning variant uses, float32: image_features (I, D), text_features (T, D),
+    zero-padded. Raises EgoGenError naming the file.
+    """
+    features = {}
+    width = conditioner.feature_dim
+    if conditioner.variant in ("image", "both"):
+        root = _root(image_root, "llava_image")
+        rows = read_feature(root, entry.image_0, width, conditioner.image_rows)
+        features["image_features"] = torch.from_numpy(rows).float()
+    if conditioner.variant in ("text", "both"):
+        root = _root(text_root, "llava_text")
+        rows = torch.from_numpy(read_feature(root, entry.image_0, width)).float()
+        features["text_features"] = pad_text_rows(rows, conditioner.text_rows)
+    return features
 
 
 def read_condition(entry: ActionEntry, data: DictConfig, conditioner: DictConfig) -> dict[str, Any]:
-    """What the model sees of `entry`.
-
-    -> pixels (3, R, R) in [-1, 1], prompt, and as far as the conditioning variant uses them
-    image_features (I, D) and text_features (T, D), zero-padded. Raises EgoGenError naming the file.
+    """What the model sees of `entry` when it generates: pixels (3, R, R) in [-1, 1], prompt and
+    features. Raises EgoGenError naming the file.
     """
-    sample: dict[str, Any] = {
+    roots = data.additional_cond_path
+    return {
         "pixels": read_pixels(inside(data.data_path, entry.image_0), data.res),
         "prompt": entry.texts[data.text_prompt_key],
+        **read_features(entry, roots.llava_image, roots.llava_text, conditioner),
     }
-    roots, width = data.additional_cond_path, conditioner.feature_dim
-    if conditioner.variant in ("image", "both"):
-        root = _root(roots.llava_image, "llava_image")
-        rows = read_feature(root, entry.image_0, width, conditioner.image_rows)
-        sample["image_features"] = torch.from_numpy(rows).float()
-    if conditioner.variant in ("text", "both"):
-        root = _root(roots.llava_text, "llava_text")
-        rows = torch.from_numpy(read_feature(root, entry.image_0, width)).float()
-        sample["text_features"] = pad_text_rows(rows, conditioner.text_rows)
-    return sample
 
 
 def _root(path: str, name: str) -> Path:
@@ -49,3 +64,96 @@ def stack(samples: list[dict[str, Any]], name: str, device: torch.device) -> Ten
     if name not in samples[0]:
         return None
     return torch.stack([sample[name] for sample in samples]).to(device)
+
+
+@dataclass(frozen=True)
+class Located:
+    """An entry and the folders that its paths are relative to."""
+
+    entry: ActionEntry
+    frames: str
+    image_root: str
+    text_root: str
+
+
+def locate_entries(data: DictConfig) -> list[Located]:
+    """All entries of one dataset's config; its paths may be lists, one item per training set."""
+    roots = data.additional_cond_path
+    columns = [
+        as_list(value)
+        for value in (data.edit_path, data.data_path, roots.llava_image, roots.llava_text)
+    ]
+    counts = [len(column) for column in columns]
+    if len(set(counts[:2])) > 1 or not set(counts[2:]) <= {1, counts[0]}:
+        raise EgoGenError(
+            f"config: edit_path, data_path, llava_image and llava_text name {counts} paths, "
+            "expected the same number each"
+        )
+    columns = [column * counts[0] if len(column) == 1 else column for column in columns]
+    located = []
+    for edit_path, *folders in zip(*columns, strict=True):
+        for entry in read_actions(edit_path, (data.text_prompt_key,)):
+            located.append(Located(entry, *folders))
+    return located
+
+
+class TrainingPairs(Dataset):
+    """Source and target frame of each entry, its description, its features and its own draws.
+
+    A sample is asked for by (epoch, index); everything random about it (flip, t, both noises,
+    dropout) depends on (seed, epoch, index) alone, so that ranks, workers and resumes agree.
+    `cache` (see `ldm.cache`) stands in for the frozen encoders.
+    """
+
+    def __init__(
+        self,
+        data: DictConfig,
+        model: DictConfig,
+        *,
+        latent_shape: tuple[int, int, int],
+        seed: int,
+        cache=None,
+        fixed: bool = False,
+    ):
+        self.data, self.conditioner = data, model.conditioner
+        self.timesteps, self.latent_shape, self.seed = model.timesteps, latent_shape, seed
+        self.fixed, self.cache = fixed, cache
+        self.located = locate_entries(data)
+
+    def __len__(self) -> int:
+        return len(self.located)
+
+    def __getitem__(self, address: tuple[int, int]) -> dict[str, Any]:
+        """-> frames (pixels (3, R, R) or moments (2c, h, w)) under source and edited, prompt
+        (text, or (77, C) embedding), features, and t, noise, posterior_noise, draw.
+        """
+        epoch, index = address
+        draws = self._draws(epoch, index)
+        flip = draws.pop("flip")
+        item = self.located[index]
+        if self.cache is not None:
+            frames = self.cache.read(index, flip)
+        else:
+            frames = {"prompt": item.entry.texts[self.data.text_prompt_key]}
+            for name, path in (("source", item.entry.image_0), ("edited", item.entry.image_1)):
+                pixels = read_pixels(inside(item.frames, path), self.data.res)
+                frames[name] = pixels.flip(-1) if flip else pixels
+        features = read_features(item.entry, item.image_root, item.text_root, self.conditioner)
+        return {**frames, **features, **draws}
+
+    def _draws(self, epoch: int, index: int) -> dict[str, Any]:
+        """t, noises, dropout and flip of a sample; for validation the same in every epoch, with t
+        spread evenly over the samples and nothing dropped."""
+        if self.fixed:
+            epoch = FIRST_EPOCH_OF_ALL
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, epoch, index))
+        flip, share, draw = torch.rand(3, generator=generator).tolist()
+        if self.fixed:
+            share, draw = (index * 0.6180339887498949) % 1, 1.0  # golden ratio: an even spread
+        return {
+            "flip": not self.fixed and flip < self.data.flip_prob,
+            "t": int(share * self.timesteps),
+            "draw": draw,
+            "noise": torch.randn(self.latent_shape, generator=generator),
+            "posterior_noise": torch.randn(self.latent_shape, generator=generator),
+        }

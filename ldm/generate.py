@@ -14,7 +14,7 @@ from egogen.actions import ActionEntry, inside, read_actions, read_clip_sizes
 from egogen.chunks import floor_chunk
 from egogen.frames import read_rgb
 from egogen.progress import Progress
-from ldm.checkpoint import load_released, read_weights
+from ldm.checkpoint import load_for_generation, read_weights
 from ldm.data import read_condition, stack
 from ldm.model import LegoModel, autocast
 from ldm.pictures import to_picture, write_picture
@@ -36,7 +36,7 @@ def run_folder(ckpt: str, seed: int, steps: int, scale_img: float, scale_txt: fl
 def load_model(params: DictConfig, ckpt: str, device: torch.device) -> LegoModel:
     state = read_weights(ckpt)
     model = LegoModel(params)
-    load_released(model, state, use_ema=params.use_ema and params.load_ema)
+    load_for_generation(model, state, use_ema=params.use_ema and params.load_ema)
     return model.to(device).eval()
 
 

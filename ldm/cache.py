@@ -1,0 +1,201 @@
+"""Outputs of the frozen encoders, computed once: latent moments of both frames and text embeddings.
+
+    python -m ldm.cache --config configs/train_ego4d.yaml [--out FOLDER] [key=value ...]
+
+A cache is a folder `<out>/<train|validation>` of shards and a `cache.json` that says what it belongs
+to: the entries, their texts and frames, the encoders' weights and the resolution. Training (config
+key data.params.cache_path) refuses a cache of anything else. A killed run continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from egogen import EgoGenError
+from egogen.actions import inside
+from egogen.atomic import atomic_path, read_json, write_json
+from egogen.errors import run_command
+from egogen.progress import Progress
+from ldm.data import Located, locate_entries
+from ldm.model import FROZEN_PARTS, LegoModel
+from ldm.pictures import read_pixels
+
+SHARD = 512  # entries a file
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+PARTS = ("train", "validation")
+
+
+def identity(located: Sequence[Located], data: DictConfig, model: LegoModel, dtype: str) -> dict:
+    """What a cache depends on; frames are told by path, size and time of change."""
+    entries, weights = hashlib.sha256(), hashlib.sha256()
+    for item in located:
+        entry = item.entry
+        entries.update(repr((entry.key, entry.texts[data.text_prompt_key])).encode())
+        for name in (entry.image_0, entry.image_1):
+            path = inside(item.frames, name)
+            if not path.is_file():
+                raise EgoGenError(f"{path}: no such picture (entry {entry.key})")
+            stat = path.stat()
+            entries.update(repr((name, stat.st_size, stat.st_mtime_ns)).encode())
+    for part in FROZEN_PARTS:
+        for name, value in getattr(model, part).state_dict().items():
+            weights.update(f"{part}.{name}".encode())
+            weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return {
+        "entries": len(located),
+        "content": entries.hexdigest(),
+        "encoders": weights.hexdigest(),
+        "resolution": data.res,
+        "both_flips": bool(data.flip_prob > 0),
+        "dtype": dtype,
+    }
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / f"shard_{number:05d}.safetensors"
+
+
+def _whole(path: Path) -> bool:
+    try:
+        with safe_open(path, "pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
+
+
+@torch.no_grad()
+def encode_shard(
+    model: LegoModel, located: Sequence[Located], data: DictConfig, flips: bool, batch_size: int
+) -> dict[str, Tensor]:
+    """-> source, edited (n, F, 2c, h, w) with F = 2 for both flips, prompt (n, 77, C)."""
+    parts: dict[str, list[Tensor]] = {"source": [], "edited": [], "prompt": []}
+    for first in range(0, len(located), batch_size):
+        group = located[first : first + batch_size]
+        for name in ("source", "edited"):
+            field = "image_0" if name == "source" else "image_1"
+            paths = [inside(item.frames, getattr(item.entry, field)) for item in group]
+            pixels = torch.stack([read_pixels(path, data.res) for path in paths]).to(model.device)
+            both = [model.encode_moments(pixels)]
+            both += [model.encode_moments(pixels.flip(-1))] if flips else []
+            parts[name].append(torch.stack(both, dim=1).cpu())
+        texts = [item.entry.texts[data.text_prompt_key] for item in group]
+        parts["prompt"].append(model.encode_text(texts).cpu())
+    return {name: torch.cat(tensors) for name, tensors in parts.items()}
+
+
+def write_cache(
+    folder: Path,
+    model: LegoModel,
+    data: DictConfig,
+    dtype: str = "float32",
+    batch_size: int = 32,
+) -> None:
+    """Make or finish the cache of one dataset config. Shards that are there and whole are kept."""
+    located = locate_entries(data)
+    made_from = identity(located, data, model, dtype)
+    info = folder / "cache.json"
+    if info.exists() and read_json(info) != made_from:
+        raise EgoGenError(f"{info}: {_difference(read_json(info), made_from)}; remove the folder")
+    write_json(info, made_from)
+    with Progress(len(located), f"cache {folder.name}", "entries") as progress:
+        for number, first in enumerate(range(0, len(located), SHARD)):
+            group = located[first : first + SHARD]
+            path = _shard(folder, number)
+            if not _whole(path):
+                tensors = encode_shard(model, group, data, made_from["both_flips"], batch_size)
+                tensors = {n: t.to(DTYPES[dtype]).contiguous() for n, t in tensors.items()}
+                with atomic_path(path) as temporary:
+                    save_file(tensors, temporary, metadata={"identity": json.dumps(made_from)})
+            progress.update(len(group))
+
+
+def _difference(found: dict, expected: dict) -> str:
+    names = sorted(
+        n for n in expected if not isinstance(found, dict) or found.get(n) != expected[n]
+    )
+    return f"made from other {', '.join(names)} than the config, data and encoders have now"
+
+
+class EncoderCache:
+    """Reads a finished cache; raises EgoGenError when it belongs to something else."""
+
+    def __init__(
+        self, folder: Path, located: Sequence[Located], data: DictConfig, model: LegoModel
+    ):
+        info = folder / "cache.json"
+        if not info.exists():
+            raise EgoGenError(f"{folder}: holds no cache; make it with python -m ldm.cache")
+        found = read_json(info)
+        dtype = found.get("dtype") if isinstance(found, dict) else None
+        expected = identity(located, data, model, dtype)
+        if found != expected:
+            raise EgoGenError(f"{info}: {_difference(found, expected)}")
+        for number in range(-(-len(located) // SHARD)):
+            if not _whole(_shard(folder, number)):
+                raise EgoGenError(
+                    f"{_shard(folder, number)}: missing or cut short; run python -m ldm.cache again"
+                )
+        self.folder = folder
+        self._open = lru_cache(maxsize=None)(self._open_shard)  # files stay mapped, not read
+
+    def _open_shard(self, number: int):
+        return safe_open(_shard(self.folder, number), "pt")
+
+    def __getstate__(self) -> dict:
+        return {"folder": self.folder}  # loader workers map the files anew
+
+    def __setstate__(self, state: dict) -> None:
+        self.folder = state["folder"]
+        self._open = lru_cache(maxsize=None)(self._open_shard)
+
+    def read(self, index: int, flip: bool) -> dict[str, Tensor]:
+        """-> source, edited moments (2c, h, w) and prompt (77, C), float32."""
+        shard, row = self._open(index // SHARD), index % SHARD
+        found = {"prompt": shard.get_slice("prompt")[row].float()}
+        for name in ("source", "edited"):
+            found[name] = shard.get_slice(name)[row, int(flip)].float()
+        return found
+
+
+def main(argv: Sequence[str]) -> None:
+    from ldm.checkpoint import load_start
+    from ldm.config import TrainConfig, load_config
+
+    parser = argparse.ArgumentParser(
+        prog="python -m ldm.cache",
+        description="Compute the outputs of the frozen encoders once, for training.",
+        epilog="example: python -m ldm.cache --config configs/train_ego4d.yaml --out cache/ego4d",
+    )
+    parser.add_argument("--config", nargs="+", required=True)
+    parser.add_argument("--out", type=Path, help="default: data.params.cache_path of the config")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="float16 halves it")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("overrides", nargs="*", help="dotted config keys, key=value")
+    args = parser.parse_args(argv)
+    config = load_config(TrainConfig, args.config, args.overrides)
+    out = args.out or config.data.params.cache_path
+    if not out:
+        raise EgoGenError("--out is not given, and the config has no data.params.cache_path")
+    model = LegoModel(config.model.params)
+    load_start(model, config.model.params.ckpt_path)
+    model.to(args.device).eval()
+    for part in PARTS:
+        data = config.data.params[part].params
+        write_cache(Path(out) / part, model, data, args.dtype, args.batch_size)
+    print(f"{out}: finished")
+
+
+if __name__ == "__main__":
+    run_command(main)

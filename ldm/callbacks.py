@@ -1,0 +1,198 @@
+"""What happens beside the training steps: the log, checkpoints, sample pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+
+from egogen.actions import inside
+from egogen.atomic import atomic_path, write_text
+from egogen.frames import read_rgb
+from egogen.progress import Progress
+from ldm.data import TrainingPairs, read_features
+from ldm.generate import generate_batch
+from ldm.pictures import to_picture, to_pixels
+
+LAST = "last.ckpt"
+
+
+class TrainingLog(pl.Callback):
+    """metrics.jsonl (one object a line, with "step") and progress with rate and time left."""
+
+    def __init__(self, folder: Path, every: int, total: int):
+        self.path, self.every, self.total = folder / "metrics.jsonl", every, total
+        self.progress: Progress | None = None
+        self.losses: list[torch.Tensor] = []
+
+    def on_train_start(self, trainer: pl.Trainer, *_) -> None:
+        """A resumed run takes back what was logged after its checkpoint."""
+        if not trainer.is_global_zero:
+            return
+        kept = []
+        if self.path.exists():
+            for line in self.path.read_text().splitlines():
+                try:
+                    record = json.loads(line)
+                except ValueError:  # a line that a killed run left unfinished
+                    continue
+                if record["step"] <= trainer.global_step:
+                    kept.append(line)
+        write_text(self.path, "".join(f"{line}\n" for line in kept))
+        self.progress = Progress(self.total, "train", "steps", done=trainer.global_step)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module, *_) -> None:
+        if self.progress is None:
+            return
+        self.losses.append(trainer.callback_metrics["loss"])
+        steps = trainer.global_step - self.progress.count
+        self.progress.update(steps)
+        if steps and trainer.global_step % self.every == 0:
+            loss = torch.stack(self.losses).mean().item()
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            self._write({"step": trainer.global_step, "loss": loss, "lr": rate})
+            self.losses.clear()
+
+    def on_validation_end(self, trainer: pl.Trainer, *_) -> None:
+        if self.progress is not None and "val_loss" in trainer.callback_metrics:
+            value = trainer.callback_metrics["val_loss"].item()
+            self._write({"step": trainer.global_step, "val_loss": value})
+
+    def on_train_end(self, *_) -> None:
+        if self.progress is not None:
+            self.progress.__exit__(None)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+class Checkpoints(pl.Callback):
+    """checkpoints/last.ckpt every `every` optimizer steps and at the end, whole or not at all.
+
+    `keep_every` > 0 also keeps a copy under its step every that many steps; nothing else is kept.
+    """
+
+    def __init__(self, folder: Path, every: int, keep_every: int = 0):
+        self.folder, self.every, self.keep_every = folder, every, keep_every
+        self.saved = -1
+
+    def on_train_start(self, trainer: pl.Trainer, *_) -> None:
+        self.saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
+        step = trainer.global_step
+        due = step % self.every == 0 or (self.keep_every and step % self.keep_every == 0)
+        if due and step != self.saved:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, *_) -> None:
+        if trainer.global_step != self.saved:
+            self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Called on every rank; the first one writes."""
+        path, step = self.folder / LAST, trainer.global_step
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(path)  # takes part in gathering, writes nothing
+        else:
+            with atomic_path(path) as temporary:
+                trainer.save_checkpoint(temporary)
+            if self.keep_every and step % self.keep_every == 0:
+                kept = self.folder / f"step_{step:06d}.ckpt"
+                kept.unlink(missing_ok=True)
+                os.link(path, kept)  # last.ckpt is replaced, never written into
+        self.saved = step
+
+
+class SamplePictures(pl.Callback):
+    """samples/step_<n>.png: source, generated frame and target of the first validation entries.
+
+    Drawn with the averages and the configured sampler, every `every` optimizer steps and at the end.
+    """
+
+    def __init__(self, folder: Path, pairs: TrainingPairs, config: DictConfig):
+        settings = config.lightning.callbacks.image_logger.params
+        self.folder, self.pairs, self.config = folder, pairs, config
+        self.every, self.count = settings.batch_frequency, min(settings.max_images, len(pairs))
+        self.drawn = -1
+
+    def on_train_start(self, trainer: pl.Trainer, *_) -> None:
+        self.drawn = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module, *_) -> None:
+        if trainer.global_step % self.every == 0 and trainer.global_step != self.drawn:
+            self.draw(trainer, module)
+
+    def on_train_end(self, trainer: pl.Trainer, module) -> None:
+        if trainer.global_step != self.drawn:
+            self.draw(trainer, module)
+
+    def draw(self, trainer: pl.Trainer, module) -> None:
+        self.drawn = trainer.global_step
+        if not trainer.is_global_zero or not self.count:
+            return
+        items = self.pairs.located[: self.count]
+        frames = [
+            [
+                read_rgb(inside(item.frames, path))
+                for path in (item.entry.image_0, item.entry.image_1)
+            ]
+            for item in items
+        ]
+        inference = self.config.inference
+        samples, names = [], []
+        for item, (source, _) in zip(items, frames, strict=True):
+            conditioner = self.config.model.params.conditioner
+            samples.append(
+                {
+                    "pixels": to_pixels(source, self.pairs.data.res),
+                    "prompt": item.entry.texts[self.pairs.data.text_prompt_key],
+                    **read_features(item.entry, item.image_root, item.text_root, conditioner),
+                }
+            )
+            names.append((item.entry.clip, item.entry.action_id))
+        scales = inference.scales_img[0], inference.scales_txt[0]
+        with module.encoders(), module.averaged():
+            decoded = generate_batch(module.model, samples, names, inference, *scales)
+        rows = [
+            (source, to_picture(x, source.size, inference.height, inference.picture), target)
+            for (source, target), x in zip(frames, decoded, strict=True)
+        ]
+        picture = contact_sheet(rows, inference.height)
+        path = self.folder / f"step_{trainer.global_step:06d}.png"
+        with atomic_path(path) as temporary:
+            picture.save(temporary)
+        for logger in trainer.loggers:
+            if hasattr(logger.experiment, "add_image"):
+                array = np.asarray(picture)
+                logger.experiment.add_image(
+                    "samples", array, trainer.global_step, dataformats="HWC"
+                )
+
+
+def contact_sheet(rows: list[tuple[Image.Image, ...]], height: int) -> Image.Image:
+    """Pictures of a row side by side, all `height` tall, with a thin gap."""
+    gap = max(2, height // 32)
+    scaled = [
+        [
+            p.resize((round(p.width / p.height * height), height), Image.Resampling.BICUBIC)
+            for p in row
+        ]
+        for row in rows
+    ]
+    widths = [sum(p.width + gap for p in row) - gap for row in scaled]
+    sheet = Image.new("RGB", (max(widths), len(rows) * (height + gap) - gap), "white")
+    for number, row in enumerate(scaled):
+        left = 0
+        for picture in row:
+            sheet.paste(picture, (left, number * (height + gap)))
+            left += picture.width + gap
+    return sheet

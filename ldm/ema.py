@@ -1,0 +1,59 @@
+"""The moving average of what is trained, in diffusers' EMAModel with the released law.
+
+decay(k) = min(max_decay, (1 + k) / (10 + k)) for update k = 1, 2, ... (the released LitEma).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+from egogen import EgoGenError
+
+
+class Average:
+    """Averages of the trainable parameters of `module`, float32, kept outside the module tree."""
+
+    def __init__(self, module: nn.Module, max_decay: float):
+        self.module = module
+        self.names = [name for name, p in module.named_parameters() if p.requires_grad]
+        self.ema = EMAModel(self._live(), decay=max_decay, foreach=True)
+        self.ema.optimization_step = (
+            1  # EMAModel's first update would copy; the released one averages
+        )
+
+    def _live(self) -> list[nn.Parameter]:
+        return [p for p in self.module.parameters() if p.requires_grad]
+
+    @property
+    def updates(self) -> int:
+        return self.ema.optimization_step - 1
+
+    def update(self) -> None:
+        self.ema.to(device=self._live()[0].device)
+        self.ema.step(self._live())
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the module holds the averages."""
+        self.ema.to(device=self._live()[0].device)
+        self.ema.store(self._live())
+        self.ema.copy_to(self._live())
+        try:
+            yield
+        finally:
+            self.ema.restore(self._live())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(zip(self.names, self.ema.shadow_params, strict=True))
+
+    def load_state_dict(self, state: Mapping[str, Tensor], updates: int) -> None:
+        if set(state) != set(self.names):
+            odd = sorted(set(state) ^ set(self.names))
+            raise EgoGenError(f"checkpoint: averages differ from what is trained, first {odd[0]}")
+        for name, shadow in zip(self.names, self.ema.shadow_params, strict=True):
+            shadow.copy_(state[name])
+        self.ema.optimization_step = updates + 1

@@ -1,0 +1,61 @@
+"""The order of training: which samples make up micro-batch k of epoch e, on every rank.
+
+Order is a function of (seed, epoch) alone, so a killed run continues with the very batch that an
+undisturbed one would have had next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.utils.data import DataLoader
+
+from egogen.seeds import stable_seed
+
+Address = tuple[int, int]  # (epoch, index of the sample): what the dataset is asked for
+
+
+class EpochBatches:
+    """Batches of sample addresses, shuffled per epoch and dealt out to `world` ranks.
+
+    An epoch leaves out what does not fill a batch on every rank (another part each time); data that
+    fills none is repeated to do so.
+    """
+
+    def __init__(self, samples: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):
+        self.samples, self.batch_size, self.seed = samples, batch_size, seed
+        self.rank, self.world = rank, world
+        self.epoch, self.start = 0, 0
+
+    def __len__(self) -> int:
+        return max(1, self.samples // (self.batch_size * self.world))
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[Address]]:
+        start, self.start = self.start, 0  # `start` holds for the first pass after a resume
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, "order", self.epoch))
+        order = torch.randperm(self.samples, generator=generator).tolist()
+        whole = self.batch_size * self.world
+        order = (order * -(-whole // len(order)))[: len(self) * whole]
+        for batch in range(start, len(self)):
+            first = batch * whole + self.rank * self.batch_size
+            yield [(self.epoch, index) for index in order[first : first + self.batch_size]]
+
+
+class ResumableLoader(DataLoader):
+    """A loader that Lightning saves and restores: `position()` -> (epoch, finished batches)."""
+
+    def __init__(self, dataset, batches: EpochBatches, position: Callable[[], Address], **options):
+        super().__init__(dataset, batch_sampler=batches, **options)
+        self.position = position
+
+    def state_dict(self) -> dict[str, int]:
+        epoch, done = self.position()
+        return {"epoch": epoch, "done": done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.batch_sampler.epoch = state["epoch"]
+        self.batch_sampler.start = state["done"] % len(self.batch_sampler)

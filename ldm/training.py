@@ -1,0 +1,161 @@
+"""Stage 2 under Lightning: loss, optimizer, average and validation of a `LegoModel`.
+
+What is trained: the UNet and, unless `conditioner.trained` is false (as released), the projections
+and the self-attention. The frozen encoders are left out of the module tree while a cache stands in
+for them, so that they take no memory on the device; checkpoints hold them all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from egogen.seeds import stable_seed
+from ldm.checkpoint import OWN, OWN_EMA
+from ldm.ema import Average
+from ldm.model import FROZEN_PARTS, LegoModel
+
+
+def rate_factor(step: int, params: DictConfig) -> float:
+    """Factor of the learning rate before optimizer step `step` (latent diffusion's linear rule).
+
+    f_start to f_max over warm_up_steps, then towards f_min, reached at cycle_lengths. Released:
+    no warm-up and f_max = f_min = 1, a constant rate.
+    """
+    warm, length = params.warm_up_steps[0], params.cycle_lengths[0]
+    start, top, low = params.f_start[0], params.f_max[0], params.f_min[0]
+    if step < warm:
+        return start + (top - start) * step / warm
+    return low + (top - low) * max(0.0, (length - step) / length)
+
+
+class LegoTraining(pl.LightningModule):
+    """`cached`: batches hold encoder outputs (see `ldm.cache`) in place of pixels and texts."""
+
+    def __init__(self, model: LegoModel, config: DictConfig, seed: int, cached: bool = False):
+        super().__init__()
+        self.model, self.config, self.seed = model, config, seed
+        model.unet.requires_grad_(True)
+        model.conditioner.requires_grad_(config.model.params.conditioner.trained)
+        if config.model.params.unet_config.params.use_checkpoint and torch.cuda.is_available():
+            model.unet.enable_gradient_checkpointing()
+        self.average = None
+        if config.model.params.use_ema:
+            self.average = Average(model, config.model.params.ema_decay)
+        with torch.no_grad():
+            self.register_buffer("empty_prompt", model.encode_text([""]), persistent=False)
+        self._frozen: dict[str, nn.Module] = {}
+        if cached:
+            self._frozen = {part: getattr(model, part) for part in FROZEN_PARTS}
+            for part in FROZEN_PARTS:
+                setattr(model, part, None)
+        self._steps_seen = 0
+
+    @contextmanager
+    def encoders(self) -> Iterator[None]:
+        """Inside, the frozen encoders are in the model and on its device."""
+        for part, module in self._frozen.items():
+            setattr(self.model, part, module.to(self.device))
+        try:
+            yield
+        finally:
+            for part, module in self._frozen.items():
+                setattr(self.model, part, None)
+                module.to("cpu")
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the model holds the averages (where there are any) and is in evaluation mode."""
+        mode = self.model.training
+        self.model.eval()
+        try:
+            if self.average is None:
+                yield
+            else:
+                with self.average.applied():
+                    yield
+        finally:
+            self.model.train(mode)
+
+    def encode(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch of `TrainingPairs` -> what `LegoModel.training_loss` takes."""
+        batch = dict(batch)
+        source, edited = batch.pop("source"), batch.pop("edited")
+        if source.shape[1] == 3:  # pixels; moments have twice the latent channels
+            source, edited = self.model.encode_moments(torch.cat([source, edited])).chunk(2)
+            batch["prompt"] = self.model.encode_text(batch["prompt"])
+        return {**batch, "source_moments": source, "edited_moments": edited}
+
+    def losses(self, batch: dict[str, Any]) -> Tensor:
+        """Per sample: (B,)."""
+        return self.model.training_loss(self.encode(batch), self.empty_prompt)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        # The conditioner's own dropout draws from torch's global stream: tie it to the place in
+        # the training, so that a resumed run draws what an undisturbed one does.
+        place = self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank
+        torch.manual_seed(stable_seed(*place))
+        loss = self.losses(batch).mean()
+        self.log("loss", loss, sync_dist=True, batch_size=len(batch["t"]))
+        return loss
+
+    def on_train_batch_end(self, *_) -> None:
+        stepped = self.global_step != self._steps_seen
+        self._steps_seen = self.global_step
+        if self.average is not None and (stepped or self.config.model.params.ema_every_micro_batch):
+            self.average.update()
+
+    def on_train_start(self) -> None:
+        self._steps_seen = self.global_step
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        with self.averaged():
+            losses = self.losses(batch)
+        self.log("val_loss", losses.mean(), sync_dist=True, batch_size=len(losses), on_epoch=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW over everything trained; weight decay on all of it, as released."""
+        settings = self.config.model
+        optimizer = torch.optim.AdamW(
+            [p for p in self.parameters() if p.requires_grad],
+            lr=settings.base_learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,  # otherwise a launch, or a pass over memory, per parameter
+        )
+        params = settings.params.scheduler_config.params
+        schedule = LambdaLR(optimizer, lambda step: rate_factor(step, params))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Averages and frozen parts join the state dict: the file generates without any other."""
+        state = checkpoint["state_dict"]
+        for part, module in self._frozen.items():
+            for name, value in module.state_dict().items():
+                state[f"{OWN}{part}.{name}"] = value
+        if self.average is not None:
+            for name, value in self.average.state_dict().items():
+                state[OWN_EMA + name] = value
+            checkpoint["ema_updates"] = self.average.updates
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The reverse; Lightning then loads what is left."""
+        state = checkpoint["state_dict"]
+        names = [name for name in state if name.startswith(OWN_EMA)]
+        shadow = {name.removeprefix(OWN_EMA): state.pop(name) for name in names}
+        if self.average is not None:
+            self.average.load_state_dict(shadow, checkpoint["ema_updates"])
+        for part in self._frozen:
+            prefix = f"{OWN}{part}."
+            names = [name for name in state if name.startswith(prefix)]
+            values = {name.removeprefix(prefix): state.pop(name) for name in names}
+            self._frozen[part].load_state_dict(values)

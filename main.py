@@ -1,0 +1,59 @@
+"""Train stage 2 (entry).
+
+python main.py --name lego_ego4d --base configs/train_ego4d.yaml --train --gpus 0,1,2,3,4,5,6,7
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from egogen.errors import EgoGenError, run_command
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train the latent diffusion model of stage 2. The same command continues a "
+        "killed run; a finished one is left alone.",
+        epilog="example: python main.py --name mini --base configs/train_mini.yaml --train "
+        "model.base_learning_rate=2e-4 lightning.trainer.max_steps=500",
+    )
+    parser.add_argument("-n", "--name", required=True, help="the run's folder in --logdir")
+    parser.add_argument("-b", "--base", nargs="+", required=True, help="YAML files, later ones win")
+    parser.add_argument("-t", "--train", action="store_true", help="train (else: print the config)")
+    parser.add_argument("--gpus", help="as in 0,1,2,3 (default: all of them, or the CPU)")
+    parser.add_argument("-l", "--logdir", type=Path, default=Path("logs"))
+    parser.add_argument("-s", "--seed", type=int, default=23)
+    parser.add_argument(
+        "-r", "--resume", action="store_true", help="continue, even with changed config values"
+    )
+    parser.add_argument("overrides", nargs="*", help="dotted config keys, key=value")
+    return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    args, rest = _parser().parse_known_args(argv)
+    odd = [argument for argument in rest if "=" not in argument or argument.startswith("-")]
+    if odd:
+        raise EgoGenError(f"command line: unknown argument {odd[0]!r}; see --help")
+    if "/" in args.name or args.name in (".", ".."):
+        raise EgoGenError(f"--name {args.name}: expected a plain name; --logdir chooses the folder")
+    import torch  # slow to import: bad arguments are told first
+    from omegaconf import OmegaConf
+
+    from ldm.config import TrainConfig, load_config
+    from ldm.train import train
+
+    config = load_config(TrainConfig, args.base, [*args.overrides, *rest])
+    if not args.train:
+        print(OmegaConf.to_yaml(config, resolve=True), end="")
+        return
+    gpus = args.gpus
+    if gpus is None and torch.cuda.is_available():
+        gpus = ",".join(map(str, range(torch.cuda.device_count())))
+    train(config, args.logdir / args.name, gpus, args.seed, args.resume)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,4 +1,4 @@
-"""Stage 1 against numbers that the released code computed with the tiny model (tolerances as stated)."""
+"""Stage 1 against the numbers of the released code, computed with a tiny model."""
 
 import numpy as np
 import pytest
@@ -20,8 +20,8 @@ from llava.train.trainer import released_warmup
 
 FORWARD, GENERATION, TOKENS = read("forward.json"), read("generation.json"), read("tokens.json")
 LEGACY = pytest.mark.parametrize("legacy", [True, False])
-# The released code masks a whole sample whose text holds "[/INST] " or "</s>"; here the mark is taken
-# apart, so these two cannot be equal.
+# The released code masks a whole sample whose text holds "[/INST] " or "</s>"; here the mark is
+# taken apart, so these two cannot be equal.
 MARKED = ("ego_0007", "ego_0009")
 
 

@@ -1,4 +1,4 @@
-"""The tiny released vision-language model: a checkpoint folder in the released layout, filled by recipe."""
+"""The tiny released vision-language model: a folder in the released layout, filled by recipe."""
 
 from __future__ import annotations
 

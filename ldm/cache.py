@@ -2,9 +2,9 @@
 
     python -m ldm.cache --config configs/train_ego4d.yaml [--out FOLDER] [key=value ...]
 
-A cache is a folder `<out>/<train|validation>` of shards and a `cache.json` that says what it belongs
-to: the entries, their texts and frames, the encoders' weights and the resolution. Training (config
-key data.params.cache_path) refuses a cache of anything else. A killed run continues.
+A cache is a folder `<out>/<train|validation>` of shards and a `cache.json` that says what it
+belongs to: the entries, their texts and frames, the encoders' weights and the resolution. Training
+(config key data.params.cache_path) refuses a cache of anything else. A killed run continues.
 """
 
 from __future__ import annotations

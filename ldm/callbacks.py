@@ -1,4 +1,4 @@
-"""What happens beside the training steps: the log, checkpoints, sample pictures."""
+"""What happens beside the training steps: the log, checkpoints, sample pictures, the average."""
 
 from __future__ import annotations
 
@@ -24,11 +24,30 @@ from ldm.pictures import to_picture, to_pixels
 LAST = "last.ckpt"
 
 
+class AverageUpdate(pl.Callback):
+    """Moves the average after each optimizer step (`every_micro_batch`: after each micro-batch, as
+    released). Must be the first of the callbacks: the others see or save the average.
+    """
+
+    def __init__(self, every_micro_batch: bool):
+        self.every_micro_batch, self.steps_seen = every_micro_batch, 0
+
+    def on_train_start(self, trainer: pl.Trainer, *_) -> None:
+        self.steps_seen = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module, *_) -> None:
+        stepped = trainer.global_step != self.steps_seen
+        self.steps_seen = trainer.global_step
+        if module.average is not None and (stepped or self.every_micro_batch):
+            module.average.update()
+
+
 class TrainingLog(pl.Callback):
     """metrics.jsonl (one object a line, with "step") and progress with rate and time left."""
 
-    def __init__(self, folder: Path, every: int, total: int):
-        self.path, self.every, self.total = folder / "metrics.jsonl", every, total
+    def __init__(self, folder: Path, every: int):
+        self.path, self.every = folder / "metrics.jsonl", every
+        self.total = 0  # optimizer steps of the whole run, for the time left
         self.progress: Progress | None = None
         self.losses: list[torch.Tensor] = []
 
@@ -115,7 +134,7 @@ class Checkpoints(pl.Callback):
 class SamplePictures(pl.Callback):
     """samples/step_<n>.png: source, generated frame and target of the first validation entries.
 
-    Drawn with the averages and the configured sampler, every `every` optimizer steps and at the end.
+    Drawn with the averages and the configured sampler, now and then and at the end.
     """
 
     def __init__(self, folder: Path, pairs: TrainingPairs, config: DictConfig):

@@ -88,8 +88,9 @@ def _load_frozen(model: LegoModel, state: Mapping[str, Tensor]) -> None:
 
 
 def load_own(model: LegoModel, state: Mapping[str, Tensor], use_ema: bool = True) -> None:
-    """Load a checkpoint written by `ldm.training`: names of `LegoModel` behind "model.", averages of
-    what was trained behind "ema.".
+    """Load a checkpoint written by `ldm.training`.
+
+    Names of `LegoModel` stand behind "model.", averages of what was trained behind "ema.".
     """
     averages = {n.removeprefix(OWN_EMA): v for n, v in state.items() if n.startswith(OWN_EMA)}
     if use_ema and not averages:
@@ -144,7 +145,7 @@ def load_start(model: LegoModel, path: str | None) -> None:
 
 
 def widened(weight: Tensor | None, channels: int, path: str) -> Tensor:
-    """The first convolution (out, in, 3, 3) with zeros for the channels that `in` falls short of."""
+    """The first convolution (out, in, 3, 3) with zeros for the channels that it lacks."""
     if weight is None or weight.shape[1] > channels:
         raise EgoGenError(f"{path}: {UNET + CONV_IN}: expected at most {channels} input channels")
     return nn.functional.pad(weight, (0, 0, 0, 0, 0, channels - weight.shape[1]))

@@ -27,6 +27,7 @@ class EpochBatches:
         self.samples, self.batch_size, self.seed = samples, batch_size, seed
         self.rank, self.world = rank, world
         self.epoch, self.start = 0, 0
+        self.sampler = self  # where Lightning looks for set_epoch
 
     def __len__(self) -> int:
         return max(1, self.samples // (self.batch_size * self.world))
@@ -57,5 +58,5 @@ class ResumableLoader(DataLoader):
         return {"epoch": epoch, "done": done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.batch_sampler.epoch = state["epoch"]
-        self.batch_sampler.start = state["done"] % len(self.batch_sampler)
+        epochs, self.batch_sampler.start = divmod(state["done"], len(self.batch_sampler))
+        self.batch_sampler.epoch = state["epoch"] + epochs

@@ -20,7 +20,7 @@ from egogen import EgoGenError
 from egogen.atomic import write_json, write_text
 from ldm.architecture import downsampling_factor
 from ldm.cache import EncoderCache
-from ldm.callbacks import LAST, Checkpoints, SamplePictures, TrainingLog
+from ldm.callbacks import LAST, AverageUpdate, Checkpoints, SamplePictures, TrainingLog
 from ldm.checkpoint import is_own, load_start, read_weights
 from ldm.data import TrainingPairs, locate_entries
 from ldm.model import LegoModel
@@ -70,10 +70,11 @@ class PairData(pl.LightningDataModule):
 def run_folder(config: DictConfig, folder: Path, resume: bool) -> bool:
     """Claim the run's folder; -> whether it holds a finished run of this config.
 
-    Raises EgoGenError when the folder was begun with another config, unless `resume` says to go on.
+    Raises EgoGenError when the folder holds a checkpoint made with another config, unless `resume`
+    says to go on.
     """
     path = folder / "config.yaml"
-    if path.exists() and not resume:
+    if path.exists() and (folder / "checkpoints" / LAST).exists() and not resume:
         known = OmegaConf.load(path)
         changed = _differences(known, config)
         if changed:
@@ -204,13 +205,15 @@ def train(
     train_pairs, val_pairs = build_data(config, model, seed)
     settings, cached = config.lightning, config.data.params.cache_path is not None
     module = LegoTraining(model, config, seed, cached)
-    callbacks: list[pl.Callback] = [
-        Checkpoints(folder / "checkpoints", settings.checkpoint_every, settings.keep_every),
+    log = TrainingLog(folder, settings.log_every)
+    callbacks = [  # in this order: a checkpoint is written when the rest of its step is done
+        AverageUpdate(config.model.params.ema_every_micro_batch),
+        log,
         SamplePictures(folder / "samples", val_pairs, config),
+        Checkpoints(folder / "checkpoints", settings.checkpoint_every, settings.keep_every),
     ]
     trainer = build_trainer(config, folder, gpus, callbacks)
-    total = total_steps(config, len(train_pairs), trainer.world_size)
-    trainer.callbacks.append(TrainingLog(folder, settings.log_every, total))
+    log.total = total_steps(config, len(train_pairs), trainer.world_size)
     if rank_zero_only.rank == 0:
         write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     ckpt = checkpoint_to_resume(folder)
@@ -228,6 +231,8 @@ def _quiet() -> None:
     for name in ("pytorch_lightning", "lightning_fabric", "pytorch_lightning.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*number of training batches.*smaller than the logging.*")
     warnings.filterwarnings("ignore", ".*lr_scheduler.step.*before.*optimizer.step.*")

@@ -56,7 +56,6 @@ class LegoTraining(pl.LightningModule):
             self._frozen = {part: getattr(model, part) for part in FROZEN_PARTS}
             for part in FROZEN_PARTS:
                 setattr(model, part, None)
-        self._steps_seen = 0
 
     @contextmanager
     def encoders(self) -> Iterator[None]:
@@ -105,15 +104,6 @@ class LegoTraining(pl.LightningModule):
         loss = self.losses(batch).mean()
         self.log("loss", loss, sync_dist=True, batch_size=len(batch["t"]))
         return loss
-
-    def on_train_batch_end(self, *_) -> None:
-        stepped = self.global_step != self._steps_seen
-        self._steps_seen = self.global_step
-        if self.average is not None and (stepped or self.config.model.params.ema_every_micro_batch):
-            self.average.update()
-
-    def on_train_start(self) -> None:
-        self._steps_seen = self.global_step
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         with self.averaged():

@@ -2,9 +2,9 @@
 
     python -m ldm.mini.start --dataset-root DATA --out configs/mini
 
-writes start.safetensors (autoencoder and text tower, half precision) and text_tower/ (its config and
-vocabulary). The files in configs/mini were made by this command on a dataset of seed 101, which no
-run of the quick start uses: `python -m egogen.mini DATA --pairs 3000 --seed 101`.
+writes start.safetensors (autoencoder and text tower, half precision) and text_tower/ (its config
+and vocabulary). The files in configs/mini were made by this command on a dataset of seed 101, which
+no run of the quick start uses: `python -m egogen.mini DATA --pairs 3000 --seed 101`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m ldm.mini.start",
         description="Train the small autoencoder and text tower of the mini world.",
-        epilog="example: python -m ldm.mini.start --dataset-root runs/start_data --out configs/mini",
+        epilog="example: python -m ldm.mini.start --dataset-root runs/data --out configs/mini",
     )
     parser.add_argument("--dataset-root", type=Path, required=True)
     parser.add_argument("--name", nargs="+", choices=DATASETS, default=list(DATASETS))

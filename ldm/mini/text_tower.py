@@ -1,4 +1,4 @@
-"""A small CLIP-style text tower: a vocabulary of the mini world's texts, and weights that know them.
+"""A small CLIP-style text tower: a vocabulary of the mini world's texts, and weights for them.
 
 CLIP's tower was trained so that its output tells what a picture shows; this one is trained so that
 its output tells what a description says (verb, object, hand, target, place), and to predict the

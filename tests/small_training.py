@@ -1,0 +1,67 @@
+"""A tiny training run of stage 2 for tests: data, start weights and the config's dotted overrides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from small_dataset import WIDTH, write_dataset, write_features
+
+from ldm.architecture import build_autoencoder
+from ldm.config import TrainConfig, load_config
+from ldm.mini.text_tower import build_tower, save_tower, train_tokenizer
+
+CONFIG = Path(__file__).parents[1] / "configs" / "train_mini.yaml"
+SMALL = (
+    "model.params.unet_config.params.channel_mult=[1,2]",
+    "model.params.unet_config.params.attention_resolutions=[2]",
+    "model.params.unet_config.params.num_heads=2",
+    "model.params.first_stage_config.params.ddconfig.ch_mult=[1,1,1]",
+    "model.params.conditioner.feedforward_dim=16",
+    f"model.params.conditioner.feature_dim={WIDTH}",
+    "data.params.batch_size=2",
+    "data.params.cache_path=null",
+    "data.params.train.params.flip_prob=0.5",
+    "lightning.trainer.max_steps=6",
+    "lightning.trainer.check_val_every_n_epoch=2",
+    "lightning.checkpoint_every=1",
+    "lightning.log_every=1",
+    "lightning.logger=none",
+    "lightning.callbacks.image_logger.params.max_images=1",
+    "inference.steps=2",
+)
+
+
+def write_run(root: Path) -> list[str]:
+    """Dataset, features and frozen networks below `root` -> overrides of configs/train_mini.yaml."""
+    write_dataset(root)
+    overrides = [*SMALL, f"model.params.ckpt_path={root}/start.safetensors"]
+    overrides.append(f"model.params.cond_stage_config.params.version={root}/text_tower")
+    for part, split in (("train", "train"), ("validation", "val")):
+        write_features(root, "ego4d", split, root / "image" / split, root / "text" / split)
+        prefix = f"data.params.{part}.params."
+        overrides += [
+            f"{prefix}data_path={root}/EgoGen/ego4d.fho/{split}",
+            f"{prefix}edit_path={root}/ego4d_{split}.json",
+            f"{prefix}res=32",
+            f"{prefix}additional_cond_path.llava_image={root}/image/{split}",
+            f"{prefix}additional_cond_path.llava_text={root}/text/{split}",
+        ]
+    torch.manual_seed(0)
+    params = load_config(TrainConfig, [str(CONFIG)], SMALL).model.params
+    tokenizer = train_tokenizer(["the right hand picks up thing 0 of clip 1"], 600)
+    tower = build_tower(tokenizer, 64, layers=1, heads=2)
+    save_tower(tower, tokenizer, root / "text_tower")
+    vae = build_autoencoder(params.first_stage_config.params, 1.0)
+    parts = {"vae": vae, "text_encoder": tower}
+    save_file(
+        {
+            f"{part}.{name}": value.contiguous()
+            for part, module in parts.items()
+            for name, value in module.state_dict().items()
+            if value.is_floating_point()
+        },
+        root / "start.safetensors",
+    )
+    return overrides

@@ -165,6 +165,7 @@ def load_model(
             attn_implementation=attn,
             key_mapping={**RELEASED_NAMES, **HUB_NAMES},
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report, and refused by name below
             weights_only=True,
             **options,
         )

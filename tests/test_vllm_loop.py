@@ -1,0 +1,249 @@
+"""Describing a split: chunks, batches and restarts change nothing; bad input is told in a line."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_dataset import write_split
+from vllm_tiny import write_released
+
+from egogen import layout
+from egogen.errors import EgoGenError, run_command
+from egogen.features import read_feature
+from llava import description_loop
+from llava.checkpoint import load
+from llava.decoding import Decoding
+from llava.description_loop import Job, run
+from llava.eval import run_llava_in_loop
+from llava.merge import check_complete, chunk_files, merge_results
+
+DATASET, CLIPS, ACTIONS = "ego4d", 4, 2
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    return write_released(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def loaded(model_folder):
+    return load(model_folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_split(root, DATASET, "val", clips=CLIPS, actions=ACTIONS)
+    return root
+
+
+def job(root, out, **options) -> Job:
+    return Job(
+        image_dir=layout.frame_folder(root, DATASET, "val"),
+        action_label=layout.action_file(root, DATASET, "val"),
+        dataset=DATASET,
+        save_path=out / "tiny" / "val",
+        image_feature_path=out / "image",
+        text_feature_path=out / "text",
+        settings=Decoding(temperature=0.2, max_new_tokens=6),
+        **options,
+    )
+
+
+def outcome(root, out):
+    """Merged texts and every entry's features."""
+    merged = merge_results(chunk_files(out / "tiny" / "val"))
+    entries = check_complete(merged, layout.action_file(root, DATASET, "val"))
+    features = [
+        read_feature(out / kind, entry.image_0) for entry in entries for kind in ("image", "text")
+    ]
+    return merged, features
+
+
+@pytest.fixture(scope="module")
+def plain(root, loaded, tmp_path_factory):
+    out = tmp_path_factory.mktemp("plain")
+    assert run(job(root, out), loaded) == 0
+    return outcome(root, out)
+
+
+def assert_same(found, expected):
+    assert found[0] == expected[0]
+    for one, other in zip(found[1], expected[1], strict=True):
+        np.testing.assert_allclose(one, other, atol=4e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("batch_size, chunks", [(1, 1), (8, 3), (3, 2)])
+def test_batches_and_chunks_change_nothing(root, loaded, plain, tmp_path, batch_size, chunks):
+    for index in range(1, chunks + 1):
+        run(job(root, tmp_path, batch_size=batch_size, num_chunks=chunks, chunk_idx=index), loaded)
+    assert_same(outcome(root, tmp_path), plain)
+
+
+def test_another_seed_gives_other_texts(root, loaded, plain, tmp_path):
+    run(job(root, tmp_path, seed=7), loaded)
+    assert outcome(root, tmp_path)[0] != plain[0]
+
+
+def test_killed_run_continues(root, loaded, plain, tmp_path, monkeypatch):
+    """Killed in the third batch, between the features of a sample and the result file."""
+    saved = 0
+
+    def dying_save(*arguments):
+        nonlocal saved
+        saved += 1
+        if saved == 6:
+            raise KeyboardInterrupt
+        return real_save(*arguments)
+
+    real_save = description_loop.save
+    monkeypatch.setattr(description_loop, "save", dying_save)
+    with pytest.raises(KeyboardInterrupt):
+        run(job(root, tmp_path, batch_size=2), loaded)
+    monkeypatch.setattr(description_loop, "save", real_save)
+    damaged = next((tmp_path / "text").rglob("*.npy"))
+    damaged.write_bytes(damaged.read_bytes()[:40])  # a half-written feature is made anew
+    run(job(root, tmp_path, batch_size=2), loaded)
+    assert_same(outcome(root, tmp_path), plain)
+
+
+def test_finished_work_is_left_alone(root, loaded, tmp_path, monkeypatch):
+    run(job(root, tmp_path), loaded)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
+    monkeypatch.setattr(
+        description_loop, "describe_frames", lambda *a, **k: pytest.fail("described again")
+    )
+    assert run(job(root, tmp_path), loaded) == 0
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.*") if p.is_file()}
+
+
+def test_features_of_another_model_are_refused(root, loaded, tmp_path):
+    run(job(root, tmp_path), loaded)
+    with pytest.raises(EgoGenError, match="seed 42, expected 43"):
+        run(job(root, tmp_path, seed=43), loaded)
+
+
+def test_merge_refuses_gaps_and_doubles(root, loaded, tmp_path):
+    for index in (1, 2, 3):
+        run(job(root, tmp_path, num_chunks=3, chunk_idx=index), loaded)
+    folder = tmp_path / "tiny" / "val"
+    second = folder / "tiny_2.json"
+    content = second.read_text()
+    second.unlink()
+    with pytest.raises(EgoGenError, match="chunks 2 are missing"):
+        chunk_files(folder)
+    second.write_text((folder / "tiny_1.json").read_text())
+    with pytest.raises(EgoGenError, match="stand twice"):
+        merge_results(chunk_files(folder))
+    partial = json.loads(content)
+    del partial[next(iter(partial))]
+    second.write_text(json.dumps(partial))
+    with pytest.raises(EgoGenError, match="entries are not described"):
+        check_complete(merge_results(chunk_files(folder)), layout.action_file(root, DATASET, "val"))
+
+
+def command(capsys, model_folder, root, out, *more) -> tuple[int, str]:
+    """Exit code and error output of the documented command."""
+    arguments = {
+        "--model-path": model_folder,
+        "--image-dir": layout.frame_folder(root, DATASET, "val"),
+        "--action-label": layout.action_file(root, DATASET, "val"),
+        "--save-path": out / "tiny" / "val",
+        "--save-image-feature-path": out / "image",
+        "--save-text-feature-path": out / "text",
+        "--max-new-tokens": 2,
+        "--device": "cpu",
+    }
+    arguments.update(zip(more[::2], more[1::2], strict=True))
+    with pytest.raises(SystemExit) as stop:
+        run_command(
+            run_llava_in_loop.main, [str(part) for pair in arguments.items() for part in pair]
+        )
+    return stop.value.code, capsys.readouterr().err
+
+
+def assert_refused(result, out, *words):
+    code, error = result
+    lines = [line for line in error.splitlines() if line.startswith("error:")]
+    assert code == 2 and len(lines) == 1, error
+    assert all(word in lines[0] for word in words), lines[0]
+    assert not list(out.rglob("*.npy")) and not list(out.rglob("*.json"))
+
+
+def test_empty_action_file(capsys, model_folder, root, tmp_path):
+    empty = tmp_path / "input" / "ego4d_val.json"
+    empty.parent.mkdir()
+    empty.write_text("{}")
+    out = tmp_path / "out"
+    result = command(capsys, model_folder, root, out, "--action-label", empty)
+    assert_refused(result, out, "ego4d_val.json")
+
+
+def test_path_that_leaves_the_frames(capsys, model_folder, root, tmp_path):
+    path = tmp_path / "input" / "ego4d_val.json"
+    path.parent.mkdir()
+    entry = {"image_0": "../../x.jpg", "image_1": "a/0/y.jpg", "action": "#C C cuts the apple"}
+    path.write_text(json.dumps({"a": {"0": entry}}))
+    out = tmp_path / "out"
+    result = command(capsys, model_folder, root, out, "--action-label", path)
+    assert_refused(result, out, "ego4d_val.json", "../../x.jpg")
+
+
+@pytest.mark.parametrize("option, value", [("--chunk-idx", 0), ("--batch-size", 0)])
+def test_numbers_out_of_range(capsys, model_folder, root, tmp_path, option, value):
+    result = command(capsys, model_folder, root, tmp_path, option, value)
+    assert_refused(result, tmp_path, "0")
+
+
+def test_truncated_frame_is_named_and_the_rest_is_done(capsys, model_folder, tmp_path):
+    write_split(tmp_path, DATASET, "val")
+    frames = layout.frame_folder(tmp_path, DATASET, "val")
+    frame = sorted(frames.rglob("*10.jpg"))[0]
+    frame.write_bytes(frame.read_bytes()[:300])
+    code, error = command(capsys, model_folder, tmp_path, tmp_path / "out")
+    assert code == 1 and str(frame) in error
+    assert len(list((tmp_path / "out" / "text").rglob("*.npy"))) == 3
+    write_split(tmp_path, DATASET, "val")  # mended: the same command completes the work
+    assert command(capsys, model_folder, tmp_path, tmp_path / "out")[0] == 0
+    assert len(list((tmp_path / "out" / "text").rglob("*.npy"))) == 4
+
+
+def copied(model_folder, folder, config=None, weights=None):
+    folder.mkdir()
+    for path in model_folder.iterdir():
+        if path.is_file():
+            (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "vision_tower").mkdir()
+    tower = model_folder / "vision_tower" / "config.json"
+    (folder / "vision_tower" / "config.json").write_bytes(tower.read_bytes())
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps(config))
+    if weights is not None:
+        state = load_file(model_folder / "model.safetensors")
+        save_file(weights(state), folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_checkpoint_of_another_kind(capsys, model_folder, root, tmp_path):
+    folder = copied(model_folder, tmp_path / "bert", config={"model_type": "bert"})
+    out = tmp_path / "out"
+    assert_refused(command(capsys, folder, root, out), out, "bert", "config.json")
+
+
+def without_norm(state):
+    return {name: value for name, value in state.items() if name != "model.norm.weight"}
+
+
+def reshaped(state):
+    return {**state, "lm_head.weight": torch.zeros(600, 32)}
+
+
+@pytest.mark.parametrize(
+    "weights, words", [(without_norm, ["lacks 1", "norm"]), (reshaped, ["shape", "lm_head"])]
+)
+def test_checkpoint_with_wrong_weights(capsys, model_folder, root, tmp_path, weights, words):
+    folder = copied(model_folder, tmp_path / "wrong", weights=weights)
+    out = tmp_path / "out"
+    assert_refused(command(capsys, folder, root, out), out, str(folder), *words)

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from egogen.actions import ActionEntry, inside, read_actions
+from egogen.actions import DESCRIPTION_KEY, ActionEntry, inside, read_actions
 from egogen.atomic import read_json, write_json
 from egogen.changed_region import changed_region_scores
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
@@ -146,30 +146,55 @@ def score_descriptions(truth: Mapping, texts: Mapping[str, Mapping[str, str]]) -
     return {"count": len(rows), **{name: _mean(row[name] for row in rows) for name in names}}
 
 
-def main(argv: Sequence[str]) -> int:
+def score_action_file(root: str | Path, dataset: str, path: str | Path, key: str) -> dict[str, Any]:
+    """`score_descriptions` of the texts under `key` of an action file."""
+    texts: dict[str, dict[str, str]] = {}
+    for entry in read_actions(path, (key,)):
+        texts.setdefault(entry.clip, {})[entry.action_id] = entry.texts[key]
+    return {
+        "name": dataset,
+        "file": str(path),
+        **score_descriptions(read_truth(root, dataset), texts),
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m egogen.mini.score",
-        description="Score generated frames of a mini dataset with the oracle.",
+        description="Score generated frames of a mini dataset with the oracle, or descriptions of "
+        "its actions with the truth.",
         epilog="example: python -m egogen.mini.score --dataset-root runs/mini_data --name ego4d "
         "--split val --gen-path runs/images --out runs/score.json",
     )
     parser.add_argument("--dataset-root", type=Path, required=True)
     parser.add_argument("--name", choices=DATASETS, required=True, help="dataset")
     parser.add_argument("--split", choices=SPLITS, default="val")
-    parser.add_argument("--gen-path", type=Path, required=True, help="clip/action/frame folders")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--gen-path", type=Path, help="frames in clip/action/frame folders")
+    what.add_argument("--descriptions", type=Path, help="action file with descriptions")
+    parser.add_argument("--key", default=DESCRIPTION_KEY, help="where they stand (%(default)s)")
     parser.add_argument("--out", type=Path, help="write figures and one row a sample here (JSON)")
-    args = parser.parse_args(argv)
-    result = score_folder(args.dataset_root, args.name, args.split, args.gen_path)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    args = _parser().parse_args(argv)
+    if args.descriptions:
+        result = score_action_file(args.dataset_root, args.name, args.descriptions, args.key)
+        shown = ["count", *FACTS, "object_hand_target", "all"]
+    else:
+        result = score_folder(args.dataset_root, args.name, args.split, args.gen_path)
+        shown = ["count", "done_rate", "other_action_rate", "psnr_changed", "psnr_copy"]
     if args.out:
         write_json(args.out, result)
-    for name in ("count", "done_rate", "other_action_rate", "psnr_changed", "psnr_copy"):
+    for name in shown:
         value = result[name]
         print(f"{name}: {value:.4g}" if isinstance(value, int | float) else f"{name}: none")
-    if result["psnr_gain"] is not None:
+    if result.get("psnr_gain") is not None:
         print(f"psnr_gain: {result['psnr_gain']:+.2f} dB in the changed region, against copying")
-    if result["missing"]:
+    if result.get("missing"):
         print(f"missing: {len(result['missing'])} frames, the first is {result['missing'][0]}")
-    return EXIT_INCOMPLETE if result["missing"] else 0
+    return EXIT_INCOMPLETE if result.get("missing") else 0
 
 
 if __name__ == "__main__":

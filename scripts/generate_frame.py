@@ -1,0 +1,116 @@
+"""One frame for one person: what does the action look like, done in this photograph?
+
+    python scripts/generate_frame.py --image photo.jpg --action "pick up the mug"
+
+Without --vllm, --ldm and --config the models of the quick start are used.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+sys.path[:1] = [str(PROJECT), str(PROJECT / "vllm")]
+
+import argparse  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+
+from egogen.atomic import write_json  # noqa: E402
+from egogen.errors import EgoGenError, run_command  # noqa: E402
+from egogen.frames import read_rgb  # noqa: E402
+
+QUICKSTART = PROJECT / "runs" / "quickstart"
+DEFAULTS = {
+    "vllm": QUICKSTART / "vllm",
+    "ldm": QUICKSTART / "logs" / "description_image_text" / "checkpoints" / "last.ckpt",
+    "config": PROJECT / "configs" / "generate_mini.yaml",
+}
+MAKE = "bash scripts/quickstart.sh"
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Generate the frame of an action in a photograph, and its description.",
+        epilog="example: python scripts/generate_frame.py --image photo.jpg "
+        "--action 'pick up the mug' --out mug.jpg --seed 3",
+    )
+    parser.add_argument("--image", required=True, type=Path, help="photograph of any kind")
+    parser.add_argument("--action", required=True, help="as in 'pick up the mug'")
+    parser.add_argument("--vllm", type=Path, help="folder of the tuned stage 1")
+    parser.add_argument("--ldm", type=Path, help="checkpoint of stage 2")
+    parser.add_argument("--config", type=Path, help="YAML of stage 2, as configs/generate_*.yaml")
+    parser.add_argument(
+        "--out", type=Path, help="frame to write, .jpg or .png (default: PHOTO-frame.jpg here)"
+    )
+    parser.add_argument("--seed", type=int, help="another seed, another frame (default: config's)")
+    parser.add_argument("--temperature", type=float, default=0.2, help="of the description")
+    parser.add_argument("--max-new-tokens", type=int, default=256, help="of the description")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where present)")
+    parser.add_argument("overrides", nargs="*", help="dotted config keys, as inference.steps=50")
+    return parser
+
+
+def _model_path(given: Path | None, name: str) -> Path:
+    path = given or DEFAULTS[name]
+    if path.exists():
+        return path
+    hint = "" if given else f"; make the models of the quick start with: {MAKE}"
+    raise EgoGenError(f"{path}: not there, expected what --{name} names{hint}")
+
+
+def _out_path(out: Path | None, image: Path) -> Path:
+    out = out or Path(f"{image.stem}-frame.jpg")
+    if out.suffix.lower() not in SUFFIXES:
+        raise EgoGenError(f"--out {out}: expected a name that ends in .jpg or .png")
+    if out.resolve() == image.resolve():
+        raise EgoGenError(f"--out {out}: is the photograph itself, expected another name")
+    return out
+
+
+def main(argv: Sequence[str]) -> int:
+    options = _parser().parse_args(argv)
+    out = _out_path(options.out, options.image)
+    photo = read_rgb(options.image)
+    paths = {name: _model_path(getattr(options, name), name) for name in DEFAULTS}
+    if options.max_new_tokens < 1 or options.temperature < 0:
+        raise EgoGenError("--max-new-tokens, --temperature: expected at least 1 and at least 0")
+
+    import torch  # slow to import: bad arguments are told first
+    from llava.decoding import Decoding
+
+    from ldm.config import GenerateConfig, load_config
+    from ldm.one_frame import check_photo, generate_frame
+    from ldm.pictures import write_picture
+
+    check_photo(photo, options.image)
+    overrides = [*options.overrides]
+    overrides += [f"inference.seed={options.seed}"] if options.seed is not None else []
+    config = load_config(GenerateConfig, [str(paths["config"])], overrides)
+    frame = generate_frame(
+        photo,
+        options.action,
+        vllm=paths["vllm"],
+        ldm=paths["ldm"],
+        config=config,
+        settings=Decoding(options.temperature, max_new_tokens=options.max_new_tokens),
+        device=torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu")),
+    )
+    record = {
+        "image": str(options.image),
+        "action": frame.action,
+        "description": frame.description,
+        "seed": config.inference.seed,
+        **{name: str(path) for name, path in paths.items()},
+        "overrides": list(options.overrides),
+    }
+    write_json(out.with_suffix(".json"), record)
+    write_picture(out, frame.picture, config.inference.jpeg_quality)
+    print(f"{frame.action}: {frame.description}")
+    print(f"written: {out} ({frame.picture.width}x{frame.picture.height}), {out.stem}.json")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,7 +1,7 @@
 """Make the small pretrained starting point of the mini world ("llava_pretrained" there).
 
-A vocabulary of the tuning texts, a CLIP vision tower that tells what its patches show, and a Llama that
-answers questions about the frames: everything that tuning starts from, made on the train split alone.
+A vocabulary of the tuning texts, a CLIP vision tower that tells what its patches show, and a Llama
+that answers questions about the frames: all that tuning starts from, made on the train split alone.
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ from llava.checkpoint import Loaded, save_tools
 from llava.conversation import find_template
 from llava.data import read_conversations
 from llava.image_processing import ImageProcessor
-from llava.mini.pretrain import pretrain_language, pretrain_vision, scene_pixels
-from llava.mini.scenes import questions, read_scenes
+from llava.mini.pretrain import LanguagePlan, pretrain_language, pretrain_vision, scene_pixels
+from llava.mini.scenes import caption, label_words, mirror, questions, read_scenes
 from llava.mini.tokenizer import train_tokenizer
 from llava.model import Llava, build_config
 
-EXAMPLE = """example:
-  python -m llava.mini_base --dataset-root data/mini --name ego4d --out runs/mini/llava_pretrained"""
+EXAMPLE = """examples:
+  python -m llava.mini_base --dataset-root data/mini --name ego4d --out runs/mini/base
+The defaults are the quick setting. The full one takes longer, here and in tuning, and errs less:
+  python -m llava.mini_base --dataset-root data/mini --name ego4d --out runs/mini/base \\
+      --vision-steps 300 --language-steps 600
+  bash vllm/scripts/finetune_mini.sh MODEL DATA IMAGES OUTPUT --num_train_epochs 3"""
 FINISHED_FILE = "finished.json"
 
 
@@ -42,28 +46,35 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--name", nargs="+", default=["ego4d", "epickitchen"], help="datasets (default: both)")
     add("--out", type=Path, required=True)
     add("--seed", type=int, default=0)
-    add("--vision-steps", type=int, default=300)
-    add("--language-steps", type=int, default=300)
+    add("--vision-steps", type=int, default=200)
+    add("--language-steps", type=int, default=260)
     add("--batch-size", type=int, default=16)
-    add("--vision-rate", type=float, default=2e-3)
-    add("--language-rate", type=float, default=2e-3)
+    add("--vision-rate", type=float, default=3e-3)
+    add("--language-rate", type=float, default=3e-3)
+    add("--whole-share", type=float, default=0.2, help="language steps that see whole pictures")
     add("--vocabulary", type=int, default=640, help="pieces, the 256 bytes among them")
-    add("--hidden", type=int, default=128, help="width of the language model")
+    add("--hidden", type=int, default=96, help="width d of the language model and the features")
     add("--layers", type=int, default=3, help="layers of the language model")
-    add("--heads", type=int, default=4)
+    add("--heads", type=int, default=3)
     add("--vision-hidden", type=int, default=64)
-    add("--vision-layers", type=int, default=4, help="the last one is never run (layer -2 is read)")
+    add("--vision-layers", type=int, default=3, help="the last one is never run (layer -2 is read)")
     add("--image-size", type=int, default=64)
     add("--patch", type=int, default=4)
     return parser.parse_args(argv)
 
 
 def build(args: argparse.Namespace, vocabulary: int) -> Llava:
-    """A model of the asked size with random weights. Frames are squeezed whole into the square."""
+    """A model of the asked size with random weights. Frames are squeezed whole into the square.
+
+    Weights start larger and rotary positions turn slower than Llama's: with so few and so narrow
+    heads, words would else not find patches by what these show, hundreds of positions away.
+    """
     text = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=args.hidden,
-        intermediate_size=args.hidden * 11 // 4,
+        intermediate_size=args.hidden * 2,
+        initializer_range=args.hidden**-0.5,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         num_hidden_layers=args.layers,
         num_attention_heads=args.heads,
         max_position_embeddings=2048,
@@ -96,12 +107,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     path.unlink(missing_ok=True)
     set_seed(args.seed)
     scenes = read_scenes(args.dataset_root, args.name)
-    texts = [QUESTION.split("\n")[-1]]
+    scenes += [mirror(scene) for scene in scenes]
+    texts = [QUESTION.split("\n")[-1], *(word for words in label_words() for word in words)]
     for name in args.name:
         for conversation in read_conversations(args.dataset_root / f"{name}_conversations.json"):
             texts += conversation.turns
     for scene in scenes:
-        texts += questions(scene, np.random.default_rng(args.seed), len(scene.things))
+        rng = np.random.default_rng(args.seed)
+        texts += [*caption(scene, rng), *questions(scene, rng, len(scene.things))]
     tokenizer = train_tokenizer(texts, args.out, args.vocabulary)
     model = build(args, len(tokenizer))
     processor = ImageProcessor(args.image_size, "squeeze")
@@ -109,14 +122,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         model, tokenizer, processor, find_template(model.config.conversation_template), args.out
     )
     pixels = scene_pixels(scenes, processor)
-    shared = {"batch_size": args.batch_size, "seed": args.seed}
+    plan = LanguagePlan(
+        args.language_steps, args.batch_size, args.language_rate, whole_share=args.whole_share
+    )
     losses = {
         "vision": pretrain_vision(
-            model, scenes, pixels, steps=args.vision_steps, rate=args.vision_rate, **shared
+            loaded,
+            scenes,
+            pixels,
+            steps=args.vision_steps,
+            batch_size=args.batch_size,
+            rate=args.vision_rate,
+            seed=args.seed,
         ),
-        "language": pretrain_language(
-            loaded, scenes, pixels, steps=args.language_steps, rate=args.language_rate, **shared
-        ),
+        "language": pretrain_language(loaded, scenes, pixels, plan, args.seed),
     }
     model.save_pretrained(args.out)
     save_tools(loaded, args.out)

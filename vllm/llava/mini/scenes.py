@@ -1,9 +1,9 @@
-"""What the mini dataset says about its scenes, as labels for patches and as questions and answers."""
+"""What the mini dataset says about its scenes: labels of patches, captions and questions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,20 @@ from egogen.mini.kinds import KINDS, PLACES, SIDES
 KIND_NAMES = tuple(KINDS)
 SPOTS = (*PLACES, *(f"held {side}" for side in SIDES))
 STATES = ("", "closed", "open")
-BACKGROUND = 0  # label of patches without a thing
+BACKGROUND = "table"  # the word for patches without a thing, label 0 of each group
+CAPTION_QUESTION = "What is where?"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One source frame and the truth about it: kind -> {box, place, condition, held_by}."""
+    """One source frame and the truth about it: kind -> {box, place, condition, held_by}.
+
+    `mirrored`: the truth is about the frame flipped from left to right.
+    """
 
     frame: Path
     things: dict[str, dict[str, Any]]
+    mirrored: bool = False
 
     def spot(self, kind: str) -> str:
         thing = self.things[kind]
@@ -46,6 +51,39 @@ def read_scenes(root: Path, names: Sequence[str], split: str = "train") -> list[
             frame = frame_folder(root, name, split) / entry.image_0
             scenes.append(Scene(frame, truth[clip]["scene"]["things"]))
     return sorted(scenes, key=lambda scene: str(scene.frame))
+
+
+def mirror(scene: Scene) -> Scene:
+    """The scene flipped from left to right: as good as another, since no rule prefers a side."""
+    things = {}
+    for kind, thing in scene.things.items():
+        left, top, width, height = thing["box"]
+        flipped = {"box": [1 - left - width, top, width, height]}
+        for name in ("place", "held_by"):
+            flipped[name] = thing[name] and _other_side(thing[name])
+        things[kind] = {**thing, **flipped}
+    return replace(scene, things=things, mirrored=not scene.mirrored)
+
+
+def _other_side(text: str) -> str:
+    swapped = {"left": "right", "right": "left"}
+    return " ".join(swapped.get(word, word) for word in text.split())
+
+
+def label_words() -> tuple[tuple[str, ...], ...]:
+    """A word or a few for each label of `patch_labels`, in its three groups."""
+    return (
+        (BACKGROUND, *KIND_NAMES),
+        (BACKGROUND, *map(spot_words, SPOTS)),
+        (BACKGROUND, "whole", *STATES[1:]),
+    )
+
+
+def spot_words(spot: str) -> str:
+    """A short name: "far corner left", "near side right", "hand left"."""
+    for word, said in (("held", "hand"), ("outer", "corner"), ("inner", "side")):
+        spot = spot.replace(word, said)
+    return spot
 
 
 def patch_labels(scene: Scene, grid: int) -> np.ndarray:
@@ -85,8 +123,18 @@ def place_words(spot: str) -> str:
     return f"at the far side {side} of the middle"
 
 
+def caption(scene: Scene, rng: np.random.Generator) -> list[str]:
+    """A question and an answer that lists all things in random order: "mug left near side, ..."."""
+    parts = []
+    for kind in rng.permutation(sorted(scene.things)):
+        where, _, side = spot_words(scene.spot(kind)).rpartition(" ")
+        condition = scene.things[kind]["condition"]
+        parts.append(f"{kind} {side} {where} {condition}".strip())
+    return [CAPTION_QUESTION, ", ".join(parts) + "."]
+
+
 def questions(scene: Scene, rng: np.random.Generator, count: int) -> list[str]:
-    """Turns (question, answer, question, ...) about `count` things and one hand, in random order."""
+    """Turns (question, answer, question, ...) on `count` things and one hand, in random order."""
     rounds = []
     for kind in rng.permutation(sorted(scene.things))[:count]:
         name, spot = f"{KINDS[kind].colour} {kind}", scene.spot(kind)

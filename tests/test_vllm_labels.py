@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from llava.labels import clean_label, question, verb_lemma
 
 DATA = Path(__file__).parent / "data" / "vllm"

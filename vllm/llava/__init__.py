@@ -1,1 +1,1 @@
-"""Stage 1: the vision-language model that describes an action in a frame and yields its features."""
+"""Stage 1: the vision-language model that describes actions in frames and yields its features."""

@@ -1,7 +1,7 @@
 """Checkpoint folders: config.json decides what a folder holds and how it is to be used.
 
-Read are (a) folders written here, (b) the released LLaVA layout (`mm_*` fields in config.json, names
-`model.mm_projector`, `model.vision_tower.vision_tower...`), (c) Hugging Face Llava folders.
+Read are (a) folders written here, (b) the released LLaVA layout (`mm_*` fields in config.json,
+names `model.mm_projector`, `model.vision_tower.vision_tower...`), (c) Hugging Face Llava folders.
 """
 
 from __future__ import annotations

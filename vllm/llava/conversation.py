@@ -58,7 +58,7 @@ class Round:
 
 
 def rounds_of(turns: Sequence[str | None], template: Template) -> list[Round]:
-    """Turns alternate question, answer; the last answer may be None (to be written by the model)."""
+    """Turns alternate question, answer; the last answer may be None (the model is to write it)."""
     if len(turns) % 2 or not turns:
         raise EgoGenError(f"conversation of {len(turns)} turns: expected questions with answers")
     rounds = []

@@ -34,8 +34,8 @@ class Conversation:
 def read_conversations(path: str | os.PathLike) -> list[Conversation]:
     """The tuning file: a list of {"id", "image" (optional), "conversations": [{"from", "value"}]}.
 
-    As released: an answer before the first question is dropped, and the picture mark goes to the front
-    of its turn. Prompt marks inside a turn are taken apart. Raises EgoGenError naming the entry.
+    As released: an answer before the first question is dropped, and the picture mark goes to the
+    front of its turn. Prompt marks inside a turn are taken apart. Raises EgoGenError by entry.
     """
     data = read_json(path)
     if not isinstance(data, list) or not data:
@@ -131,7 +131,7 @@ class TuningData(Dataset):
 
 @dataclass(frozen=True)
 class Collator:
-    """Samples -> input_ids, labels (B, T), attention_mask (B, T), pixel_values (B, 3, size, size)."""
+    """Samples -> input_ids, labels, attention_mask (B, T) and pixel_values (B, 3, size, size)."""
 
     pad_id: int
 

@@ -39,7 +39,7 @@ class Written:
 
 
 def distribution(logits_V: np.ndarray, temperature: float, top_k: int) -> np.ndarray:
-    """Probabilities that a token is drawn from, (V,) float64; zero outside the `top_k` largest logits."""
+    """Probabilities of the next token, (V,) float64; only the `top_k` largest logits count."""
     scaled = logits_V.astype(np.float64) / temperature
     if top_k < scaled.size:
         scaled = np.where(scaled < np.partition(scaled, -top_k)[-top_k], -np.inf, scaled)
@@ -48,7 +48,7 @@ def distribution(logits_V: np.ndarray, temperature: float, top_k: int) -> np.nda
 
 
 def choose(logits_V: np.ndarray, settings: Decoding, generator: torch.Generator | None) -> int:
-    """The next token: the largest logit, or one draw from `generator` (exactly one number is taken)."""
+    """The next token: the largest logit, or a draw by exactly one number of `generator`."""
     if settings.temperature == 0:
         return int(logits_V.argmax())
     cumulative = distribution(logits_V, settings.temperature, settings.top_k).cumsum()
@@ -70,8 +70,8 @@ def decode(
 ) -> list[Written]:
     """Continue each prompt (ids with the picture expanded) until `eos_id` or `max_new_tokens`.
 
-    Ids from `vocabulary` on are never produced. Prompts are padded on the left; padding is masked and
-    positions are counted from each sample's own start. Samples that have ended leave the batch.
+    Ids from `vocabulary` on are never produced. Prompts are padded on the left; padding is masked
+    and positions are counted from each sample's own start. Samples that have ended leave the batch.
     """
     device = model.get_input_embeddings().weight.device
     ids, mask = (tensor.to(device) for tensor in left_pad(prompts, pad_id))

@@ -123,7 +123,7 @@ def claim_roots(job: Job, loaded: Loaded) -> None:
 def run(job: Job, loaded: Loaded) -> int:
     """Describe the chunk; finished entries are kept. Returns the exit code.
 
-    Entries that cannot be described (unreadable frame, label without an action) are listed at the end.
+    Entries that cannot be described (unreadable frame, label without action) are named at the end.
     """
     entries = chunk_entries(job)
     model, path = loaded.model, result_file(job.save_path, job.chunk_idx)

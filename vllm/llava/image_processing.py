@@ -23,7 +23,7 @@ ASPECTS = ("square", "pad", "squeeze")
 class ImageProcessor:
     """Picture -> (3, size, size) float32.
 
-    aspect "square": short side to `size`, centre crop (released; a 16:9 frame loses 44 % of its width);
+    aspect "square": short side to `size`, centre crop (released; 16:9 loses 44 % of the width);
     "pad": square canvas of the mean colour first; "squeeze": the whole frame into the square.
     """
 
@@ -90,7 +90,7 @@ class ImageProcessor:
 
 
 def load_image_processor(folder: str | Path, size: int, aspect: str) -> ImageProcessor:
-    """`size` and `aspect` come from the model's config; mean and std from the folder when it has them."""
+    """`size` and `aspect` come from the model's config; mean and std from the folder if there."""
     path = Path(folder) / FILE
     if not path.exists():
         return ImageProcessor(size, aspect)

@@ -43,7 +43,7 @@ _FORMS_OF_BE = ("is", "was", "are", "were", "be")
 
 
 def dataset_of(action_label: str | Path) -> str:
-    """Which label convention an action file follows, from its name. Raises EgoGenError when it does not say."""
+    """Which label convention an action file follows, by its name. Raises EgoGenError if unclear."""
     name = Path(action_label).name.lower()
     found = [dataset for dataset in DATASETS if dataset in name]
     if len(found) != 1:
@@ -133,5 +133,5 @@ def check_query(template: str) -> str:
 
 
 def question(action: str, template: str = QUERY) -> str:
-    """The question about one action. A picture mark inside the action is taken apart, so it stays text."""
+    """The question about one action. A picture mark inside the action is taken apart."""
     return template.format(action.replace("<image>", "< image >"))

@@ -59,7 +59,7 @@ class Llava(LlavaForConditionalGeneration):
         return grid + (self.config.vision_feature_select_strategy == "full")
 
     def vision_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(B, 3, size, size) -> (B, P, C): hidden state `vision_feature_layer`, class token dropped.
+        """(B, 3, size, size) -> (B, P, C): hidden state `vision_feature_layer` without class token.
 
         Layers above that one are not run.
         """

@@ -71,7 +71,7 @@ class TextTokenizer:
 class SentencePieceTokenizer(TextTokenizer):
     """The slow LLaMA tokenizer of transformers 4.31, both of its behaviours.
 
-    `legacy` (its default): every piece between marks gets a space in front, else only the first does.
+    `legacy` (its default): every piece between marks gets a space in front, else only the first.
     """
 
     def __init__(self, folder: str | Path, legacy: bool = True):
@@ -100,7 +100,7 @@ class SentencePieceTokenizer(TextTokenizer):
 
 
 class FastTokenizer(TextTokenizer):
-    """A `tokenizer.json` of the tokenizers library, for folders that hold no sentencepiece model."""
+    """A `tokenizer.json` of the tokenizers library, for folders without a sentencepiece model."""
 
     def __init__(self, folder: str | Path):
         super().__init__(folder)
@@ -156,7 +156,7 @@ def save_tokenizer(tokenizer: TextTokenizer, folder: str | Path) -> None:
 
 
 def write_tokenizer_config(folder: str | Path, max_length: int) -> None:
-    """tokenizer_config.json beside a fresh tokenizer.model, as the Llama tokenizers of the field have it."""
+    """tokenizer_config.json beside a fresh tokenizer.model, as Llama tokenizers have it."""
     write_json(
         Path(folder) / CONFIG_FILE,
         {

@@ -1,4 +1,4 @@
-"""Ids, targets and batches. Letters: B samples, T text ids (one per picture), S ids (256 per picture)."""
+"""Ids, targets and batches. B samples, T text ids (one per picture), S ids (256 per picture)."""
 
 from __future__ import annotations
 

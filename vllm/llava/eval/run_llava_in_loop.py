@@ -12,8 +12,9 @@ from llava.description_loop import Job, run
 from llava.labels import DATASETS, QUERY, STYLES, check_query, dataset_of
 
 EXAMPLE = """example:
-  python -m llava.eval.run_llava_in_loop --model-path runs/vllm --image-dir data/EgoGen/ego4d.fho/val \\
-      --action-label data/ego4d_val.json --save-path runs/described/vllm/val \\
+  python -m llava.eval.run_llava_in_loop --model-path runs/vllm \\
+      --image-dir data/EgoGen/ego4d.fho/val --action-label data/ego4d_val.json \\
+      --save-path runs/described/vllm/val \\
       --save-image-feature-path runs/features/image/val \\
       --save-text-feature-path runs/features/text/val --num-chunks 5 --chunk-idx 1
 The same command again continues where it was stopped."""

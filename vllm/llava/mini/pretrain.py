@@ -36,13 +36,10 @@ def scene_pixels(scenes: Sequence[Scene], processor: ImageProcessor) -> torch.Te
 
 
 def _schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Short linear warmup, then a cosine to zero."""
-    warmup = max(1, steps // 20)
+    """Short linear warmup, full rate for most of the steps, and the last third linearly to zero."""
+    warmup, falling = max(1, steps // 20), max(1, steps // 3)
     return torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: (
-            min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
-        ),
+        optimizer, lambda step: min(1.0, (step + 1) / warmup, (steps - step) / falling)
     )
 
 
@@ -84,7 +81,7 @@ def pretrain_vision(
     rate: float,
     seed: int,
 ) -> float:
-    """Train tower and projector so that each patch tells kind, spot and condition of what it shows.
+    """Train tower and projector so that patches tell kind, spot and condition of what they show.
 
     As with CLIP's tower, what a patch shows lies in the direction of the words for it; these are
     the language model's own embeddings, so that it finds words and patches alike.
@@ -126,8 +123,8 @@ class LanguagePlan:
     steps: int
     batch_size: int
     rate: float
-    kept: int = 48
-    whole_share: float = 0.3
+    kept: int = 40
+    whole_share: float = 0.25
     caption_share: float = 0.3
     rounds: int = 6
 

@@ -69,7 +69,7 @@ class StepProgress(TrainerCallback):
 
 
 class Tuner(Trainer):
-    """Trainer for `Llava`. Data order and rate are functions of the arguments and the seed alone."""
+    """Trainer for `Llava`. Data order and rate depend on the arguments and the seed alone."""
 
     def __init__(self, loaded: Loaded, **options):
         super().__init__(model=loaded.model, **options)

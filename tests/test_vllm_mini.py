@@ -1,0 +1,94 @@
+"""The starting point of the mini world: labels and texts of scenes, and the folder written."""
+
+import numpy as np
+import pytest
+import torch
+
+from egogen.mini.write import write_dataset
+from llava.checkpoint import load
+from llava.image_processing import ImageProcessor
+from llava.mini.pretrain import scene_pixels, word_directions
+from llava.mini.scenes import (
+    KIND_NAMES,
+    SPOTS,
+    caption,
+    label_words,
+    mirror,
+    patch_labels,
+    questions,
+    read_scenes,
+)
+from llava.mini_base import main
+
+GRID = 16
+TINY = "--vision-steps 2 --language-steps 4 --batch-size 4 --hidden 32 --heads 1 --layers 1"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("mini")
+    request = {"seed": 3, "pairs": 18, "val_pairs": 3, "actions_per_clip": 3}
+    write_dataset(root, {**request, "datasets": ["ego4d"]})
+    return root
+
+
+@pytest.fixture(scope="module")
+def scenes(root):
+    return read_scenes(root, ["ego4d"])
+
+
+def test_one_scene_a_clip_and_labels_for_all_its_things(scenes):
+    assert len(scenes) == 5
+    for scene in scenes:
+        kinds, spots, states = patch_labels(scene, GRID)
+        assert set(np.unique(kinds)) == {0} | {1 + KIND_NAMES.index(kind) for kind in scene.things}
+        for kind in scene.things:
+            there = kinds == 1 + KIND_NAMES.index(kind)
+            assert set(spots[there]) == {1 + SPOTS.index(scene.spot(kind))}
+        assert ((kinds > 0) == (spots > 0)).all() and ((kinds > 0) == (states > 0)).all()
+
+
+def test_mirrored_scenes(scenes):
+    for scene in scenes:
+        other = mirror(scene)
+        assert mirror(other).things.keys() == scene.things.keys()
+        for kind in scene.things:
+            assert other.spot(kind).split()[:-1] == scene.spot(kind).split()[:-1]
+            assert {other.spot(kind).split()[-1], scene.spot(kind).split()[-1]} == {"left", "right"}
+        # Centres of patches lie symmetrically, so the labels of the kinds are flipped exactly.
+        kinds, flipped = patch_labels(scene, GRID)[0], patch_labels(other, GRID)[0]
+        np.testing.assert_array_equal(flipped, kinds[:, ::-1])
+    pixels = scene_pixels([scenes[0], mirror(scenes[0])], ImageProcessor(64, "squeeze"))
+    assert torch.equal(pixels[1], pixels[0].flip(-1))
+
+
+def test_captions_and_questions_tell_the_truth(scenes):
+    rng = np.random.default_rng(0)
+    for scene in scenes:
+        _, answer = caption(scene, rng)
+        parts = answer.removesuffix(".").split(", ")
+        assert len(parts) == len(scene.things)
+        for kind in scene.things:
+            (part,) = [part for part in parts if part.startswith(f"{kind} ")]
+            assert part.removeprefix(f"{kind} ").split()[0] == scene.spot(kind).split()[-1]
+        turns = questions(scene, rng, len(scene.things))
+        assert len(turns) == 2 * (1 + len(scene.things))
+        for question, answer in zip(turns[::2], turns[1::2], strict=True):
+            if question.startswith("Which hand"):
+                kind = question.removeprefix("Which hand is for the ").removesuffix("?")
+                assert answer.split()[1] == scene.spot(kind).split()[-1]
+
+
+def test_base_is_a_checkpoint_and_is_made_once(root, tmp_path, capsys):
+    command = ["--dataset-root", str(root), "--name", "ego4d", "--out", str(tmp_path)]
+    main([*command, *TINY.split()])
+    loaded = load(tmp_path, device="cpu")
+    assert loaded.model.patches == GRID**2
+    assert loaded.model.config.text_config.hidden_size == 32
+    for words, directions in zip(label_words(), word_directions(loaded), strict=True):
+        assert directions.shape == (len(words), 32)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    capsys.readouterr()
+    main([*command, *TINY.split()])
+    assert "nothing to do" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from PIL import Image
 
 from egogen import EgoGenError
 from egogen.actions import ActionEntry, inside, read_actions, read_clip_sizes
@@ -48,12 +49,17 @@ def generate_batch(
     inference: DictConfig,
     scale_img: float,
     scale_txt: float,
+    pad_to: int = 1,
 ) -> torch.Tensor:
     """Samples of `read_condition` -> decoded pictures (B, 3, R, R), about [-1, 1].
 
-    Sample i's noise depends on (inference.seed, names[i]) alone.
+    Sample i's noise depends on (inference.seed, names[i]) alone. Kernels round differently for
+    other batch sizes: with `pad_to` every batch is computed at that size, so that a sample is equal
+    bit for bit wherever chunks and restarts have put it.
     """
-    device = model.device
+    device, count = model.device, len(samples)
+    samples = samples + samples[-1:] * (pad_to - count)
+    names = names + names[-1:] * (pad_to - count)
     with autocast(device, inference.precision):
         conditioning = model.conditioning(
             stack(samples, "pixels", device),
@@ -68,7 +74,7 @@ def generate_batch(
             model.predict_noise, model.schedule, conditioning, scale_txt, scale_img
         )
         latents = sample_euler_ancestral(denoise, noise(0) * sigmas[0], sigmas, noise)
-        return model.decode(latents)
+        return model.decode(latents)[:count]
 
 
 def _finished(path: Path) -> bool:
@@ -95,8 +101,8 @@ def generate_chunk(
         if entry.clip not in sizes:
             raise EgoGenError(f"{config.data.metadata_path}: clip {entry.clip!r} is missing")
     model, failures = None, []
-    for scale_img, scale_txt in itertools.product(inference.scales_img, inference.scales_txt):
-        folder = run_folder(ckpt, inference.seed, inference.steps, scale_img, scale_txt) / "images"
+    for scales in itertools.product(inference.scales_img, inference.scales_txt):
+        folder = run_folder(ckpt, inference.seed, inference.steps, *scales) / "images"
         paths = {entry: _output(folder, entry) for entry in entries}
         open_entries = [entry for entry in entries if not _finished(paths[entry])]
         if open_entries and model is None:
@@ -105,26 +111,41 @@ def generate_chunk(
         with Progress(len(entries), "generate", "frames", done) as progress:
             for start in range(0, len(open_entries), inference.batch_size):
                 batch = open_entries[start : start + inference.batch_size]
-                samples = {}
-                for entry in batch:
-                    try:
-                        samples[entry] = read_condition(
-                            entry, data, config.model.params.conditioner
-                        )
-                    except EgoGenError as error:
-                        failures.append(f"{entry.key}: {error}")
-                if samples:
-                    names = [(entry.clip, entry.action_id) for entry in samples]
-                    decoded = generate_batch(
-                        model, list(samples.values()), names, inference, scale_img, scale_txt
-                    )
-                    for entry, x in zip(samples, decoded, strict=True):
-                        picture = to_picture(
-                            x, sizes[entry.clip], inference.height, inference.picture
-                        )
-                        write_picture(paths[entry], picture, inference.jpeg_quality)
+                pictures, failed = _generate_entries(model, batch, config, sizes, scales)
+                for entry, picture in pictures.items():
+                    write_picture(paths[entry], picture, inference.jpeg_quality)
+                failures += failed
                 progress.update(len(batch))
     return failures
+
+
+def _generate_entries(
+    model: LegoModel,
+    entries: list[ActionEntry],
+    config: DictConfig,
+    sizes: dict[str, tuple[int, int]],
+    scales: tuple[float, float],
+) -> tuple[dict[ActionEntry, Image.Image], list[str]]:
+    """-> pictures at their clips' aspect, and a line for each entry that could not be read."""
+    inference, samples, failures = config.inference, {}, []
+    for entry in entries:
+        try:
+            samples[entry] = read_condition(
+                entry, config.data.params, config.model.params.conditioner
+            )
+        except EgoGenError as error:
+            failures.append(f"{entry.key}: {error}")
+    if not samples:
+        return {}, failures
+    names = [(entry.clip, entry.action_id) for entry in samples]
+    decoded = generate_batch(
+        model, list(samples.values()), names, inference, *scales, pad_to=inference.batch_size
+    )
+    pictures = {
+        entry: to_picture(x, sizes[entry.clip], inference.height, inference.picture)
+        for entry, x in zip(samples, decoded, strict=True)
+    }
+    return pictures, failures
 
 
 def _output(folder: Path, entry: ActionEntry) -> Path:

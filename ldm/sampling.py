@@ -41,18 +41,24 @@ def guided_denoiser(
     """
     batch = conditioning.context.shape[0]
     uncond = conditioning.uncond_context.expand(batch, -1, -1)
-    context = torch.cat([conditioning.context, uncond, uncond])
     image = conditioning.image_latents
-    image = torch.cat([image, image, torch.zeros_like(image)])
+    # (weight, context, image) of D_c, D_i and D_u; one that counts for nothing is not computed.
+    branches = [
+        (guidance_scale, conditioning.context, image),
+        (image_guidance_scale - guidance_scale, uncond, image),
+        (1 - image_guidance_scale, uncond, torch.zeros_like(image)),
+    ]
+    branches = [branch for branch in branches if branch[0] != 0]
+    weights = [branch[0] for branch in branches]
+    context = torch.cat([branch[1] for branch in branches])
+    images = torch.cat([branch[2] for branch in branches])
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        x_in = torch.cat([x / (sigma**2 + 1) ** 0.5] * 3)
-        t = schedule.timestep(sigma).expand(3 * batch)
-        noise = unet(torch.cat([x_in, image], dim=1), t, context).float()
-        full, image_only, none = (x - sigma * part for part in noise.chunk(3))
-        return (
-            none + guidance_scale * (full - image_only) + image_guidance_scale * (image_only - none)
-        )
+        x_in = torch.cat([x / (sigma**2 + 1) ** 0.5] * len(weights))
+        t = schedule.timestep(sigma).expand(len(weights) * batch)
+        noise = unet(torch.cat([x_in, images], dim=1), t, context).float()
+        parts = zip(weights, noise.chunk(len(weights)), strict=True)
+        return sum(weight * (x - sigma * part) for weight, part in parts)
 
     return denoise
 

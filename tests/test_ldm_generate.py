@@ -99,17 +99,30 @@ def run(small, monkeypatch, out, *arguments):
     return code, {str(p.relative_to(images)): p.read_bytes() for p in sorted(images.rglob("*.jpg"))}
 
 
-def test_chunks_and_restarts_give_the_same_bytes(small, monkeypatch, tmp_path):
-    code, whole = run(small, monkeypatch, tmp_path / "a", "inference.batch_size=1")
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_chunks_and_restarts_give_the_same_bytes(small, monkeypatch, tmp_path, batch_size):
+    size = f"inference.batch_size={batch_size}"
+    code, whole = run(small, monkeypatch, tmp_path / "a", size)
     assert code == 0 and len(whole) == 4
     for k in "123":
-        chunk = ("--n_chunk", "3", "--chunk_idx", k, "inference.batch_size=1")
+        chunk = ("--n_chunk", "3", "--chunk_idx", k, size)
         _, chunked = run(small, monkeypatch, tmp_path / "b", *chunk)
     assert chunked == whole
     lost = next((tmp_path / "a").rglob("*.jpg"))
     lost.write_bytes(lost.read_bytes()[:200])  # half-written by a run that did not know better
-    assert run(small, monkeypatch, tmp_path / "a", "inference.batch_size=1")[1] == whole
+    assert run(small, monkeypatch, tmp_path / "a", size)[1] == whole
     assert Image.open(lost).size == (64, 48)
+
+
+def test_batches_change_at_most_a_grey_level(small, monkeypatch, tmp_path):
+    pictures = []
+    for batch_size in (1, 8):
+        folder = tmp_path / str(batch_size)
+        run(small, monkeypatch, folder, f"inference.batch_size={batch_size}")
+        pictures.append([Image.open(path) for path in sorted(folder.rglob("*.jpg"))])
+    for one, eight in zip(*pictures, strict=True):
+        difference = np.asarray(one, dtype=int) - np.asarray(eight, dtype=int)
+        assert np.abs(difference).max() <= 1
 
 
 def test_an_unreadable_feature_is_reported_and_the_rest_done(small, monkeypatch, tmp_path, capsys):

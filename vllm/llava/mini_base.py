@@ -27,10 +27,10 @@ from llava.model import Llava, build_config
 
 EXAMPLE = """examples:
   python -m llava.mini_base --dataset-root data/mini --name ego4d --out runs/mini/base
-The defaults are the quick setting. The full one takes longer, here and in tuning, and errs less:
+The defaults are the quick setting; finetune_mini.sh then tunes for two epochs. The full
+setting differs in the steps of this command alone, takes longer and errs less:
   python -m llava.mini_base --dataset-root data/mini --name ego4d --out runs/mini/base \\
-      --vision-steps 300 --language-steps 600
-  bash vllm/scripts/finetune_mini.sh MODEL DATA IMAGES OUTPUT --num_train_epochs 3"""
+      --vision-steps 200 --language-steps 600"""
 FINISHED_FILE = "finished.json"
 
 

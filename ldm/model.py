@@ -129,9 +129,9 @@ class LegoModel(nn.Module):
     def training_loss(self, batch: dict[str, Tensor], empty_prompt: Tensor) -> Tensor:
         """Mean squared error of the predicted noise, per sample: (B,).
 
-        With `loss_weighting` "velocity" it is multiplied by 1 + sigma^2, which makes it the error of
-        v-prediction (Salimans & Ho 2022, appendix D): small networks learn what happens in the frame
-        sooner, since that is decided at high noise, where the plain loss counts least.
+        With `loss_weighting` "velocity" it is multiplied by 1 + sigma^2, which makes it the error
+        of v-prediction (Salimans & Ho 2022, appendix D): small networks learn what happens in the
+        frame sooner, since that is decided at high noise, where the plain loss counts least.
 
         `batch`: source_moments, edited_moments (B, 2c, h, w), prompt (B, 77, C), image_features
         (B, I, D), text_features (B, T, D) and the sample's own draws: t (B,), noise,

@@ -1,4 +1,4 @@
-"""A tiny training run of stage 2 for tests: data, start weights and the config's dotted overrides."""
+"""A tiny training run of stage 2 for tests: data, start weights and the config's overrides."""
 
 from __future__ import annotations
 

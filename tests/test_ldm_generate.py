@@ -78,8 +78,8 @@ model:
     conditioner: {{feature_dim: 8, image_rows: 4, num_heads: 2, feedforward_dim: 32}}
 data:
   metadata_path: {root}/metadata.json
-  params: {{data_path: {root}/frames, edit_path: {root}/edits.json, res: 32, text_prompt_key: action,
-    additional_cond_path: {{llava_image: {root}/image, llava_text: {root}/text}}}}
+  params: {{data_path: {root}/frames, edit_path: {root}/edits.json, res: 32,
+    text_prompt_key: action, additional_cond_path: {{llava_image: {root}/image, llava_text: {root}/text}}}}
 inference: {{steps: 3, height: 48}}
 """)
     return root

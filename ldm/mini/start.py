@@ -49,8 +49,8 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     config = load_config(TrainConfig, [str(CONFIG)])
     params = config.model.params
-    torch.manual_seed(args.seed)
 
+    torch.manual_seed(args.seed)
     texts = list(sample_texts(args.seed, 1500))
     tokenizer = train_tokenizer(texts, 768)
     tower = build_tower(tokenizer, params.unet_config.params.context_dim, layers=2, heads=4)
@@ -60,6 +60,7 @@ def main(argv: Sequence[str]) -> None:
     frames = read_frames(
         frame_paths(args.dataset_root, args.name), config.data.params.train.params.res
     )
+    torch.manual_seed(args.seed)
     vae = build_autoencoder(params.first_stage_config.params, params.scale_factor)
     psnr = train_autoencoder(
         vae, frames, steps=args.steps, batch_size=args.batch_size, peak=2e-3, seed=args.seed

@@ -143,7 +143,7 @@ class ModelParams:
     scale_factor: float = 0.18215
     use_ema: bool = True
     load_ema: bool = True
-    loss_weighting: str = "uniform"  # uniform (released) | velocity
+    parameterization: str = "eps"  # what the UNet predicts: eps (released) | x0
     dropout_share: float = 0.05  # u of the classifier-free dropout table
     ema_decay: float = 0.9999
     ema_every_micro_batch: bool = False  # released: true
@@ -271,7 +271,7 @@ class GenerateConfig:
 
 CHOICES = {
     "model.params.conditioner.variant": ("none", "image", "text", "both"),
-    "model.params.loss_weighting": ("uniform", "velocity"),
+    "model.params.parameterization": ("eps", "x0"),
     "inference.picture": ("clamp", "minmax"),
     "inference.precision": ("auto", "fp32", "bf16", "fp16"),
     "lightning.logger": ("tensorboard", "wandb", "none"),

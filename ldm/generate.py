@@ -71,7 +71,12 @@ def generate_batch(
         shape = tuple(conditioning.image_latents.shape[1:])
         noise = SampleNoise(inference.seed, names, shape, device)
         denoise = guided_denoiser(
-            model.predict_noise, model.schedule, conditioning, scale_txt, scale_img
+            model.predict,
+            model.schedule,
+            conditioning,
+            scale_txt,
+            scale_img,
+            model.config.parameterization,
         )
         latents = sample_euler_ancestral(denoise, noise(0) * sigmas[0], sigmas, noise)
         return model.decode(latents)[:count]

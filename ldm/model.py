@@ -127,11 +127,7 @@ class LegoModel(nn.Module):
         return torch.cat([empty_prompt, zeros], dim=1)
 
     def training_loss(self, batch: dict[str, Tensor], empty_prompt: Tensor) -> Tensor:
-        """Mean squared error of the predicted noise, per sample: (B,).
-
-        With `loss_weighting` "velocity" it is multiplied by 1 + sigma^2, which makes it the error
-        of v-prediction (Salimans & Ho 2022, appendix D): small networks learn what happens in the
-        frame sooner, since that is decided at high noise, where the plain loss counts least.
+        """Mean squared error of the predicted noise (or latents), per sample: (B,).
 
         `batch`: source_moments, edited_moments (B, 2c, h, w), prompt (B, 77, C), image_features
         (B, I, D), text_features (B, T, D) and the sample's own draws: t (B,), noise,
@@ -147,11 +143,9 @@ class LegoModel(nn.Module):
         image = self.image_latents(batch["source_moments"]) * ~image_dropped[:, None, None, None]
         context = join_context(prompt, *rows)
         predicted = self.unet(torch.cat([noisy, image], dim=1), batch["t"], context).sample
-        error = (predicted.float() - batch["noise"].float()) ** 2
-        error = error.flatten(1).mean(dim=1)
-        if self.config.loss_weighting == "velocity":
-            error = error * (1 + self.schedule.sigmas.to(error.device)[batch["t"]] ** 2)
-        return error
+        wanted = batch["noise"] if self.config.parameterization == "eps" else latents
+        error = (predicted.float() - wanted.float()) ** 2
+        return error.flatten(1).mean(dim=1)
 
     @torch.no_grad()
     def conditioning(
@@ -170,7 +164,8 @@ class LegoModel(nn.Module):
             image_latents=self.image_latents(self.encode_moments(pixels)),
         )
 
-    def predict_noise(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    def predict(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        """(B, 2c, h, w), (B,), (B, L, C) -> noise, or latents, as `parameterization` says."""
         return self.unet(x, t, context).sample
 
 

@@ -33,11 +33,13 @@ def guided_denoiser(
     conditioning: Conditioning,
     guidance_scale: float,
     image_guidance_scale: float,
+    parameterization: str = "eps",
 ) -> Denoiser:
     """InstructPix2Pix guidance (its equation 3) with scales of text and image.
 
     D_u + s_t (D_c - D_i) + s_i (D_i - D_u), where D_c sees context and image, D_i the image
-    alone and D_u neither. `unet(x_in, t, context)` predicts noise from (3B, 2c, h, w).
+    alone and D_u neither. `unet(x_in, t, context)` predicts the noise ("eps") or the clean latents
+    ("x0") from (3B, 2c, h, w).
     """
     batch = conditioning.context.shape[0]
     uncond = conditioning.uncond_context.expand(batch, -1, -1)
@@ -56,9 +58,11 @@ def guided_denoiser(
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         x_in = torch.cat([x / (sigma**2 + 1) ** 0.5] * len(weights))
         t = schedule.timestep(sigma).expand(len(weights) * batch)
-        noise = unet(torch.cat([x_in, images], dim=1), t, context).float()
-        parts = zip(weights, noise.chunk(len(weights)), strict=True)
-        return sum(weight * (x - sigma * part) for weight, part in parts)
+        predicted = unet(torch.cat([x_in, images], dim=1), t, context).float()
+        parts = predicted.chunk(len(weights))
+        if parameterization == "eps":
+            parts = [x - sigma * part for part in parts]
+        return sum(weight * part for weight, part in zip(weights, parts, strict=True))
 
     return denoise
 

@@ -78,11 +78,11 @@ def main(argv: Sequence[str]) -> int:
         raise EgoGenError("--max-new-tokens, --temperature: expected at least 1 and at least 0")
 
     import torch  # slow to import: bad arguments are told first
-    from llava.decoding import Decoding
 
     from ldm.config import GenerateConfig, load_config
     from ldm.one_frame import check_photo, generate_frame
     from ldm.pictures import write_picture
+    from llava.decoding import Decoding
 
     check_photo(photo, options.image)
     overrides = [*options.overrides]

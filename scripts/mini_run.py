@@ -48,7 +48,12 @@ class Preset:
 
 PRESETS = {
     "quick": Preset(pairs=2000, base=(), tune=(), train_steps=800),
-    "full": Preset(pairs=3000, base=(), tune=(), train_steps=3000),
+    "full": Preset(
+        pairs=3000,
+        base=("--vision-steps", "200", "--language-steps", "600"),
+        tune=(),
+        train_steps=3600,
+    ),
     "tiny": Preset(  # for the tests: everything runs, nothing is learnt
         pairs=24,
         base=("--vision-steps", "2", "--language-steps", "2"),

@@ -72,7 +72,7 @@ def test_unet(model, state, use_ema, key):
     )
     context = torch.from_numpy(array("unet.context", (2, 410, 768)))
     t = torch.tensor(SETTINGS["unet_t"])
-    eps = model.predict_noise(torch.cat([z, image_latents], dim=1), t, context)
+    eps = model.predict(torch.cat([z, image_latents], dim=1), t, context)
     check(eps, golden, key, 1e-4)
 
 

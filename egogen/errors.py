@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,6 +18,13 @@ class EgoGenError(Exception):
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _cannot_write(error: BaseException) -> bool:
+    """No space or no permission, also where a library (safetensors, torch) hides it in a text."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+    return os.strerror(errno.ENOSPC) in str(error)
 
 
 def run_command(
@@ -37,14 +45,15 @@ def run_command(
             traceback.print_exc()
         print(f"error: {_one_line(error)}", file=sys.stderr)
         code = EXIT_BAD_INPUT
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+    except Exception as error:
+        if not _cannot_write(error):
             raise
         if debug:
             traceback.print_exc()
+        place = getattr(error, "filename", None) or "output"
         print(
-            f"error: {error.filename or 'output'}: {error.strerror}; nothing was half-written, "
-            "make room and run the same command again",
+            f"error: {place}: {getattr(error, 'strerror', None) or _one_line(error)}; nothing was "
+            "half-written, make room and run the same command again",
             file=sys.stderr,
         )
         code = EXIT_BAD_INPUT

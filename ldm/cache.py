@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from egogen import EgoGenError
 from egogen.actions import inside
-from egogen.atomic import atomic_path, read_json, write_json
+from egogen.atomic import read_json, write_bytes, write_json
 from egogen.errors import run_command
 from egogen.progress import Progress
 from ldm.data import Located, locate_entries
@@ -115,8 +115,7 @@ def write_cache(
             if not _whole(path):
                 tensors = encode_shard(model, group, data, made_from["both_flips"], batch_size)
                 tensors = {n: t.to(DTYPES[dtype]).contiguous() for n, t in tensors.items()}
-                with atomic_path(path) as temporary:
-                    save_file(tensors, temporary, metadata={"identity": json.dumps(made_from)})
+                write_bytes(path, save(tensors, metadata={"identity": json.dumps(made_from)}))
             progress.update(len(group))
 
 

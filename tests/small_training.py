@@ -34,7 +34,7 @@ SMALL = (
 
 
 def write_run(root: Path) -> list[str]:
-    """Dataset, features and frozen networks below `root` -> overrides of configs/train_mini.yaml."""
+    """Dataset, features and frozen networks below `root` -> overrides of train_mini.yaml."""
     write_dataset(root)
     overrides = [*SMALL, f"model.params.ckpt_path={root}/start.safetensors"]
     overrides.append(f"model.params.cond_stage_config.params.version={root}/text_tower")

@@ -79,7 +79,8 @@ model:
 data:
   metadata_path: {root}/metadata.json
   params: {{data_path: {root}/frames, edit_path: {root}/edits.json, res: 32,
-    text_prompt_key: action, additional_cond_path: {{llava_image: {root}/image, llava_text: {root}/text}}}}
+    text_prompt_key: action,
+    additional_cond_path: {{llava_image: {root}/image, llava_text: {root}/text}}}}
 inference: {{steps: 3, height: 48}}
 """)
     return root

@@ -16,6 +16,7 @@ from ldm.cache import main as cache_main
 from ldm.callbacks import Checkpoints
 from ldm.checkpoint import read_weights
 from ldm.config import TrainConfig, load_config
+from ldm.data import locate_entries
 from ldm.order import EpochBatches
 from ldm.train import train
 from main import main
@@ -204,3 +205,31 @@ def test_mini_configs_agree():
     train_only = {"ckpt_path", "load_ema", "ema_decay", "scheduler_config"}
     kept = [{k: v for k, v in model.items() if k not in train_only} for model in models]
     assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize("name", ["train_ego4d", "train_epickitchen"])
+def test_released_configs_are_read_and_ours_say_the_same(name, tmp_path):
+    released = json.loads((CONFIG.parents[1] / "tests/data/ldm/released_configs.json").read_text())
+    path = tmp_path / "released.yaml"
+    path.write_text(json.dumps(released[name]))  # JSON is YAML
+    found = load_config(TrainConfig, [str(path)])
+    found.model.params.first_stage_config.params.lossconfig = {}  # a loss that is never used
+    assert found == load_config(TrainConfig, [str(CONFIG.with_name(f"{name}.yaml"))])
+
+
+def test_scale_up_takes_both_training_sets(run_overrides, tmp_path):
+    """Lists of paths: the entries of the sets one after the other, each with its own folders."""
+    second = tmp_path / "second"
+    other = dict(word.split("=", 1) for word in write_run(second))
+    lists = []
+    for word in run_overrides:
+        key, _, value = word.partition("=")
+        if key.startswith("data.params.train.params.") and "/" in value:
+            lists.append(f"{key}=[{value},{other[key]}]")
+    config = load_config(TrainConfig, [str(CONFIG)], [*run_overrides, *lists])
+    located = locate_entries(config.data.params.train.params)
+    assert len(located) == 8 and located[0].frames != located[4].frames
+    assert located[4].text_root == str(second / "text" / "train")
+    config.data.params.train.params.data_path = [*config.data.params.train.params.data_path, "x"]
+    with pytest.raises(EgoGenError, match="expected the same number each"):
+        locate_entries(config.data.params.train.params)

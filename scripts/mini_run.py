@@ -36,31 +36,28 @@ BATCH = ("--batch-size", "64", "--max-new-tokens", "77")
 
 @dataclass(frozen=True)
 class Preset:
-    """Sizes of a run: flags of llava.mini_base and of the tuning, and stage 2's steps."""
+    """Sizes of a run: pairs of the dataset, flags of stage 1, steps of stage 2."""
 
     pairs: int
-    base: tuple[str, ...]
-    tune: tuple[str, ...]
+    val_pairs: int
     train_steps: int
-    batch_size: int = 32
-    more: tuple[str, ...] = ()  # overrides of both configs of stage 2
+    base: tuple[str, ...] = ("--vision-steps", "200", "--language-steps", "600")
+    tune: tuple[str, ...] = ()
+    both: tuple[str, ...] = ()  # overrides of both configs of stage 2
+    train: tuple[str, ...] = ()  # overrides of the training config
 
 
 PRESETS = {
-    "quick": Preset(pairs=2000, base=(), tune=(), train_steps=800),
-    "full": Preset(
-        pairs=3000,
-        base=("--vision-steps", "200", "--language-steps", "600"),
-        tune=(),
-        train_steps=3600,
-    ),
+    "quick": Preset(pairs=1800, val_pairs=150, train_steps=1000),
+    "full": Preset(pairs=3000, val_pairs=300, train_steps=3000),
     "tiny": Preset(  # for the tests: everything runs, nothing is learnt
         pairs=24,
+        val_pairs=3,
+        train_steps=2,
         base=("--vision-steps", "2", "--language-steps", "2"),
         tune=("--num_train_epochs", "1", "--logging_steps", "1"),
-        train_steps=2,
-        batch_size=4,
-        more=("inference.steps=2",),
+        both=("inference.steps=2",),
+        train=("data.params.batch_size=4", "lightning.log_every=1"),
     ),
 }
 VARIANTS = {  # the paper's ablation: what stage 2 is told
@@ -158,6 +155,7 @@ def chunks(*words: object, flags: tuple[str, str], count: int = 2) -> list[list[
 def stage_1(run: Run) -> None:
     data, out, preset = run.data, run.out, run.preset
     made = python("-m", "egogen.mini", data, "--pairs", preset.pairs, "--seed", run.seed)
+    made += ["--val-pairs", preset.val_pairs]
     run.step("dataset", [data], [*made, "--datasets", NAME, "--workers", 2])
     base = python("-m", "llava.mini_base", "--dataset-root", data, "--name", NAME)
     run.step(
@@ -197,7 +195,7 @@ def stage_2(run: Run, variant: str, settings: Sequence[str]) -> Path:
     """Train, generate and score one variant -> folder of its frames."""
     out, preset = run.out, run.preset
     text = next((word.partition("=")[2] for word in settings if word.startswith("TEXT=")), None)
-    both = [word for word in settings if not word.startswith("TEXT=")] + list(preset.more)
+    both = [word for word in settings if not word.startswith("TEXT=")] + list(preset.both)
     train, generate = [], [f"data.metadata_path={run.data / f'{NAME}_metadata.json'}"]
     for prefix, split, words in (
         ("data.params.train.params", "train", train),
@@ -213,13 +211,12 @@ def stage_2(run: Run, variant: str, settings: Sequence[str]) -> Path:
     cache = out / ("cache" if text is None else f"cache_{text}")
     schedule = f"model.params.scheduler_config.params.cycle_lengths=[{preset.train_steps}]"
     steps = f"lightning.trainer.max_steps={preset.train_steps}"
-    size = f"data.params.batch_size={preset.batch_size}"
 
     make = python("-m", "ldm.cache", "--config", "configs/train_mini.yaml", "--out", cache)
     run.step(cache.name, [cache], [*make, *train])
     learn = python("main.py", "--name", variant, "--logdir", out / "logs", "--seed", run.seed)
     learn += ["--base", "configs/train_mini.yaml", "--train", *train, *both]
-    learn += [f"data.params.cache_path={cache}", schedule, steps, size]
+    learn += [f"data.params.cache_path={cache}", schedule, steps, *preset.train]
     checkpoints = out / "logs" / variant / "checkpoints"
     run.step(f"training of {variant}", [checkpoints / "last.ckpt"], learn)
     words = ["metrics/inference.py", "--config", "configs/generate_mini.yaml"]

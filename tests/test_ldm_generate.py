@@ -1,6 +1,7 @@
 """Picture encoding against the released pictures, and generation through the command."""
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from inference import main
 from PIL import Image
 from recipe import image
+from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTokenizer
 
 from egogen import EgoGenError
@@ -141,3 +143,60 @@ def test_an_unreadable_feature_is_reported_and_the_rest_done(small, monkeypatch,
 def test_missing_checkpoint(small, tmp_path):
     with pytest.raises(EgoGenError, match="none.ckpt: no such checkpoint"):
         main(["--config", str(small / "config.yaml"), "--ckpt", str(tmp_path / "none.ckpt")])
+
+
+def edited(small, tmp_path, change):
+    """A copy of the action file after `change` of its content, as an override."""
+    content = json.loads((small / "edits.json").read_text())
+    content = change(content) or content
+    (tmp_path / "edits.json").write_text(json.dumps(content))
+    return f"data.params.edit_path={tmp_path}/edits.json"
+
+
+BAD_FILES = {
+    "holds no entries": lambda content: content.clear(),
+    "entry clip_0/0: field 'image_1' is missing": lambda c: c["clip_0"]["0"].pop("image_1"),
+    "leaves the dataset root": lambda c: c["clip_0"]["0"].update(image_0="../x.jpg"),
+    "clip 'other' is missing": lambda c: {"other": c["clip_0"]},
+}
+
+
+@pytest.mark.parametrize("expected", BAD_FILES)
+def test_bad_action_files(small, monkeypatch, tmp_path, expected):
+    def change(content):
+        result = BAD_FILES[expected](content)
+        return result if expected.startswith("clip") else content
+
+    with pytest.raises(EgoGenError, match=expected):
+        run(small, monkeypatch, tmp_path, edited(small, tmp_path, change))
+    assert not list(tmp_path.rglob("*.jpg"))
+
+
+@pytest.mark.parametrize("kind", ["nan", "shape", "frame"])
+def test_bad_features_and_frames_are_named(small, monkeypatch, tmp_path, capsys, kind):
+    path = small / "image" / "clip_0" / "1" / "frame_1.npy"
+    if kind == "frame":
+        path = small / "frames" / "clip_0" / "1" / "frame_1.jpg"
+    content = path.read_bytes()
+    if kind == "frame":
+        path.write_bytes(content[:150])
+    else:
+        np.save(path, np.full((4, 8) if kind == "nan" else (4, 7), np.nan, np.float16))
+    try:
+        code, done = run(small, monkeypatch, tmp_path)
+    finally:
+        path.write_bytes(content)
+    assert code == 1 and len(done) == 3
+    error = capsys.readouterr().err
+    wanted = {"nan": "NaN", "shape": "expected (4, 8)", "frame": "unreadable picture"}[kind]
+    assert "clip_0/1" in error and wanted in error and str(path) in error
+
+
+def test_a_checkpoint_of_stage_1_is_refused(small, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"model.language_model.norm.weight": torch.ones(2)}, path)
+    with pytest.raises(EgoGenError, match="expected a released one"):
+        main(["--config", str(small / "config.yaml"), "--ckpt", str(path)])
+    (tmp_path / "code.ckpt").write_bytes(pickle.dumps({"state_dict": Path("x")}))
+    with pytest.raises(EgoGenError, match="not a readable checkpoint of plain tensors"):
+        main(["--config", str(small / "config.yaml"), "--ckpt", str(tmp_path / "code.ckpt")])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from egogen.mini.texts import parse_description
 from egogen.mini.write import write_dataset
 from llava.checkpoint import load
 from llava.image_processing import ImageProcessor
@@ -74,9 +75,10 @@ def test_captions_and_questions_tell_the_truth(scenes):
         turns = questions(scene, rng, len(scene.things))
         assert len(turns) == 2 * (1 + len(scene.things))
         for question, answer in zip(turns[::2], turns[1::2], strict=True):
-            if question.startswith("Which hand"):
-                kind = question.removeprefix("Which hand is for the ").removesuffix("?")
-                assert answer.split()[1] == scene.spot(kind).split()[-1]
+            if question.startswith(("Which hand", "How does")):
+                kind = next(kind for kind in scene.things if f"the {kind}" in question)
+                said = parse_description(answer)
+                assert said["object"] == kind and said["hand"] == scene.spot(kind).split()[-1]
 
 
 def test_base_is_a_checkpoint_and_is_made_once(root, tmp_path, capsys):

@@ -133,16 +133,32 @@ def caption(scene: Scene, rng: np.random.Generator) -> list[str]:
     return [CAPTION_QUESTION, ", ".join(parts) + "."]
 
 
+def _question(
+    kind: str, name: str, spot: str, side: str, rng: np.random.Generator
+) -> tuple[str, str]:
+    """Where a thing is, which hand is for it, or both as a sentence that begins with the hand."""
+    forms = [
+        (f"Where is the {kind}?", f"The {name} is {place_words(spot)}."),
+        (f"Which hand is for the {kind}?", f"The {side} hand, for the {name}."),
+    ]
+    asked = f"How does the person reach the {kind} that is displayed in the video frame?"
+    if spot.startswith("held"):
+        forms.append((asked, f"With the {side} hand, the person keeps holding the {name}."))
+    else:
+        told = f"the person reaches for the {name} {place_words(spot)}"
+        forms.append((asked, f"With the {side} hand, {told}."))
+        told = f"the {side} hand to the {name} {place_words(spot)}"
+        forms.append((asked, f"The person stretches out {told}."))
+    return forms[rng.integers(len(forms))]
+
+
 def questions(scene: Scene, rng: np.random.Generator, count: int) -> list[str]:
     """Turns (question, answer, question, ...) on `count` things and one hand, in random order."""
     rounds = []
     for kind in rng.permutation(sorted(scene.things))[:count]:
         name, spot = f"{KINDS[kind].colour} {kind}", scene.spot(kind)
         side = spot.split()[-1]
-        if rng.random() < 0.5:
-            rounds.append((f"Where is the {kind}?", f"The {name} is {place_words(spot)}."))
-        else:
-            rounds.append((f"Which hand is for the {kind}?", f"The {side} hand, for the {name}."))
+        rounds.append(_question(kind, name, spot, side, rng))
     side = str(rng.choice(SIDES))
     held = [kind for kind in scene.things if scene.spot(kind) == f"held {side}"]
     answer = f"keeps holding the {KINDS[held[0]].colour} {held[0]}" if held else "stays empty"

@@ -17,7 +17,7 @@ done
 export PYTHONPATH="$root:$root/vllm${PYTHONPATH:+:$PYTHONPATH}"
 exec "${PYTHON:-python}" -m llava.train.train \
   --model_name_or_path "$model" --data_path "$data" --image_folder "$images" --output_dir "$output" \
-  --num_train_epochs 2 --per_device_train_batch_size 8 --learning_rate 2e-3 \
+  --num_train_epochs 3 --per_device_train_batch_size 8 --learning_rate 1e-3 \
   --lr_scheduler_type cosine --warmup_ratio 0.05 --weight_decay 0 --logging_steps 5 \
   --save_strategy steps --save_steps 200 --save_total_limit 1 \
   --image_cache 4096 --seed 42 "$@"

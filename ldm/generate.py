@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from egogen import EgoGenError
 from egogen.actions import ActionEntry, inside, read_actions, read_clip_sizes
+from egogen.atomic import read_json, write_json
 from egogen.chunks import floor_chunk
 from egogen.frames import read_rgb
 from egogen.progress import Progress
@@ -32,6 +34,44 @@ def run_folder(ckpt: str, seed: int, steps: int, scale_img: float, scale_txt: fl
     if scale_txt != RELEASED_TEXT_SCALE:
         name += f"-st={scale_txt}"
     return base / name
+
+
+def fingerprint(ckpt: str) -> str:
+    """Of a checkpoint's size and its first and last MiB; the last one of a .ckpt or .pth holds the
+    checksums of everything inside.
+    """
+    path = Path(ckpt)
+    if not path.is_file():
+        raise EgoGenError(f"{path}: no such checkpoint")
+    size, part = path.stat().st_size, 2**20
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        digest.update(file.read(part))
+        file.seek(max(0, size - part))
+        digest.update(file.read(part))
+    return digest.hexdigest()[:16]
+
+
+def claim_folder(folder: Path, config: DictConfig, ckpt: str) -> None:
+    """Record beside the frames what makes them; refuse a folder with frames of something else.
+
+    Otherwise a rerun after more training would keep the old frames.
+    """
+    inference = OmegaConf.to_container(config.inference)
+    fixed = {name: inference[name] for name in ("height", "picture", "jpeg_quality")}
+    fixed |= {
+        "checkpoint": fingerprint(ckpt),
+        "text_prompt_key": config.data.params.text_prompt_key,
+    }
+    path = folder / "made_by.json"
+    found = read_json(path) if path.exists() else fixed
+    for name, value in fixed.items():
+        if not isinstance(found, dict) or found.get(name) != value:
+            raise EgoGenError(
+                f"{path}: the frames here were made with another {name} than {value!r}; remove the "
+                "folder, or move it away"
+            )
+    write_json(path, fixed)
 
 
 def load_model(params: DictConfig, ckpt: str, device: torch.device) -> LegoModel:
@@ -107,7 +147,9 @@ def generate_chunk(
             raise EgoGenError(f"{config.data.metadata_path}: clip {entry.clip!r} is missing")
     model, failures = None, []
     for scales in itertools.product(inference.scales_img, inference.scales_txt):
-        folder = run_folder(ckpt, inference.seed, inference.steps, *scales) / "images"
+        folder = run_folder(ckpt, inference.seed, inference.steps, *scales)
+        claim_folder(folder, config, ckpt)
+        folder = folder / "images"
         paths = {entry: _output(folder, entry) for entry in entries}
         open_entries = [entry for entry in entries if not _finished(paths[entry])]
         if open_entries and model is None:

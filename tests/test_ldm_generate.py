@@ -97,6 +97,9 @@ def run(small, monkeypatch, out, *arguments):
         return generate.LegoModel(params).to(device).eval()
 
     monkeypatch.setattr(generate, "load_model", load)
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "X.ckpt").exists():
+        (out / "X.ckpt").write_bytes(b"stands for weights")
     code = main(["--config", str(small / "config.yaml"), "--ckpt", str(out / "X.ckpt"), *arguments])
     images = out / "X" / "X-e=0-s=3-si=1.5" / "images"
     return code, {str(p.relative_to(images)): p.read_bytes() for p in sorted(images.rglob("*.jpg"))}
@@ -138,6 +141,13 @@ def test_an_unreadable_feature_is_reported_and_the_rest_done(small, monkeypatch,
         broken.write_bytes(content)
     assert code == 1 and len(done) == 3
     assert "clip_1/0" in capsys.readouterr().err
+
+
+def test_frames_of_another_checkpoint_are_not_taken_for_finished(small, monkeypatch, tmp_path):
+    run(small, monkeypatch, tmp_path)
+    (tmp_path / "X.ckpt").write_bytes(b"stands for weights of more training")
+    with pytest.raises(EgoGenError, match="made with another checkpoint"):
+        run(small, monkeypatch, tmp_path)
 
 
 def test_missing_checkpoint(small, tmp_path):

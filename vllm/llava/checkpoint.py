@@ -7,6 +7,7 @@ names `model.mm_projector`, `model.vision_tower.vision_tower...`), (c) Hugging F
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,10 @@ KNOWN_TOWERS = {
     "openai/clip-vit-large-patch14-336": {**CLIP_L_14, "image_size": 336},
 }
 HARMLESS = ("rotary_emb.inv_freq", "position_ids")  # buffers of old files, computed anew
+
+
+if not sys.stderr.isatty():
+    logging.disable_progress_bar()  # the library's bars fill a log; ours print lines there
 
 
 @dataclass

@@ -1,0 +1,77 @@
+"""The frozen networks of the mini world: the shipped ones work, and their command runs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from egogen.mini.write import write_dataset
+from ldm.checkpoint import load_start, read_weights
+from ldm.config import TrainConfig, load_config
+from ldm.mini.autoencoder import frame_paths, psnr_of, read_frames
+from ldm.mini.start import CONFIG
+from ldm.mini.start import main as start_main
+from ldm.mini.text_tower import FACTS, fact_labels, sample_texts
+from ldm.model import LegoModel
+
+START = CONFIG.parent / "mini" / "start.safetensors"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("mini")
+    request = {"seed": 7, "pairs": 12, "val_pairs": 3, "actions_per_clip": 3, "datasets": ["ego4d"]}
+    write_dataset(root, request)
+    return root
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = load_config(TrainConfig, [str(CONFIG)])
+    model = LegoModel(config.model.params).eval()
+    load_start(model, str(START))
+    return model
+
+
+@torch.no_grad()
+def test_shipped_autoencoder(root, model):
+    """Frames that it was not trained on come back, and their latents have the scale it says."""
+    pixels = read_frames(frame_paths(root, ["ego4d"]), 64).float() / 127.5 - 1
+    moments = model.encode_moments(pixels)
+    latents = model.scale_factor * model.image_latents(moments)
+    assert latents.shape[1:] == (4, 16, 16) and 0.8 < latents.std() < 1.25
+    error = (model.decode(latents) - pixels).square().mean().item()
+    assert psnr_of(error) > 27
+    assert START.stat().st_size < 2_000_000
+
+
+def test_shipped_text_tower_tells_texts_apart(model):
+    """Last rows of descriptions with the same facts are nearer than of those with others."""
+    texts = [text for text in sample_texts(11, 60) if len(text) > 60]
+    labels, _ = fact_labels(texts)
+    tokens = model.tokenize(texts)
+    assert tokens.shape[1] == 77 and (tokens[:, -1] == tokens.max()).all()
+    ends = (tokens == tokens.max()).int().argmax(dim=1)
+    rows = model.encode_text(texts)[torch.arange(len(texts)), ends]
+    facts = labels[:, [FACTS.index(name) for name in ("verb", "object", "hand")]]
+    same = (facts[:, None] == facts[None]).all(-1) & ~torch.eye(len(texts), dtype=torch.bool)
+    distance = torch.cdist(rows, rows)
+    differs = (facts[:, None] != facts[None]).any(-1)
+    assert same.any() and distance[same].mean() < 0.6 * distance[differs].mean()
+
+
+def test_any_text_can_be_spelt(model):
+    text = "zürich & \N{HOT BEVERAGE}: 50% off"
+    ids = model.tokenizer(text).input_ids
+    assert model.tokenizer.unk_token_id not in ids[1:-1]
+    decoded = model.tokenizer.decode(ids, skip_special_tokens=True)
+    assert decoded.replace(" ", "") == text.replace(" ", "")
+
+
+def test_the_command_that_makes_them(root, tmp_path):
+    words = ["--dataset-root", str(root), "--name", "ego4d", "--out", str(tmp_path)]
+    start_main([*words, "--steps", "2", "--text-steps", "2", "--batch-size", "2"])
+    made, shipped = read_weights(tmp_path / "start.safetensors"), read_weights(START)
+    assert {n: v.shape for n, v in made.items()} == {n: v.shape for n, v in shipped.items()}
+    names = {path.name for path in (tmp_path / "text_tower").iterdir()}
+    assert names == {path.name for path in Path(START.parent / "text_tower").iterdir()}

@@ -182,7 +182,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("overrides", nargs="*", help="dotted config keys, key=value")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     config = load_config(TrainConfig, args.config, args.overrides)
     out = args.out or config.data.params.cache_path
     if not out:

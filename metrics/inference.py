@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--chunk_idx", type=int, default=1, help="1 to n_chunk")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("overrides", nargs="*", help="dotted config keys, key=value")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     config = load_config(GenerateConfig, [arguments.config], arguments.overrides)
     device = torch.device(arguments.device)
     failures = generate_chunk(

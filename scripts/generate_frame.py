@@ -70,7 +70,7 @@ def _out_path(out: Path | None, image: Path) -> Path:
 
 
 def main(argv: Sequence[str]) -> int:
-    options = _parser().parse_args(argv)
+    options = _parser().parse_intermixed_args(argv)
     out = _out_path(options.out, options.image)
     photo = read_rgb(options.image)
     paths = {name: _model_path(getattr(options, name), name) for name in DEFAULTS}

@@ -48,7 +48,7 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset(pairs=1800, val_pairs=150, train_steps=1000),
+    "quick": Preset(pairs=1800, val_pairs=150, train_steps=1200),
     "full": Preset(pairs=2400, val_pairs=240, train_steps=1800),
     "tiny": Preset(  # for the tests: everything runs, nothing is learnt
         pairs=24,

@@ -77,6 +77,7 @@ class Run:
     preset: Preset
     seed: int
     times: dict[str, float] = field(default_factory=dict)
+    before: str = ""  # stands for all steps so far: what follows a step done anew is done anew
 
     @property
     def data(self) -> Path:
@@ -92,18 +93,24 @@ class Run:
     def described(self, split: str) -> Path:
         return self.out / "described" / f"{NAME}_{split}.json"
 
+    @staticmethod
+    def digest(stamp: Path) -> str:
+        return hashlib.sha256(stamp.read_bytes()).hexdigest()
+
     def step(self, name: str, outputs: Sequence[Path], *commands: Sequence[object]) -> None:
         """Run the commands, side by side when there are several, unless that has been done."""
         lines = [[str(word) for word in command] for command in commands]
         stamp = self.out / ".steps" / f"{name.replace(' ', '_')}.json"
-        if stamp.exists() and read_json(stamp) == [lines, inventory(outputs)]:
+        if stamp.exists() and read_json(stamp) == [lines, inventory(outputs), self.before]:
+            self.before = self.digest(stamp)
             return
         print(f"\n== {name}", flush=True)
         for line in lines:
             print("   $ " + shown(line), flush=True)
         begun = time.monotonic()
         run_commands(name, lines)
-        write_json(stamp, [lines, inventory(outputs)])
+        write_json(stamp, [lines, inventory(outputs), self.before])
+        self.before = self.digest(stamp)
         self.times[name] = time.monotonic() - begun
         print(f"   {name}: {self.times[name]:.0f} s", flush=True)
 

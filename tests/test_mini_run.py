@@ -65,6 +65,7 @@ def test_a_lost_frame_comes_back(tiny):
     assert done.returncode == 0, done.stderr
     assert frame.read_bytes() == before
     assert "== frames of" in done.stdout and "== training" not in done.stdout
+    assert "== oracle on" in done.stdout and "== report" in done.stdout  # what follows is done anew
 
 
 def test_dataset_check_of_the_run(tiny):

@@ -33,10 +33,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> None:
-    args, rest = _parser().parse_known_args(argv)
-    odd = [argument for argument in rest if "=" not in argument or argument.startswith("-")]
-    if odd:
-        raise EgoGenError(f"command line: unknown argument {odd[0]!r}; see --help")
+    args = _parser().parse_intermixed_args(argv)
     if "/" in args.name or args.name in (".", ".."):
         raise EgoGenError(f"--name {args.name}: expected a plain name; --logdir chooses the folder")
     import torch  # slow to import: bad arguments are told first
@@ -45,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     from ldm.config import TrainConfig, load_config
     from ldm.train import train
 
-    config = load_config(TrainConfig, args.base, [*args.overrides, *rest])
+    config = load_config(TrainConfig, args.base, args.overrides)
     if not args.train:
         print(OmegaConf.to_yaml(config, resolve=True), end="")
         return

@@ -35,6 +35,10 @@ class Progress:
         elif exception_type is None:
             self._line()
 
+    def close(self) -> None:
+        """The end of work that no `with` can be put around."""
+        self.__exit__(None)
+
     def update(self, units: int = 1) -> None:
         self.count += units
         if self.bar is not None:

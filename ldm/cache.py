@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -24,9 +23,12 @@ from torch import Tensor
 
 from egogen import EgoGenError
 from egogen.actions import inside
-from egogen.atomic import read_json, write_bytes, write_json
+from egogen.atomic import read_json, write_bytes
+from egogen.claims import check_claim, claim
 from egogen.errors import run_command
 from egogen.progress import Progress
+from ldm.checkpoint import load_start
+from ldm.config import TrainConfig, load_config
 from ldm.data import Located, locate_entries
 from ldm.model import FROZEN_PARTS, LegoModel
 from ldm.pictures import read_pixels
@@ -105,9 +107,7 @@ def write_cache(
     located = locate_entries(data)
     made_from = identity(located, data, model, dtype)
     info = folder / "cache.json"
-    if info.exists() and read_json(info) != made_from:
-        raise EgoGenError(f"{info}: {_difference(read_json(info), made_from)}; remove the folder")
-    write_json(info, made_from)
+    claim(info, made_from)
     with Progress(len(located), f"cache {folder.name}", "entries") as progress:
         for number, first in enumerate(range(0, len(located), SHARD)):
             group = located[first : first + SHARD]
@@ -115,15 +115,8 @@ def write_cache(
             if not _whole(path):
                 tensors = encode_shard(model, group, data, made_from["both_flips"], batch_size)
                 tensors = {n: t.to(DTYPES[dtype]).contiguous() for n, t in tensors.items()}
-                write_bytes(path, save(tensors, metadata={"identity": json.dumps(made_from)}))
+                write_bytes(path, save(tensors))
             progress.update(len(group))
-
-
-def _difference(found: dict, expected: dict) -> str:
-    names = sorted(
-        n for n in expected if not isinstance(found, dict) or found.get(n) != expected[n]
-    )
-    return f"made from other {', '.join(names)} than the config, data and encoders have now"
 
 
 class EncoderCache:
@@ -137,9 +130,7 @@ class EncoderCache:
             raise EgoGenError(f"{folder}: holds no cache; make it with python -m ldm.cache")
         found = read_json(info)
         dtype = found.get("dtype") if isinstance(found, dict) else None
-        expected = identity(located, data, model, dtype)
-        if found != expected:
-            raise EgoGenError(f"{info}: {_difference(found, expected)}")
+        check_claim(info, identity(located, data, model, dtype))
         for number in range(-(-len(located) // SHARD)):
             if not _whole(_shard(folder, number)):
                 raise EgoGenError(
@@ -168,9 +159,6 @@ class EncoderCache:
 
 
 def main(argv: Sequence[str]) -> None:
-    from ldm.checkpoint import load_start
-    from ldm.config import TrainConfig, load_config
-
     parser = argparse.ArgumentParser(
         prog="python -m ldm.cache",
         description="Compute the outputs of the frozen encoders once, for training.",

@@ -17,9 +17,9 @@ from egogen.actions import inside
 from egogen.atomic import atomic_path, write_text
 from egogen.frames import read_rgb
 from egogen.progress import Progress
-from ldm.data import TrainingPairs, read_features
+from ldm.data import TrainingPairs, read_condition
 from ldm.generate import generate_batch
-from ldm.pictures import to_picture, to_pixels
+from ldm.pictures import to_picture
 
 LAST = "last.ckpt"
 
@@ -79,6 +79,13 @@ class TrainingLog(pl.Callback):
             self._write({"step": trainer.global_step, "loss": loss, "lr": rate})
             self.losses.clear()
 
+    def state_dict(self) -> dict[str, list[float]]:
+        """Losses since the last line: a resumed run's next line is an undisturbed one's."""
+        return {"losses": [loss.item() for loss in self.losses]}
+
+    def load_state_dict(self, state: dict[str, list[float]]) -> None:
+        self.losses = [torch.tensor(loss) for loss in state["losses"]]
+
     def on_validation_end(self, trainer: pl.Trainer, *_) -> None:
         if self.progress is not None and "val_loss" in trainer.callback_metrics:
             value = trainer.callback_metrics["val_loss"].item()
@@ -86,7 +93,7 @@ class TrainingLog(pl.Callback):
 
     def on_train_end(self, *_) -> None:
         if self.progress is not None:
-            self.progress.__exit__(None)
+            self.progress.close()
 
     def _write(self, record: dict[str, Any]) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
@@ -166,18 +173,9 @@ class SamplePictures(pl.Callback):
             ]
             for item in items
         ]
-        inference = self.config.inference
-        samples, names = [], []
-        for item, (source, _) in zip(items, frames, strict=True):
-            conditioner = self.config.model.params.conditioner
-            samples.append(
-                {
-                    "pixels": to_pixels(source, self.pairs.data.res),
-                    "prompt": item.entry.texts[self.pairs.data.text_prompt_key],
-                    **read_features(item.entry, item.image_root, item.text_root, conditioner),
-                }
-            )
-            names.append((item.entry.clip, item.entry.action_id))
+        inference, conditioner = self.config.inference, self.config.model.params.conditioner
+        samples = [read_condition(item, self.pairs.data, conditioner) for item in items]
+        names = [(item.entry.clip, item.entry.action_id) for item in items]
         scales = inference.scales_img[0], inference.scales_txt[0]
         with module.encoders(), module.averaged():
             decoded = generate_batch(module.model, samples, names, inference, *scales)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
@@ -18,39 +19,6 @@ from egogen.seeds import stable_seed
 from ldm.conditioning import pad_text_rows
 from ldm.config import as_list
 from ldm.pictures import read_pixels
-
-FIRST_EPOCH_OF_ALL = 0  # validation draws the same numbers every time
-
-
-def read_features(
-    entry: ActionEntry, image_root: str, text_root: str, conditioner: DictConfig
-) -> dict[str, Tensor]:
-    """Whatever the conditioning variant uses, float32: image_features (I, D), text_features (T, D),
-    zero-padded. Raises EgoGenError naming the file.
-    """
-    features = {}
-    width = conditioner.feature_dim
-    if conditioner.variant in ("image", "both"):
-        root = _root(image_root, "llava_image")
-        rows = read_feature(root, entry.image_0, width, conditioner.image_rows)
-        features["image_features"] = torch.from_numpy(rows).float()
-    if conditioner.variant in ("text", "both"):
-        root = _root(text_root, "llava_text")
-        rows = torch.from_numpy(read_feature(root, entry.image_0, width)).float()
-        features["text_features"] = pad_text_rows(rows, conditioner.text_rows)
-    return features
-
-
-def read_condition(entry: ActionEntry, data: DictConfig, conditioner: DictConfig) -> dict[str, Any]:
-    """What the model sees of `entry` when it generates: pixels (3, R, R) in [-1, 1], prompt and
-    features. Raises EgoGenError naming the file.
-    """
-    roots = data.additional_cond_path
-    return {
-        "pixels": read_pixels(inside(data.data_path, entry.image_0), data.res),
-        "prompt": entry.texts[data.text_prompt_key],
-        **read_features(entry, roots.llava_image, roots.llava_text, conditioner),
-    }
 
 
 def _root(path: str, name: str) -> Path:
@@ -97,6 +65,44 @@ def locate_entries(data: DictConfig) -> list[Located]:
     return located
 
 
+def to_features(
+    image_rows: np.ndarray | None, text_rows: np.ndarray | None, conditioner: DictConfig
+) -> dict[str, Tensor]:
+    """(I, D), (n, D), None where the variant has none -> image_features (I, D) and text_features
+    (T, D), zero-padded or cut, float32.
+    """
+    features = {}
+    if image_rows is not None:
+        features["image_features"] = torch.from_numpy(image_rows).float()
+    if text_rows is not None:
+        rows = torch.from_numpy(text_rows).float()
+        features["text_features"] = pad_text_rows(rows, conditioner.text_rows)
+    return features
+
+
+def read_features(item: Located, conditioner: DictConfig) -> dict[str, Tensor]:
+    """What the conditioning variant uses, see `to_features`. Raises EgoGenError naming the file."""
+    width, image_rows, text_rows = conditioner.feature_dim, None, None
+    if conditioner.variant in ("image", "both"):
+        root = _root(item.image_root, "llava_image")
+        image_rows = read_feature(root, item.entry.image_0, width, conditioner.image_rows)
+    if conditioner.variant in ("text", "both"):
+        root = _root(item.text_root, "llava_text")
+        text_rows = read_feature(root, item.entry.image_0, width)
+    return to_features(image_rows, text_rows, conditioner)
+
+
+def read_condition(item: Located, data: DictConfig, conditioner: DictConfig) -> dict[str, Any]:
+    """What the model sees of an entry when it generates: pixels (3, R, R) in [-1, 1], prompt and
+    features. Raises EgoGenError naming the file.
+    """
+    return {
+        "pixels": read_pixels(inside(item.frames, item.entry.image_0), data.res),
+        "prompt": item.entry.texts[data.text_prompt_key],
+        **read_features(item, conditioner),
+    }
+
+
 class TrainingPairs(Dataset):
     """Source and target frame of each entry, its description, its features and its own draws.
 
@@ -138,15 +144,13 @@ class TrainingPairs(Dataset):
             for name, path in (("source", item.entry.image_0), ("edited", item.entry.image_1)):
                 pixels = read_pixels(inside(item.frames, path), self.data.res)
                 frames[name] = pixels.flip(-1) if flip else pixels
-        features = read_features(item.entry, item.image_root, item.text_root, self.conditioner)
-        return {**frames, **features, **draws}
+        return {**frames, **read_features(item, self.conditioner), **draws}
 
     def _draws(self, epoch: int, index: int) -> dict[str, Any]:
         """t, noises, dropout and flip of a sample; for validation the same in every epoch, with t
         spread evenly over the samples and nothing dropped."""
-        if self.fixed:
-            epoch = FIRST_EPOCH_OF_ALL
-        generator = torch.Generator().manual_seed(stable_seed(self.seed, epoch, index))
+        place = 0 if self.fixed else epoch, index
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, *place))
         flip, share, draw = torch.rand(3, generator=generator).tolist()
         if self.fixed:
             share, draw = (index * 0.6180339887498949) % 1, 1.0  # golden ratio: an even spread

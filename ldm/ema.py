@@ -21,9 +21,8 @@ class Average:
         self.module = module
         self.names = [name for name, p in module.named_parameters() if p.requires_grad]
         self.ema = EMAModel(self._live(), decay=max_decay, foreach=True)
-        self.ema.optimization_step = (
-            1  # EMAModel's first update would copy; the released one averages
-        )
+        # EMAModel's first update would copy, the released one averages: begin one later.
+        self.ema.optimization_step = 1
 
     def _live(self) -> list[nn.Parameter]:
         return [p for p in self.module.parameters() if p.requires_grad]

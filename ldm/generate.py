@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 
 from egogen import EgoGenError
-from egogen.actions import ActionEntry, inside, read_actions, read_clip_sizes
-from egogen.atomic import read_json, write_json
+from egogen.actions import ActionEntry, inside, read_clip_sizes
 from egogen.chunks import floor_chunk
+from egogen.claims import claim
 from egogen.frames import read_rgb
 from egogen.progress import Progress
 from ldm.checkpoint import load_for_generation, read_weights
-from ldm.data import read_condition, stack
+from ldm.data import Located, locate_entries, read_condition, stack
 from ldm.model import LegoModel, autocast
 from ldm.pictures import to_picture, write_picture
 from ldm.sampling import SampleNoise, guided_denoiser, sample_euler_ancestral
@@ -55,23 +55,16 @@ def fingerprint(ckpt: str) -> str:
 def claim_folder(folder: Path, config: DictConfig, ckpt: str) -> None:
     """Record beside the frames what makes them; refuse a folder with frames of something else.
 
-    Otherwise a rerun after more training would keep the old frames.
+    Otherwise a rerun after more training, or with new descriptions, would keep the old frames.
     """
-    inference = OmegaConf.to_container(config.inference)
-    fixed = {name: inference[name] for name in ("height", "picture", "jpeg_quality")}
-    fixed |= {
+    data, inference = config.data.params, config.inference
+    info = {name: inference[name] for name in ("height", "picture", "jpeg_quality")}
+    info |= {
         "checkpoint": fingerprint(ckpt),
-        "text_prompt_key": config.data.params.text_prompt_key,
+        "edit_file": hashlib.sha256(Path(data.edit_path).read_bytes()).hexdigest()[:16],
+        "text_prompt_key": data.text_prompt_key,
     }
-    path = folder / "made_by.json"
-    found = read_json(path) if path.exists() else fixed
-    for name, value in fixed.items():
-        if not isinstance(found, dict) or found.get(name) != value:
-            raise EgoGenError(
-                f"{path}: the frames here were made with another {name} than {value!r}; remove the "
-                "folder, or move it away"
-            )
-    write_json(path, fixed)
+    claim(folder / "made_by.json", info)
 
 
 def load_model(params: DictConfig, ckpt: str, device: torch.device) -> LegoModel:
@@ -138,59 +131,57 @@ def generate_chunk(
     Finished frames are kept, so that the same command continues a killed run.
     """
     data, inference = config.data.params, config.inference
-    entries = floor_chunk(
-        read_actions(data.edit_path, ("action", data.text_prompt_key)), n_chunk, chunk_idx
-    )
+    items = floor_chunk(locate_entries(data), n_chunk, chunk_idx)
     sizes = read_clip_sizes(config.data.metadata_path)
-    for entry in entries:
-        if entry.clip not in sizes:
-            raise EgoGenError(f"{config.data.metadata_path}: clip {entry.clip!r} is missing")
+    for item in items:
+        if item.entry.clip not in sizes:
+            raise EgoGenError(f"{config.data.metadata_path}: clip {item.entry.clip!r} is missing")
     model, failures = None, []
     for scales in itertools.product(inference.scales_img, inference.scales_txt):
         folder = run_folder(ckpt, inference.seed, inference.steps, *scales)
         claim_folder(folder, config, ckpt)
         folder = folder / "images"
-        paths = {entry: _output(folder, entry) for entry in entries}
-        open_entries = [entry for entry in entries if not _finished(paths[entry])]
-        if open_entries and model is None:
+        paths = {item: _output(folder, item.entry) for item in items}
+        left = [item for item in items if not _finished(paths[item])]
+        if left and model is None:
             model = load_model(config.model.params, ckpt, device)
-        done = len(entries) - len(open_entries)
-        with Progress(len(entries), "generate", "frames", done) as progress:
-            for start in range(0, len(open_entries), inference.batch_size):
-                batch = open_entries[start : start + inference.batch_size]
-                pictures, failed = _generate_entries(model, batch, config, sizes, scales)
-                for entry, picture in pictures.items():
-                    write_picture(paths[entry], picture, inference.jpeg_quality)
+        done = len(items) - len(left)
+        with Progress(len(items), "generate", "frames", done) as progress:
+            for start in range(0, len(left), inference.batch_size):
+                batch = left[start : start + inference.batch_size]
+                pictures, failed = _generate_items(model, batch, config, sizes, scales)
+                for item, picture in pictures.items():
+                    write_picture(paths[item], picture, inference.jpeg_quality)
                 failures += failed
                 progress.update(len(batch))
     return failures
 
 
-def _generate_entries(
+def _generate_items(
     model: LegoModel,
-    entries: list[ActionEntry],
+    items: list[Located],
     config: DictConfig,
     sizes: dict[str, tuple[int, int]],
     scales: tuple[float, float],
-) -> tuple[dict[ActionEntry, Image.Image], list[str]]:
+) -> tuple[dict[Located, Image.Image], list[str]]:
     """-> pictures at their clips' aspect, and a line for each entry that could not be read."""
     inference, samples, failures = config.inference, {}, []
-    for entry in entries:
+    for item in items:
         try:
-            samples[entry] = read_condition(
-                entry, config.data.params, config.model.params.conditioner
+            samples[item] = read_condition(
+                item, config.data.params, config.model.params.conditioner
             )
         except EgoGenError as error:
-            failures.append(f"{entry.key}: {error}")
+            failures.append(f"{item.entry.key}: {error}")
     if not samples:
         return {}, failures
-    names = [(entry.clip, entry.action_id) for entry in samples]
+    names = [(item.entry.clip, item.entry.action_id) for item in samples]
     decoded = generate_batch(
         model, list(samples.values()), names, inference, *scales, pad_to=inference.batch_size
     )
     pictures = {
-        entry: to_picture(x, sizes[entry.clip], inference.height, inference.picture)
-        for entry, x in zip(samples, decoded, strict=True)
+        item: to_picture(x, sizes[item.entry.clip], inference.height, inference.picture)
+        for item, x in zip(samples, decoded, strict=True)
     }
     return pictures, failures
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from egogen.errors import EgoGenError
 from egogen.seeds import stable_seed
-from ldm.conditioning import pad_text_rows
+from ldm.data import to_features
 from ldm.generate import generate_batch, load_model
 from ldm.pictures import to_picture, to_pixels
 from llava.checkpoint import load
@@ -82,21 +82,23 @@ def describe(
 
 
 def condition(photo: Image.Image, description: Description, config: DictConfig) -> dict:
-    """What stage 2 sees, as `ldm.data.read_condition` gives it for an entry on disk."""
+    """What stage 2 sees, as `ldm.data.read_condition` gives it for an entry on disk.
+
+    Raises EgoGenError when the features have another number of rows than the config expects.
+    """
     conditioner = config.model.params.conditioner
-    sample = {"pixels": to_pixels(photo, config.data.params.res), "prompt": description.text}
-    if conditioner.variant in ("image", "both"):
-        rows = description.image_features
-        if len(rows) != conditioner.image_rows:
-            raise EgoGenError(
-                f"stage 1 gives {len(rows)} image rows, but the config of stage 2 has "
-                f"model.params.conditioner.image_rows={conditioner.image_rows}"
-            )
-        sample["image_features"] = torch.from_numpy(rows).float()
-    if conditioner.variant in ("text", "both"):
-        rows = torch.from_numpy(description.text_features).float()
-        sample["text_features"] = pad_text_rows(rows, conditioner.text_rows)
-    return sample
+    image_rows = description.image_features if conditioner.variant in ("image", "both") else None
+    text_rows = description.text_features if conditioner.variant in ("text", "both") else None
+    if image_rows is not None and len(image_rows) != conditioner.image_rows:
+        raise EgoGenError(
+            f"stage 1 gives {len(image_rows)} image rows, but the config of stage 2 has "
+            f"model.params.conditioner.image_rows={conditioner.image_rows}"
+        )
+    return {
+        "pixels": to_pixels(photo, config.data.params.res),
+        "prompt": description.text,
+        **to_features(image_rows, text_rows, conditioner),
+    }
 
 
 def generate_frame(

@@ -49,7 +49,9 @@ class EpochBatches:
 class ResumableLoader(DataLoader):
     """A loader that Lightning saves and restores: `position()` -> (epoch, finished batches)."""
 
-    def __init__(self, dataset, batches: EpochBatches, position: Callable[[], Address], **options):
+    def __init__(
+        self, dataset, batches: EpochBatches, position: Callable[[], tuple[int, int]], **options
+    ):
         super().__init__(dataset, batch_sampler=batches, **options)
         self.position = position
 

@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
 from egogen import EgoGenError
-from egogen.atomic import write_json, write_text
+from egogen.atomic import read_json, write_json, write_text
 from ldm.architecture import downsampling_factor
 from ldm.cache import EncoderCache
 from ldm.callbacks import LAST, AverageUpdate, Checkpoints, SamplePictures, TrainingLog
@@ -57,18 +57,19 @@ class PairData(pl.LightningDataModule):
         return ResumableLoader(self.train, batches, self.position, **self.options)
 
     def val_dataloader(self) -> DataLoader:
-        """Every entry once, dealt out to the ranks; one rank may have a batch more than another,
-        so the rest is left out there (Lightning's ranks must agree on the count)."""
+        """Entries dealt out to the ranks, the same number to each: what is left over is left out,
+        and entries fewer than ranks go to all of them."""
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        even = len(self.val) // world * world or len(self.val)
-        addresses = [(0, index) for index in range(even)][rank::world]
+        even = len(self.val) // world * world
+        indices = range(even)[rank::world] if even else range(len(self.val))
+        addresses = [(0, index) for index in indices]
         first = range(0, len(addresses), self.batch_size)
         batches = [addresses[start : start + self.batch_size] for start in first]
         return DataLoader(self.val, batch_sampler=batches, **self.options)
 
 
 def run_folder(config: DictConfig, folder: Path, resume: bool) -> bool:
-    """Claim the run's folder; -> whether it holds a finished run of this config.
+    """Check the run's folder; -> whether it holds a finished run of this config and length.
 
     Raises EgoGenError when the folder holds a checkpoint made with another config, unless `resume`
     says to go on.
@@ -82,7 +83,12 @@ def run_folder(config: DictConfig, folder: Path, resume: bool) -> bool:
                 f"{path}: this run was begun with other values of {', '.join(changed[:5])}; choose "
                 "another --name, or continue with the new values by --resume"
             )
-    return (folder / "finished.json").exists()
+    finished = folder / "finished.json"
+    return finished.exists() and read_json(finished)["asked"] == asked_length(config)
+
+
+def asked_length(config: DictConfig) -> dict[str, Any]:
+    return {name: config.lightning.trainer.get(name) for name in ("max_steps", "max_epochs")}
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -203,7 +209,7 @@ def train(
     model = LegoModel(config.model.params)
     load_start(model, config.model.params.ckpt_path)
     train_pairs, val_pairs = build_data(config, model, seed)
-    settings, cached = config.lightning, config.data.params.cache_path is not None
+    settings, cached = config.lightning, bool(config.data.params.cache_path)
     module = LegoTraining(model, config, seed, cached)
     log = TrainingLog(folder, settings.log_every)
     callbacks = [  # in this order: a checkpoint is written when the rest of its step is done
@@ -215,6 +221,7 @@ def train(
     trainer = build_trainer(config, folder, gpus, callbacks)
     log.total = total_steps(config, len(train_pairs), trainer.world_size)
     if rank_zero_only.rank == 0:
+        (folder / "finished.json").unlink(missing_ok=True)  # a longer run is being asked for
         write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     ckpt = checkpoint_to_resume(folder)
     data = PairData(train_pairs, val_pairs, config, seed)
@@ -222,7 +229,8 @@ def train(
     if trainer.interrupted:
         raise KeyboardInterrupt
     if trainer.is_global_zero:
-        write_json(folder / "finished.json", {"steps": trainer.global_step})
+        record = {"steps": trainer.global_step, "asked": asked_length(config)}
+        write_json(folder / "finished.json", record)
         print(f"{folder / 'checkpoints' / LAST}: trained for {trainer.global_step} steps")
 
 

@@ -8,7 +8,7 @@ for them, so that they take no memory on the device; checkpoints hold them all t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -51,6 +51,7 @@ class LegoTraining(pl.LightningModule):
             self.average = Average(model, config.model.params.ema_decay)
         with torch.no_grad():
             self.register_buffer("empty_prompt", model.encode_text([""]), persistent=False)
+        self._validation = ExitStack()
         self._frozen: dict[str, nn.Module] = {}
         if cached:
             self._frozen = {part: getattr(model, part) for part in FROZEN_PARTS}
@@ -105,9 +106,15 @@ class LegoTraining(pl.LightningModule):
         self.log("loss", loss, sync_dist=True, batch_size=len(batch["t"]))
         return loss
 
+    def on_validation_start(self) -> None:
+        """The averages go in once for the whole validation, not once a batch."""
+        self._validation.enter_context(self.averaged())
+
+    def on_validation_end(self) -> None:
+        self._validation.close()
+
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        with self.averaged():
-            losses = self.losses(batch)
+        losses = self.losses(batch)
         self.log("val_loss", losses.mean(), sync_dist=True, batch_size=len(losses), on_epoch=True)
 
     def configure_optimizers(self) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:1] = [str(PROJECT)]
 
+from egogen.actions import DESCRIPTION_KEY  # noqa: E402
 from egogen.atomic import read_json, write_json  # noqa: E402
 from egogen.errors import EgoGenError, run_command  # noqa: E402
 
@@ -60,13 +61,14 @@ PRESETS = {
         train=("data.params.batch_size=4", "lightning.log_every=1"),
     ),
 }
-VARIANTS = {  # the paper's ablation: what stage 2 is told
-    "label": ("model.params.conditioner.variant=none", "TEXT=action"),
-    "description": ("model.params.conditioner.variant=none",),
-    "description_image": ("model.params.conditioner.variant=image",),
-    "description_text": ("model.params.conditioner.variant=text",),
-    "description_image_text": (),
+VARIANTS = {  # the paper's ablation: conditioning variant, and the text that is the prompt
+    "label": ("none", "action"),
+    "description": ("none", DESCRIPTION_KEY),
+    "description_image": ("image", DESCRIPTION_KEY),
+    "description_text": ("text", DESCRIPTION_KEY),
+    "description_image_text": ("both", DESCRIPTION_KEY),
 }
+FULL_VARIANT = "description_image_text"
 
 
 @dataclass
@@ -198,11 +200,11 @@ def oracle(run: Run, name: str, output: Path, *words: object) -> None:
     run.step(name, [output], python(*base, *words))
 
 
-def stage_2(run: Run, variant: str, settings: Sequence[str]) -> Path:
+def stage_2(run: Run, variant: str) -> Path:
     """Train, generate and score one variant -> folder of its frames."""
     out, preset = run.out, run.preset
-    text = next((word.partition("=")[2] for word in settings if word.startswith("TEXT=")), None)
-    both = [word for word in settings if not word.startswith("TEXT=")] + list(preset.both)
+    features, text = VARIANTS[variant]
+    both = [f"model.params.conditioner.variant={features}", *preset.both]
     train, generate = [], [f"data.metadata_path={run.data / f'{NAME}_metadata.json'}"]
     for prefix, split, words in (
         ("data.params.train.params", "train", train),
@@ -214,8 +216,8 @@ def stage_2(run: Run, variant: str, settings: Sequence[str]) -> Path:
         for kind in ("image", "text"):
             root = out / "features" / kind / split
             words.append(f"{prefix}.additional_cond_path.llava_{kind}={root}")
-        words += [f"{prefix}.text_prompt_key={text}"] if text else []
-    cache = out / ("cache" if text is None else f"cache_{text}")
+        words.append(f"{prefix}.text_prompt_key={text}")
+    cache = out / f"cache_{text}"
     schedule = f"model.params.scheduler_config.params.cycle_lengths=[{preset.train_steps}]"
     steps = f"lightning.trainer.max_steps={preset.train_steps}"
 
@@ -240,7 +242,7 @@ def measure(run: Run, variant: str, images: Path) -> None:
     out, edits = run.out, run.described("val")
     words = ["metrics/all_metrics_in_one.py", "--dataset", NAME, "--gen_path", images]
     words += ["--gt_path", run.frames / "val_gt_for_metric", "--edit_file", edits]
-    words += ["--llava_key", "llava_forecast_finetune", "--out", out / "metrics"]
+    words += ["--llava_key", DESCRIPTION_KEY, "--out", out / "metrics"]
     run.step("metrics", [out / "metrics"], python(*words))
     words = ["metrics/report.py", "--dataset", NAME, "--dataset-root", run.data]
     words += ["--gen_path", images, "--edit_file", edits, "--metric", out / "metrics"]
@@ -286,11 +288,11 @@ def main(argv: Sequence[str]) -> None:
     run = Run((args.out or default).absolute(), PRESETS[preset], args.seed)
     begun = time.monotonic()
     stage_1(run)
-    variants = list(VARIANTS) if args.what == "ablation" else ["description_image_text"]
+    variants = list(VARIANTS) if args.what == "ablation" else [FULL_VARIANT]
     for variant in variants:
-        images = stage_2(run, variant, VARIANTS[variant])
+        images = stage_2(run, variant)
     if args.what != "ablation":
-        measure(run, variants[0], images)
+        measure(run, FULL_VARIANT, images)
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     print(f"\n{summary(run, variants)}")
     print(f"{time.monotonic() - begun:.0f} s, largest process {largest:.1f} GiB")

@@ -52,22 +52,27 @@ class Killed(BaseException):
     pass
 
 
+def kill(monkeypatch, overrides, logs, after, *more):
+    """Begin run "a" and end it, without any clean-up, after the checkpoint of step `after`."""
+    save = Checkpoints.save
+
+    def save_and_die(self, trainer):
+        save(self, trainer)
+        if trainer.global_step == after:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_die)
+        with pytest.raises(Killed):
+            train_run(overrides, logs, "a", *more)
+
+
 @pytest.mark.parametrize("kill_after", [1, 2, 3, 4])
 def test_a_killed_run_goes_on_exactly(
     run_overrides, undisturbed, tmp_path, monkeypatch, kill_after
 ):
     """Two batches an epoch: kills fall inside epochs, at their ends, and before validation."""
-    save = Checkpoints.save
-
-    def save_and_die(self, trainer):
-        save(self, trainer)
-        if trainer.global_step == kill_after:
-            raise Killed
-
-    monkeypatch.setattr(Checkpoints, "save", save_and_die)
-    with pytest.raises(Killed):
-        train_run(run_overrides, tmp_path, "a")
-    monkeypatch.setattr(Checkpoints, "save", save)
+    kill(monkeypatch, run_overrides, tmp_path, kill_after)
     folder = train_run(run_overrides, tmp_path, "a")
     found, expected = losses(folder), losses(undisturbed)
     if (
@@ -80,16 +85,29 @@ def test_a_killed_run_goes_on_exactly(
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_accumulation_and_resume(run_overrides, tmp_path):
-    """A checkpoint between optimizer steps would lose gradients: they are written at steps only."""
-    more = ("lightning.trainer.accumulate_grad_batches=2", "lightning.trainer.max_steps=2")
-    train_run(run_overrides, tmp_path, "a", *more)
-    whole = losses(
-        train_run(run_overrides, tmp_path, "b", more[0], "lightning.trainer.max_steps=4")
-    )
-    (tmp_path / "a" / "finished.json").unlink()
-    longer = train_run(run_overrides, tmp_path, "a", more[0], "lightning.trainer.max_steps=4")
-    assert losses(longer) == whole
+def test_accumulation_and_a_longer_run(run_overrides, tmp_path):
+    """Gradients are accumulated, and a finished run that is asked for more steps goes on."""
+    more, asked = "lightning.trainer.accumulate_grad_batches=2", "lightning.trainer.max_steps="
+    train_run(run_overrides, tmp_path, "a", more, f"{asked}2")
+    whole = losses(train_run(run_overrides, tmp_path, "b", more, f"{asked}4"))
+    assert losses(train_run(run_overrides, tmp_path, "a", more, f"{asked}4")) == whole
+    plain = losses(train_run(run_overrides, tmp_path, "c", f"{asked}4"))
+    assert plain[4, "loss"] != whole[4, "loss"]
+
+
+def test_means_in_the_log_outlive_a_kill(run_overrides, tmp_path, monkeypatch):
+    """A line of the log is the mean over `log_every` steps, also over a kill between them."""
+    more = "lightning.log_every=4", "lightning.trainer.max_steps=4"
+    whole = losses(train_run(run_overrides, tmp_path, "whole", *more))
+    kill(monkeypatch, run_overrides, tmp_path, 3, *more)
+    assert losses(train_run(run_overrides, tmp_path, "a", *more)) == whole
+
+
+def test_loader_workers_change_nothing(run_overrides, undisturbed, tmp_path, monkeypatch):
+    """Workers fetch ahead, also across the end of an epoch and after a resume inside one."""
+    more = ("data.params.num_workers=1",)
+    kill(monkeypatch, run_overrides, tmp_path, 3, *more)
+    assert losses(train_run(run_overrides, tmp_path, "a", *more)) == losses(undisturbed)
 
 
 def test_a_finished_run_is_left_alone(run_overrides, undisturbed, capsys):
@@ -114,7 +132,7 @@ def test_the_cache_gives_the_same_loss(run_overrides, undisturbed, tmp_path, cap
         train_run(run_overrides, tmp_path, "broken", f"data.params.cache_path={cache}")
     cache_main(["--config", str(CONFIG), "--out", str(cache), *run_overrides])
     other = "data.params.train.params.text_prompt_key=action"
-    with pytest.raises(EgoGenError, match="made from other content"):
+    with pytest.raises(EgoGenError, match="made with content"):
         train_run([*run_overrides, other], tmp_path, "o", f"data.params.cache_path={cache}")
 
 
@@ -125,12 +143,13 @@ def test_conditioner_and_average(run_overrides, undisturbed, tmp_path):
     name = "conditioner.projection_txt.weight"
     assert not torch.equal(first[f"model.{name}"], last[f"model.{name}"])
     assert not torch.equal(last[f"ema.{name}"], last[f"model.{name}"])
-    released = train_run(
-        run_overrides, tmp_path, "released", "model.params.conditioner.trained=false"
-    )
-    released = read_weights(released / "checkpoints" / "last.ckpt")
-    assert f"ema.{name}" not in released
-    assert any(n.startswith("ema.unet.") for n in released)
+    frozen = "model.params.conditioner.trained=false"
+    one = train_run(run_overrides, tmp_path, "one", frozen, "lightning.trainer.max_steps=1")
+    more = train_run(run_overrides, tmp_path, "more", frozen)
+    first, last = (read_weights(f / "checkpoints" / "last.ckpt") for f in (one, more))
+    assert torch.equal(first[f"model.{name}"], last[f"model.{name}"])
+    assert f"ema.{name}" not in last
+    assert any(n.startswith("ema.unet.") for n in last)
 
 
 @pytest.mark.parametrize("variant", ["none", "image", "text"])

@@ -12,6 +12,7 @@ import torch
 
 from egogen.actions import ActionEntry
 from egogen.atomic import read_json, write_json
+from egogen.claims import claim
 from egogen.errors import EgoGenError
 from egogen.features import read_feature
 from llava.model import Llava
@@ -94,14 +95,4 @@ def fingerprint(model: Llava) -> str:
 
 def claim_root(root: Path, info: dict[str, Any]) -> None:
     """Record beside the features what made them; refuse a folder that holds another model's."""
-    path = root / INFO_FILE
-    if not path.exists():
-        write_json(path, info)
-        return
-    found = read_json(path)
-    for name in info:
-        if found.get(name) != info[name]:
-            raise EgoGenError(
-                f"{path}: features made with {name} {found.get(name)!r}, expected "
-                f"{info[name]!r}; choose another folder, or remove this one"
-            )
+    claim(root / INFO_FILE, info)

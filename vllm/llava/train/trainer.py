@@ -64,7 +64,7 @@ class StepProgress(TrainerCallback):
 
     def on_train_end(self, args, state, control, **_):
         if self.progress is not None:
-            self.progress.__exit__(None)
+            self.progress.close()
             self.progress = None
 
 

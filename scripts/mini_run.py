@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -42,7 +42,7 @@ class Preset:
     pairs: int
     val_pairs: int
     train_steps: int
-    base: tuple[str, ...] = ("--vision-steps", "200", "--language-steps", "600")
+    base: tuple[str, ...] = ()
     tune: tuple[str, ...] = ()
     both: tuple[str, ...] = ()  # overrides of both configs of stage 2
     train: tuple[str, ...] = ()  # overrides of the training config
@@ -73,12 +73,11 @@ FULL_VARIANT = "description_image_text"
 
 @dataclass
 class Run:
-    """Where a run's files are, and which steps of it were done now (name -> seconds)."""
+    """Where a run's files are."""
 
     out: Path
     preset: Preset
     seed: int
-    times: dict[str, float] = field(default_factory=dict)
     before: str = ""  # stands for all steps so far: what follows a step done anew is done anew
 
     @property
@@ -113,8 +112,7 @@ class Run:
         run_commands(name, lines)
         write_json(stamp, [lines, inventory(outputs), self.before])
         self.before = self.digest(stamp)
-        self.times[name] = time.monotonic() - begun
-        print(f"   {name}: {self.times[name]:.0f} s", flush=True)
+        print(f"   {name}: {time.monotonic() - begun:.0f} s", flush=True)
 
 
 def shown(line: Sequence[str]) -> str:
@@ -167,9 +165,8 @@ def stage_1(run: Run) -> None:
     made += ["--val-pairs", preset.val_pairs]
     run.step("dataset", [data], [*made, "--datasets", NAME, "--workers", 2])
     base = python("-m", "llava.mini_base", "--dataset-root", data, "--name", NAME)
-    run.step(
-        "base of stage 1", [out / "vllm_base"], [*base, "--out", out / "vllm_base", *preset.base]
-    )
+    base += ["--out", out / "vllm_base", "--seed", run.seed, *preset.base]
+    run.step("base of stage 1", [out / "vllm_base"], base)
     tune = ["bash", "vllm/scripts/finetune_mini.sh", out / "vllm_base"]
     tune += [data / f"{NAME}_conversations.json", run.frames / "train", out / "vllm"]
     run.step("tuning of stage 1", [out / "vllm"], [*tune, *preset.tune])

@@ -25,12 +25,8 @@ from llava.mini.scenes import caption, label_words, mirror, questions, read_scen
 from llava.mini.tokenizer import train_tokenizer
 from llava.model import Llava, build_config
 
-EXAMPLE = """examples:
-  python -m llava.mini_base --dataset-root data/mini --name ego4d --out runs/mini/base
-The defaults are the quick setting; finetune_mini.sh then tunes for two epochs. The full
-setting differs in the steps of this command alone, takes longer and errs less:
-  python -m llava.mini_base --dataset-root data/mini --name ego4d --out runs/mini/base \\
-      --vision-steps 200 --language-steps 600"""
+EXAMPLE = """example:
+  python -m llava.mini_base --dataset-root data/mini --name ego4d --out runs/mini/base"""
 FINISHED_FILE = "finished.json"
 
 
@@ -46,8 +42,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--name", nargs="+", default=["ego4d", "epickitchen"], help="datasets (default: both)")
     add("--out", type=Path, required=True)
     add("--seed", type=int, default=0)
-    add("--vision-steps", type=int, default=160)
-    add("--language-steps", type=int, default=320)
+    add("--vision-steps", type=int, default=200)
+    add("--language-steps", type=int, default=600)
     add("--batch-size", type=int, default=16)
     add("--vision-rate", type=float, default=3e-3)
     add("--language-rate", type=float, default=3e-3)

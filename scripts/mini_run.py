@@ -214,7 +214,7 @@ def stage_2(run: Run, variant: str) -> Path:
             root = out / "features" / kind / split
             words.append(f"{prefix}.additional_cond_path.llava_{kind}={root}")
         words.append(f"{prefix}.text_prompt_key={text}")
-    cache = out / f"cache_{text}"
+    cache = out / ("cache" if text == DESCRIPTION_KEY else f"cache_{text}")
     schedule = f"model.params.scheduler_config.params.cycle_lengths=[{preset.train_steps}]"
     steps = f"lightning.trainer.max_steps={preset.train_steps}"
 

@@ -1,4 +1,10 @@
-"""Every metric: its name, its keys in metric.json, the files it needs, and where it is computed."""
+"""Every metric: its name, its keys in metric.json, the files it needs, and where it is computed.
+
+The interface between the networks and everything that is made of their numbers (results, intervals,
+comparison, report) is `Metric.measure(pairs, settings) -> Measured`. `pairs` are those of
+`metrics.frame_pairs`, in their order; a `Measured` holds, index by index, a value for each pair,
+which so is keyed by (clip, action, frame) of `pair.entry`. All numbers there are plain floats.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +14,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
+from egogen.actions import DESCRIPTION_KEY
 from egogen.errors import EgoGenError
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
@@ -33,13 +42,14 @@ class Key:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure. `weights` is one flat folder."""
+    """How to measure. `weights` is one flat folder; `llava_key` names the descriptions' field."""
 
     dataset: str
     weights: Path = WEIGHTS
     device: str = "cpu"
     batch_size: int = 8
     workers: int = 2
+    llava_key: str = DESCRIPTION_KEY
 
     @staticmethod
     def default_device() -> str:
@@ -48,10 +58,22 @@ class Settings:
 
 @dataclass
 class Measured:
-    """`overall`: key of metric.json -> number or None (not finite); `columns`: key -> per pair."""
+    """What one metric found.
+
+    overall    key of metric.json -> number, or None where no finite one exists
+    columns    key -> one value a pair, in the order of the pairs; nan where a pair has none,
+               inf for PSNR of equal pictures. The column of a key of `overall` has its name, and
+               `overall` is the mean of the finite values; FID, `psnr_pooled` and counts have none.
+    features   FID alone: "generated" and "target" -> (n, 2048) float64 Inception features, row i
+               of pair i, for intervals by resampling; not written to any file
+    documents  file name beside metric.json -> JSON value: the captions, clip -> action -> text,
+               in blip.json and blip-l.json. `evaluate` writes them
+    """
 
     overall: dict[str, float | int | None]
     columns: dict[str, list[float]] = field(default_factory=dict)
+    features: dict[str, np.ndarray] = field(default_factory=dict)
+    documents: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,6 +81,8 @@ class Metric:
     """`function` is `module.name`, called with (pairs, settings) -> Measured.
 
     `files` are weight files below one flat folder; `EGOVLP` stands for the one of the dataset.
+    `documents` are the files that it leaves beside metric.json. `needs_text`: it compares with
+    the descriptions of the edit file.
     """
 
     name: str
@@ -67,6 +91,8 @@ class Metric:
     files: tuple[str, ...] = ()
     package: str = ""
     needs_source: bool = False
+    needs_text: bool = False
+    documents: tuple[str, ...] = ()
 
     def weight_files(self, settings: Settings) -> list[Path]:
         """Where its weights lie, found or not; a safetensors file of the same stem serves too."""
@@ -138,13 +164,36 @@ METRICS = {
             "torchmetrics",
         ),
         Metric("clip", "CLIP", "metrics.clip_image.measure", ("ViT-L-14.pt",), "open_clip"),
-        Metric("egovlp", "EgoVLP", None, (EGOVLP,)),
-        Metric("egovlp_plus", "EgoVLP+", None, (EGOVLP,), needs_source=True),
-        Metric("blip_base", "BLIP-B", None, ("model_base_caption_capfilt_large.pth", *TEXT)),
-        Metric("blip_large", "BLIP-L", None, ("model_large_caption.pth", *TEXT)),
+        Metric("egovlp", "EgoVLP", "metrics.egovlp.measure", (EGOVLP,)),
+        Metric(
+            "egovlp_plus",
+            "EgoVLP+",
+            "metrics.egovlp.measure_plus",
+            (EGOVLP,),
+            needs_source=True,
+        ),
+        Metric(
+            "blip_base",
+            "BLIP-B",
+            "metrics.captions.measure_base",
+            ("model_base_caption_capfilt_large.pth", *TEXT),
+            "transformers",
+            needs_text=True,
+            documents=("blip.json",),
+        ),
+        Metric(
+            "blip_large",
+            "BLIP-L",
+            "metrics.captions.measure_large",
+            ("model_large_caption.pth", *TEXT),
+            "transformers",
+            needs_text=True,
+            documents=("blip-l.json",),
+        ),
     )
 }
 _LPIPS = "perceptual distance, {} features; pictures given in [0, 1], as released"
+_BLIP = "cosine of EgoVLP embeddings of the description and of BLIP's ({}) caption of the frame"
 _SCALED = "the same with pictures in [-1, 1], as the metric is defined"
 KEYS = {
     "fid": Key("FID", "distance of two sets of Inception features", "", False),
@@ -161,12 +210,23 @@ KEYS = {
     "lpips_alex": Key("LPIPS AlexNet", _LPIPS.format("AlexNet"), "", False, 4),
     "lpips_alex_scaled": Key("LPIPS AlexNet, scaled", _SCALED, "", False, 4),
     "clip_image_sim": Key("CLIP", "cosine of ViT-L/14 picture embeddings", digits=4),
+    "egovlp_image_sim": Key(
+        "EgoVLP", "cosine of embeddings of the frame as a still video", digits=4
+    ),
+    "egovlp_plus_image_sim": Key(
+        "EgoVLP+", "the same, videos that begin with the source frame", digits=4
+    ),
+    "blip_base_egovlp_sim": Key("BLIP-B", _BLIP.format("base"), digits=4),
+    "blip_large_egovlp_sim": Key("BLIP-L", _BLIP.format("large"), digits=4),
 }
-GROUPS = {"lpips": ("lpips_squeeze", "lpips_vgg", "lpips_alex")}
+GROUPS = {
+    "lpips": ("lpips_squeeze", "lpips_vgg", "lpips_alex"),
+    "blip": ("blip_base", "blip_large"),
+}
 
 
 def choose(names: str) -> list[Metric]:
-    """A comma-separated list -> metrics in their own order; `lpips` stands for all three."""
+    """A comma-separated list -> metrics in their own order; groups stand for all of theirs."""
     wanted: set[str] = set()
     for name in filter(None, (part.strip() for part in names.split(","))):
         if name not in METRICS and name not in GROUPS:

@@ -237,14 +237,19 @@ class LightningConfig:
 class InferenceConfig:
     output_path: str = "logs"
     steps: int = 100
-    scales_img: list[float] = _list(1.5)
-    scales_txt: list[float] = _list(7.5)
+    scales_img: list[Any] = _list(1.5)  # numbers; 2 and 2.0 name their folders as written
+    scales_txt: list[Any] = _list(7.5)
     seed: int = 0
     batch_size: int = 8
     height: int = 256  # of the written picture; the width follows the clip's aspect
     picture: str = "clamp"  # clamp | minmax (released)
     jpeg_quality: int = 95  # released: 75
-    precision: str = "auto"  # auto | fp32 | bf16 | fp16
+    noise: str = "sample"  # sample: of (seed, clip, action) | process: one stream (released)
+    sampler: str = "euler_ancestral"  # | dpmpp_2m | unipc | ddim, see ldm/samplers.py
+    precision: str = "auto"  # auto | fp32 | bf16 | fp16, by autocast
+    half_weights: bool = False  # the UNet's weights in that precision too: half the memory
+    channels_last: bool | None = None  # null: on CUDA
+    compile: bool = False  # torch.compile of the UNet
 
 
 @dataclass
@@ -264,15 +269,25 @@ class GenerateDataConfig:
 
 @dataclass
 class GenerateConfig:
+    as_released: bool = False  # the values of AS_RELEASED in place of the defaults
     model: ModelConfig = field(default_factory=ModelConfig)
     data: GenerateDataConfig = field(default_factory=GenerateDataConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
 
 
+# Switches of the differences to the released code, as it had them; `as_released: true` makes them
+# the defaults, so that a YAML or an override can still say otherwise.
+AS_RELEASED: dict[str, Any] = {
+    "inference.picture": "minmax",
+    "inference.jpeg_quality": 75,
+    "inference.noise": "process",
+}
 CHOICES = {
     "model.params.conditioner.variant": ("none", "image", "text", "both"),
     "model.params.parameterization": ("eps", "x0"),
     "inference.picture": ("clamp", "minmax"),
+    "inference.noise": ("sample", "process"),
+    "inference.sampler": ("euler_ancestral", "dpmpp_2m", "unipc", "ddim"),
     "inference.precision": ("auto", "fp32", "bf16", "fp16"),
     "lightning.logger": ("tensorboard", "wandb", "none"),
     "model.params.conditioning_key": ("hybrid",),
@@ -284,14 +299,15 @@ def load_config(schema: type, paths: Sequence[str], overrides: Sequence[str] = (
 
     Raises EgoGenError naming file (or override) and key for anything unknown or of wrong type.
     """
-    config = OmegaConf.structured(schema)
-    for path in paths:
-        config = _merge(config, _read_yaml(path), str(path))
+    layers = [(str(path), _read_yaml(path)) for path in paths]
     for override in overrides:
         if "=" not in override.lstrip("-"):
             raise EgoGenError(f"command line: {override!r}: expected key=value")
         layer = OmegaConf.from_dotlist([override.lstrip("-")])
-        config = _merge(config, layer, f"command line: {override}")
+        layers.append((f"command line: {override}", layer))
+    config = _merge_all(OmegaConf.structured(schema), layers)
+    if config.get("as_released"):
+        config = _merge_all(_as_released(schema), layers)
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
@@ -300,6 +316,21 @@ def load_config(schema: type, paths: Sequence[str], overrides: Sequence[str] = (
         value = OmegaConf.select(config, key)
         if value is not None and value not in allowed:
             raise EgoGenError(f"config: {key}={value!r}: expected one of {', '.join(allowed)}")
+    return config
+
+
+def _merge_all(config: DictConfig, layers: list[tuple[str, DictConfig]]) -> DictConfig:
+    for where, layer in layers:
+        config = _merge(config, layer, where)
+    return config
+
+
+def _as_released(schema: type) -> DictConfig:
+    """The schema's defaults with the released values of what differs."""
+    config = OmegaConf.structured(schema)
+    for key, value in AS_RELEASED.items():
+        if OmegaConf.select(config, key) is not None:  # training keys are not in every schema
+            OmegaConf.update(config, key, value)
     return config
 
 

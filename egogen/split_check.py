@@ -12,11 +12,11 @@ from pathlib import Path
 from egogen import layout
 from egogen.actions import DESCRIPTION_KEY, ActionEntry, inside, read_clip_sizes, scan_actions
 from egogen.errors import EgoGenError
-from egogen.features import read_feature
+from egogen.features import open_store, read_info
 from egogen.frames import read_rgb
 from egogen.progress import track
 
-IMAGE_ROWS = 256  # patches of a 224 x 224 picture under a patch size of 14
+IMAGE_ROWS = 256  # patches of 224 x 224 pixels, 14 x 14 each, where the store does not say
 FILES_PER_MESSAGE = 32  # how many files a worker takes at a time
 
 
@@ -48,8 +48,12 @@ def read_task(task: FileTask) -> tuple[str | None, tuple[int, int] | None]:
         if task.column in ("frames", "targets"):
             read_rgb(inside(task.root, task.relative))
             return None, None
-        rows = IMAGE_ROWS if task.column == "image feats" else None
-        return None, read_feature(task.root, task.relative, rows=rows).shape
+        rows = None
+        if task.column == "image feats":
+            rows = read_info(task.root).get("rows", IMAGE_ROWS)
+        store = open_store(task.root)
+        store.stored(task.relative, rows=rows)  # every value of it
+        return None, store.shape(task.relative)
     except EgoGenError as error:
         return str(error), None
 

@@ -1,0 +1,89 @@
+"""The map from vision features to what the language model sees: one linear layer, or two and GELU.
+
+A compact image store holds it once, as `projector.safetensors` with the names of transformers'
+Llava: `linear_1.weight` (D, C), `linear_1.bias` (D,), and the same of `linear_2` when there are two
+layers. Letters: C vision width, D language width.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from egogen.atomic import atomic_path
+from egogen.errors import EgoGenError
+
+PROJECTOR_FILE = "projector.safetensors"
+ONE_LAYER = frozenset({"linear_1.weight", "linear_1.bias"})
+TWO_LAYERS = ONE_LAYER | {"linear_2.weight", "linear_2.bias"}
+
+
+class Projector:
+    """Applies a projector's weights, float32, to vision features."""
+
+    def __init__(self, state: Mapping[str, Tensor], where: str | os.PathLike):
+        """Raises EgoGenError naming `where` unless `state` is a projector of one or two layers."""
+        if set(state) not in (ONE_LAYER, TWO_LAYERS):
+            raise EgoGenError(
+                f"{where}: holds {', '.join(sorted(state)) or 'nothing'}, expected a projector "
+                "(weight and bias of linear_1, and of linear_2 when there are two layers)"
+            )
+        self.state = {name: value.detach().float().contiguous() for name, value in state.items()}
+        width = self.input_width
+        for name in sorted({name.partition(".")[0] for name in state}):
+            weight, bias = self.state[f"{name}.weight"], self.state[f"{name}.bias"]
+            if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
+                raise EgoGenError(
+                    f"{where}: {name} of shapes {tuple(weight.shape)} and {tuple(bias.shape)}, "
+                    f"expected (out, {width}) and (out,)"
+                )
+            width = weight.shape[0]
+        self.output_width = width
+
+    @property
+    def input_width(self) -> int:
+        return self.state["linear_1.weight"].shape[-1]
+
+    @property
+    def layers(self) -> int:
+        return len(self.state) // 2
+
+    def to(self, device: torch.device | str) -> Projector:
+        return Projector({name: value.to(device) for name, value in self.state.items()}, "")
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """(..., C) -> (..., D), float32 (half precision under autocast)."""
+        rows = F.linear(
+            features.float(), self.state["linear_1.weight"], self.state["linear_1.bias"]
+        )
+        if self.layers == 1:
+            return rows
+        return F.linear(F.gelu(rows), self.state["linear_2.weight"], self.state["linear_2.bias"])
+
+    def same_as(self, other: Projector) -> bool:
+        return self.state.keys() == other.state.keys() and all(
+            torch.equal(value, other.state[name]) for name, value in self.state.items()
+        )
+
+
+def write_projector(root: str | os.PathLike, projector: Projector) -> None:
+    with atomic_path(Path(root) / PROJECTOR_FILE) as temporary:
+        save_file(projector.state, temporary)
+
+
+def read_projector(root: str | os.PathLike) -> Projector:
+    """The projector of a compact image store. Raises EgoGenError naming the file."""
+    path = Path(root) / PROJECTOR_FILE
+    try:
+        return Projector(load_file(path), path)
+    except FileNotFoundError:
+        raise EgoGenError(f"{path}: no such file, a compact image store needs it") from None
+    except (OSError, SafetensorError) as error:
+        raise EgoGenError(f"{path}: not a readable safetensors file ({error})") from None

@@ -1,0 +1,132 @@
+"""Named arrays in few large safetensors files, written by parallel jobs that may be killed.
+
+Why safetensors: it is a dependency already and well kept, a file is one header and raw values, so
+that one entry is read by its name from a memory map (no index file that could disagree, no lock, no
+code executed), and half precision is native. Its files are written whole, so appending is done with
+files: each batch becomes a small *piece*, and when a writer's pieces hold SHARD entries they are
+copied into one *shard* and removed. A kill loses the batch in hand at most.
+
+Files are named `<nanoseconds>-<writer>.safetensors`; when an entry stands in two files, as after a
+kill between copying and removing, the later file holds.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from egogen.atomic import atomic_path
+from egogen.errors import EgoGenError
+
+SHARD = 512  # entries of a full file: 256 MiB of (256, 1024) half-precision vision features
+PATTERN = "[0-9]*-*.safetensors"
+
+
+def _files(root: Path) -> list[Path]:
+    """Oldest first."""
+    return sorted(root.glob(PATTERN), key=lambda path: path.name)
+
+
+def _open(path: Path):
+    try:
+        return safe_open(path, "numpy")
+    except FileNotFoundError:
+        raise EgoGenError(f"{path}: went away while it was to be read; try again") from None
+    except (OSError, SafetensorError) as error:
+        raise EgoGenError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+class ShardReader:
+    """Random access by name to all files of a folder. Safe to use after a fork or a pickle."""
+
+    def __init__(self, root: str | os.PathLike):
+        self.root = Path(root)
+        self._names: list[str] = []
+        self._place: dict[str, object] = {}  # entry -> its open file
+
+    def __getstate__(self) -> dict:
+        return {"root": self.root}  # maps do not travel to other processes
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(state["root"])
+
+    def _refresh(self) -> bool:
+        """Look at the folder again; -> whether its files have changed."""
+        files = _files(self.root)
+        names = [path.name for path in files]
+        if names == self._names:
+            return False
+        place: dict[str, object] = {}
+        for path in files:
+            handle = _open(path)
+            place.update(dict.fromkeys(handle.keys(), handle))
+        self._names, self._place = names, place
+        return True
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._place or (self._refresh() and name in self._place)
+
+    def names(self) -> list[str]:
+        self._refresh()
+        return list(self._place)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Without reading the values. Raises KeyError when there is no such entry."""
+        if name not in self:
+            raise KeyError(name)
+        return tuple(self._place[name].get_slice(name).get_shape())
+
+    def read(self, name: str) -> np.ndarray:
+        """A copy of the entry. Raises KeyError when there is no such entry."""
+        if name not in self:
+            raise KeyError(name)
+        return self._place[name].get_tensor(name)
+
+
+class ShardWriter:
+    """Adds entries to a folder. Several writers may work there at a time under different names."""
+
+    def __init__(self, root: str | os.PathLike, writer: str, shard: int = SHARD):
+        self.root, self.writer, self.shard = Path(root), writer, shard
+        self.pieces: dict[Path, int] = {}  # this writer's files that are not full -> entries
+        for path in _files(self.root):
+            if path.name.endswith(f"-{writer}.safetensors"):
+                count = len(_open(path).keys())
+                if count < shard:
+                    self.pieces[path] = count
+
+    def write(self, items: Mapping[str, np.ndarray]) -> None:
+        """All of `items`, or on a failure none, in a file of their own."""
+        if not items:
+            return
+        self.pieces[self._add(items)] = len(items)
+        if sum(self.pieces.values()) >= self.shard:
+            self.join()
+
+    def _add(self, items: Mapping[str, np.ndarray]) -> Path:
+        latest = max([path.name[:19] for path in self.pieces], default="0")
+        stamp = max(time.time_ns(), int(latest) + 1)  # clocks may be set back
+        path = self.root / f"{stamp:019d}-{self.writer}.safetensors"
+        with atomic_path(path) as temporary:
+            save_file({name: np.ascontiguousarray(rows) for name, rows in items.items()}, temporary)
+        return path
+
+    def join(self) -> None:
+        """One file in place of all small ones."""
+        if len(self.pieces) < 2:
+            self.pieces = {path: n for path, n in self.pieces.items() if n < self.shard}
+            return
+        together = {}
+        for path in sorted(self.pieces):
+            handle = _open(path)
+            together |= {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        joined = self._add(together)
+        for path in self.pieces:
+            path.unlink()
+        self.pieces = {joined: len(together)} if len(together) < self.shard else {}

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from PIL import Image
 
 from egogen import EgoGenError
 from egogen.actions import ActionEntry, inside, read_clip_sizes
@@ -19,20 +18,35 @@ from egogen.frames import read_rgb
 from egogen.progress import Progress
 from ldm.checkpoint import load_for_generation, read_weights
 from ldm.data import Located, locate_entries, read_condition, stack
-from ldm.model import LegoModel, autocast
+from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
+from ldm.noise import ProcessNoise, SampleNoise
 from ldm.pictures import to_picture, write_picture
-from ldm.sampling import SampleNoise, guided_denoiser, sample_euler_ancestral
+from ldm.samplers import SAMPLERS, draws_of_noise
+from ldm.sampling import Conditioning, NoiseSource, guidance_branches, guided_denoiser
 
 RELEASED_TEXT_SCALE = 7.5
+RELEASED_SAMPLER = "euler_ancestral"
+WEIGHT_SUFFIXES = (".ckpt", ".safetensors", ".pth", ".pt")
 
 
-def run_folder(ckpt: str, seed: int, steps: int, scale_img: float, scale_txt: float) -> Path:
-    """Released place of a run, `X/X-e=0-s=100-si=1.5`; other text scales are named too."""
+def run_folder(
+    ckpt: str,
+    seed: int,
+    steps: int,
+    scale_img: float,
+    scale_txt: float,
+    sampler: str = RELEASED_SAMPLER,
+) -> Path:
+    """Released place of a run, `X/X-e=0-s=100-si=1.5`; what the released name does not tell apart
+    (text scale, sampler) is named too where it differs from the released value.
+    """
     path = Path(ckpt)
-    base = path.with_suffix("") if path.suffix in (".ckpt", ".safetensors") else path
+    base = path.with_suffix("") if path.suffix in WEIGHT_SUFFIXES else path
     name = f"{base.name}-e={seed}-s={steps}-si={scale_img}"
     if scale_txt != RELEASED_TEXT_SCALE:
         name += f"-st={scale_txt}"
+    if sampler != RELEASED_SAMPLER:
+        name += f"-{sampler}"
     return base / name
 
 
@@ -52,14 +66,21 @@ def fingerprint(ckpt: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def claim_folder(folder: Path, config: DictConfig, ckpt: str) -> None:
+def claim_folder(
+    folder: Path, config: DictConfig, ckpt: str, n_chunk: int, device: torch.device
+) -> None:
     """Record beside the frames what makes them; refuse a folder with frames of something else.
 
     Otherwise a rerun after more training, or with new descriptions, would keep the old frames.
     """
     data, inference = config.data.params, config.inference
-    info = {name: inference[name] for name in ("height", "picture", "jpeg_quality")}
+    own_stream = inference.noise == "sample"
+    info = {name: inference[name] for name in ("height", "picture", "jpeg_quality", "noise")}
     info |= {
+        "n_chunk": "any" if own_stream else n_chunk,
+        "precision": resolved_precision(device, inference.precision),
+        "half_weights": inference.half_weights,
+        "mask_text_padding": config.model.params.conditioner.mask_text_padding,
         "checkpoint": fingerprint(ckpt),
         "edit_file": hashlib.sha256(Path(data.edit_path).read_bytes()).hexdigest()[:16],
         "text_prompt_key": data.text_prompt_key,
@@ -74,6 +95,28 @@ def load_model(params: DictConfig, ckpt: str, device: torch.device) -> LegoModel
     return model.to(device).eval()
 
 
+def prepare(model: LegoModel, inference: DictConfig) -> LegoModel:
+    """Precision of the UNet's weights, memory format and compilation as configured, in place."""
+    precision = resolved_precision(model.device, inference.precision)
+    channels_last = inference.channels_last
+    if channels_last is None:
+        channels_last = model.device.type == "cuda"
+    if inference.half_weights and precision == "fp32":
+        raise EgoGenError("config: inference.half_weights: needs inference.precision fp16 or bf16")
+    if inference.half_weights:
+        model.unet.to(DTYPES[precision])
+    if channels_last:
+        model.unet.to(memory_format=torch.channels_last)
+    if inference.compile:
+        model.unet.compile()
+    return model
+
+
+def _padded(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """(B, ...) -> (count, ...), the last one repeated."""
+    return torch.cat([rows, rows[-1:].expand(count - len(rows), *rows.shape[1:])])
+
+
 @torch.no_grad()
 def generate_batch(
     model: LegoModel,
@@ -83,36 +126,48 @@ def generate_batch(
     scale_img: float,
     scale_txt: float,
     pad_to: int = 1,
+    noise: NoiseSource | None = None,
+    uncond_context: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Samples of `read_condition` -> decoded pictures (B, 3, R, R), about [-1, 1].
 
-    Sample i's noise depends on (inference.seed, names[i]) alone. Kernels round differently for
-    other batch sizes: with `pad_to` every batch is computed at that size, so that a sample is equal
-    bit for bit wherever chunks and restarts have put it.
+    Sample i's noise depends on (inference.seed, names[i]) alone, unless a source is given. Kernels
+    round differently for other batch sizes: with `pad_to` every batch is computed at that size, so
+    that a sample is equal bit for bit wherever chunks and restarts have put it.
     """
     device, count = model.device, len(samples)
-    samples = samples + samples[-1:] * (pad_to - count)
-    names = names + names[-1:] * (pad_to - count)
+    size = max(count, pad_to)
+    samples = samples + samples[-1:] * (size - count)
     with autocast(device, inference.precision):
         conditioning = model.conditioning(
             stack(samples, "pixels", device),
             [sample["prompt"] for sample in samples],
             stack(samples, "image_features", device),
             stack(samples, "text_features", device),
+            uncond_context,
         )
-        sigmas = model.schedule.sampling_sigmas(inference.steps).to(device)
-        shape = tuple(conditioning.image_latents.shape[1:])
-        noise = SampleNoise(inference.seed, names, shape, device)
-        denoise = guided_denoiser(
-            model.predict,
-            model.schedule,
-            conditioning,
-            scale_txt,
-            scale_img,
-            model.config.parameterization,
+        if noise is None:
+            shape = tuple(conditioning.image_latents.shape[1:])
+            noise = SampleNoise(inference.seed, names, shape, device)
+        latents = sample_latents(
+            model, conditioning, lambda k: _padded(noise(k), size), inference, scale_img, scale_txt
         )
-        latents = sample_euler_ancestral(denoise, noise(0) * sigmas[0], sigmas, noise)
         return model.decode(latents)[:count]
+
+
+def sample_latents(
+    model: LegoModel,
+    conditioning: Conditioning,
+    noise: NoiseSource,
+    inference: DictConfig,
+    scale_img: float,
+    scale_txt: float,
+) -> torch.Tensor:
+    """The one sampling loop: -> scaled latents (B, c, h, w), float32."""
+    guidance = guidance_branches(conditioning, scale_txt, scale_img)
+    with model.predictor(guidance.contexts, guidance.rows) as predict:
+        denoise = guided_denoiser(predict, model.schedule, guidance, model.config.parameterization)
+        return SAMPLERS[inference.sampler](denoise, model.schedule, inference.steps, noise)
 
 
 def _finished(path: Path) -> bool:
@@ -136,54 +191,83 @@ def generate_chunk(
     for item in items:
         if item.entry.clip not in sizes:
             raise EgoGenError(f"{config.data.metadata_path}: clip {item.entry.clip!r} is missing")
-    model, failures = None, []
-    for scales in itertools.product(inference.scales_img, inference.scales_txt):
-        folder = run_folder(ckpt, inference.seed, inference.steps, *scales)
-        claim_folder(folder, config, ckpt)
+    maker, failures = None, []
+    for number, scales in enumerate(scale_pairs(inference)):
+        folder = run_folder(ckpt, inference.seed, inference.steps, *scales, inference.sampler)
+        claim_folder(folder, config, ckpt, n_chunk, device)
         folder = folder / "images"
         paths = {item: _output(folder, item.entry) for item in items}
+        # The place of an item in the process, which the released order of noise depends on.
+        places = {item: number * len(items) + i for i, item in enumerate(items)}
         left = [item for item in items if not _finished(paths[item])]
-        if left and model is None:
-            model = load_model(config.model.params, ckpt, device)
+        if left and maker is None:
+            maker = FrameMaker(load_model(config.model.params, ckpt, device), config)
         done = len(items) - len(left)
         with Progress(len(items), "generate", "frames", done) as progress:
             for start in range(0, len(left), inference.batch_size):
-                batch = left[start : start + inference.batch_size]
-                pictures, failed = _generate_items(model, batch, config, sizes, scales)
-                for item, picture in pictures.items():
+                batch = {item: places[item] for item in left[start : start + inference.batch_size]}
+                decoded, failed = maker.make(batch, scales)
+                for item, x in decoded.items():
+                    size = sizes[item.entry.clip]
+                    picture = to_picture(x, size, inference.height, inference.picture)
                     write_picture(paths[item], picture, inference.jpeg_quality)
                 failures += failed
                 progress.update(len(batch))
     return failures
 
 
-def _generate_items(
-    model: LegoModel,
-    items: list[Located],
-    config: DictConfig,
-    sizes: dict[str, tuple[int, int]],
-    scales: tuple[float, float],
-) -> tuple[dict[Located, Image.Image], list[str]]:
-    """-> pictures at their clips' aspect, and a line for each entry that could not be read."""
-    inference, samples, failures = config.inference, {}, []
-    for item in items:
-        try:
-            samples[item] = read_condition(
-                item, config.data.params, config.model.params.conditioner
-            )
-        except EgoGenError as error:
-            failures.append(f"{item.entry.key}: {error}")
-    if not samples:
-        return {}, failures
-    names = [(item.entry.clip, item.entry.action_id) for item in samples]
-    decoded = generate_batch(
-        model, list(samples.values()), names, inference, *scales, pad_to=inference.batch_size
-    )
-    pictures = {
-        item: to_picture(x, sizes[item.entry.clip], inference.height, inference.picture)
-        for item, x in zip(samples, decoded, strict=True)
-    }
-    return pictures, failures
+def scale_pairs(inference: DictConfig) -> list[tuple[float, float]]:
+    """All pairs of image and text scale that are asked for."""
+    for name in ("scales_img", "scales_txt"):
+        wrong = [
+            x for x in inference[name] if isinstance(x, bool) or not isinstance(x, int | float)
+        ]
+        if wrong or not inference[name]:
+            raise EgoGenError(f"config: inference.{name}={inference[name]}: expected numbers")
+    return list(itertools.product(inference.scales_img, inference.scales_txt))
+
+
+class FrameMaker:
+    """A loaded model and what stays the same over all batches of a process."""
+
+    def __init__(self, model: LegoModel, config: DictConfig):
+        inference, device = config.inference, model.device
+        self.model, self.config = prepare(model, inference), config
+        with torch.no_grad(), autocast(device, inference.precision):
+            self.uncond_context = model.uncond_context(model.encode_text([""]))
+        self.shape = model.latent_shape(config.data.params.res)
+        self.stream = None
+        if inference.noise == "process":
+            draws = draws_of_noise(inference.sampler, inference.steps)
+            self.stream = ProcessNoise(inference.seed, self.shape, draws, device)
+
+    def make(
+        self, places: dict[Located, int], scales: tuple[float, float]
+    ) -> tuple[dict[Located, torch.Tensor], list[str]]:
+        """Items and their places in the process -> decoded pictures (3, R, R) of those that could
+        be read, and a line for each of the others.
+        """
+        inference, samples, failures = self.config.inference, {}, []
+        for item in places:
+            try:
+                samples[item] = read_condition(
+                    item, self.config.data.params, self.config.model.params.conditioner
+                )
+            except EgoGenError as error:
+                failures.append(f"{item.entry.key}: {error}")
+        if not samples:
+            return {}, failures
+        decoded = generate_batch(
+            self.model,
+            list(samples.values()),
+            [(item.entry.clip, item.entry.action_id) for item in samples],
+            inference,
+            *scales,
+            pad_to=inference.batch_size,
+            noise=self.stream and self.stream.of([places[item] for item in samples]),
+            uncond_context=self.uncond_context,
+        )
+        return dict(zip(samples, decoded, strict=True)), failures
 
 
 def _output(folder: Path, entry: ActionEntry) -> Path:

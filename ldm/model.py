@@ -6,6 +6,7 @@ Letters: B batch, H W pixels, h w latent size (H/8, W/8 at real size), L context
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 from omegaconf import DictConfig
@@ -16,14 +17,17 @@ from ldm.architecture import (
     build_autoencoder,
     build_text_encoder,
     build_unet,
+    downsampling_factor,
     load_tokenizer,
 )
 from ldm.conditioning import FeatureConditioner, dropout_masks, join_context
-from ldm.sampling import Conditioning
+from ldm.held_context import held_context
+from ldm.sampling import Conditioning, Predictor
 from ldm.schedule import NoiseSchedule
 
 TRAINED_PARTS = ("unet", "conditioner")
 FROZEN_PARTS = ("vae", "text_encoder")
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class LegoModel(nn.Module):
@@ -64,6 +68,11 @@ class LegoModel(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.unet.device
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        """(c, h, w) of pictures `resolution` pixels wide and high."""
+        side = resolution // downsampling_factor(self.config)
+        return self.vae.config.latent_channels, side, side
 
     def train(self, mode: bool = True) -> LegoModel:
         """Frozen parts stay in evaluation mode whatever happens to the rest."""
@@ -154,26 +163,51 @@ class LegoModel(nn.Module):
         prompts: list[str],
         image_features: Tensor | None,
         text_features: Tensor | None,
+        uncond_context: Tensor | None = None,
     ) -> Conditioning:
-        """Everything the sampler needs for a batch; see `training_loss` for the shapes."""
+        """Everything the sampler needs for a batch; see `training_loss` for the shapes.
+
+        `uncond_context` (1, L, C), the same for every batch, is computed unless given.
+        """
         prompt = self.encode_text(prompts)
         rows = self.conditioner(image_features, text_features)
+        if uncond_context is None:
+            uncond_context = self.uncond_context(self.encode_text([""]))
         return Conditioning(
             context=join_context(prompt, *rows),
-            uncond_context=self.uncond_context(self.encode_text([""])),
+            uncond_context=uncond_context,
             image_latents=self.image_latents(self.encode_moments(pixels)),
         )
 
-    def predict(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        """(B, 2c, h, w), (B,), (B, L, C) -> noise, or latents, as `parameterization` says."""
-        return self.unet(x, t, context).sample
+    def predict(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, 2c, h, w), (B,), (B, L, C) -> noise, or latents, as `parameterization` says.
+
+        A UNet of half-precision weights computes in that precision throughout.
+        """
+        dtype = self.unet.dtype
+        if dtype == torch.float32:
+            return self.unet(x, t, context).sample
+        context = None if context is None else context.to(dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.unet(x.to(dtype), t, context).sample
+
+    @contextlib.contextmanager
+    def predictor(self, contexts: Tensor, rows: Tensor) -> Iterator[Predictor]:
+        """Gives predict(x, t) that attends to `contexts[rows]`; see `ldm.held_context`."""
+        with held_context(self.unet, contexts.to(self.unet.dtype), rows):
+            yield self.predict
+
+
+def resolved_precision(device: torch.device, precision: str) -> str:
+    """ "auto" is fp16 on CUDA (as released) and float32 elsewhere."""
+    if precision == "auto":
+        return "fp16" if device.type == "cuda" else "fp32"
+    return precision
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """Mixed precision: "auto" is fp16 on CUDA (as released) and float32 elsewhere."""
-    if precision == "auto":
-        precision = "fp16" if device.type == "cuda" else "fp32"
+    """Mixed precision, see `resolved_precision`."""
+    precision = resolved_precision(device, precision)
     if precision == "fp32":
         return contextlib.nullcontext()
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    return torch.autocast(device.type, dtype)
+    return torch.autocast(device.type, DTYPES[precision])

@@ -1,6 +1,6 @@
 """Sampling: classifier-free guidance as a wrapper of the denoiser, and Euler ancestral steps.
 
-Letters: B batch, c latent channels, h w latent size, L context rows, C context width.
+Letters: B batch, c latent channels, h w latent size, L context rows, C context width, n branches.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from egogen.seeds import stable_seed
 from ldm.schedule import NoiseSchedule
 
+Predictor = Callable[[Tensor, Tensor], Tensor]  # (x_in, t) -> noise or clean latents
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x, sigma) -> denoised latents
 NoiseSource = Callable[[int], Tensor]  # index of the draw -> standard normal like x
 
@@ -27,39 +27,57 @@ class Conditioning:
     image_latents: Tensor  # (B, c, h, w), mode of the source frame, not scaled
 
 
-def guided_denoiser(
-    unet: Callable[[Tensor, Tensor, Tensor], Tensor],
-    schedule: NoiseSchedule,
-    conditioning: Conditioning,
-    guidance_scale: float,
-    image_guidance_scale: float,
-    parameterization: str = "eps",
-) -> Denoiser:
+@dataclass
+class Guidance:
+    """The n branches of classifier-free guidance, as one batch of n * B."""
+
+    weights: list[float]  # n
+    contexts: Tensor  # (B + 1, L, C): each sample's own and the unconditional one
+    rows: Tensor  # (n * B,) int64: which of the contexts an item of the batch sees
+    images: Tensor  # (n * B, c, h, w)
+
+
+def guidance_branches(
+    conditioning: Conditioning, guidance_scale: float, image_guidance_scale: float
+) -> Guidance:
     """InstructPix2Pix guidance (its equation 3) with scales of text and image.
 
     D_u + s_t (D_c - D_i) + s_i (D_i - D_u), where D_c sees context and image, D_i the image
-    alone and D_u neither. `unet(x_in, t, context)` predicts the noise ("eps") or the clean latents
-    ("x0") from (3B, 2c, h, w).
+    alone and D_u neither: a weighted sum, of which what weighs nothing is left out.
     """
-    batch = conditioning.context.shape[0]
-    uncond = conditioning.uncond_context.expand(batch, -1, -1)
     image = conditioning.image_latents
-    # (weight, context, image) of D_c, D_i and D_u; one that counts for nothing is not computed.
+    batch = image.shape[0]
+    own = torch.arange(batch, device=image.device)
+    uncond = torch.full_like(own, batch)
     branches = [
-        (guidance_scale, conditioning.context, image),
+        (guidance_scale, own, image),
         (image_guidance_scale - guidance_scale, uncond, image),
         (1 - image_guidance_scale, uncond, torch.zeros_like(image)),
     ]
     branches = [branch for branch in branches if branch[0] != 0]
-    weights = [branch[0] for branch in branches]
-    context = torch.cat([branch[1] for branch in branches])
-    images = torch.cat([branch[2] for branch in branches])
+    return Guidance(
+        weights=[branch[0] for branch in branches],
+        contexts=torch.cat([conditioning.context, conditioning.uncond_context]),
+        rows=torch.cat([branch[1] for branch in branches]),
+        images=torch.cat([branch[2] for branch in branches]),
+    )
+
+
+def guided_denoiser(
+    predict: Predictor, schedule: NoiseSchedule, guidance: Guidance, parameterization: str = "eps"
+) -> Denoiser:
+    """-> denoise(x (B, c, h, w), sigma ()) -> the guided estimate of the clean latents.
+
+    `predict(x_in (nB, 2c, h, w), t (nB,))` knows its contexts (those of `guidance`) and gives the
+    noise ("eps") or the clean latents ("x0"). The weights sum to one, so that guiding estimates of
+    the clean latents, as here and as released, is guiding noise.
+    """
+    weights, images = guidance.weights, guidance.images
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         x_in = torch.cat([x / (sigma**2 + 1) ** 0.5] * len(weights))
-        t = schedule.timestep(sigma).expand(len(weights) * batch)
-        predicted = unet(torch.cat([x_in, images], dim=1), t, context).float()
-        parts = predicted.chunk(len(weights))
+        t = schedule.timestep(sigma).to(x.device).expand(len(images))
+        parts = predict(torch.cat([x_in, images], dim=1), t).float().chunk(len(weights))
         if parameterization == "eps":
             parts = [x - sigma * part for part in parts]
         return sum(weight * part for weight, part in zip(weights, parts, strict=True))
@@ -83,7 +101,9 @@ def sample_euler_ancestral(
 ) -> Tensor:
     """Euler ancestral sampling (Karras et al. 2022, algorithm family; released sampler).
 
-    x: (B, c, h, w) float32, already scaled by sigmas[0]; sigmas: (n + 1,) falling to 0.
+    x: (B, c, h, w) float32, already scaled by sigmas[0]; sigmas: (n + 1,) falling to 0, best on
+    the CPU, where reading one does not wait for the device. `noise` is asked for draws 1 to n - 1;
+    the last step adds none. `callback(step, x after it, denoised)`.
     """
     for step in range(len(sigmas) - 1):
         sigma = sigmas[step]
@@ -95,22 +115,3 @@ def sample_euler_ancestral(
         if callback is not None:
             callback(step, x, denoised)
     return x
-
-
-class SampleNoise:
-    """Noise that belongs to each sample: draw k of sample i depends on (seed, names of i) alone.
-
-    Each sample has a generator of its own on the CPU, so that neither batch composition nor the
-    device changes a picture.
-    """
-
-    def __init__(self, seed: int, names: list[tuple[str, ...]], shape: tuple[int, ...], device):
-        self.generators = [
-            torch.Generator().manual_seed(stable_seed(seed, *parts)) for parts in names
-        ]
-        self.shape, self.device = shape, device
-
-    def __call__(self, index: int) -> Tensor:
-        """Draws come in order; `index` is for sources that replay stored noise."""
-        draws = [torch.randn(self.shape, generator=generator) for generator in self.generators]
-        return torch.stack(draws).to(self.device)

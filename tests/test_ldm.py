@@ -9,7 +9,13 @@ import torch
 from egogen import EgoGenError
 from ldm.conditioning import FeatureConditioner, dropout_masks, join_context, pad_text_rows
 from ldm.config import TrainConfig, load_config
-from ldm.sampling import Conditioning, SampleNoise, guided_denoiser, sample_euler_ancestral
+from ldm.noise import SampleNoise
+from ldm.sampling import (
+    Conditioning,
+    guidance_branches,
+    guided_denoiser,
+    sample_euler_ancestral,
+)
 from ldm.schedule import NoiseSchedule
 
 GOLDEN = np.load(Path(__file__).parent / "data" / "ldm" / "sampling.npz")
@@ -53,9 +59,10 @@ def test_sampling_does_not_depend_on_the_batch():
         return torch.tanh(x[:, :4] + x[:, 4:] + context.mean(dim=(1, 2)).view(-1, 1, 1, 1))
 
     def run(names, context, image):
-        conditioning = Conditioning(context, torch.zeros(1, 3, 2), image)
+        guidance = guidance_branches(Conditioning(context, torch.zeros(1, 3, 2), image), 7.5, 1.5)
+        contexts = guidance.contexts[guidance.rows]
         noise = SampleNoise(0, names, (4, 4, 4), "cpu")
-        denoise = guided_denoiser(unet, schedule, conditioning, 7.5, 1.5)
+        denoise = guided_denoiser(lambda x, t: unet(x, t, contexts), schedule, guidance)
         return sample_euler_ancestral(denoise, noise(0) * sigmas[0], sigmas, noise)
 
     names = [("clip", "0"), ("clip", "1")]

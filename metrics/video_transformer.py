@@ -1,0 +1,111 @@
+"""The space-time transformer of EgoVLP (Lin et al. 2022; Frozen in Time, Bain et al. 2021).
+
+A ViT-B/16 over all patches of a few frames. Each block attends along time, then within each frame.
+No library holds this network; the names of its parameters are those of the released weight files.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.functional import gelu, scaled_dot_product_attention
+
+SIDE, PATCH = 224, 16  # pixels
+WIDTH, DEPTH, HEADS = 768, 12, 12
+EMBEDDING = 256  # numbers of the joint space of videos and texts
+EPSILON = 1e-6  # of the layer norms
+
+
+class GroupedAttention(nn.Module):
+    """Self-attention of patches within groups; the class token sees all, and all see it.
+
+    Groups are the frames ("space": a patch sees the patches of its own frame) or the places
+    ("time": a patch sees its own place in all frames).
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+        self.proj = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, tokens: torch.Tensor, frames: int, along: str) -> torch.Tensor:
+        """(n, 1 + frames * places, width), frame by frame after the class token -> the same."""
+        # Three of (n * heads, tokens, width / heads); heads go with the videos from here on.
+        split = self.qkv(tokens).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4).flatten(1, 2)
+        queries, keys, values = split
+        of_class = scaled_dot_product_attention(queries[:, None, :1], keys[:, None], values[:, None])
+
+        def grouped(rows: torch.Tensor) -> torch.Tensor:  # -> (n * heads, groups, members, width)
+            patches = rows[:, 1:].unflatten(1, (frames, -1))
+            return patches.transpose(1, 2) if along == "time" else patches
+
+        def with_class(rows: torch.Tensor) -> torch.Tensor:
+            members = grouped(rows)
+            first = rows[:, None, :1].expand(-1, members.shape[1], -1, -1)
+            return torch.cat([first, members], dim=2)
+
+        found = scaled_dot_product_attention(
+            grouped(queries), with_class(keys), with_class(values)
+        )
+        if along == "time":
+            found = found.transpose(1, 2)
+        joined = torch.cat([of_class[:, 0], found.flatten(1, 2)], dim=1)
+        return self.proj(joined.unflatten(0, (-1, HEADS)).transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1 = nn.Linear(WIDTH, 4 * WIDTH)
+        self.fc2 = nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.fc2(gelu(self.fc1(tokens)))
+
+
+class Block(nn.Module):
+    """Attention along time, attention in space of its sum, added to the block's input, then MLP."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(WIDTH, EPSILON) for _ in range(3))
+        self.attn, self.timeattn, self.mlp = GroupedAttention(), GroupedAttention(), Mlp()
+
+    def forward(self, tokens: torch.Tensor, frames: int) -> torch.Tensor:
+        over_time = tokens + self.timeattn(self.norm3(tokens), frames, "time")
+        # To the input, not to `over_time`: so the network was trained.
+        tokens = tokens + self.attn(self.norm1(over_time), frames, "space")
+        return tokens + self.mlp(self.norm2(tokens))
+
+
+class VideoTransformer(nn.Module):
+    """`video_model.*` and `vid_proj.*` of an EgoVLP file, for videos of exactly `frames` frames."""
+
+    def __init__(self, frames: int):
+        super().__init__()
+        model = nn.Module()
+        model.cls_token = nn.Parameter(torch.empty(1, 1, WIDTH))
+        model.pos_embed = nn.Parameter(torch.empty(1, 1 + (SIDE // PATCH) ** 2, WIDTH))
+        model.temporal_embed = nn.Parameter(torch.empty(1, frames, WIDTH))
+        model.patch_embed = nn.Module()
+        model.patch_embed.proj = nn.Conv2d(3, WIDTH, PATCH, PATCH)
+        model.blocks = nn.ModuleList(Block() for _ in range(DEPTH))
+        model.norm = nn.LayerNorm(WIDTH, EPSILON)
+        self.video_model = model
+        self.vid_proj = nn.Sequential(nn.Linear(WIDTH, EMBEDDING))
+
+    def class_token(self, videos: torch.Tensor) -> torch.Tensor:
+        """(n, frames, 3, 224, 224) float32, normalised -> (n, 768), after the last norm."""
+        model, frames = self.video_model, videos.shape[1]
+        patches = model.patch_embed.proj(videos.flatten(0, 1)).flatten(2).transpose(1, 2)
+        patches = patches.unflatten(0, (-1, frames)) + model.pos_embed[:, None, 1:]
+        patches = (patches + model.temporal_embed[:, :, None]).flatten(1, 2)
+        first = (model.cls_token + model.pos_embed[:, :1]).expand(len(videos), -1, -1)
+        tokens = torch.cat([first, patches], dim=1)
+        for block in model.blocks:
+            tokens = block(tokens, frames)
+        return model.norm(tokens[:, 0])
+
+    def forward(self, videos: torch.Tensor) -> torch.Tensor:
+        """(n, frames, 3, 224, 224) float32, normalised -> (n, 256) in the joint space."""
+        return self.vid_proj(self.class_token(videos))

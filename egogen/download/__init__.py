@@ -1,0 +1,1 @@
+"""Downloads that survive dropped connections, wrong bytes and hostile archives."""

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Fetch one group of what the project releases (egogen/download/manifest.json lists all links):
+#
+#   bash scripts/download.sh GROUP [FOLDER] [--only NAME ...] [--dry-run] [--verify]
+#
+# The same command continues a stopped download and skips what is finished.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+if [ -z "${PYTHON:-}" ]; then
+  if [ -x "$root/.venv/bin/python" ]; then PYTHON=$root/.venv/bin/python; else PYTHON=python3; fi
+fi
+PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m egogen.download "$@"

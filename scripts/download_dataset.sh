@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# The frames and action files of both datasets (into FOLDER, default: data).
+#   bash scripts/download_dataset.sh [FOLDER] [--only NAME ...] [--dry-run] [--verify]
+exec bash "$(dirname "$0")/download.sh" dataset "$@"

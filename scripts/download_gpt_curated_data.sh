@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# The curated descriptions that stage 1 is tuned on (default FOLDER: data/gpt_curated).
+#   bash scripts/download_gpt_curated_data.sh [FOLDER] [--only NAME ...] [--dry-run] [--verify]
+exec bash "$(dirname "$0")/download.sh" gpt_curated_data "$@"

@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# The released weights of both stages, and those that training starts from (default FOLDER: checkpoints).
+#   bash scripts/download_model_weights.sh [FOLDER] [--only NAME ...] [--dry-run] [--verify]
+exec bash "$(dirname "$0")/download.sh" model_weights "$@"

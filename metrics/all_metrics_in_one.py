@@ -37,6 +37,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gt_path", required=True, help="the folder val_gt_for_metric")
     parser.add_argument("--edit_file", required=True, help="action file, as ego4d_val.json")
     parser.add_argument(
+        "--source-path",
+        help="folder of image_0, the source frames (default: val beside gt_path)",
+    )
+    parser.add_argument(
         "--metrics",
         help=f"comma-separated, of: {', '.join((*METRICS, *GROUPS))}; default: all that can be "
         "computed here. One that is named and cannot be computed is an error",
@@ -62,13 +66,14 @@ def main(argv: Sequence[str]) -> int:
         options.device or Settings.default_device(),
         options.batch_size,
         options.workers,
+        options.llava_key,
     )
     evaluate(
         options.gen_path,
         options.gt_path,
         options.edit_file,
         settings,
-        llava_key=options.llava_key,
+        source_path=options.source_path,
         names=options.metrics,
         out=options.out,
         allow_missing=options.allow_missing,

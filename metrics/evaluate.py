@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from pathlib import Path
 
 from egogen.errors import EgoGenError
+from metrics.bootstrap import SUFFIX, intervals
 from metrics.frame_pairs import Population, find_pairs, source_folder
 from metrics.registry import METRICS, Metric, Settings, choose
 from metrics.results import METRIC_FILE, Results, default_folder, load
 
 
-def runnable(names: str | None, settings: Settings, has_source: bool) -> list[Metric]:
-    """The metrics to compute; what cannot be is an error if asked for, else named as skipped."""
+def runnable(
+    names: str | None, settings: Settings, has_source: bool
+) -> tuple[list[Metric], list[str]]:
+    """(metrics to compute, errors): what cannot be is an error if asked for, else skipped aloud."""
     chosen = choose(names) if names is not None else list(METRICS.values())
     found, errors = [], []
     for metric in chosen:
@@ -24,11 +28,10 @@ def runnable(names: str | None, settings: Settings, has_source: bool) -> list[Me
             errors.append(f"--metrics {metric.name}: {obstacle}")
         else:
             print(f"skipped: {metric.title} ({metric.name}) {obstacle}")
-    if errors:
-        raise EgoGenError(" | ".join(errors))
-    return found
+    return found, errors
 
 
+@functools.cache
 def _digest(path: Path) -> str:
     """Content of a file, or of every file of a folder."""
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
@@ -41,35 +44,36 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check(
-    gen_path: str | os.PathLike,
-    gt_path: str | os.PathLike,
-    edit_file: str | os.PathLike,
-    llava_key: str,
-    settings: Settings,
-    allow_missing: bool,
-) -> Population:
-    """Every file read once, every problem printed; raises unless the rest may be measured."""
-    population = find_pairs(gen_path, gt_path, edit_file, settings.workers)
+def identity_of(metric: Metric, population: Population, settings: Settings) -> dict:
+    """All that the metric's values depend on; another one has them computed anew."""
+    identity = {
+        "frames": population.identity,
+        "dataset": settings.dataset,
+        "weights": {path.name: _digest(path) for path in metric.weight_files(settings)},
+    }
+    if metric.needs_source:
+        identity["sources"] = population.source_identity
+    if metric.needs_text:
+        texts = [pair.entry.texts[settings.llava_key] for pair in population.pairs]
+        identity["texts"] = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    return identity
+
+
+def problems_of(population: Population, gen_path: object, allow_missing: bool) -> list[str]:
+    """Print every problem; errors, at most one, unless the rest may be measured."""
     for line in population.notes:
         print(line)
     for problem in population.problems:
         print(f"problem: {problem}")
-    found = {key for pair in population.pairs for key in pair.entry.texts}
-    if population.pairs and llava_key not in found:
-        raise EgoGenError(
-            f"{edit_file}: no entry has field {llava_key!r} (--llava_key), "
-            f"expected one of: {', '.join(sorted(found))}"
-        )
     count = len(population.problems)
     if count and not allow_missing:
-        raise EgoGenError(
+        return [
             f"{gen_path}: {count} problems, named above; nothing was measured, "
             "--allow-missing measures the rest"
-        )
+        ]
     if not population.pairs:
-        raise EgoGenError(f"{gen_path}: no frame can be measured, expected at least one")
-    return population
+        return [f"{gen_path}: no frame can be measured, expected at least one"]
+    return []
 
 
 def evaluate(
@@ -78,34 +82,54 @@ def evaluate(
     edit_file: str | os.PathLike,
     settings: Settings,
     *,
-    llava_key: str,
+    source_path: str | os.PathLike | None = None,
     names: str | None = None,
     out: str | os.PathLike | None = None,
     allow_missing: bool = False,
 ) -> Results:
-    """Measure and write metric.json, per_sample.csv and inputs.json into `out`.
+    """Measure and write the files of `metrics.results` into `out`.
 
     Metrics that an earlier run computed from the same frames, weights and settings are kept.
     Raises EgoGenError before anything is computed when a frame is not in order (unless
     `allow_missing`), or when a metric was named that cannot be computed here.
     """
-    metrics = runnable(names, settings, source_folder(gt_path) is not None)
-    population = check(gen_path, gt_path, edit_file, llava_key, settings, allow_missing)
+    sources = source_path or source_folder(gt_path)
+    metrics, errors = runnable(names, settings, sources is not None)
+    population = find_pairs(
+        gen_path,
+        gt_path,
+        edit_file,
+        settings.workers,
+        sources=sources,
+        with_sources=any(metric.needs_source for metric in metrics),
+        text_key=settings.llava_key,
+    )
+    errors += problems_of(population, gen_path, allow_missing)
+    if errors:
+        raise EgoGenError(" | ".join(errors))
     results = load(out or default_folder(gen_path), population.pairs, population.identity)
-    results.overall["samples"] = len(population.pairs)
-    results.overall["problems"] = len(population.problems)
-    for metric in metrics:
-        identity = {
-            "frames": population.identity,
-            "dataset": settings.dataset,
-            "weights": {path.name: _digest(path) for path in metric.weight_files(settings)},
-        }
+    results.counts = {"samples": len(population.pairs), "problems": len(population.problems)}
+    clips = [pair.entry.clip for pair in population.pairs]
+    for number, metric in enumerate(metrics, start=1):
+        identity = identity_of(metric, population, settings)
         if results.holds(metric.name, identity):
             print(f"kept: {metric.title} ({metric.name}), computed earlier from the same files")
             continue
-        results.add(metric.name, identity, metric.measure(population.pairs, settings))
+        print(f"metric {number} of {len(metrics)}: {metric.title} ({metric.name})", flush=True)
+        measured = metric.measure(population.pairs, settings)
+        results.add(metric.name, identity, measured, *intervals(measured, clips, settings.device))
     results.write()
-    for key, value in results.overall.items():
-        print(f"{key:24} {'-' if value is None else round(value, 4)}")
+    print(table(results))
     print(f"written: {results.folder / METRIC_FILE}")
     return results
+
+
+def table(results: Results) -> str:
+    """One line a figure, with its interval."""
+    lines = []
+    for key, value in {**results.counts, **results.overall}.items():
+        interval = results.intervals.get(key + SUFFIX)
+        text = "-" if value is None else str(round(value, 4))
+        spread = f"   95 %: {interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
+        lines.append(f"{key:24} {text:>12}{spread}")
+    return "\n".join(lines)

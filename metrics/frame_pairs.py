@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from egogen.actions import ActionEntry, inside, scan_actions
@@ -26,7 +26,8 @@ class Pair:
     entry: ActionEntry
     generated: Path
     target: Path
-    source: Path | None  # None where the source frames are not at hand
+    source: Path | None  # image_0 of the entry; None where no chosen metric needs it
+    target_digest: str = ""  # of the file's content
 
     @property
     def key(self) -> str:
@@ -41,7 +42,8 @@ class Population:
     pairs: list[Pair] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    identity: str = ""  # changes with the content of any file that was read
+    identity: str = ""  # changes with any generated or ground truth frame, and with the pairing
+    source_identity: str = ""  # changes with any source frame
 
 
 def source_folder(gt_path: str | os.PathLike) -> Path | None:
@@ -84,15 +86,20 @@ def _extra_notes(entries: Sequence[ActionEntry], edit_file: Path, *roots: Path) 
     ]
 
 
-def _read_pair(pair: Pair) -> tuple[list[str], str]:
-    """Read the files of a pair in full -> (problems, digest of their content)."""
-    problems, digest, sizes = [], hashlib.sha256(), []
+def _read_file(path: Path) -> tuple[tuple[int, int], str]:
+    """(width, height) and digest of a picture that decodes to its last row."""
+    return read_rgb(path).size, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read_pair(pair: Pair) -> tuple[list[str], dict[str, str]]:
+    """Read the files of a pair in full -> (problems, digest of each file that is in order)."""
+    problems, digests, sizes = [], {}, []
     files = [("generated", pair.generated), ("ground truth", pair.target)]
     files += [("source", pair.source)] if pair.source else []
     for name, path in files:
         try:
-            sizes.append(read_rgb(path).size)
-            digest.update(path.read_bytes())
+            size, digests[name] = _read_file(path)
+            sizes.append(size)
         except EgoGenError as error:
             problems.append(f"{error} ({name} frame of entry {pair.entry.key})")
     if not problems and not same_aspect(*sizes[:2]):
@@ -100,7 +107,7 @@ def _read_pair(pair: Pair) -> tuple[list[str], str]:
             f"{pair.generated}: size {sizes[0][0]}x{sizes[0][1]} of entry {pair.entry.key}, "
             f"expected the aspect of its ground truth, {sizes[1][0]}x{sizes[1][1]}"
         )
-    return problems, digest.hexdigest()
+    return problems, digests
 
 
 def same_aspect(first: tuple[int, int], second: tuple[int, int]) -> bool:
@@ -109,19 +116,58 @@ def same_aspect(first: tuple[int, int], second: tuple[int, int]) -> bool:
     return abs(width - second[0]) <= max(2.0, ASPECT_SLACK * second[0])
 
 
+def _unique(entries: Sequence[ActionEntry], problems: list[str]) -> list[ActionEntry]:
+    """Entries sorted by target frame, the first of each; a frame that stands twice is a problem."""
+    first: dict[str, ActionEntry] = {}
+    for entry in entries:
+        other = first.setdefault(entry.image_1, entry)
+        if other is not entry:
+            problems.append(
+                f"{entry.image_1}: target of entries {other.key} and {entry.key}, expected one"
+            )
+    return [first[name] for name in sorted(first)]
+
+
+def _described(
+    entries: Sequence[ActionEntry], key: str, edit_file: str | os.PathLike, problems: list[str]
+) -> list[ActionEntry]:
+    """Entries that have the field `key`; the others are problems, all of them an error."""
+    found = [entry for entry in entries if key in entry.texts]
+    if not found:
+        known = ", ".join(sorted({name for entry in entries for name in entry.texts}))
+        raise EgoGenError(
+            f"{edit_file}: no entry has field {key!r} (--llava_key), expected one of: {known}"
+        )
+    problems += [
+        f"{edit_file}: entry {entry.key}: field {key!r} is missing (--llava_key)"
+        for entry in entries
+        if key not in entry.texts
+    ]
+    return found
+
+
 def find_pairs(
     gen_path: str | os.PathLike,
     gt_path: str | os.PathLike,
     edit_file: str | os.PathLike,
     workers: int = 1,
+    *,
+    sources: str | os.PathLike | None = None,
+    with_sources: bool = True,
+    text_key: str | None = None,
 ) -> Population:
     """Pair every entry of the edit file, sorted by frame, and read every file once.
 
-    Missing, unreadable and wrongly shaped frames become problems, pictures of no entry notes.
-    Raises EgoGenError when there is nothing to pair at all.
+    `sources` is the folder of the source frames (default: `source_folder`), read unless
+    `with_sources` is false. Missing, unreadable and wrongly shaped frames and entries without the
+    field `text_key` become problems, pictures of no entry notes. Raises EgoGenError when there is
+    nothing to pair at all.
     """
     gen_root, gt_root = Path(os.path.abspath(gen_path)), Path(os.path.abspath(gt_path))
-    for root, name in ((gen_root, "--gen_path"), (gt_root, "--gt_path")):
+    sources = (sources or source_folder(gt_path)) if with_sources else None
+    roots = [(gen_root, "--gen_path"), (gt_root, "--gt_path")]
+    roots += [(Path(sources), "--source-path")] if sources else []
+    for root, name in roots:
         if not root.is_dir():
             raise EgoGenError(f"{root}: no such folder, expected the frames of {name}")
     population = Population()
@@ -130,26 +176,33 @@ def find_pairs(
         raise EgoGenError(
             population.problems[0] if population.problems else f"{edit_file}: holds no entries"
         )
-    entries = sorted(entries, key=lambda entry: entry.image_1)
     population.notes = _extra_notes(entries, Path(edit_file), gt_root, gen_root)
-    sources = source_folder(gt_path)
+    if text_key:
+        entries = _described(entries, text_key, edit_file, population.problems)
     pairs = [
         Pair(
             entry,
             _with_any_suffix(gen_root, entry.image_1),
-            inside(gt_root, entry.image_1),
-            inside(sources, entry.image_0) if sources else None,
+            _with_any_suffix(gt_root, entry.image_1),
+            _with_any_suffix(Path(sources), entry.image_0) if sources else None,
         )
-        for entry in entries
+        for entry in _unique(entries, population.problems)
     ]
-    identity = hashlib.sha256()
+    _read_all(pairs, population, workers)
+    return population
+
+
+def _read_all(pairs: Sequence[Pair], population: Population, workers: int) -> None:
+    """Read every file of the pairs and sort them into those in order and problems."""
+    identity, sources = hashlib.sha256(), hashlib.sha256()
     with ThreadPoolExecutor(max(1, workers)) as pool:
         read = track(pool.map(_read_pair, pairs), len(pairs), "check frames", "pairs")
-        for pair, (problems, digest) in zip(pairs, read, strict=True):
+        for pair, (problems, digests) in zip(pairs, read, strict=True):
             if problems:
                 population.problems += problems
-            else:
-                population.pairs.append(pair)
-                identity.update(f"{pair.key}\0{pair.entry.image_0}\0{digest}\n".encode())
-    population.identity = identity.hexdigest()
-    return population
+                continue
+            population.pairs.append(replace(pair, target_digest=digests["ground truth"]))
+            identity.update(f"{pair.key}\0{digests['generated']}\0".encode())
+            identity.update(f"{digests['ground truth']}\n".encode())
+            sources.update(f"{pair.key}\0{digests.get('source')}\n".encode())
+    population.identity, population.source_identity = identity.hexdigest(), sources.hexdigest()

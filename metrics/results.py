@@ -1,8 +1,12 @@
 """The result files of one folder of generated frames, written after every metric.
 
+parts/NAME.json  one metric: what it was computed from, and all that it gave; what a rerun keeps
+blip.json ...    captions, as the released script leaves them
 metric.json      released keys with the released definitions, own keys beside them; flat
 per_sample.csv   clip, action, frame and one column a per-frame value
-inputs.json      what each metric was computed from, so that nothing stale is ever merged
+inputs.json      what each metric was computed from, and the content of every ground truth frame
+
+All others are made from the parts, so that nothing stale is ever merged.
 """
 
 from __future__ import annotations
@@ -12,16 +16,20 @@ import io
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from egogen.atomic import read_json, write_json, write_text
 from egogen.errors import EgoGenError
 from metrics.frame_pairs import Pair
-from metrics.registry import Measured
+from metrics.registry import METRICS, Measured
 
 METRIC_FILE, SAMPLE_FILE, INPUT_FILE = "metric.json", "per_sample.csv", "inputs.json"
+PARTS = "parts"
 KEY_COLUMNS = ("clip", "action", "frame")
+# What parts hold; another number, as after a change of what a metric means, has them remade.
+FORMAT = 1
 
 
 def default_folder(gen_path: str | os.PathLike) -> Path:
@@ -30,50 +38,133 @@ def default_folder(gen_path: str | os.PathLike) -> Path:
 
 
 @dataclass
+class Part:
+    """What one metric gave; `columns[key][i]` belongs to pair i."""
+
+    identity: dict
+    overall: dict[str, float | int | None]
+    columns: dict[str, list[float]]
+    intervals: dict[str, list[float] | None]  # key + "_ci95" -> [low, high]
+    resampled: dict[str, list[float]]  # for `metrics.compare`, of keys without a column
+    documents: dict[str, Any]  # file name beside metric.json -> its JSON value
+
+
+def _to_json(values: Sequence[float]) -> list:
+    """JSON has no nan and no infinity."""
+    return [
+        float(value) if math.isfinite(value) else None if math.isnan(value) else str(value)
+        for value in values
+    ]
+
+
+def _from_json(values: Sequence) -> list[float]:
+    return [math.nan if value is None else float(value) for value in values]
+
+
+def _read_part(path: Path, frames: int) -> Part | None:
+    """A part as it was written; None for one that is damaged or of another format."""
+    try:
+        found = read_json(path)
+        if found.pop("format") != FORMAT:
+            return None
+        found["columns"] = {key: _from_json(column) for key, column in found["columns"].items()}
+        part = Part(**found)
+    except (EgoGenError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+    return part if all(len(column) == frames for column in part.columns.values()) else None
+
+
+@dataclass
 class Results:
-    """What is known so far; `columns[name][i]` belongs to `pairs[i]`."""
+    """What is known so far of `pairs`. `counts` go into metric.json as they are."""
 
     folder: Path
     pairs: Sequence[Pair]
-    overall: dict = field(default_factory=dict)
-    columns: dict[str, list[float]] = field(default_factory=dict)
-    inputs: dict[str, dict] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, Part] = field(default_factory=dict)
 
     def holds(self, metric: str, identity: dict) -> bool:
-        return self.inputs.get(metric, {}).get("from") == identity
+        return metric in self.parts and self.parts[metric].identity == identity
 
-    def add(self, metric: str, identity: dict, measured: Measured) -> None:
-        """Take over one metric's values and write all three files."""
-        self.drop(metric)
-        self.overall.update(measured.overall)
-        self.columns.update(measured.columns)
-        keys = {"overall": list(measured.overall), "columns": list(measured.columns)}
-        self.inputs[metric] = {"from": identity, **keys}
+    def add(
+        self,
+        metric: str,
+        identity: dict,
+        measured: Measured,
+        intervals: dict[str, list[float] | None] | None = None,
+        resampled: dict[str, list[float]] | None = None,
+    ) -> None:
+        """Take over one metric's values; the part is on disk before any other file changes."""
+        part = Part(
+            identity,
+            measured.overall,
+            measured.columns,
+            intervals or {},
+            resampled or {},
+            measured.documents,
+        )
+        content = {"format": FORMAT, **asdict(part)}
+        content["columns"] = {key: _to_json(column) for key, column in part.columns.items()}
+        write_json(self.folder / PARTS / f"{metric}.json", content, indent=None)
+        self.parts[metric] = part
         self.write()
 
-    def drop(self, metric: str) -> None:
-        record = self.inputs.pop(metric, {})
-        for key in record.get("overall", ()):
-            self.overall.pop(key, None)
-        for name in record.get("columns", ()):
-            self.columns.pop(name, None)
+    @property
+    def ordered(self) -> list[Part]:
+        """Parts in the metrics' order, whatever was measured first."""
+        return [self.parts[name] for name in METRICS if name in self.parts]
+
+    @property
+    def overall(self) -> dict[str, float | int | None]:
+        """The figures of metric.json without intervals."""
+        return {key: value for part in self.ordered for key, value in part.overall.items()}
+
+    @property
+    def columns(self) -> dict[str, list[float]]:
+        return {key: values for part in self.ordered for key, values in part.columns.items()}
+
+    @property
+    def intervals(self) -> dict[str, list[float] | None]:
+        return {key: value for part in self.ordered for key, value in part.intervals.items()}
 
     def write(self) -> None:
-        # The record of what is valid comes last: killed in between, a metric is computed again.
+        """Make all files but the parts anew."""
+        for part in self.parts.values():
+            for name, document in part.documents.items():
+                write_json(self.folder / name, document)
         write_text(self.folder / SAMPLE_FILE, self._csv())
-        write_json(self.folder / METRIC_FILE, self.overall)
-        write_json(self.folder / INPUT_FILE, self.inputs)
+        write_json(self.folder / METRIC_FILE, {**self.counts, **self.overall, **self.intervals})
+        inputs = {
+            "metrics": {name: self.parts[name].identity for name in METRICS if name in self.parts},
+            "targets": {pair.key: pair.target_digest for pair in self.pairs},
+        }
+        write_json(self.folder / INPUT_FILE, inputs)
 
     def _csv(self) -> str:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([*KEY_COLUMNS, *self.columns])
+        columns = self.columns
+        writer.writerow([*KEY_COLUMNS, *columns])
         for number, pair in enumerate(self.pairs):
-            values = (column[number] for column in self.columns.values())
+            values = (column[number] for column in columns.values())
             cells = ("" if math.isnan(value) else repr(float(value)) for value in values)
             entry = pair.entry
             writer.writerow([entry.clip, entry.action_id, entry.image_1, *cells])
         return out.getvalue()
+
+
+def load(folder: str | os.PathLike, pairs: Sequence[Pair], identity: str) -> Results:
+    """Results of an earlier run over the same frames, or empty ones: nothing else is ever merged.
+
+    `identity` is the population's, and stands under "frames" in that of every part.
+    """
+    results = Results(Path(folder), pairs)
+    for name in METRICS:
+        path = results.folder / PARTS / f"{name}.json"
+        part = _read_part(path, len(pairs)) if path.exists() else None
+        if part and part.identity.get("frames") == identity:
+            results.parts[name] = part
+    return results
 
 
 def read_samples(path: str | os.PathLike) -> dict[str, dict[str, float]]:
@@ -93,32 +184,3 @@ def read_samples(path: str | os.PathLike) -> dict[str, dict[str, float]]:
         raise EgoGenError(f"{path}: no such file, expected the per-sample figures") from None
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise EgoGenError(f"{path}: not a table of per-sample figures ({error})") from None
-
-
-def load(folder: str | os.PathLike, pairs: Sequence[Pair], identity: str) -> Results:
-    """Results of an earlier run over the same files, or empty ones: nothing else is ever merged.
-
-    `identity` is the population's. Values of another population are left out and then replaced.
-    """
-    results = Results(Path(folder), pairs)
-    record = results.folder / INPUT_FILE
-    if not record.exists():
-        return results
-    inputs = read_json(record)
-    same = {
-        name: entry
-        for name, entry in inputs.items()
-        if isinstance(entry, dict) and entry.get("from", {}).get("frames") == identity
-    }
-    if not same:
-        return results
-    overall = read_json(results.folder / METRIC_FILE)
-    samples = read_samples(results.folder / SAMPLE_FILE)
-    for name, entry in same.items():
-        results.inputs[name] = entry
-        results.overall.update({key: overall.get(key) for key in entry["overall"]})
-        for column in entry["columns"]:
-            results.columns[column] = [
-                samples.get(pair.key, {}).get(column, math.nan) for pair in pairs
-            ]
-    return results

@@ -1,0 +1,221 @@
+"""Stage 1's description against a plain loop of `generate`, on random weights.
+
+    python bench/describe.py                              # CPU, one thread, a mid-size model
+    python bench/describe.py --size 13b --device cuda     # the real size, half precision
+
+Both sides describe the same pictures with the same prompts and as many greedy tokens, and keep the
+same features. `plain` calls transformers' `generate` for one picture after the other with
+`output_hidden_states=True`, as the published runs did; `project` calls `llava.describe`. Prints
+JSON: samples a second and peak memory beyond the weights of each, and their ratios. On a CPU the
+time is the process's CPU time and each side runs in a forked process of its own, so that one's peak
+is not the other's; on a GPU the time is that of the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sys
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+sys.path[:1] = [str(PROJECT), str(PROJECT / "vllm")]
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+from transformers import CLIPVisionConfig, LlamaConfig  # noqa: E402
+
+from egogen.errors import run_command  # noqa: E402
+from llava.checkpoint import CLIP_L_14, Loaded  # noqa: E402
+from llava.conversation import TEMPLATES  # noqa: E402
+from llava.decoding import Decoding  # noqa: E402
+from llava.describe import describe_frames, prompt_ids  # noqa: E402
+from llava.image_processing import ImageProcessor  # noqa: E402
+from llava.model import Llava, build_config  # noqa: E402
+from llava.tokens import expand  # noqa: E402
+
+VOCABULARY = 32000
+SIZES = {  # language model; the vision tower is ViT-L/14 in all
+    "mid": {"hidden_size": 1024, "intermediate_size": 2816, "layers": 12, "heads": 16},
+    "13b": {"hidden_size": 5120, "intermediate_size": 13824, "layers": 40, "heads": 40},
+}
+ACTIONS = ("pick up the mug", "cut the onion", "open the drawer of the cupboard", "wash the pan")
+
+
+class SteadyTokenizer:
+    """Ids for any text, about as many as Llama's tokenizer has (one for four letters)."""
+
+    bos_id, eos_id, pad_id = 1, -1, 0  # no id ends a text: both sides write the same number
+
+    def encode(self, text: str) -> list[int]:
+        pieces = [text[first : first + 4] for first in range(0, len(text), 4)]
+        return [3 + zlib.crc32(piece.encode()) % (VOCABULARY - 3) for piece in pieces]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(map(str, ids))
+
+    def __len__(self) -> int:
+        return VOCABULARY
+
+
+def random_model(size: str, device: torch.device, dtype: torch.dtype) -> Loaded:
+    shape = SIZES[size]
+    text = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=shape["hidden_size"],
+        intermediate_size=shape["intermediate_size"],
+        num_hidden_layers=shape["layers"],
+        num_attention_heads=shape["heads"],
+        max_position_embeddings=4096,
+    )
+    config = build_config(text, CLIPVisionConfig(**CLIP_L_14, image_size=224))
+    config._attn_implementation = "sdpa"
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype)
+    with torch.device(device):
+        model = Llava(config).eval().requires_grad_(False)
+    torch.set_default_dtype(torch.float32)
+    processor = ImageProcessor(224, "square")
+    return Loaded(model, SteadyTokenizer(), processor, TEMPLATES["llama_2"], Path("random"))
+
+
+@torch.inference_mode()
+def plain(loaded: Loaded, image: Image.Image, action: str, tokens: int) -> tuple:
+    """One `generate` call, as published: -> ids, text features (n, D), image features (P, D)."""
+    model, kept = loaded.model, []
+    hook = model.model.multi_modal_projector.register_forward_hook(
+        lambda module, inputs, output: kept.append(output)
+    )
+    ids = torch.tensor([expand(prompt_ids(loaded, action), model.patches)], device=model.device)
+    out = model.generate(
+        input_ids=ids,
+        pixel_values=loaded.image_processor.batch([image]).to(model.device, model.dtype),
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=tokens,
+        min_new_tokens=tokens,
+        output_hidden_states=True,
+        return_dict_in_generate=True,
+        pad_token_id=0,
+    )
+    hook.remove()
+    rows = torch.stack([step[-1][0, -1] for step in out.hidden_states])
+    new = out.sequences[0, ids.shape[1] :].tolist()
+    return new, rows.half().cpu().numpy(), kept[0][0].half().cpu().numpy()
+
+
+def pictures(count: int) -> list[Image.Image]:
+    generator = np.random.default_rng(0)
+    values = generator.integers(0, 256, (count, 256, 455, 3), dtype=np.uint8)
+    return [Image.fromarray(value) for value in values]
+
+
+def run_plain(loaded: Loaded, args: argparse.Namespace) -> list[tuple]:
+    images = pictures(args.samples)
+    return [
+        plain(loaded, image, ACTIONS[row % len(ACTIONS)], args.tokens)
+        for row, image in enumerate(images)
+    ]
+
+
+def run_project(loaded: Loaded, args: argparse.Namespace) -> list[tuple]:
+    images, found = pictures(args.samples), []
+    settings = Decoding(temperature=0, max_new_tokens=args.tokens)
+    for first in range(0, args.samples, args.batch_size):
+        rows = range(first, min(first + args.batch_size, args.samples))
+        actions = [ACTIONS[row % len(ACTIONS)] for row in rows]
+        batch = [images[row] for row in rows]
+        for made in describe_frames(loaded, batch, actions, settings=settings):
+            found.append((made.ids, made.text_features, made.image_features))
+    return found
+
+
+def measured(side: Callable, loaded: Loaded, args: argparse.Namespace) -> tuple[dict, list]:
+    """-> seconds and peak MiB beyond what was there before, and what was described."""
+    cuda = loaded.model.device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    clock = time.perf_counter if cuda else time.process_time
+    begun = clock()
+    found = side(loaded, args)
+    seconds = clock() - begun
+    if cuda:
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    result = {
+        "samples_per_second": round(len(found) / seconds, 4),
+        "seconds": round(seconds, 2),
+        "peak_mib_beyond_weights": round((peak - before) / 2**20, 1),
+    }
+    return result, found
+
+
+def in_process_of_its_own(side: Callable, loaded: Loaded, args: argparse.Namespace):
+    """Forked, so that the weights are shared and the peak is this side's."""
+    receive, send = multiprocessing.Pipe(duplex=False)
+
+    def work() -> None:
+        send.send(measured(side, loaded, args))
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    send.close()
+    answer = receive.recv()
+    process.join()
+    return answer
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=SIZES, default="mid")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=64)
+    args = parser.parse_args(argv)
+    device = torch.device(args.device)
+    torch.set_num_threads(1)
+    loaded = random_model(
+        args.size, device, torch.float32 if device.type == "cpu" else torch.float16
+    )
+    run = in_process_of_its_own if device.type == "cpu" else measured
+    if device.type == "cuda":
+        warm = argparse.Namespace(samples=1, batch_size=1, tokens=2)
+        for side in (run_plain, run_project):
+            side(loaded, warm)
+    results, found = {}, {}
+    for name, side in (("plain", run_plain), ("project", run_project)):
+        results[name], found[name] = run(side, loaded, args)
+    pairs = list(zip(found["plain"], found["project"], strict=True))
+    report = {
+        "model": args.size,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "samples": args.samples,
+        "batch_size": args.batch_size,
+        "tokens": args.tokens,
+        "prompt_positions": len(expand(prompt_ids(loaded, ACTIONS[0]), loaded.model.patches)),
+        **results,
+        "same_tokens": float(np.mean([one[0] == other[0] for one, other in pairs])),
+        "largest_image_feature_difference": float(
+            max(np.abs(one[2].astype(np.float32) - other[2]).max() for one, other in pairs)
+        ),
+        "speedup": round(results["plain"]["seconds"] / results["project"]["seconds"], 2),
+    }
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -33,7 +33,8 @@ class GroupedAttention(nn.Module):
         # Three of (n * heads, tokens, width / heads); heads go with the videos from here on.
         split = self.qkv(tokens).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4).flatten(1, 2)
         queries, keys, values = split
-        of_class = scaled_dot_product_attention(queries[:, None, :1], keys[:, None], values[:, None])
+        rows = (queries[:, None, :1], keys[:, None], values[:, None])
+        of_class = scaled_dot_product_attention(*rows)
 
         def grouped(rows: torch.Tensor) -> torch.Tensor:  # -> (n * heads, groups, members, width)
             patches = rows[:, 1:].unflatten(1, (frames, -1))
@@ -44,9 +45,7 @@ class GroupedAttention(nn.Module):
             first = rows[:, None, :1].expand(-1, members.shape[1], -1, -1)
             return torch.cat([first, members], dim=2)
 
-        found = scaled_dot_product_attention(
-            grouped(queries), with_class(keys), with_class(values)
-        )
+        found = scaled_dot_product_attention(grouped(queries), with_class(keys), with_class(values))
         if along == "time":
             found = found.transpose(1, 2)
         joined = torch.cat([of_class[:, 0], found.flatten(1, 2)], dim=1)

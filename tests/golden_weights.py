@@ -18,11 +18,16 @@ def state_dict(manifest: str, only: str = "") -> dict[str, torch.Tensor]:
     """The parameters of a manifest whose name matches the pattern `only`."""
     shapes = json.loads((DATA / "manifests" / f"{manifest}.json").read_text())
     rules = json.loads((DATA / "fill_rules.json").read_text()).get(manifest, {})
-    state = {}
-    for name, shape in shapes.items():
-        if re.match(only, name):
-            state[name] = torch.from_numpy(_value(name, shape, rules.get("scale", ())))
-    return state
+    tied = rules.get("alias", {})
+    state = {
+        name: torch.from_numpy(_value(name, shape, rules.get("scale", ())))
+        for name, shape in shapes.items()
+        if re.match(only, name) and name not in tied
+    }
+    for name, numbers in rules.get("add", {}).items():
+        for index, number in numbers.items():
+            state[name][int(index)] += np.float32(number)
+    return state | {name: state[other] for name, other in tied.items() if re.match(only, name)}
 
 
 def _value(name: str, shape, scale) -> np.ndarray:

@@ -221,8 +221,13 @@ class LightningConfig:
     trainer: dict[str, Any] = field(default_factory=dict)  # arguments of lightning's Trainer
     checkpoint_every: int = 1000  # optimizer steps between writes of last.ckpt
     keep_every: int = 0  # 0: keep last.ckpt alone; n: also keep a copy every n steps
+    keep_at_most: int = 3  # such copies, the newest ones; released: all of them
     log_every: int = 50
     logger: str = "tensorboard"  # tensorboard | wandb | none
+    validation_draws: str = "fixed"  # fixed | random (released): t, noises and dropout
+    tf32: bool = True  # matrix products on CUDA, as the released PyTorch did in float32
+    channels_last: bool = False  # memory format of the UNet
+    compile: bool = False  # torch.compile of the UNet
 
 
 @dataclass
@@ -246,6 +251,7 @@ class InferenceConfig:
 
 @dataclass
 class TrainConfig:
+    as_released: bool = False  # the values of AS_RELEASED in place of the defaults
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     lightning: LightningConfig = field(default_factory=LightningConfig)
@@ -270,6 +276,9 @@ class GenerateConfig:
 # Switches of the differences to the released code, as it had them; `as_released: true` makes them
 # the defaults, so that a YAML or an override can still say otherwise.
 AS_RELEASED: dict[str, Any] = {
+    "model.params.conditioner.trained": False,
+    "model.params.ema_every_micro_batch": True,
+    "lightning.validation_draws": "random",
     "inference.picture": "minmax",
     "inference.jpeg_quality": 75,
     "inference.noise": "process",
@@ -282,5 +291,6 @@ CHOICES = {
     "inference.sampler": ("euler_ancestral", "dpmpp_2m", "unipc", "ddim"),
     "inference.precision": ("auto", "fp32", "bf16", "fp16"),
     "lightning.logger": ("tensorboard", "wandb", "none"),
+    "lightning.validation_draws": ("fixed", "random"),
     "model.params.conditioning_key": ("hybrid",),
 }

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
-from pathlib import Path
 
 from egogen.errors import EgoGenError
 from metrics.bootstrap import SUFFIX, intervals
+from metrics.digests import content_digest
 from metrics.frame_pairs import Population, find_pairs, source_folder
 from metrics.registry import METRICS, Metric, Settings, choose
 from metrics.results import METRIC_FILE, Results, default_folder, load
@@ -31,25 +30,12 @@ def runnable(
     return found, errors
 
 
-@functools.cache
-def _digest(path: Path) -> str:
-    """Content of a file, or of every file of a folder."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name}\0".encode())
-        with open(file, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def identity_of(metric: Metric, population: Population, settings: Settings) -> dict:
     """All that the metric's values depend on; another one has them computed anew."""
     identity = {
         "frames": population.identity,
         "dataset": settings.dataset,
-        "weights": {path.name: _digest(path) for path in metric.weight_files(settings)},
+        "weights": {path.name: content_digest(path) for path in metric.weight_files(settings)},
     }
     if metric.needs_source:
         identity["sources"] = population.source_identity

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
 
 from egogen.errors import EgoGenError
+from egogen.frames import read_rgb
 from egogen.progress import track
 from metrics.frame_pairs import Pair
-from metrics.pictures import batches, read_ahead, read_unresized, squeezed
+from metrics.pictures import batches, read_ahead, squeezed, to_tensor
+from metrics.reference_features import kept
 from metrics.registry import METRICS, Measured, Settings
 from metrics.state_dicts import load_state_dict
 
@@ -65,7 +68,10 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def measure(pairs: Sequence[Pair], settings: Settings) -> Measured:
-    """`fid` of all generated against all ground truth frames, in one number."""
+    """`fid` of all generated against all ground truth frames, in one number, and its features.
+
+    Features of ground truth frames that were seen before are read (`metrics.reference_features`).
+    """
     if len(pairs) < 2:
         raise EgoGenError(f"fid: {len(pairs)} frame, expected at least 2 (a covariance)")
     if len(pairs) <= FEATURES:
@@ -74,11 +80,24 @@ def measure(pairs: Sequence[Pair], settings: Settings) -> Measured:
             "compare it only with numbers from as many frames",
             file=sys.stderr,
         )
-    network = inception(METRICS["fid"].weight_files(settings)[0]).to(settings.device)
-    features: tuple[list, list] = ([], [])
-    read = track(read_ahead(read_unresized, pairs, settings.workers), len(pairs), "fid", "frames")
-    for batch in batches(read, settings.batch_size):
-        for side, pictures in zip(features, zip(*batch, strict=True), strict=True):
-            side.append(pool_features(network, pictures))
-    generated, target = (np.concatenate(side) for side in features)
-    return Measured({"fid": frechet_distance(target, generated)})
+    weights = METRICS["fid"].weight_files(settings)[0]
+    network = inception(weights).to(settings.device)
+
+    def features_of(what: str, paths: Sequence[Path]) -> np.ndarray:
+        read = read_ahead(lambda path: to_tensor(read_rgb(path)), paths, settings.workers)
+        read = track(read, len(paths), f"fid, {what}", "frames")
+        return np.concatenate(
+            [pool_features(network, batch) for batch in batches(read, settings.batch_size)]
+        )
+
+    target = kept(
+        pairs,
+        weights,
+        settings.device,
+        lambda: features_of("ground truth", [pair.target for pair in pairs]),
+    )
+    generated = features_of("generated", [pair.generated for pair in pairs])
+    return Measured(
+        {"fid": frechet_distance(target, generated)},
+        features={"generated": generated, "target": target},
+    )

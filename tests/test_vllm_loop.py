@@ -18,6 +18,7 @@ from llava.decoding import Decoding
 from llava.description_loop import Job, run
 from llava.eval import run_llava_in_loop
 from llava.merge import check_complete, chunk_files, merge_results
+from llava.results import read_results, result_file
 
 DATASET, CLIPS, ACTIONS = "ego4d", 4, 2
 
@@ -88,21 +89,22 @@ def test_another_seed_gives_other_texts(root, loaded, plain, tmp_path):
 
 
 def test_killed_run_continues(root, loaded, plain, tmp_path, monkeypatch):
-    """Killed in the third batch, between the features of a sample and the result file."""
-    saved = 0
+    """Killed in the third batch, between the features and the result file."""
+    batches = 0
 
-    def dying_save(*arguments):
-        nonlocal saved
-        saved += 1
-        if saved == 6:
+    def dying_write(*arguments):
+        nonlocal batches
+        batches += 1
+        if batches == 4:  # the first one is the empty file at the start
             raise KeyboardInterrupt
-        return real_save(*arguments)
+        return real_write(*arguments)
 
-    real_save = description_loop.save
-    monkeypatch.setattr(description_loop, "save", dying_save)
+    real_write = description_loop.write_results
+    monkeypatch.setattr(description_loop, "write_results", dying_write)
     with pytest.raises(KeyboardInterrupt):
         run(job(root, tmp_path, batch_size=2), loaded)
-    monkeypatch.setattr(description_loop, "save", real_save)
+    monkeypatch.setattr(description_loop, "write_results", real_write)
+    assert len(read_results(result_file(tmp_path / "tiny" / "val", 1))) == 2
     damaged = next((tmp_path / "text").rglob("*.npy"))
     damaged.write_bytes(damaged.read_bytes()[:40])  # a half-written feature is made anew
     run(job(root, tmp_path, batch_size=2), loaded)

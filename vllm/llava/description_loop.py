@@ -1,39 +1,42 @@
-"""Describing one chunk of a split: texts into one JSON, features into the feature store."""
+"""Describing one chunk of a split: texts into one JSON, features into the feature stores."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from egogen.actions import ActionEntry, inside, read_actions
 from egogen.chunks import ceil_chunk
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError
-from egogen.features import write_feature
 from egogen.frames import read_rgb
 from egogen.progress import Progress
 from egogen.seeds import stable_seed
 from llava.checkpoint import Loaded
 from llava.decoding import Decoding
 from llava.describe import Description, describe_frames
+from llava.engine import Engine, transformers_engine
+from llava.feature_stores import FeatureStores, model_info
 from llava.labels import QUERY, clean_label
-from llava.results import claim_root, fingerprint, finished, result_file, write_results
+from llava.results import claim_results, finished, result_file, write_results
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to describe and where to put it. Feature roots may be None (not written)."""
+    """What to describe and where to put it. Paths may be None: not written."""
 
     image_dir: Path
     action_label: Path
     dataset: str
-    save_path: Path
+    save_path: Path | None
     image_feature_path: Path | None
     text_feature_path: Path | None
+    feature_layout: str = "released"
     query: str = QUERY
     seed: int = 42
     num_chunks: int = 1
@@ -58,8 +61,17 @@ class Sample:
 
 
 def chunk_entries(job: Job) -> list[ActionEntry]:
-    """The entries of the chunk's clips, in the order of the file."""
-    entries = read_actions(job.action_label)
+    """The entries of the chunk's clips, in the order of the file.
+
+    Raises EgoGenError when two entries of the file would have the same feature file.
+    """
+    entries, owners = read_actions(job.action_label), {}
+    for entry in entries:
+        if owners.setdefault(entry.image_0, entry.key) != entry.key and any(job.roots.values()):
+            raise EgoGenError(
+                f"{job.action_label}: entries {owners[entry.image_0]} and {entry.key} have the "
+                f"same image_0 {entry.image_0}, expected one of their own: features go by it"
+            )
     clips = set(
         ceil_chunk(list(dict.fromkeys(e.clip for e in entries)), job.num_chunks, job.chunk_idx)
     )
@@ -91,12 +103,23 @@ def batches(job: Job, entries: Sequence[ActionEntry]) -> Iterator[list[Sample]]:
             reading = ahead
 
 
-def save(job: Job, sample: Sample, description: Description) -> dict[str, str]:
-    """Write both features of a sample; its fields of the result file."""
-    if job.image_feature_path is not None:
-        write_feature(job.image_feature_path, sample.entry.image_0, description.image_features)
-    if job.text_feature_path is not None:
-        write_feature(job.text_feature_path, sample.entry.image_0, description.text_features)
+def describe_batch(
+    job: Job, loaded: Loaded, samples: Sequence[Sample], engine: Engine
+) -> list[Description]:
+    names = [(sample.entry.clip, sample.entry.action_id) for sample in samples]
+    return describe_frames(
+        loaded,
+        [sample.image for sample in samples],
+        [sample.action for sample in samples],
+        names=names,
+        seeds=[stable_seed(job.seed, *name) for name in names],
+        query=job.query,
+        engine=engine,
+    )
+
+
+def fields_of(sample: Sample, description: Description) -> dict[str, str]:
+    """What the result file says of an entry."""
     return {
         "original action": sample.entry.label,
         "action": sample.action,
@@ -104,57 +127,48 @@ def save(job: Job, sample: Sample, description: Description) -> dict[str, str]:
     }
 
 
-def claim_roots(job: Job, loaded: Loaded) -> None:
-    model = loaded.model
-    common = {
-        "width": model.config.text_config.hidden_size,
-        "dtype": "float16",
-        "model": fingerprint(model),
-        "seed": job.seed,
-        "query": job.query,
-        "temperature": job.settings.temperature,
-    }
-    for kind, root in job.roots.items():
-        if root is not None:
-            rows = {"rows": model.patches} if kind == "image" else {}
-            claim_root(root, {"kind": kind, **rows, **common})
-
-
-def run(job: Job, loaded: Loaded) -> int:
+def run(
+    job: Job,
+    loaded: Loaded,
+    engine: Engine | None = None,
+    origin: Mapping[str, Any] | None = None,
+) -> int:
     """Describe the chunk; finished entries are kept. Returns the exit code.
 
-    Entries that cannot be described (unreadable frame, label without action) are named at the end.
+    `engine` writes the texts (default: the model, by `job.settings`) and `origin` says what decides
+    them besides model and question; both are recorded beside the results, and results of another
+    origin refused. Entries that cannot be described (unreadable frame, label without action) are
+    named at the end. Released sampling is one stream over the chunk, so it keeps nothing.
     """
     entries = chunk_entries(job)
-    model, path = loaded.model, result_file(job.save_path, job.chunk_idx)
-    claim_roots(job, loaded)
-    done = finished(path, entries, job.roots, model.config.text_config.hidden_size, model.patches)
+    made_by = model_info(loaded) | {"query": job.query, "label_style": job.label_style}
+    made_by |= origin or {"seed": job.seed, **asdict(job.settings)}
+    stores = FeatureStores(job, loaded, made_by)
+    path = job.save_path and result_file(job.save_path, job.chunk_idx)
+    if path:
+        claim_results(job.save_path, {"num_chunks": job.num_chunks, **made_by})
+    keep = job.settings.sampling != "released"
+    done = finished(path, entries, stores) if keep else {}
     left = [entry for entry in entries if entry.key not in done]
-    problems = []
-    if not path.exists():
+    if path and not path.exists():
         write_results(path, entries, done)
+    engine = engine or transformers_engine(loaded, job.settings, job.seed)
+    problems = []
     with Progress(len(entries), "describe", "frames", done=len(done)) as progress:
         for batch in batches(job, left):
             problems += [sample for sample in batch if sample.problem]
             ready = [sample for sample in batch if not sample.problem]
             if ready:
-                seeds = [
-                    stable_seed(job.seed, sample.entry.clip, sample.entry.action_id)
-                    for sample in ready
-                ]
-                described = describe_frames(
-                    loaded,
-                    [sample.image for sample in ready],
-                    [sample.action for sample in ready],
-                    seeds=seeds,
-                    query=job.query,
-                    settings=job.settings,
-                )
+                described = describe_batch(job, loaded, ready, engine)
+                stores.write([sample.entry for sample in ready], described)
                 for sample, description in zip(ready, described, strict=True):
-                    done[sample.entry.key] = save(job, sample, description)
-                write_results(path, entries, done)
+                    done[sample.entry.key] = fields_of(sample, description)
+                if path:
+                    write_results(path, entries, done)
             progress.update(len(batch))
+    stores.close()
     for sample in problems:
         print(f"not described: entry {sample.entry.key}: {sample.problem}", file=sys.stderr)
-    print(f"{path}: {len(done)} of {len(entries)} entries described")
+    where = path or ", ".join(str(root) for root in job.roots.values() if root)
+    print(f"{where}: {len(done)} of {len(entries)} entries described")
     return EXIT_INCOMPLETE if problems else 0

@@ -9,15 +9,16 @@ from typing import Any
 from egogen.actions import ActionEntry, read_actions
 from egogen.atomic import read_json
 from egogen.errors import EgoGenError
-from llava.results import read_results
+from llava.results import chunks_of, read_results
 
-SHOWN = 5  # problems named in one line
+SHOWN = 20  # problems named in one line
 
 
 def chunk_files(folder: Path) -> list[Path]:
     """Files `<name>_<number>.json` in the order of their numbers (2 before 10).
 
-    Raises EgoGenError when there is none, a number is missing, or two files have the same.
+    Raises EgoGenError when there is none, a number is missing, or two files have the same. How many
+    there should be is taken from the record beside them; without one, the highest number counts.
     """
     if not folder.is_dir():
         raise EgoGenError(f"{folder}: no such folder, expected the results of the chunks")
@@ -34,7 +35,8 @@ def chunk_files(folder: Path) -> list[Path]:
         found[number] = path
     if not found:
         raise EgoGenError(f"{folder}: holds no result file, expected <name>_1.json and so on")
-    gaps = sorted(set(range(1, max(found) + 1)) - set(found))
+    count = chunks_of(folder) or max(found)
+    gaps = sorted(set(range(1, count + 1)) - set(found))
     if gaps:
         raise EgoGenError(f"{folder}: chunks {_listed(gaps)} are missing")
     return [found[number] for number in sorted(found)]

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-import torch
-
 from egogen.actions import ActionEntry
 from egogen.atomic import read_json, write_json
 from egogen.claims import claim
 from egogen.errors import EgoGenError
-from egogen.features import read_feature
-from llava.model import Llava
+from llava.feature_stores import FeatureStores
 
 FIELDS = ("original action", "action", "description")
-INFO_FILE = "feature_info.json"
+CLAIM_FILE = "made_by.json"
 
 
 def result_file(save_path: str | os.PathLike, chunk_idx: int) -> Path:
@@ -59,40 +55,33 @@ def write_results(
 
 
 def finished(
-    path: Path, entries: Sequence[ActionEntry], roots: dict[str, Path | None], width: int, rows: int
+    path: Path | None, entries: Sequence[ActionEntry], stores: FeatureStores
 ) -> dict[str, dict[str, str]]:
-    """Entries of an earlier run whose text and features are all there and whole."""
-    if not path.exists():
+    """Entries of an earlier run whose text and features are all there and whole.
+
+    Without a result file (`path` None) the features alone decide.
+    """
+    if path and not path.exists():
         return {}
-    data, done = read_results(path), {}
+    data, done = read_results(path) if path else {}, {}
     for entry in entries:
         fields = data.get(entry.clip, {}).get(entry.action_id)
-        if fields is None or fields["original action"] != entry.label:
+        if path and (fields is None or fields["original action"] != entry.label):
             continue
-        try:
-            if roots["image"] is not None:
-                read_feature(roots["image"], entry.image_0, width=width, rows=rows)
-            if roots["text"] is not None:
-                read_feature(roots["text"], entry.image_0, width=width)
-        except EgoGenError:
-            continue
-        done[entry.key] = fields
+        if stores.hold(entry):
+            done[entry.key] = fields or {}
     return done
 
 
-def fingerprint(model: Llava) -> str:
-    """A short name for the model's weights, from the parts that any tuning changes."""
-    digest = hashlib.sha256()
-    parts = [
-        *model.model.multi_modal_projector.parameters(),
-        model.model.language_model.norm.weight,
-    ]
-    parts.append(model.lm_head.weight[:64])
-    for part in parts:
-        digest.update(part.detach().to("cpu", torch.float32).numpy().tobytes())
-    return digest.hexdigest()[:16]
+def claim_results(save_path: Path, info: dict[str, Any]) -> None:
+    """Record beside the result files what made them; refuse to mix them with others.
+
+    The number of chunks is part of it: files of another number overlap with these.
+    """
+    claim(save_path / CLAIM_FILE, info)
 
 
-def claim_root(root: Path, info: dict[str, Any]) -> None:
-    """Record beside the features what made them; refuse a folder that holds another model's."""
-    claim(root / INFO_FILE, info)
+def chunks_of(save_path: Path) -> int | None:
+    """How many chunks the record says there are, None without a record (released results)."""
+    path = save_path / CLAIM_FILE
+    return read_json(path).get("num_chunks") if path.exists() else None

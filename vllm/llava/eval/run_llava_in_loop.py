@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from egogen.errors import EgoGenError, run_command
-from llava.decoding import TOP_K, Decoding
+from egogen.features import LAYOUTS
+from llava.decoding import SAMPLINGS, TOP_K, Decoding
 from llava.description_loop import Job, run
 from llava.labels import DATASETS, QUERY, STYLES, check_query, dataset_of
 
@@ -35,6 +36,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--save-path", required=True, type=Path, help="folder of the result file")
     add("--save-image-feature-path", type=Path, help="root of the image features (none: not saved)")
     add("--save-text-feature-path", type=Path, help="root of the text features (none: not saved)")
+    add(
+        "--feature-layout",
+        choices=LAYOUTS,
+        default="released",
+        help="compact: vision features and the projector in few large files, a fifth of the bytes",
+    )
     add("--seed", type=int, default=42)
     add("--num-chunks", type=int, default=1)
     add("--chunk-idx", type=int, default=1, help="1 to the number of chunks")
@@ -42,6 +49,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--temperature", type=float, default=0.2, help="0 is greedy (default: %(default)s)")
     add("--top-k", type=int, default=TOP_K)
     add("--max-new-tokens", type=int, default=1024)
+    add(
+        "--sampling",
+        choices=SAMPLINGS,
+        default="per-sample",
+        help="released: one stream of draws a process, one frame at a time; nothing is resumed",
+    )
     add("--dataset", choices=DATASETS, help="label convention (default: from the file's name)")
     add("--label-style", choices=STYLES, default="parsed", help="how labels become verb phrases")
     add("--dtype", default="auto", choices=("auto", "float32", "float16", "bfloat16"))
@@ -65,13 +78,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         save_path=args.save_path,
         image_feature_path=args.save_image_feature_path,
         text_feature_path=args.save_text_feature_path,
+        feature_layout=args.feature_layout,
         query=check_query(args.query),
         seed=args.seed,
         num_chunks=args.num_chunks,
         chunk_idx=args.chunk_idx,
         batch_size=args.batch_size,
         label_style=args.label_style,
-        settings=Decoding(args.temperature, args.top_k, args.max_new_tokens),
+        settings=Decoding(args.temperature, args.top_k, args.max_new_tokens, args.sampling),
     )
     from llava.checkpoint import load  # slow to import: bad arguments are told first
 

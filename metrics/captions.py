@@ -20,9 +20,10 @@ from egogen.progress import track
 from metrics.beam_search import SearchRules, beam_search
 from metrics.clip_image import MEAN, STD
 from metrics.frame_pairs import Pair
+from metrics.library_networks import library_network
 from metrics.pictures import batches, read_ahead, to_tensor
 from metrics.registry import METRICS, Measured, Settings, finite_mean
-from metrics.state_dicts import fill, load_state_dict
+from metrics.state_dicts import load_state_dict
 from metrics.text_similarity import similarities, text_tower
 from metrics.word_pieces import word_pieces
 
@@ -65,8 +66,8 @@ def captioner(kind: str, state: dict[str, torch.Tensor], path) -> BlipForConditi
     """The captioner of `kind` (base, large) from the tensors of the released file `path`."""
     text = BlipTextConfig(num_attention_heads=12)
     config = BlipConfig(text_config=text.to_dict(), vision_config=VISION[kind].to_dict())
-    network = BlipForConditionalGeneration(config)
-    return fill(network, {library_name(name): tensor for name, tensor in state.items()}, path)
+    renamed = {library_name(name): tensor for name, tensor in state.items()}
+    return library_network(BlipForConditionalGeneration, config, renamed, path)
 
 
 def picture_input(image: Image.Image) -> torch.Tensor:

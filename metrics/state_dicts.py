@@ -57,12 +57,13 @@ def load_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     return state
 
 
-def fill(module: torch.nn.Module, state: Mapping, path: str | os.PathLike) -> torch.nn.Module:
-    """Put `state` into `module` for evaluation; parameters missing or of another shape are errors.
+def fitting(
+    module: torch.nn.Module, state: Mapping, path: str | os.PathLike
+) -> dict[str, torch.Tensor]:
+    """The tensors of `state` that `module` has; missing ones or other shapes are errors.
 
     Names that the module does not have are left out (classifiers, text towers). Counters of batch
-    normalisation may be absent. The tensors are taken over, not copied, so the module may have been
-    made on the meta device.
+    normalisation may be absent.
     """
     own = module.state_dict()
     missing = [name for name in own if name not in state and "num_batches_tracked" not in name]
@@ -77,6 +78,13 @@ def fill(module: torch.nn.Module, state: Mapping, path: str | os.PathLike) -> to
                 f"{path}: {name!r} has shape {tuple(state[name].shape)}, "
                 f"expected {tuple(tensor.shape)}"
             )
-    taken = {name: state[name] for name in own if name in state}
-    module.load_state_dict(taken, strict=False, assign=True)
+    return {name: state[name] for name in own if name in state}
+
+
+def fill(module: torch.nn.Module, state: Mapping, path: str | os.PathLike) -> torch.nn.Module:
+    """Put `state` into `module` for evaluation, see `fitting`.
+
+    The tensors are taken over, not copied, so the module may have been made on the meta device.
+    """
+    module.load_state_dict(fitting(module, state, path), strict=False, assign=True)
     return module.eval().requires_grad_(False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import cosine_similarity
 from transformers import DistilBertConfig, DistilBertModel
 
+from metrics.library_networks import library_network
 from metrics.state_dicts import fill, load_state_dict
 from metrics.video_transformer import EMBEDDING
 from metrics.word_pieces import word_pieces
@@ -21,11 +22,20 @@ LONGEST = 512  # word pieces of a text, the first and the last included
 class TextTower(nn.Module):
     """`text_model.*` and `txt_proj.*` of an EgoVLP file."""
 
-    def __init__(self):
+    def __init__(self, state: Mapping, path):
         super().__init__()
         config = DistilBertConfig()
-        self.text_model = DistilBertModel(config)
-        self.txt_proj = nn.Sequential(nn.ReLU(), nn.Linear(config.dim, EMBEDDING))
+        inner = {
+            name.removeprefix("text_model."): tensor
+            for name, tensor in state.items()
+            if name.startswith("text_model.")
+        }
+        self.text_model = library_network(DistilBertModel, config, inner, path)
+        with torch.device("meta"):
+            projection = nn.ModuleDict(
+                {"txt_proj": nn.Sequential(nn.ReLU(), nn.Linear(config.dim, EMBEDDING))}
+            )
+        self.txt_proj = fill(projection, state, path)["txt_proj"]
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Word pieces (n, length) without padding -> (n, 256)."""
@@ -35,7 +45,7 @@ class TextTower(nn.Module):
 @lru_cache(maxsize=1)
 def text_tower(path: Path, device: str) -> TextTower:
     """The text side of an EgoVLP file; kept, since both captioners use it."""
-    return fill(TextTower(), load_state_dict(path), path).to(device)
+    return TextTower(load_state_dict(path), path).to(device)
 
 
 @torch.inference_mode()

@@ -62,8 +62,7 @@ class ReleasedStore:
         the released code wrote for one-token answers, gives (1, d). Nothing pickled is ever loaded.
         """
         path = find_feature(self.root, image_0)
-        array = _as_rows(_load(path, image_0))
-        _check(array, path, width, rows)
+        array = as_feature(_load(path, image_0), path, width, rows)
         return array.astype(np.float16, copy=False)
 
     read = stored
@@ -225,11 +224,12 @@ class CompactWriter:
         self.shards.join()
 
 
-def _load(path: Path, image_0: str, **options) -> np.ndarray:
+def _load(path: Path, image_0: str = "", **options) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False, **options)
     except FileNotFoundError:
-        raise EgoGenError(f"{path}: no such feature file (for frame {image_0})") from None
+        frame = f" (for frame {image_0})" if image_0 else ""
+        raise EgoGenError(f"{path}: no such feature file{frame}") from None
     except (ValueError, OSError, EOFError, SyntaxError, MemoryError) as error:
         raise EgoGenError(f"{path}: not a readable .npy array ({error})") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f":

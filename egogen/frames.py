@@ -24,8 +24,7 @@ def read_rgb(path: str | os.PathLike) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 image.load()
-                image = ImageOps.exif_transpose(image)
-                return _to_rgb(image)
+                return to_rgb(image)
     except FileNotFoundError:
         raise EgoGenError(f"{path}: no such picture") from None
     except (
@@ -39,7 +38,9 @@ def read_rgb(path: str | os.PathLike) -> Image.Image:
         raise EgoGenError(f"{path}: unreadable picture ({error})") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any picture as 8-bit RGB, upright, see `read_rgb`."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 or 32 bit grey; Pillow's own conversion clips at 255
         image = image.convert("I").point(lambda value: value / 256).convert("L")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from egogen import EgoGenError
+from ldm.conditioning import FeatureConditioner
 
 # The text tower of CLIP ViT-L/14, which Stable Diffusion v1.5 uses.
 CLIP_VIT_L14_TEXT: dict[str, Any] = dict(
@@ -21,6 +23,31 @@ CLIP_VIT_L14_TEXT: dict[str, Any] = dict(
     hidden_act="quick_gelu",
     layer_norm_eps=1e-5,
 )
+
+
+def build_parts(params: DictConfig) -> dict[str, nn.Module]:
+    """`model.params` -> the networks of `ldm.model.LegoModel` by name, in the order of its state
+    dict, randomly initialised. Raises EgoGenError for sizes that do not fit one another.
+    """
+    unet = params.unet_config.params
+    parts = {
+        "unet": build_unet(unet),
+        "conditioner": build_conditioner(params.conditioner, unet.context_dim),
+        "vae": build_autoencoder(params.first_stage_config.params, params.scale_factor),
+        "text_encoder": build_text_encoder(params.cond_stage_config.params.version),
+    }
+    width = parts["text_encoder"].config.hidden_size
+    if width != unet.context_dim:
+        raise EgoGenError(
+            f"config: text encoder is {width} wide, expected unet context_dim={unet.context_dim}"
+        )
+    return parts
+
+
+def build_conditioner(params: DictConfig, context_dim: int) -> FeatureConditioner:
+    arguments = OmegaConf.to_container(params)
+    arguments.pop("trained")  # of the training, not of the network
+    return FeatureConditioner(context_dim=context_dim, **arguments)
 
 
 def unet_arguments(params: DictConfig) -> dict[str, Any]:

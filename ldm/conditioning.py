@@ -7,24 +7,30 @@ D feature width of the VLLM (5120), C context width (768).
 from __future__ import annotations
 
 import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from egogen import EgoGenError
 
 
-class FeatureConditioner(nn.Module):
+class FeatureConditioner(ModelMixin, ConfigMixin):
     """Projections of both kinds of VLLM features and self-attention over the text rows.
 
     LEGO (ECCV 2024), section 3.3: image features through a linear layer; text features through a
     linear layer and two pre-norm self-attention layers. `variant` leaves out parts that a run does
-    not use, so that no parameter is without a gradient.
+    not use, so that no parameter is without a gradient. `image_rows` and `text_rows` are what it
+    is given; they size the unconditional context.
     """
 
+    @register_to_config
     def __init__(
         self,
         feature_dim: int = 5120,
         context_dim: int = 768,
         variant: str = "both",
+        image_rows: int = 256,
+        text_rows: int = 77,
         num_heads: int = 8,
         num_layers: int = 2,
         feedforward_dim: int = 2048,

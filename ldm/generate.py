@@ -91,7 +91,7 @@ def claim_folder(
 def load_model(params: DictConfig, ckpt: str, device: torch.device) -> LegoModel:
     state = read_weights(ckpt)
     model = LegoModel(params)
-    load_for_generation(model, state, use_ema=params.use_ema and params.load_ema)
+    load_for_generation(model, state, params.use_ema and params.load_ema, ckpt)
     return model.to(device).eval()
 
 

@@ -6,21 +6,15 @@ Letters: B batch, H W pixels, h w latent size (H/8, W/8 at real size), L context
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
-from egogen import EgoGenError
-from ldm.architecture import (
-    build_autoencoder,
-    build_text_encoder,
-    build_unet,
-    downsampling_factor,
-    load_tokenizer,
-)
-from ldm.conditioning import FeatureConditioner, dropout_masks, join_context
+from ldm.architecture import build_parts, downsampling_factor, load_tokenizer
+from ldm.conditioning import dropout_masks, join_context
 from ldm.held_context import held_context
 from ldm.sampling import Conditioning, Predictor
 from ldm.schedule import NoiseSchedule
@@ -31,39 +25,21 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class LegoModel(nn.Module):
-    """Built from `model.params` of a config; weights are random until a checkpoint is loaded."""
+    """The parts by name; built from `model.params` of a config, with random weights, unless given.
 
-    def __init__(self, params: DictConfig):
+    `params` says what is not in the parts: schedules, shares, what the UNet predicts.
+    """
+
+    def __init__(self, params: DictConfig, parts: Mapping[str, nn.Module] | None = None):
         super().__init__()
-        conditioner = params.conditioner
         self.config = params
         self.scale_factor = params.scale_factor
         self.schedule = NoiseSchedule(params.linear_start, params.linear_end, params.timesteps)
-        self.unet = build_unet(params.unet_config.params)
-        self.conditioner = FeatureConditioner(
-            feature_dim=conditioner.feature_dim,
-            context_dim=params.unet_config.params.context_dim,
-            variant=conditioner.variant,
-            num_heads=conditioner.num_heads,
-            num_layers=conditioner.num_layers,
-            feedforward_dim=conditioner.feedforward_dim,
-            dropout=conditioner.dropout,
-            mask_text_padding=conditioner.mask_text_padding,
-        )
-        self.vae = build_autoencoder(params.first_stage_config.params, params.scale_factor)
-        text = params.cond_stage_config.params
-        self.text_encoder = build_text_encoder(text.version)
+        for name, module in (parts or build_parts(params)).items():
+            setattr(self, name, module)
         self._tokenizer = None
         for name in FROZEN_PARTS:
             getattr(self, name).requires_grad_(False).eval()
-        width, expected = (
-            self.text_encoder.config.hidden_size,
-            params.unet_config.params.context_dim,
-        )
-        if width != expected:
-            raise EgoGenError(
-                f"config: text encoder is {width} wide, expected unet context_dim={expected}"
-            )
 
     @property
     def device(self) -> torch.device:
@@ -105,11 +81,15 @@ class LegoModel(nn.Module):
         return self.vae.decode(latents / self.scale_factor).sample
 
     @property
-    def tokenizer(self):
-        """Loaded at first use: a model that is fed from a cache needs none."""
+    def tokenizer(self) -> CLIPTokenizer:
+        """Loaded at first use, unless set: a model that is fed from a cache needs none."""
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.config.cond_stage_config.params.version)
         return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: CLIPTokenizer) -> None:
+        self._tokenizer = tokenizer
 
     def tokenize(self, prompts: list[str]) -> Tensor:
         """-> (B, 77) int64, padded with the end token and cut, as CLIP does."""

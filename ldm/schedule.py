@@ -46,3 +46,32 @@ class NoiseSchedule:
         low = low.clamp(0, self.steps - 2).view(sigma.shape)
         weight = (log_sigma - log_sigmas[low]) / (log_sigmas[low + 1] - log_sigmas[low])
         return low + weight.clamp(0, 1)
+
+
+def released_schedule(linear_start: float, linear_end: float, steps: int) -> dict[str, Tensor]:
+    """The vectors (steps,) float32 that released checkpoints hold beside the weights.
+
+    Computed in float64 and cast, as there. `posterior_*`: mean x_0 * coef1 + x_t * coef2 and
+    variance of q(x_{t-1} | x_t, x_0) (DDPM, equations 6 and 7).
+    """
+    betas = torch.linspace(linear_start**0.5, linear_end**0.5, steps, dtype=torch.float64) ** 2
+    alphas = 1 - betas
+    product = torch.cumprod(alphas, dim=0)
+    before = torch.cat([product.new_ones(1), product[:-1]])
+    variance = betas * (1 - before) / (1 - product)
+    vectors = {
+        "betas": betas,
+        "alphas_cumprod": product,
+        "alphas_cumprod_prev": before,
+        "sqrt_alphas_cumprod": product.sqrt(),
+        "sqrt_one_minus_alphas_cumprod": (1 - product).sqrt(),
+        "log_one_minus_alphas_cumprod": (1 - product).log(),
+        "sqrt_recip_alphas_cumprod": (1 / product).sqrt(),
+        "sqrt_recipm1_alphas_cumprod": (1 / product - 1).sqrt(),
+        "posterior_variance": variance,
+        # the first variance is 0
+        "posterior_log_variance_clipped": variance.clamp(min=1e-20).log(),
+        "posterior_mean_coef1": betas * before.sqrt() / (1 - product),
+        "posterior_mean_coef2": (1 - before) * alphas.sqrt() / (1 - product),
+    }
+    return {name: vector.float() for name, vector in vectors.items()}

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from egogen.seeds import stable_seed
-from ldm.checkpoint import OWN, OWN_EMA
 from ldm.ema import Average
 from ldm.model import FROZEN_PARTS, LegoModel
+from ldm.schedule import released_schedule
+from ldm.weights import OWN, OWN_EMA
 
 
 def rate_factor(step: int, params: DictConfig) -> float:
@@ -36,6 +37,20 @@ def rate_factor(step: int, params: DictConfig) -> float:
     return low + (top - low) * max(0.0, (length - step) / length)
 
 
+def bound_weights(params: DictConfig) -> Tensor:
+    """(timesteps,) weights that make the mean squared error of the noise the variational bound.
+
+    beta_t^2 / (2 sigma_t^2 alpha_t (1 - alphas_cumprod_t)) (DDPM, equation 12), sigma_t^2 the
+    posterior variance; where that is 0, at t = 0, the next one's weight, as released. For the log
+    alone: the loss is not weighted.
+    """
+    vectors = released_schedule(params.linear_start, params.linear_end, params.timesteps)
+    betas, variance = vectors["betas"], vectors["posterior_variance"]
+    weights = betas**2 / (2 * variance * (1 - betas) * (1 - vectors["alphas_cumprod"]))
+    weights[0] = weights[1]
+    return weights
+
+
 class LegoTraining(pl.LightningModule):
     """`cached`: batches hold encoder outputs (see `ldm.cache`) in place of pixels and texts."""
 
@@ -44,13 +59,18 @@ class LegoTraining(pl.LightningModule):
         self.model, self.config, self.seed = model, config, seed
         model.unet.requires_grad_(True)
         model.conditioner.requires_grad_(config.model.params.conditioner.trained)
-        if config.model.params.unet_config.params.use_checkpoint and torch.cuda.is_available():
+        if config.model.params.unet_config.params.use_checkpoint:
             model.unet.enable_gradient_checkpointing()
+        if config.lightning.channels_last:
+            model.unet.to(memory_format=torch.channels_last)
+        if config.lightning.compile:
+            model.unet.compile()
         self.average = None
         if config.model.params.use_ema:
             self.average = Average(model, config.model.params.ema_decay)
         with torch.no_grad():
             self.register_buffer("empty_prompt", model.encode_text([""]), persistent=False)
+        self.register_buffer("bound_weights", bound_weights(config.model.params), persistent=False)
         self._validation = ExitStack()
         self._frozen: dict[str, nn.Module] = {}
         if cached:
@@ -102,9 +122,9 @@ class LegoTraining(pl.LightningModule):
         # the training, so that a resumed run draws what an undisturbed one does.
         place = self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank
         torch.manual_seed(stable_seed(*place))
-        loss = self.losses(batch).mean()
-        self.log("loss", loss, sync_dist=True, batch_size=len(batch["t"]))
-        return loss
+        losses = self.losses(batch)
+        self._log("loss", losses, batch["t"])
+        return losses.mean()
 
     def on_validation_start(self) -> None:
         """The averages go in once for the whole validation, not once a batch."""
@@ -114,17 +134,25 @@ class LegoTraining(pl.LightningModule):
         self._validation.close()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        losses = self.losses(batch)
-        self.log("val_loss", losses.mean(), sync_dist=True, batch_size=len(losses), on_epoch=True)
+        self._log("val_loss", self.losses(batch), batch["t"])
+
+    def _log(self, name: str, losses: Tensor, t: Tensor) -> None:
+        """The mean over samples and, beside a loss of the noise, the bound; losses, t: (B,)."""
+        values = {name: losses.mean()}
+        if self.config.model.params.parameterization == "eps":
+            values[f"{name}_vlb"] = (self.bound_weights[t] * losses.detach()).mean()
+        self.log_dict(values, sync_dist=True, batch_size=len(t))
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over everything trained; weight decay on all of it, as released."""
-        settings = self.config.model
+        settings, precision = self.config.model, self.config.lightning.trainer.get("precision", 32)
         optimizer = torch.optim.AdamW(
             [p for p in self.parameters() if p.requires_grad],
             lr=settings.base_learning_rate,
             weight_decay=settings.weight_decay,
-            fused=True,  # otherwise a launch, or a pass over memory, per parameter
+            # Otherwise a launch, or a pass over memory, per parameter. The fused one undoes the
+            # scaling of fp16 gradients inside its step, where it is too late to clip them.
+            fused=not str(precision).startswith("16"),
         )
         params = settings.params.scheduler_config.params
         schedule = LambdaLR(optimizer, lambda step: rate_factor(step, params))

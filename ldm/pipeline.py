@@ -1,0 +1,281 @@
+"""`LegoPipeline`: action frames from one photograph or several, as a pipeline of diffusers.
+
+    pipe = LegoPipeline.from_pretrained("folder")
+    frame = pipe(photo, "The right hand lifts the red mug.", "image.npy", "text.npy").images[0]
+
+A folder is made by `scripts/convert_checkpoint.py` from a released checkpoint or one of this
+project, or by `LegoPipeline.from_checkpoint(...).save_pretrained`. The sampling loop is the one of
+`metrics/inference.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    EulerAncestralDiscreteScheduler,
+    ImagePipelineOutput,
+    UNet2DConditionModel,
+)
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from egogen import EgoGenError
+from egogen.features import as_feature, load_feature
+from egogen.frames import read_rgb, to_rgb
+from egogen.seeds import stable_seed
+from ldm.conditioning import FeatureConditioner
+from ldm.config import GenerateConfig, load_config
+from ldm.data import to_features
+from ldm.generate import generate_batch, load_model
+from ldm.model import DTYPES, LegoModel
+from ldm.pictures import to_picture, to_pixels
+from ldm.sampling import NoiseSource
+from ldm.schema import CHOICES, InferenceConfig, ModelParams
+
+PREDICTIONS = {"epsilon": "eps", "sample": "x0"}  # diffusers' names -> this project's
+OUTPUTS = ("pil", "np", "pt")
+Picture = Image.Image | str | os.PathLike
+Rows = Tensor | np.ndarray | str | os.PathLike
+
+
+class LegoPipeline(DiffusionPipeline):
+    """Components as in Stable Diffusion, and the conditioner of both kinds of VLLM features.
+
+    `scheduler` records the noise schedule and what the UNet predicts; sampling is this project's.
+    `ema_updates`: how often the averages that the weights are were updated in training.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        conditioner: FeatureConditioner,
+        scheduler: EulerAncestralDiscreteScheduler,
+        ema_updates: int = 0,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            conditioner=conditioner,
+            scheduler=scheduler,
+        )
+        self.register_to_config(ema_updates=ema_updates)
+
+    @classmethod
+    def from_model(cls, model: LegoModel, ema_updates: int = 0) -> LegoPipeline:
+        """The parts of `model` are taken over, not copied."""
+        config = model.config
+        names = {ours: theirs for theirs, ours in PREDICTIONS.items()}
+        scheduler = EulerAncestralDiscreteScheduler(
+            num_train_timesteps=config.timesteps,
+            beta_start=config.linear_start,
+            beta_end=config.linear_end,
+            beta_schedule="scaled_linear",
+            prediction_type=names[config.parameterization],
+            timestep_spacing="linspace",
+        )
+        return cls(
+            vae=model.vae,
+            text_encoder=model.text_encoder,
+            tokenizer=model.tokenizer,
+            unet=model.unet,
+            conditioner=model.conditioner,
+            scheduler=scheduler,
+            ema_updates=ema_updates,
+        )
+
+    @classmethod
+    def from_checkpoint(
+        cls, ckpt: str | os.PathLike, config: str | os.PathLike, overrides: Sequence[str] = ()
+    ) -> LegoPipeline:
+        """A checkpoint, released or of `ldm.training`, and the YAML that generates with it; its
+        averages unless an override says `model.params.load_ema=false`.
+        """
+        params = load_config(GenerateConfig, [str(config)], overrides).model.params
+        return cls.from_model(load_model(params, str(ckpt), torch.device("cpu")))
+
+    @property
+    def model(self) -> LegoModel:
+        """The components as the model that this project samples with."""
+        parts = {
+            "unet": self.unet,
+            "conditioner": self.conditioner,
+            "vae": self.vae,
+            "text_encoder": self.text_encoder,
+        }
+        model = LegoModel(self._params(), parts).eval()
+        model.tokenizer = self.tokenizer
+        return model
+
+    def _params(self) -> DictConfig:
+        """What of `model.params` is not in the networks but decides how they are used."""
+        schedule, params = self.scheduler.config, OmegaConf.structured(ModelParams)
+        params.timesteps = schedule.num_train_timesteps
+        params.linear_start, params.linear_end = schedule.beta_start, schedule.beta_end
+        params.parameterization = PREDICTIONS[schedule.prediction_type]
+        params.scale_factor = self.vae.config.scaling_factor
+        params.cond_stage_config.params.max_length = self.tokenizer.model_max_length
+        for name in ("variant", "feature_dim", "image_rows", "text_rows"):
+            params.conditioner[name] = self.conditioner.config[name]
+        return params
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Picture | Sequence[Picture],
+        description: str | Sequence[str],
+        image_features: Rows | Sequence[Rows] | None = None,
+        text_features: Rows | Sequence[Rows] | None = None,
+        num_inference_steps: int = 100,
+        guidance_scale: float = 7.5,
+        image_guidance_scale: float = 1.5,
+        seed: int | Sequence[int] = 0,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        height: int = 256,
+        sampler: str = "euler_ancestral",
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple:
+        """Frames of the actions that `description` tells, done in the scenes of `image`.
+
+        Each of the first four is one item or a list of B. image: PIL picture of any mode and size,
+        or a path. image_features (I, D), text_features (n, D): tensor, array or path of a .npy, as
+        stage 1 writes them, where the conditioner's variant uses them; tensors may be (B, ..., D).
+
+        seed: a picture depends on its seed alone, not on its place in the batch; a list gives each
+        its own. generator: one for each picture, in place of seeds; a generator seeded with
+        `egogen.seeds.stable_seed(inference.seed, clip, action)` gives the frame of
+        `metrics/inference.py`.
+
+        output_type: "pil" (pictures `height` tall at the aspect of `image`), or the network's own
+        squares as "np" (B, R, R, 3) in [0, 1] or "pt" (B, 3, R, R), about [-1, 1], not clamped.
+        Raises EgoGenError for input that does not fit.
+        """
+        _check_choice("sampler", sampler, CHOICES["inference.sampler"])
+        _check_choice("output_type", output_type, OUTPUTS)
+        photos = [_as_rgb(item) for item in _as_list(image)]
+        prompts = _one_each("description", description, len(photos))
+        samples = self._samples(photos, prompts, image_features, text_features)
+        model = self.model
+        noise = self._noise(_generators(seed, generator, len(photos)))
+        inference = OmegaConf.structured(InferenceConfig)
+        inference.steps, inference.sampler = num_inference_steps, sampler
+        inference.precision = self._precision()
+        with self._progress(num_inference_steps):
+            decoded = generate_batch(
+                model, samples, [], inference, image_guidance_scale, guidance_scale, noise=noise
+            ).float()
+        pictures: Any = decoded
+        if output_type == "pil":
+            pairs = zip(decoded, photos, strict=True)
+            pictures = [to_picture(x, photo.size, height, "clamp") for x, photo in pairs]
+        elif output_type == "np":
+            pictures = ((decoded.clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
+        return ImagePipelineOutput(images=pictures) if return_dict else (pictures,)
+
+    def _samples(self, photos, prompts, image_features, text_features) -> list[dict[str, Any]]:
+        """Per picture what `ldm.data.read_condition` gives for an entry on disk."""
+        settings, count = self.conditioner.config, len(photos)
+        image_rows = self._rows("image_features", image_features, count)
+        text_rows = self._rows("text_features", text_features, count)
+        resolution = self.vae.config.sample_size
+        return [
+            {
+                "pixels": to_pixels(photo, resolution),
+                "prompt": prompt,
+                **to_features(images, texts, settings),
+            }
+            for photo, prompt, images, texts in zip(
+                photos, prompts, image_rows, text_rows, strict=True
+            )
+        ]
+
+    def _rows(self, name: str, given: Any, count: int) -> list[np.ndarray | None]:
+        """One (rows, D) array per picture, or None where the variant does not use this kind."""
+        kind, settings = name.split("_")[0], self.conditioner.config
+        if settings.variant not in (kind, "both"):
+            return [None] * count
+        if given is None:
+            raise EgoGenError(f"{name}: missing, the conditioner's variant is {settings.variant!r}")
+        if isinstance(given, Tensor | np.ndarray) and given.ndim == 3:
+            given = list(given)
+        rows = settings.image_rows if kind == "image" else None
+        given = _one_each(name, given, count)
+        return [_read_rows(item, name, settings.feature_dim, rows) for item in given]
+
+    def _noise(self, generators: list[torch.Generator]) -> NoiseSource:
+        cells = self.vae.config.sample_size // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        shape = (self.vae.config.latent_channels, cells, cells)
+        device = self.unet.device
+
+        def noise(_: int) -> Tensor:
+            draws = [torch.randn(shape, generator=g, device=g.device) for g in generators]
+            return torch.stack([draw.to(device) for draw in draws])
+
+        return noise
+
+    def _precision(self) -> str:
+        """That of the weights; full-precision weights are used as by `metrics/inference.py`."""
+        names = {dtype: name for name, dtype in DTYPES.items()}
+        return "auto" if self.dtype == torch.float32 else names[self.dtype]
+
+    @contextmanager
+    def _progress(self, steps: int):
+        """A bar that moves with each call of the UNet, once a step with every sampler."""
+        with self.progress_bar(total=steps) as bar:
+            hook = self.unet.register_forward_hook(lambda *_: bar.update())
+            try:
+                yield
+            finally:
+                hook.remove()
+
+
+def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise EgoGenError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
+
+
+def _as_list(value: Any) -> list:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _one_each(name: str, value: Any, count: int) -> list:
+    items = _as_list(value)
+    if len(items) != count:
+        raise EgoGenError(f"{name}: {len(items)} for {count} pictures, expected one for each")
+    return items
+
+
+def _as_rgb(picture: Picture) -> Image.Image:
+    return to_rgb(picture) if isinstance(picture, Image.Image) else read_rgb(picture)
+
+
+def _read_rows(given: Rows, name: str, width: int, rows: int | None) -> np.ndarray:
+    if isinstance(given, Tensor):
+        given = given.detach().float().cpu().numpy()
+    if isinstance(given, np.ndarray):
+        return as_feature(given, name, width, rows)
+    return load_feature(given, width, rows)
+
+
+def _generators(seed: Any, generator: Any, count: int) -> list[torch.Generator]:
+    if generator is not None:
+        return _one_each("generator", generator, count)
+    seeds = _as_list(seed)
+    seeds = seeds * count if len(seeds) == 1 else _one_each("seed", seeds, count)
+    return [torch.Generator().manual_seed(stable_seed(value, "photo", "0")) for value in seeds]

@@ -177,6 +177,22 @@ def read_feature(
     return open_store(root).read(image_0, width, rows)
 
 
+def as_feature(
+    array: np.ndarray, where: Any, width: int | None = None, rows: int | None = None
+) -> np.ndarray:
+    """(n, d) of an array as the released code wrote it, checked; errors begin with `where`."""
+    array = _as_rows(array)
+    _check(array, where, width, rows)
+    return array
+
+
+def load_feature(
+    path: str | os.PathLike, width: int | None = None, rows: int | None = None
+) -> np.ndarray:
+    """The feature in one .npy, (n, d) float; `width` and `rows` are checked when given."""
+    return as_feature(_load(Path(path)), path, width, rows)
+
+
 def write_feature(root: str | os.PathLike, image_0: str, rows: np.ndarray) -> Path:
     """Write rows (n, d) as float16, atomically. Raises EgoGenError unless finite and n, d >= 1."""
     path = feature_path(root, image_0)

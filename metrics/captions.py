@@ -100,6 +100,14 @@ def captions(network, tokenizer, inputs: torch.Tensor, rules: SearchRules = RULE
     ]
 
 
+def by_entry(pairs: Sequence[Pair], texts: Sequence[str]) -> dict[str, dict[str, str]]:
+    """clip -> action -> text, in the order of the edit file."""
+    found: dict[str, dict[str, str]] = {}
+    for pair, text in sorted(zip(pairs, texts, strict=True), key=lambda both: both[0].place):
+        found.setdefault(pair.entry.clip, {})[pair.entry.action_id] = text
+    return found
+
+
 def _measure(kind: str, pairs: Sequence[Pair], settings: Settings) -> Measured:
     metric = METRICS[f"blip_{kind}"]
     blip, egovlp, distilbert, bert = metric.weight_files(settings)
@@ -114,12 +122,8 @@ def _measure(kind: str, pairs: Sequence[Pair], settings: Settings) -> Measured:
     tower = text_tower(egovlp, settings.device)
     values = similarities(tower, distilbert, descriptions, texts, settings.batch_size)
     key = f"blip_{kind}_egovlp_sim"
-    document: dict[str, dict[str, str]] = {}
-    for pair, text in zip(pairs, texts, strict=True):
-        document.setdefault(pair.entry.clip, {})[pair.entry.action_id] = text
-    return Measured(
-        {key: finite_mean(values)}, {key: values}, documents={metric.documents[0]: document}
-    )
+    documents = {metric.documents[0]: by_entry(pairs, texts)}
+    return Measured({key: finite_mean(values)}, {key: values}, documents=documents)
 
 
 measure_base = partial(_measure, "base")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
@@ -19,16 +19,17 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def image_tower(path) -> torch.nn.Module:
-    """OpenAI's ViT-L/14 with QuickGELU from the `visual.*` tensors of a CLIP file, float32."""
+def image_tower(state: Mapping[str, torch.Tensor], path) -> torch.nn.Module:
+    """OpenAI's ViT-L/14 with QuickGELU from the `visual.*` tensors of the CLIP file `path`."""
     config = CLIPVisionCfg(layers=24, width=1024, patch_size=14, image_size=SIDE)
-    tower = _build_vision_tower(WIDTH, config, quick_gelu=True)
-    state = {
+    with torch.device("meta"):
+        tower = _build_vision_tower(WIDTH, config, quick_gelu=True)
+    visual = {
         name.removeprefix("visual."): tensor
-        for name, tensor in load_state_dict(path).items()
+        for name, tensor in state.items()
         if name.startswith("visual.")
     }
-    return fill(tower, state, path)
+    return fill(tower, visual, path)
 
 
 @torch.inference_mode()
@@ -45,7 +46,8 @@ def embeddings(tower: torch.nn.Module, pictures: Sequence[torch.Tensor]) -> torc
 
 def measure(pairs: Sequence[Pair], settings: Settings) -> Measured:
     """`clip_image_sim`: mean cosine, -1 to 1."""
-    tower = image_tower(METRICS["clip"].weight_files(settings)[0]).to(settings.device)
+    path = METRICS["clip"].weight_files(settings)[0]
+    tower = image_tower(load_state_dict(path), path).to(settings.device)
     read = track(read_ahead(read_unresized, pairs, settings.workers), len(pairs), "clip", "frames")
     values: list[float] = []
     for batch in batches(read, settings.batch_size):

@@ -28,6 +28,7 @@ class Pair:
     target: Path
     source: Path | None  # image_0 of the entry; None where no chosen metric needs it
     target_digest: str = ""  # of the file's content
+    place: int = 0  # of the entry in the edit file
 
     @property
     def key(self) -> str:
@@ -179,12 +180,14 @@ def find_pairs(
     population.notes = _extra_notes(entries, Path(edit_file), gt_root, gen_root)
     if text_key:
         entries = _described(entries, text_key, edit_file, population.problems)
+    places = {entry.key: number for number, entry in enumerate(entries)}
     pairs = [
         Pair(
             entry,
             _with_any_suffix(gen_root, entry.image_1),
             _with_any_suffix(gt_root, entry.image_1),
             _with_any_suffix(Path(sources), entry.image_0) if sources else None,
+            place=places[entry.key],
         )
         for entry in _unique(entries, population.problems)
     ]

@@ -30,7 +30,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return (total[high] - total[low]) / (high - low)
 
 
-def _plain(axes: Axes, ink: str) -> None:
+def plain_axes(axes: Axes, ink: str) -> None:
     for name, spine in axes.spines.items():
         spine.set_visible(name in ("left", "bottom"))
         spine.set_color(ink)
@@ -44,7 +44,7 @@ def _plain(axes: Axes, ink: str) -> None:
 
 def draw_curve(axes: Axes, curve: Curve, ink: str = INK) -> None:
     """Training loss as a faint line with its running mean, validation loss with its points."""
-    _plain(axes, ink)
+    plain_axes(axes, ink)
     for name, points in curve.lines.items():
         steps, values = np.array(sorted(points), dtype=np.float64).T
         if name == "training":
@@ -64,7 +64,7 @@ def draw_curve(axes: Axes, curve: Curve, ink: str = INK) -> None:
 
 def draw_histogram(axes: Axes, values: Sequence[float], title: str, ink: str = INK) -> None:
     """How often a figure takes which value; below zero in another colour."""
-    _plain(axes, ink)
+    plain_axes(axes, ink)
     counts, edges = np.histogram(values, bins=min(24, max(6, len(values) // 4)))
     centres = (edges[1:] + edges[:-1]) / 2
     colours = [ACCENT if centre >= 0 else SECOND for centre in centres]

@@ -134,8 +134,13 @@ class Results:
                 write_json(self.folder / name, document)
         write_text(self.folder / SAMPLE_FILE, self._csv())
         write_json(self.folder / METRIC_FILE, {**self.counts, **self.overall, **self.intervals})
+        metrics = {
+            name: {"figures": list(self.parts[name].overall), "from": self.parts[name].identity}
+            for name in METRICS
+            if name in self.parts
+        }
         inputs = {
-            "metrics": {name: self.parts[name].identity for name in METRICS if name in self.parts},
+            "metrics": metrics,
             "targets": {pair.key: pair.target_digest for pair in self.pairs},
         }
         write_json(self.folder / INPUT_FILE, inputs)
@@ -170,17 +175,31 @@ def load(folder: str | os.PathLike, pairs: Sequence[Pair], identity: str) -> Res
 def read_samples(path: str | os.PathLike) -> dict[str, dict[str, float]]:
     """per_sample.csv -> {frame: {column: value}}; empty cells are left out."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
         return {
             row["frame"]: {
                 name: float(cell)
                 for name, cell in row.items()
                 if name not in KEY_COLUMNS and cell not in ("", None)
             }
-            for row in rows
+            for row in _rows(path)
         }
+    except (KeyError, ValueError, TypeError) as error:
+        raise EgoGenError(f"{path}: not a table of per-sample figures ({error})") from None
+
+
+def read_clips(path: str | os.PathLike) -> dict[str, str]:
+    """per_sample.csv -> {frame: clip}."""
+    try:
+        return {row["frame"]: row["clip"] for row in _rows(path)}
+    except KeyError as error:
+        raise EgoGenError(f"{path}: not a table of per-sample figures ({error})") from None
+
+
+def _rows(path: str | os.PathLike) -> list[dict[str, str]]:
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
     except FileNotFoundError:
         raise EgoGenError(f"{path}: no such file, expected the per-sample figures") from None
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error) as error:
         raise EgoGenError(f"{path}: not a table of per-sample figures ({error})") from None

@@ -1,0 +1,55 @@
+"""Compare two measured runs: difference, interval, p-value and win rate of every figure.
+
+python metrics/compare.py runs/baseline/metric runs/ours/metric --out runs/ours/against_baseline
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: see the package's docstring
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+from collections.abc import Sequence
+
+from egogen.atomic import atomic_path, write_json
+from egogen.errors import EgoGenError, run_command
+from metrics.compared_runs import Versus, compare_runs, read_run
+from metrics.comparison_plot import comparison_picture
+from metrics.comparison_table import text_table
+
+JSON_FILE, PICTURE_FILE = "compare.json", "compare.png"
+
+
+def write_comparison(versus: Versus, out: Path) -> None:
+    """compare.json and compare.png into `out`."""
+    write_json(out / JSON_FILE, versus.to_json())
+    with atomic_path(out / PICTURE_FILE) as temporary:
+        comparison_picture(versus).save(temporary, "PNG", optimize=True)
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description="Compare two runs that were measured over the same ground truth; B - A.",
+        epilog="example: python metrics/compare.py logs/baseline/metric logs/lego/metric",
+    )
+    parser.add_argument("a", type=Path, help="folder of metric.json, or the run's folder above it")
+    parser.add_argument("b", type=Path, help="the same of the run that is compared with A")
+    parser.add_argument("--names", nargs=2, metavar=("A", "B"), help="default: the folders' names")
+    parser.add_argument("--out", type=Path, help="folder (default: compare_with_A in B's run)")
+    options = parser.parse_args(argv)
+    names = options.names or (None, None)
+    versus = compare_runs(read_run(options.a, names[0]), read_run(options.b, names[1]))
+    if versus.first.folder == versus.second.folder:
+        raise EgoGenError(f"{versus.first.folder}: is both A and B, expected two runs")
+    out = options.out or versus.second.folder.parent / f"compare_with_{versus.first.name}"
+    print(text_table(versus))
+    write_comparison(versus, out)
+    print(f"written: {out / JSON_FILE}, {out / PICTURE_FILE}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

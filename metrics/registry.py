@@ -67,7 +67,7 @@ class Measured:
     features   FID alone: "generated" and "target" -> (n, 2048) float64 Inception features, row i
                of pair i, for intervals by resampling; not written to any file
     documents  file name beside metric.json -> JSON value: the captions, clip -> action -> text,
-               in blip.json and blip-l.json. `evaluate` writes them
+               in blip.json and blip-l.json. `metrics.results` writes them
     """
 
     overall: dict[str, float | int | None]
@@ -87,7 +87,7 @@ class Metric:
 
     name: str
     title: str
-    function: str | None
+    function: str
     files: tuple[str, ...] = ()
     package: str = ""
     needs_source: bool = False
@@ -110,8 +110,6 @@ class Metric:
         if missing:
             folder = settings.weights
             return f"needs {', '.join(missing)} in {folder}; fetch with: {FETCH} {folder}"
-        if self.function is None:
-            return "is not computed by this version"
         if self.package and importlib.util.find_spec(self.package) is None:
             return f"needs the package {self.package}; install with: pip install -e '.[metrics]'"
         if self.needs_source and not has_source:
@@ -164,12 +162,13 @@ METRICS = {
             "torchmetrics",
         ),
         Metric("clip", "CLIP", "metrics.clip_image.measure", ("ViT-L-14.pt",), "open_clip"),
-        Metric("egovlp", "EgoVLP", "metrics.egovlp.measure", (EGOVLP,)),
+        Metric("egovlp", "EgoVLP", "metrics.egovlp.measure", (EGOVLP,), "torchvision"),
         Metric(
             "egovlp_plus",
             "EgoVLP+",
             "metrics.egovlp.measure_plus",
             (EGOVLP,),
+            "torchvision",
             needs_source=True,
         ),
         Metric(

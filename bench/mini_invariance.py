@@ -5,8 +5,9 @@
 Describes and generates the val split anew: in one go, in three chunks, one by one, and killed in
 the middle (SIGKILL) and started again. Prints JSON: how many descriptions and frames differ from
 those made in one go, and by how much at most. Frames of the same batch size must be equal bytes,
-those made one by one may differ by a grey level before JPEG; descriptions must be equal, features
-up to rounding.
+those made one by one may differ by one grey level; descriptions must be equal, features up to
+rounding. Frames are written as PNG here, so that what is compared is what the model made: JPEG
+turns one grey level into several.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ sys.path[:1] = [str(PROJECT)]
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from egogen.atomic import read_json, write_json  # noqa: E402
 from egogen.errors import EgoGenError, run_command  # noqa: E402
 
 VARIANT = "description_image_text"
@@ -65,6 +67,17 @@ def describe(run: Path, out: Path, way: str) -> None:
         command([*line, "--chunk-idx", chunk], out / "text", "*.npy", kill)
 
 
+def as_png(actions: dict) -> dict:
+    """The action file with targets named .png: a frame is written in the format of its name."""
+    return {
+        clip: {
+            key: value | {"image_1": str(Path(value["image_1"]).with_suffix(".png"))}
+            for key, value in entries.items()
+        }
+        for clip, entries in actions.items()
+    }
+
+
 def generate(run: Path, out: Path, way: str) -> None:
     """The frames of `run`'s own descriptions and features, from its checkpoint."""
     chunks, batch, kill = WAYS[way]
@@ -73,12 +86,14 @@ def generate(run: Path, out: Path, way: str) -> None:
     line = ["metrics/inference.py", "--config", "configs/generate_mini.yaml", "--ckpt", checkpoint]
     line += [f"data.metadata_path={run / 'data/ego4d_metadata.json'}"]
     line += [f"data.params.data_path={run / 'data/EgoGen/ego4d.fho/val'}"]
-    line += [f"data.params.edit_path={run / 'described/ego4d_val.json'}"]
+    edits = out / "edits.json"
+    write_json(edits, as_png(read_json(run / "described/ego4d_val.json")))
+    line += [f"data.params.edit_path={edits}"]
     for kind in ("image", "text"):
         line.append(f"data.params.additional_cond_path.llava_{kind}={run / 'features' / kind}/val")
     line += [f"inference.batch_size={batch}", "--n_chunk", chunks]
     for chunk in range(1, chunks + 1):
-        command([*line, "--chunk_idx", chunk], out / "last", "*.jpg", kill)
+        command([*line, "--chunk_idx", chunk], out / "last", "*.png", kill)
 
 
 def sentences(out: Path) -> dict[str, str]:
@@ -106,7 +121,7 @@ def compare(one: Path, other: Path) -> dict[str, float]:
             a, b = (np.load(root / path).astype(np.float32) for root in (one, other))
             worst = max(worst, float(np.abs(a - b).max()) if a.shape == b.shape else np.inf)
         result |= {f"{kind}_features": len(paths), f"largest_{kind}_difference": worst}
-    frames = sorted(path.relative_to(one) for path in (one / "last").rglob("*.jpg"))
+    frames = sorted(path.relative_to(one) for path in (one / "last").rglob("*.png"))
     levels, changed = 0, 0
     for path in frames:
         changed += (one / path).read_bytes() != (other / path).read_bytes()

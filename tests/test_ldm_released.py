@@ -6,105 +6,149 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from recipe import array, image, tensor
-from transformers import CLIPTextConfig
+from released_model import (
+    DATA,
+    SETTINGS,
+    check,
+    clip_tokenizer,
+    inputs,
+    pixels,
+    tiny_model,
+    tiny_state,
+)
 
 from egogen import EgoGenError
 from ldm.checkpoint import load_released, read_weights
-from ldm.conditioning import pad_text_rows
-from ldm.config import TrainConfig, load_config
-from ldm.model import LegoModel
+from ldm.conditioning import FeatureConditioner, pad_text_rows
 
-DATA = Path(__file__).parent / "data" / "ldm"
-SETTINGS = json.loads((DATA / "config.json").read_text())
-
-
-def check(actual, golden, key, atol):
-    actual = np.asarray(actual)
-    np.testing.assert_array_equal(actual.shape, golden[f"{key}/shape"])
-    if f"{key}/stride" in golden:
-        actual = actual.reshape(-1)[:: int(golden[f"{key}/stride"])]
-    np.testing.assert_allclose(actual, golden[key].reshape(actual.shape), atol=atol)
-
-
-def released_state():
-    """Every parameter but the text tower's, by its released name, and another average."""
-    manifest = json.loads((DATA / "manifest_tiny.json").read_text())
-    skipped = ("cond_stage_model.", "model_ema.decay", "model_ema.num_updates")
-    state = {}
-    for name, (shape, _) in manifest["state_dict"].items():
-        if not name.startswith(skipped) and name not in manifest["buffers_not_ema"]:
-            state[name] = torch.from_numpy(np.array(tensor(name, shape, 0)))
-    return state
+TOKENS = json.loads((DATA / "tokens.json").read_text())
+PROMPTS = [row["prompt"] for row in TOKENS if row.get("prompt") is not None]
+RAW = [row["ids"] for row in TOKENS if row.get("prompt") is None]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")  # a small tower: its own numbers are not tested here
-    sizes = dict(num_hidden_layers=1, intermediate_size=64, vocab_size=64)
-    CLIPTextConfig(hidden_size=768, num_attention_heads=12, **sizes).save_pretrained(folder)
-    overrides = [
-        f"model.params.cond_stage_config.params.version={folder}",
-        "model.params.unet_config.params.model_channels=32",
-        "model.params.unet_config.params.channel_mult=[1,2,4]",
-        "model.params.unet_config.params.num_res_blocks=1",
-        "model.params.unet_config.params.num_heads=4",
-        "model.params.first_stage_config.params.ddconfig.ch=32",
-    ]
-    return LegoModel(load_config(TrainConfig, [], overrides).model.params).eval()
+def model():
+    return tiny_model()
 
 
-@pytest.fixture(scope="module")
-def state(model):
-    text = {
-        f"cond_stage_model.transformer.{n}": v for n, v in model.text_encoder.state_dict().items()
-    }
-    return released_state() | text
+def unet_inputs():
+    z, image_latents = inputs("unet.z", 2, 4, 32, 32), inputs("unet.c_concat", 2, 4, 32, 32)
+    return torch.cat([z, image_latents], dim=1), inputs("unet.context", 2, 410, 768)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("use_ema, key", [(False, "eps"), (True, "eps_under_ema")])
-def test_unet(model, state, use_ema, key):
-    load_released(model, state, use_ema)
-    golden = np.load(DATA / "unet.npz")
-    z, image_latents = (
-        torch.from_numpy(array(f"unet.{n}", (2, 4, 32, 32))) for n in ("z", "c_concat")
-    )
-    context = torch.from_numpy(array("unet.context", (2, 410, 768)))
-    t = torch.tensor(SETTINGS["unet_t"])
-    eps = model.predict(torch.cat([z, image_latents], dim=1), t, context)
-    check(eps, golden, key, 1e-4)
+@pytest.mark.parametrize("key", ["eps", "eps_fractional_t", "eps_text_only_context"])
+def test_unet(model, key):
+    x, context = unet_inputs()
+    t = torch.tensor(SETTINGS["unet_tf" if "fractional" in key else "unet_t"])
+    if "text_only" in key:
+        context = context[:, :77]
+    check(model.predict(x, t, context), np.load(DATA / "unet.npz"), key, 1e-4)
 
 
 @torch.no_grad()
-def test_autoencoder(model, state):
-    load_released(model, state)
+def test_unet_under_its_average(model):
+    x, context = unet_inputs()
+    t, golden = torch.tensor(SETTINGS["unet_t"]), np.load(DATA / "unet.npz")
+    load_released(model, tiny_state(), use_ema=True)
+    try:
+        check(model.predict(x, t, context), golden, "eps_under_ema", 1e-4)
+    finally:
+        load_released(model, tiny_state(), use_ema=False)
+    check(model.predict(x, t, context), golden, "eps_after_ema_scope", 1e-4)
+
+
+def test_timestep_embedding(model):
+    embedding = model.unet.time_proj(torch.tensor([0.0, 1.0, 37.0, 900.5, 999.0]))
+    check(embedding, np.load(DATA / "unet.npz"), "timestep_embedding", 1e-4)
+
+
+@torch.no_grad()
+def test_held_context_is_the_context(model):
+    """Keys and values computed once, one unconditional row shared, change nothing."""
+    x, context = unet_inputs()
+    rows, t = torch.tensor([1, 0, 0]), torch.tensor(37.0).expand(3)
+    x = torch.cat([x, x[:1]])
+    plain = model.predict(x, t, context[rows])
+    with model.predictor(context, rows) as predict:
+        assert torch.allclose(predict(x, t), plain, atol=1e-5)
+        assert torch.equal(predict(x, t), predict(x, t))
+    assert torch.equal(model.predict(x, t, context[rows]), plain)  # and all is put back
+
+
+@torch.no_grad()
+def test_autoencoder(model):
     golden = np.load(DATA / "vae.npz")
-    pixels = torch.from_numpy(image("vae.image", 256, 256).astype(np.float32) * 2 / 255 - 1)
-    moments = model.encode_moments(pixels.permute(2, 0, 1)[None])
+    moments = model.encode_moments(pixels("vae.image"))
     check(moments, golden, "moments", 2e-4)
     check(model.image_latents(moments), golden, "mode", 2e-4)
-    noise = torch.from_numpy(array("vae.sample_noise", (1, 4, 32, 32)))
+    noise = inputs("vae.sample_noise", 1, 4, 32, 32)
     check(model.sample_latents(moments, noise), golden, "training_latent", 2e-4)
-    latents = torch.from_numpy(array("vae.z", (1, 4, 32, 32)))
+    latents = inputs("vae.z", 1, 4, 32, 32)
     check(model.decode(model.scale_factor * latents), golden, "decode_first_stage", 2e-4)
+    check(model.decode(latents), golden, "decode_scaled_input", 2e-4)
+
+
+def test_tokens():
+    for row in TOKENS:
+        if row.get("prompt") is not None:
+            ids = clip_tokenizer()(
+                row["prompt"], padding="max_length", truncation=True, max_length=77
+            )
+            assert ids.input_ids == row["ids"]
+
+
+@torch.no_grad()
+def test_text_tower_of_full_size(model):
+    golden = np.load(DATA / "clip.npz")
+    hidden = model.encode_text(PROMPTS)
+    for i, row in enumerate(hidden):
+        check(row[None], golden, f"last_hidden_state/{i}", 2e-4)
+    output = model.text_encoder(torch.tensor(RAW), output_hidden_states=True)
+    check(output.last_hidden_state, golden, "last_hidden_state/raw", 2e-4)
+    check(output.hidden_states[-1], golden, "before_final_norm/raw", 5e-4)
+    check(output.hidden_states[-2], golden, "penultimate_layer/raw", 5e-4)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [5, 77, 90])
-def test_conditioner(model, state, rows):
-    load_released(model, state)
+def test_conditioning(model, rows):
     golden = np.load(DATA / "conditioning.npz")
-    image_features = torch.from_numpy(array("cond.llava_image", (256, 5120)))[None]
-    text = torch.from_numpy(array(f"cond.llava_text.{rows}", (rows, 5120)))
-    image_rows, text_rows = model.conditioner(image_features, pad_text_rows(text, 77)[None])
+    image_features = inputs("cond.llava_image", 256, 5120)[None]
+    text = pad_text_rows(inputs(f"cond.llava_text.{rows}", rows, 5120), 77)[None]
+    found = model.conditioning(pixels("cond.image"), [SETTINGS["prompts"][2]], image_features, text)
+    check(found.context, golden, f"context/{rows}", 3e-4)
+    check(found.uncond_context, golden, "uncond_context", 3e-4)
+    check(found.image_latents, golden, "c_concat", 3e-4)
+    check(model.conditioner.projection_txt(text), golden, f"projection_txt/{rows}", 3e-4)
+    image_rows, text_rows = model.conditioner(image_features, text)
     check(text_rows, golden, f"self_attn_mix/{rows}", 3e-4)
     check(image_rows, golden, "projection_img/5", 3e-4)
 
 
-def test_wrong_checkpoints_are_refused_by_name(model, state, tmp_path):
-    with pytest.raises(EgoGenError, match="conditioner: missing: projection_img.weight"):
+@torch.no_grad()
+def test_masked_padding_tells_nothing_of_its_length(model):
+    """With `mask_text_padding` 5 rows give what they give alone, and padding gives zeros."""
+    released = model.conditioner
+    masked = FeatureConditioner(variant="text", mask_text_padding=True).eval()
+    masked.load_state_dict(
+        {n: v for n, v in released.state_dict().items() if not n.startswith("projection_img")}
+    )
+    text = inputs("cond.llava_text.5", 5, 5120)
+    padded_text = pad_text_rows(text, 77)[None]
+    alone = masked(None, text[None])[1]
+    padded = masked(None, padded_text)[1]
+    torch.testing.assert_close(padded[:, :5], alone, atol=1e-4, rtol=0)
+    assert not padded[:, 5:].any()
+    attended = released.self_attn_mix(released.projection_txt(padded_text))
+    assert (attended[:, :5] - alone).abs().max() > 1e-2  # as released, padding is attended to
+
+
+def test_wrong_checkpoints_are_refused_by_name(model, tmp_path):
+    state = tiny_state()
+    with pytest.raises(EgoGenError, match="missing: projection_img.weight"):
         load_released(model, {n: v for n, v in state.items() if n != "projection_img.weight"})
+    load_released(model, state, use_ema=False)
     with pytest.raises(EgoGenError, match="expected a released one"):
         load_released(model, {"model.embed_tokens.weight": torch.zeros(2, 2)})
     path = tmp_path / "payload.ckpt"

@@ -69,6 +69,11 @@ def embeddings(tower: TextTower, ids: Sequence[Sequence[int]], batch_size: int) 
     return found
 
 
+def cut_ids(tokenizer, text: str) -> list[int]:
+    """Word pieces of a text, cut so that 512 are left with the first and the last."""
+    return tokenizer(text, truncation=True, max_length=LONGEST)["input_ids"]
+
+
 def similarities(
     tower: TextTower,
     vocabulary: Path,
@@ -79,7 +84,7 @@ def similarities(
     """Cosine of `first[i]` and `second[i]`, -1 to 1. `vocabulary`: folder of a BERT tokenizer."""
     tokenizer = word_pieces(vocabulary)
     texts = list(dict.fromkeys([*first, *second]))
-    ids = [tokenizer(text, truncation=True, max_length=LONGEST)["input_ids"] for text in texts]
+    ids = [cut_ids(tokenizer, text) for text in texts]
     rows = dict(zip(texts, embeddings(tower, ids, batch_size), strict=True))
     pairs = [torch.stack([rows[text] for text in side]) for side in (first, second)]
     return cosine_similarity(*pairs, dim=1).tolist()

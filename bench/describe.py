@@ -32,7 +32,8 @@ from PIL import Image  # noqa: E402
 from transformers import CLIPVisionConfig, LlamaConfig  # noqa: E402
 
 from egogen.errors import run_command  # noqa: E402
-from llava.checkpoint import CLIP_L_14, Loaded  # noqa: E402
+from llava.checkpoint import Loaded  # noqa: E402
+from llava.checkpoint_config import CLIP_L_14  # noqa: E402
 from llava.conversation import TEMPLATES  # noqa: E402
 from llava.decoding import Decoding  # noqa: E402
 from llava.describe import describe_frames, prompt_ids  # noqa: E402

@@ -1,56 +1,50 @@
 """Checkpoint folders: config.json decides what a folder holds and how it is to be used.
 
-Read are (a) folders written here, (b) the released LLaVA layout (`mm_*` fields in config.json,
-names `model.mm_projector`, `model.vision_tower.vision_tower...`), (c) Hugging Face Llava folders.
+Read are folders written here, the released LLaVA layout (LLaVA-1.5's too) and Hugging Face Llava
+folders; `checkpoint_config` and `checkpoint_files` know them, `convert` writes them.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, logging
+from torch import Tensor
+from transformers import BitsAndBytesConfig, LlavaConfig, logging
 
-from egogen.atomic import read_json
+from egogen.atomic import atomic_path
 from egogen.errors import EgoGenError
+from llava.checkpoint_config import (
+    hub_file,
+    is_released,
+    read_config,
+    read_fields,
+    tower_folder,
+    tower_name,
+)
+from llava.checkpoint_files import (
+    WHOLE_FILES,
+    check_weights,
+    read_tower,
+    read_weights,
+    weight_files,
+)
 from llava.conversation import Template, find_template
 from llava.image_processing import ImageProcessor, load_image_processor
-from llava.model import Llava, build_config
+from llava.model import Llava, projector_layers
 from llava.tokenizer import TextTokenizer, load_tokenizer, save_tokenizer
 
-# Old names -> names of transformers' Llava, as regular expressions.
-RELEASED_NAMES = {
-    r"^model\.(embed_tokens|layers|norm)\.": r"model.language_model.\1.",
-    r"^model\.mm_projector\.(weight|bias)$": r"model.multi_modal_projector.linear_1.\1",
-    r"^model\.mm_projector\.0\.": "model.multi_modal_projector.linear_1.",
-    r"^model\.mm_projector\.2\.": "model.multi_modal_projector.linear_2.",
-    r"^model\.vision_tower\.vision_tower\.vision_model\.": "model.vision_tower.",
-}
-HUB_NAMES = {
-    r"^language_model\.model\.": "model.language_model.",
-    r"^language_model\.lm_head\.": "lm_head.",
-    r"^(model\.)?vision_tower\.vision_model\.": "model.vision_tower.",
-    r"^vision_tower\.": "model.vision_tower.",
-    r"^multi_modal_projector\.": "model.multi_modal_projector.",
-}
-CLIP_L_14 = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "patch_size": 14,
-    "projection_dim": 768,
-}
-KNOWN_TOWERS = {
-    "openai/clip-vit-large-patch14": {**CLIP_L_14, "image_size": 224},
-    "openai/clip-vit-large-patch14-336": {**CLIP_L_14, "image_size": 336},
-}
-HARMLESS = ("rotary_emb.inv_freq", "position_ids")  # buffers of old files, computed anew
-
+QUANTIZATIONS = ("4bit", "8bit")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+UNQUANTIZED = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+# What transformers wants beside the weights of a hub folder, carried along when it is tuned.
+HUB_FILES = ("processor_config.json", "chat_template.json", "chat_template.jinja")
 
 if not sys.stderr.isatty():
     logging.disable_progress_bar()  # the library's bars fill a log; ours print lines there
@@ -67,71 +61,6 @@ class Loaded:
     folder: Path
 
 
-def read_config(folder: str | os.PathLike, vision_tower: str | None = None) -> LlavaConfig:
-    """The model's config, whichever layout the folder has. Raises EgoGenError for other models."""
-    path = Path(folder) / "config.json"
-    if not Path(folder).is_dir():
-        raise EgoGenError(f"{folder}: no such folder, expected a vision-language checkpoint")
-    fields = read_json(path)
-    if "mm_vision_tower" in fields or "mm_hidden_size" in fields:
-        return _released_config(fields, path, vision_tower)
-    if fields.get("model_type") != "llava" or "vision_config" not in fields:
-        raise EgoGenError(
-            f"{path}: model type {fields.get('model_type')!r}, expected a LLaVA checkpoint"
-        )
-    config = LlavaConfig.from_dict(fields)
-    if "projector_layers" not in fields:  # a Hugging Face folder: LLaVA-1.5 unless it says else
-        config.projector_layers = 2
-        config.image_aspect_ratio = fields.get("image_aspect_ratio", "square")
-        config.conversation_template = fields.get("conversation_template", "vicuna_v1")
-    return config
-
-
-def _released_config(
-    fields: dict[str, Any], path: Path, vision_tower: str | None = None
-) -> LlavaConfig:
-    text = {
-        name: value
-        for name, value in fields.items()
-        if hasattr(LlamaConfig(), name)
-        and name not in ("model_type", "architectures", "torch_dtype")
-    }
-    kind = fields.get("mm_projector_type", "linear")
-    if kind not in ("linear", "mlp2x_gelu"):
-        raise EgoGenError(f"{path}: projector {kind!r}, expected 'linear' or 'mlp2x_gelu'")
-    # LLaVA-1 on Llama-2 chat was tuned with its prompt, LLaVA-1.5 (two layers) with Vicuna's.
-    template = fields.get("conversation_template", "llama_2" if kind == "linear" else "vicuna_v1")
-    select = fields.get("mm_vision_select_feature", "patch")
-    return build_config(
-        LlamaConfig(**text),
-        _vision_config(fields, path, vision_tower),
-        projector_layers=1 if kind == "linear" else 2,
-        vision_feature_layer=int(fields.get("mm_vision_select_layer", -2)),
-        vision_feature_select_strategy="full" if select == "cls_patch" else "default",
-        image_aspect_ratio=fields.get("image_aspect_ratio") or "square",
-        conversation_template=template,
-    )
-
-
-def _vision_config(
-    fields: dict[str, Any], path: Path, vision_tower: str | None
-) -> CLIPVisionConfig:
-    """From `vision_tower`, the folder itself, a folder named in the config, or a known name."""
-    if isinstance(fields.get("vision_config"), dict) and not vision_tower:
-        return CLIPVisionConfig(**fields["vision_config"])
-    name = vision_tower or fields.get("mm_vision_tower")
-    if name in KNOWN_TOWERS:
-        return CLIPVisionConfig(**KNOWN_TOWERS[name])
-    for folder in (Path(str(name)), path.parent / str(name), path.parent / "vision_tower"):
-        if (folder / "config.json").exists():
-            tower = read_json(folder / "config.json")
-            return CLIPVisionConfig(**tower.get("vision_config", tower))
-    raise EgoGenError(
-        f"{path}: vision tower {name!r} is not known, expected a folder with its config.json "
-        "(--vision-tower)"
-    )
-
-
 def pick_device(device: str | None) -> torch.device:
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
@@ -143,61 +72,137 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
 
 
+def read_state(
+    folder: str | os.PathLike, config: LlavaConfig, vision_tower: str | None = None
+) -> dict[str, Tensor]:
+    """All weights of a checkpoint under the model's own names, mapped from the files.
+
+    A vision tower inside the checkpoint is used; if there is none, that of `vision_tower`, of the
+    folder that config.json names or that lies beside the weights, or of the hub. Raises EgoGenError
+    that lists every weight which is missing, unknown or of another shape than `config` says.
+    """
+    folder = Path(folder)
+    state = read_weights(folder)
+    if projector_layers(config) == 1:
+        _join_layers(state)
+    if not any(name.startswith("model.vision_tower.") for name in state):
+        fields = read_fields(folder)
+        named = tower_name(fields) if is_released(fields) else None
+        state |= read_tower(_tower_files(folder, vision_tower or named, bool(vision_tower)))
+    with torch.device("meta"):
+        expected = {name: value.shape for name, value in Llava(config).state_dict().items()}
+    check_weights({name: value.shape for name, value in state.items()}, expected, folder)
+    return state
+
+
+def _join_layers(state: dict[str, Tensor]) -> None:
+    """Make one layer of a projector of two without activation, as hub folders hold one layer.
+
+    The second is the identity there, and the product exact.
+    """
+    names = [
+        f"model.multi_modal_projector.linear_{layer}.{kind}"
+        for layer in (1, 2)
+        for kind in ("weight", "bias")
+    ]
+    if not all(name in state for name in names):
+        return
+    weight_1, bias_1, weight_2, bias_2 = (state[name].float() for name in names)
+    dtype = state[names[0]].dtype
+    state[names[0]] = (weight_2 @ weight_1).to(dtype)
+    state[names[1]] = (weight_2 @ bias_1 + bias_2).to(dtype)
+    del state[names[2]], state[names[3]]
+
+
+def _tower_files(checkpoint: Path, name: str | None, given: bool) -> list[Path]:
+    """Weight files of the vision tower that a checkpoint without one asks for."""
+    local = Path(name) if given and name else tower_folder(name, checkpoint)
+    if local is not None and local.is_dir():
+        return weight_files(local)
+    found = next((file for file in WHOLE_FILES if (path := hub_file(name, file))), None)
+    if found is None:
+        raise EgoGenError(
+            f"{checkpoint}: holds no vision tower, and {name!r} is neither a folder nor a name "
+            "that the hub or its local cache has, expected one (--vision-tower)"
+        )
+    return [path]
+
+
+def quantization_config(quantization: str | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """The language model's layers in 4 bits (NF4, scales in 8) or 8 bits; computed in `dtype`.
+
+    Vision tower, projector and head stay in `dtype`. Raises EgoGenError without bitsandbytes.
+    """
+    if quantization is None:
+        return None
+    if quantization not in QUANTIZATIONS:
+        raise EgoGenError(
+            f"quantization {quantization!r}: expected one of {', '.join(QUANTIZATIONS)}"
+        )
+    if find_spec("bitsandbytes") is None:
+        raise EgoGenError(
+            f"--load-{quantization}: bitsandbytes is not installed, expected it "
+            "(pip install bitsandbytes)"
+        )
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=UNQUANTIZED)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=UNQUANTIZED,
+    )
+
+
 def load_model(
     folder: str | os.PathLike,
     *,
     dtype: torch.dtype = torch.float32,
     attn: str = "sdpa",
     vision_tower: str | None = None,
-    **options: Any,
+    device_map: str | dict[str, Any] | None = None,
+    max_memory: dict[int | str, int | str] | None = None,
+    offload_folder: str | os.PathLike | None = None,
+    quantization: str | None = None,
 ) -> Llava:
-    """The weights of a folder in any of the three layouts. `options` go to `from_pretrained`.
+    """The model of a folder in any of the layouts, in evaluation mode.
 
-    Only safetensors and tensors-only .bin files are read, shard by shard; a file that would execute
-    code is refused. Raises EgoGenError when a weight is missing or has another shape.
+    Weights go from the mapped files straight to where they belong, one after the other: nothing
+    that is pickled is executed, and the host needs room for the weights that stay there, once.
+
+    device_map    where: None (the CPU), {"": device}, one of DEVICE_MAPS (over all GPUs, then the
+                  CPU, then `offload_folder`, each up to `max_memory`), or {module: device}
+    quantization  None, "4bit" or "8bit"
+
+    Raises EgoGenError when weights do not fit config.json, or a library is not there.
     """
     folder = Path(folder)
     config = read_config(folder, vision_tower)
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise EgoGenError(f"{folder}: holds no weights (*.safetensors or *.bin)")
+    options = {
+        "quantization_config": quantization_config(quantization, dtype),
+        "device_map": device_map or ({"": "cpu"} if quantization else None),
+        "max_memory": max_memory,
+        "offload_folder": offload_folder,
+    }
+    state = read_state(folder, config, vision_tower)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        model, report = Llava.from_pretrained(
-            folder,
+        model = Llava.from_pretrained(
+            None,
             config=config,
+            state_dict=state,
             dtype=dtype,
             attn_implementation=attn,
-            key_mapping={**RELEASED_NAMES, **HUB_NAMES},
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are in the report, and refused by name below
-            weights_only=True,
-            **options,
+            **{name: value for name, value in options.items() if value is not None},
         )
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, ImportError) as error:
         raise EgoGenError(f"{folder}: weights cannot be loaded ({error})") from error
     finally:
         logging.set_verbosity(verbosity)
-    _complete(model, report, folder, vision_tower)
+    model.source_folder = folder
     return model.eval()
-
-
-def _complete(model: Llava, report: dict[str, Any], folder: Path, vision_tower: str | None) -> None:
-    missing = [name for name in report["missing_keys"] if not name.endswith(HARMLESS)]
-    if vision_tower and missing and all("vision_tower" in name for name in missing):
-        source = type(model.model.vision_tower).from_pretrained(vision_tower)
-        model.model.vision_tower.load_state_dict(source.state_dict())
-        missing = []
-    unknown = [name for name in report["unexpected_keys"] if not name.endswith(HARMLESS)]
-    for what, names in (
-        ("lacks", missing),
-        ("holds unknown", unknown),
-        ("has another shape for", [name for name, *_ in report["mismatched_keys"]]),
-    ):
-        if names:
-            raise EgoGenError(
-                f"{folder}: the checkpoint {what} {len(names)} weights, first {sorted(names)[0]}"
-            )
 
 
 def load(
@@ -206,13 +211,24 @@ def load(
     dtype: str = "auto",
     attn: str = "sdpa",
     device: str | None = None,
+    device_map: str | None = None,
+    quantization: str | None = None,
     vision_tower: str | None = None,
 ) -> Loaded:
-    """Everything needed to describe pictures with the checkpoint in `folder`."""
+    """Everything needed to describe pictures with the checkpoint in `folder`.
+
+    On `device` as a whole, or with `device_map` (one of DEVICE_MAPS) over all that there are.
+    """
     target = pick_device(device)
+    whole = None if target.type == "cpu" and not quantization else {"": target}
     model = load_model(
-        folder, dtype=pick_dtype(dtype, target), attn=attn, vision_tower=vision_tower
-    ).to(target)
+        folder,
+        dtype=pick_dtype(dtype, target),
+        attn=attn,
+        vision_tower=vision_tower,
+        device_map=device_map or whole,
+        quantization=quantization,
+    )
     return with_tools(model, folder)
 
 
@@ -235,3 +251,8 @@ def save_tools(loaded: Loaded, folder: str | os.PathLike) -> None:
     """Tokenizer and image processor files, so that a folder with weights is complete."""
     save_tokenizer(loaded.tokenizer, folder)
     loaded.image_processor.save(folder)
+    for name in HUB_FILES:
+        source, target = loaded.folder / name, Path(folder) / name
+        if source.exists() and source.resolve() != target.resolve():
+            with atomic_path(target) as temporary:
+                shutil.copyfile(source, temporary)

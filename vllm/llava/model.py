@@ -6,6 +6,9 @@ C vision width.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -18,6 +21,7 @@ from transformers import (
 )
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
+from egogen.errors import EgoGenError
 from llava.tokens import IGNORE, IMAGE_ID
 
 
@@ -41,15 +45,23 @@ class Llava(LlavaForConditionalGeneration):
     IMAGE_ID, which needs no row of the vocabulary.
     """
 
+    source_folder: Path | None = None  # whose files the weights may be maps of
+
     def __init__(self, config: LlavaConfig):
         super().__init__(config)
         if projector_layers(config) == 1:
             self.model.multi_modal_projector = LinearProjector(config)
             self.post_init()
 
-    def save_pretrained(self, *args, **kwargs) -> None:
-        """Always under this class's own names, whatever layout the weights were read from."""
-        super().save_pretrained(*args, **{"save_original_format": False, **kwargs})
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """Always under this class's own names, whatever layout the weights were read from.
+
+        Raises EgoGenError for the folder that the weights came from: they may be maps of its files.
+        """
+        source = self.source_folder
+        if source is not None and source.resolve() == Path(save_directory).resolve():
+            raise EgoGenError(f"{save_directory}: the model was read from here, expected another")
+        super().save_pretrained(save_directory, **{"save_original_format": False, **kwargs})
 
     @property
     def patches(self) -> int:
@@ -69,9 +81,10 @@ class Llava(LlavaForConditionalGeneration):
             return self._vision_features(tower, pixel_values)
 
     def _vision_features(self, tower: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
-        pixels = pixel_values.to(tower.device, tower.dtype)
-        layer = self.config.vision_feature_layer
-        if not isinstance(tower, CLIPVisionModel):
+        layer, offloaded = self.config.vision_feature_layer, tower.device.type == "meta"
+        # Weights that lie on disk are fetched, and inputs moved to them, when the tower is called.
+        pixels = pixel_values.to(None if offloaded else tower.device, tower.dtype)
+        if offloaded or not isinstance(tower, CLIPVisionModel):
             states = tower(pixels, output_hidden_states=True).hidden_states[layer]
         else:
             blocks = tower.encoder.layers

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from egogen.atomic import atomic_path, read_json, write_json
 from egogen.errors import EgoGenError
+from llava.conversation import IMAGE_MARK
 
 MODEL_FILE, FAST_FILE, CONFIG_FILE = "tokenizer.model", "tokenizer.json", "tokenizer_config.json"
 _UNDERLINE = "\u2581"  # how sentencepiece writes a space
@@ -20,7 +21,8 @@ _UNDERLINE = "\u2581"  # how sentencepiece writes a space
 class TextTokenizer:
     """Text <-> ids. Marks (`<s>`, `</s>`, `<unk>`, added tokens) inside text become their own ids.
 
-    Ids up to `len(self)` exist; a model may have more rows, which are never to be produced.
+    Ids up to `len(self)` may be produced; a model may have more rows. Those of a hub folder's
+    picture mark and of what was added with it are never produced.
     """
 
     unk_id, bos_id, eos_id = 0, 1, 2
@@ -38,7 +40,9 @@ class TextTokenizer:
 
     @property
     def marks(self) -> dict[str, int]:
-        return {"<unk>": self.unk_id, "<s>": self.bos_id, "</s>": self.eos_id, **self.added}
+        """Those that stand for themselves in text: a picture is IMAGE_ID here, not a mark."""
+        added = {mark: number for mark, number in self.added.items() if mark != IMAGE_MARK}
+        return {"<unk>": self.unk_id, "<s>": self.bos_id, "</s>": self.eos_id, **added}
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text` without a beginning mark of its own."""
@@ -56,7 +60,8 @@ class TextTokenizer:
         return self._decode_plain([int(i) for i in ids if i not in special and i < len(self)])
 
     def __len__(self) -> int:
-        return max(self._base_size(), *(number + 1 for number in self.marks.values()))
+        size = max(self._base_size(), *(number + 1 for number in self.marks.values()))
+        return min(size, self.added.get(IMAGE_MARK, size))
 
     def _encode_plain(self, text: str, first: bool) -> list[int]:
         raise NotImplementedError

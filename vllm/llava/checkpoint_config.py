@@ -1,0 +1,230 @@
+"""config.json of a checkpoint folder, whichever layout it has, and the fields of each layout.
+
+"llava"  the released layout: `mm_*` fields beside those of the language model
+"hub"    that of Hugging Face's llava-hf folders, which is also what tuning writes here
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+from transformers.utils import cached_file
+
+from egogen.atomic import read_json
+from egogen.errors import EgoGenError
+from llava.model import build_config, projector_layers
+
+CONFIG_FILE, TOWER_FOLDER = "config.json", "vision_tower"
+CLIP_L_14 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+KNOWN_TOWERS = {
+    "openai/clip-vit-large-patch14": {**CLIP_L_14, "image_size": 224},
+    "openai/clip-vit-large-patch14-336": {**CLIP_L_14, "image_size": 336},
+}
+PROJECTORS = {"linear": 1, "mlp2x_gelu": 2}
+# The language model's fields in a released config.json; rope's stand as older libraries had them.
+TEXT_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "hidden_act",
+    "max_position_embeddings",
+    "initializer_range",
+    "rms_norm_eps",
+    "use_cache",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "attention_bias",
+    "mlp_bias",
+)
+ROPE_FIELDS = ("rope_theta", "rope_scaling")
+# What the released code wrote and nothing of which changes the numbers here.
+RELEASED_DEFAULTS = {
+    "model_type": "llava",
+    "architectures": ["LlavaLlamaForCausalLM"],
+    "use_mm_proj": True,
+    "tune_mm_mlp_adapter": False,
+    "freeze_mm_mlp_adapter": False,
+    "mm_use_im_start_end": False,
+    "mm_use_im_patch_token": False,
+    "image_grid_pinpoints": None,
+    "pretraining_tp": 1,
+}
+ORIGIN = "llava_config"  # hub folders made from released ones keep the released fields under this
+
+
+def read_fields(folder: str | os.PathLike) -> dict[str, Any]:
+    """config.json as it stands. Raises EgoGenError unless it is a LLaVA model's."""
+    path = Path(folder) / CONFIG_FILE
+    if not Path(folder).is_dir():
+        raise EgoGenError(f"{folder}: no such folder, expected a vision-language checkpoint")
+    fields = read_json(path)
+    known = isinstance(fields, dict) and (
+        is_released(fields) or (fields.get("model_type") == "llava" and "vision_config" in fields)
+    )
+    if not known:
+        kind = fields.get("model_type") if isinstance(fields, dict) else fields
+        raise EgoGenError(f"{path}: model type {kind!r}, expected a LLaVA checkpoint")
+    return fields
+
+
+def is_released(fields: dict[str, Any]) -> bool:
+    """Whether config.json has the released layout."""
+    return "mm_vision_tower" in fields or "mm_hidden_size" in fields
+
+
+def read_config(folder: str | os.PathLike, vision_tower: str | None = None) -> LlavaConfig:
+    """The model's config. config.json alone decides: the folder's name says nothing.
+
+    `vision_tower` names the folder or hub name whose config describes the vision tower, in place of
+    what config.json says. Raises EgoGenError for other models and for what is not supported.
+    """
+    path, fields = Path(folder) / CONFIG_FILE, read_fields(folder)
+    try:
+        if is_released(fields):
+            return _released_config(fields, path, _vision_config(fields, path, vision_tower))
+        return _hub_config(fields, path)
+    except (TypeError, ValueError) as error:  # what the library says about a field's type or value
+        raise EgoGenError(f"{path}: {error}") from error
+
+
+def _released_config(fields: dict[str, Any], path: Path, vision: CLIPVisionConfig) -> LlavaConfig:
+    kind = fields.get("mm_projector_type", "linear")
+    if kind not in PROJECTORS:
+        raise EgoGenError(f"{path}: projector {kind!r}, expected one of {', '.join(PROJECTORS)}")
+    if fields.get("mm_use_im_start_end"):
+        raise EgoGenError(
+            f"{path}: mm_use_im_start_end is true, expected false: prompts with marks around the "
+            "picture are not supported"
+        )
+    select = fields.get("mm_vision_select_feature") or "patch"
+    # LLaVA-1 on Llama-2 chat was tuned with its prompt, LLaVA-1.5 (two layers) with Vicuna's.
+    template = fields.get("conversation_template") or (
+        "llama_2" if kind == "linear" else "vicuna_v1"
+    )
+    return build_config(
+        LlamaConfig(**{name: fields[name] for name in TEXT_FIELDS + ROPE_FIELDS if name in fields}),
+        vision,
+        projector_layers=PROJECTORS[kind],
+        vision_feature_layer=int(fields.get("mm_vision_select_layer", -2)),
+        vision_feature_select_strategy="full" if select == "cls_patch" else "default",
+        image_aspect_ratio=fields.get("image_aspect_ratio") or "square",
+        conversation_template=template,
+    )
+
+
+def _hub_config(fields: dict[str, Any], path: Path) -> LlavaConfig:
+    config = LlavaConfig.from_dict(fields)
+    act = config.projector_hidden_act
+    if act not in ("linear", "gelu"):
+        raise EgoGenError(f"{path}: projector_hidden_act {act!r}, expected 'linear' or 'gelu'")
+    if not isinstance(config.vision_feature_layer, int):
+        raise EgoGenError(
+            f"{path}: vision_feature_layer {config.vision_feature_layer}, expected one number"
+        )
+    # Without an activation the second layer is one that transformers asks for and says nothing.
+    config.projector_layers = 1 if act == "linear" else 2
+    config.image_aspect_ratio = fields.get("image_aspect_ratio", "square")
+    config.conversation_template = fields.get("conversation_template", "vicuna_v1")
+    return config
+
+
+def tower_name(fields: dict[str, Any]) -> str | None:
+    """The vision tower that a released config.json names."""
+    name = fields.get("mm_vision_tower")
+    return name[0] if isinstance(name, list) and name else name
+
+
+def tower_folder(name: str | None, checkpoint: Path) -> Path | None:
+    """The local folder of the tower that config.json names, itself or beside the weights."""
+    named = [Path(name), checkpoint / name] if name else []
+    places = [*named, checkpoint / TOWER_FOLDER]
+    return next((place for place in places if (place / CONFIG_FILE).exists()), None)
+
+
+def _vision_config(
+    fields: dict[str, Any], path: Path, vision_tower: str | None
+) -> CLIPVisionConfig:
+    """From `vision_tower`, the folder that config.json names, a known name, or the hub."""
+    name = vision_tower or tower_name(fields)
+    folder = Path(vision_tower) if vision_tower else tower_folder(name, path.parent)
+    if folder is not None and (folder / CONFIG_FILE).exists():
+        file = folder / CONFIG_FILE
+    elif name in KNOWN_TOWERS:
+        return CLIPVisionConfig(**KNOWN_TOWERS[name])
+    else:
+        file = hub_file(name, CONFIG_FILE)
+    if file is None:
+        raise EgoGenError(
+            f"{path}: vision tower {name!r} is neither a folder nor a name that the hub or its "
+            "local cache has, expected one (--vision-tower)"
+        )
+    tower = read_json(file)
+    return CLIPVisionConfig(**tower.get("vision_config", tower))
+
+
+def hub_file(name: str | None, file: str) -> Path | None:
+    """A file of a hub repository, downloaded or from the local cache; None when there is none."""
+    try:
+        return Path(cached_file(name, file)) if name else None
+    except (OSError, ValueError):
+        return None
+
+
+def released_fields(
+    config: LlavaConfig, origin: dict[str, Any] | None, tower: str
+) -> dict[str, Any]:
+    """config.json in the released layout; `tower` names the vision tower there.
+
+    `origin` are the released fields that the model began with; where they still say what `config`
+    says they are kept as they were.
+    """
+    if origin:
+        began = _released_config(origin, Path(CONFIG_FILE), config.vision_config)
+        if all(_says(began)[name] == value for name, value in _says(config).items()):
+            return origin
+        tower = tower_name(origin) or tower
+    rope = dict(config.text_config.rope_parameters)
+    theta, rope_type = rope.pop("rope_theta"), rope.pop("rope_type")
+    full = config.vision_feature_select_strategy == "full"
+    return {
+        **RELEASED_DEFAULTS,
+        **(origin or {}),
+        **{name: getattr(config.text_config, name) for name in TEXT_FIELDS},
+        "tie_word_embeddings": False,
+        "rope_theta": theta,
+        "rope_scaling": None if rope_type == "default" else {**rope, "type": rope_type},
+        "mm_vision_tower": tower,
+        "mm_hidden_size": config.vision_config.hidden_size,
+        "mm_projector_type": "linear" if projector_layers(config) == 1 else "mlp2x_gelu",
+        "mm_vision_select_layer": config.vision_feature_layer,
+        "mm_vision_select_feature": "cls_patch" if full else "patch",
+        "image_aspect_ratio": config.image_aspect_ratio,
+        "conversation_template": config.conversation_template,
+    }
+
+
+def _says(config: LlavaConfig) -> dict[str, Any]:
+    """What of a config decides numbers and prompts, the frozen vision tower aside."""
+    text = config.text_config.to_dict()
+    names = (
+        "vision_feature_layer vision_feature_select_strategy image_aspect_ratio "
+        "conversation_template projector_hidden_act"
+    )
+    return {
+        "text": {name: text.get(name) for name in (*TEXT_FIELDS, "rope_parameters")},
+        **{name: getattr(config, name) for name in names.split()},
+    }

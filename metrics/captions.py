@@ -85,19 +85,27 @@ def caption_pieces(folder: Path):
     return tokenizer
 
 
-@torch.inference_mode()
-def captions(network, tokenizer, inputs: torch.Tensor, rules: SearchRules = RULES) -> list[str]:
-    """Inputs (n, 3, 384, 384) -> captions without the prompt; each begins with a blank."""
-    states = network.vision_model(pixel_values=inputs).last_hidden_state
-    prompt = tokenizer(PROMPT)["input_ids"][:-1]
-    prompt[0] = tokenizer.bos_token_id
-    found = beam_search(network.text_decoder, states, prompt, rules)
+def prompt_pieces(tokenizer) -> list[int]:
+    """Ids of the prompt: BLIP's own first piece in place of BERT's, no last one."""
+    return [tokenizer.bos_token_id, *tokenizer(PROMPT)["input_ids"][1:-1]]
+
+
+def texts_of(tokenizer, found: Sequence[list[int]]) -> list[str]:
+    """Captions without the prompt, from pieces with it; a caption begins with a blank."""
     return [
         tokenizer.decode(pieces, skip_special_tokens=True, clean_up_tokenization_spaces=True)[
             len(PROMPT) :
         ]
-        for _, pieces in found
+        for pieces in found
     ]
+
+
+@torch.inference_mode()
+def captions(network, tokenizer, inputs: torch.Tensor) -> list[str]:
+    """Inputs (n, 3, 384, 384) -> a caption each."""
+    states = network.vision_model(pixel_values=inputs).last_hidden_state
+    found = beam_search(network.text_decoder, states, prompt_pieces(tokenizer), RULES)
+    return texts_of(tokenizer, [pieces for _, pieces in found])
 
 
 def by_entry(pairs: Sequence[Pair], texts: Sequence[str]) -> dict[str, dict[str, str]]:

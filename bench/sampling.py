@@ -1,0 +1,268 @@
+"""Sampling against a plain loop that does what the released code does; prints one JSON object.
+
+    python bench/sampling.py                                   # a denoising step on the CPU
+    python bench/sampling.py --device cuda --batch 16 --pictures 32 --steps 100
+    python bench/sampling.py --size tiny --repeats 1           # seconds; for a look at the output
+
+Both sides are measured in this process on one set of random weights, in turns. The plain loop: one
+picture at a time in three branches, attention by einsum and softmax, keys and values of the context
+anew in every step, the unconditional text anew for every picture. Time is processor time of one
+thread on the CPU and wall time between synchronizations on CUDA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
+
+from egogen.errors import run_command  # noqa: E402
+from ldm.config import load_config  # noqa: E402
+from ldm.generate import generate_batch, prepare  # noqa: E402
+from ldm.held_context import split_heads  # noqa: E402
+from ldm.model import DTYPES, LegoModel, autocast, resolved_precision  # noqa: E402
+from ldm.sampling import (  # noqa: E402
+    Conditioning,
+    Denoiser,
+    guidance_branches,
+    guided_denoiser,
+    sample_euler_ancestral,
+)
+from ldm.schema import GenerateConfig  # noqa: E402
+
+TEXT, IMAGE = 7.5, 1.5
+TINY = (
+    "model.params.unet_config.params.model_channels=32",
+    "model.params.unet_config.params.num_res_blocks=1",
+    "model.params.first_stage_config.params.ddconfig.ch=32",
+)
+
+
+class EinsumAttention:
+    """Attention as the released code has it: all scores in memory, nothing kept between steps."""
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, **_) -> Tensor:
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            split_heads(layer(x), attn.heads).flatten(0, 1).contiguous()
+            for layer, x in (
+                (attn.to_q, hidden_states),
+                (attn.to_k, context),
+                (attn.to_v, context),
+            )
+        )
+        scores = torch.einsum("bid,bjd->bij", query, key) * attn.scale
+        mixed = torch.einsum("bij,bjd->bid", scores.softmax(dim=-1), value)
+        mixed = mixed.unflatten(0, (-1, attn.heads)).transpose(1, 2).flatten(2)
+        return attn.to_out[0](mixed)
+
+
+class Sides:
+    """One model with its two ways to denoise; each call of a side sets its attention first."""
+
+    def __init__(self, model: LegoModel, inference):
+        self.model, self.inference = model, inference
+        self.einsum = EinsumAttention()
+        self.usual = dict(model.unet.attn_processors)
+
+    def plain_denoiser(self, conditioning: Conditioning) -> Denoiser:
+        """The released classifier-free guidance, for one picture."""
+        model, zeros = self.model, torch.zeros_like(conditioning.image_latents)
+        uncond = conditioning.uncond_context
+        context = torch.cat([conditioning.context, uncond, uncond])
+        images = torch.cat([conditioning.image_latents, conditioning.image_latents, zeros])
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            x_in = torch.cat([torch.cat([x / (sigma**2 + 1) ** 0.5] * 3), images], dim=1)
+            t = model.schedule.timestep(sigma).to(x.device).expand(3)
+            eps = model.unet(x_in, t, context).sample.float()
+            cond, image, none = (x - sigma * part for part in eps.chunk(3))
+            return none + TEXT * (cond - image) + IMAGE * (image - none)
+
+        return denoise
+
+    @torch.no_grad()
+    def plain_picture(self, sample: dict) -> Tensor:
+        model, device = self.model, self.model.device
+        self.model.unet.set_attn_processor(self.einsum)
+        with autocast(device, self.inference.precision):
+            conditioning = model.conditioning(
+                sample["pixels"][None].to(device),
+                [sample["prompt"]],
+                sample["image_features"][None].to(device),
+                sample["text_features"][None].to(device),
+            )
+            sigmas = model.schedule.sampling_sigmas(self.inference.steps).to(device)
+            shape = conditioning.image_latents.shape
+
+            def noise(_: int) -> Tensor:
+                return torch.randn(shape, device=device)
+
+            denoise = self.plain_denoiser(conditioning)
+            latents = sample_euler_ancestral(denoise, noise(0) * sigmas[0], sigmas, noise)
+            decoded = model.decode(latents)[0]
+        model.unet.set_attn_processor(dict(self.usual))
+        return decoded
+
+
+def build(arguments: argparse.Namespace, inference: Sequence[str]) -> tuple[LegoModel, object]:
+    overrides = [f"inference.{line}" for line in inference]
+    overrides += TINY if arguments.size == "tiny" else ()
+    config = load_config(GenerateConfig, [], overrides)
+    torch.manual_seed(0)
+    model = LegoModel(config.model.params).eval().requires_grad_(False).to(arguments.device)
+    # Any ids do: the vocabulary is not needed to measure.
+    model.tokenize = lambda prompts: torch.full((len(prompts), 77), 49407)
+    return model, config
+
+
+def made_up(model: LegoModel, batch: int) -> Conditioning:
+    """Random conditioning of real shape: 410 rows of 768, latents of 256 x 256 pixels."""
+    settings, device = model.config.conditioner, model.device
+    rows = 77 + settings.image_rows + settings.text_rows
+    width = model.config.unet_config.params.context_dim
+    return Conditioning(
+        torch.randn(batch, rows, width, device=device),
+        torch.randn(1, rows, width, device=device),
+        torch.randn(batch, *model.latent_shape(256), device=device),
+    )
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    if device.type != "cuda":
+        begun = time.process_time()
+        call()
+        return time.process_time() - begun
+    torch.cuda.synchronize()
+    begun = time.perf_counter()
+    call()
+    torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
+@torch.no_grad()
+def measure_steps(sides: Sides, batch: int, repeats: int) -> dict:
+    """Seconds a picture of one denoising step, of both sides in turns; and of the held context."""
+    model, device, schedule = sides.model, sides.model.device, sides.model.schedule
+    sigma, conditioning = torch.tensor(3.7), made_up(model, batch)
+    one = Conditioning(
+        conditioning.context[:1], conditioning.uncond_context, conditioning.image_latents[:1]
+    )
+    x = torch.randn_like(conditioning.image_latents) * sigma
+    guidance = guidance_branches(conditioning, TEXT, IMAGE)
+    plain, ours, results = [], [], []
+    with autocast(device, sides.inference.precision):
+
+        def hold() -> None:
+            with model.predictor(guidance.contexts, guidance.rows):
+                pass
+
+        held = seconds(hold, device)
+        for turn in range(repeats + 1):  # the first one warms up
+            model.unet.set_attn_processor(sides.einsum)
+            denoise = sides.plain_denoiser(one)
+            plain.append(seconds(lambda: results.append(denoise(x[:1], sigma)), device))  # noqa: B023
+            model.unet.set_attn_processor(dict(sides.usual))
+            with model.predictor(guidance.contexts, guidance.rows) as predict:
+                denoise = guided_denoiser(predict, schedule, guidance)
+                ours.append(seconds(lambda: results.append(denoise(x, sigma)), device))  # noqa: B023
+                if turn == 0:
+                    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+                        denoise(x, sigma)
+    difference = (results[0] - results[1][:1]).abs().max() / results[0].abs().max()
+    plain_step = statistics.median(plain[1:])
+    own_step = statistics.median(ours[1:]) / batch
+    return {
+        "plain_step_s": plain_step,
+        "step_s": own_step,
+        "step_ratio": own_step / plain_step,
+        "held_context_s": held / batch,
+        "plain_all_s": plain[1:],
+        "step_all_s": [value / batch for value in ours[1:]],
+        "largest_relative_difference": float(difference),
+        "step_gflop": counter.get_total_flops() / 1e9 / batch,
+    }
+
+
+def matmul_gflops(device: torch.device, precision: str) -> float:
+    """Measured peak of matrix products on this device, in the precision of the run."""
+    size, repeats = (8192, 20) if device.type == "cuda" else (2048, 3)
+    a = torch.randn(size, size, device=device, dtype=DTYPES[precision])
+    a @ a
+    taken = min(seconds(lambda: a @ a, device) for _ in range(repeats))
+    return 2 * size**3 / taken / 1e9
+
+
+def measure_pictures(sides: Sides, count: int, batch: int) -> dict:
+    """Whole pictures a second, encoding to decoding, of both sides."""
+    model, inference, device = sides.model, sides.inference, sides.model.device
+    settings = model.config.conditioner
+    sample = {
+        "pixels": torch.rand(3, 256, 256) * 2 - 1,
+        "prompt": "x",
+        "image_features": torch.randn(settings.image_rows, settings.feature_dim),
+        "text_features": torch.randn(settings.text_rows, settings.feature_dim),
+    }
+    batches = max(1, count // batch)
+    samples, names = [sample] * batch, [("clip", str(i)) for i in range(batch)]
+
+    def ours() -> None:
+        generate_batch(model, samples, names, inference, IMAGE, TEXT)
+
+    ours()  # compiles, picks kernels
+    own = seconds(lambda: [ours() for _ in range(batches)], device) / (batches * batch)
+    plain = seconds(lambda: sides.plain_picture(sample), device)
+    return {
+        "plain_pictures_per_s": 1 / plain,
+        "pictures_per_s": 1 / own,
+        "pictures_ratio": plain / own,
+    }
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        description="Measure sampling against a plain loop as released; prints JSON.",
+        epilog="example: python bench/sampling.py --device cuda --batch 16 --pictures 32 "
+        "compile=true",
+    )
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--size", choices=("full", "tiny"), default="full")
+    parser.add_argument("--batch", type=int, default=1, help="of this project's side")
+    parser.add_argument("--repeats", type=int, default=3, help="timed denoising steps")
+    parser.add_argument("--pictures", type=int, default=0, help="whole pictures; 0: steps only")
+    parser.add_argument("--steps", type=int, default=100, help="of whole pictures")
+    parser.add_argument("inference", nargs="*", help="keys of inference, as channels_last=true")
+    arguments = parser.parse_intermixed_args(argv)
+    torch.set_num_threads(1)
+    model, config = build(arguments, [*arguments.inference, f"steps={arguments.steps}"])
+    inference = config.inference
+    prepare(model, inference)
+    sides = Sides(model, inference)
+    precision = resolved_precision(arguments.device, inference.precision)
+    found = measure_steps(sides, arguments.batch, arguments.repeats)
+    peak = matmul_gflops(arguments.device, precision)
+    found["matmul_peak_gflops"] = peak
+    found["share_of_peak"] = found["step_gflop"] / found["step_s"] / peak
+    if arguments.pictures:
+        found |= measure_pictures(sides, arguments.pictures, arguments.batch)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if arguments.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated() / 2**30
+    settings = {name: str(value) for name, value in vars(arguments).items()}
+    print(json.dumps(settings | {"precision": precision, "peak_gib": memory} | found, indent=1))
+
+
+if __name__ == "__main__":
+    run_command(main)

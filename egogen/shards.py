@@ -105,28 +105,29 @@ class ShardWriter:
         """All of `items`, or on a failure none, in a file of their own."""
         if not items:
             return
-        self.pieces[self._add(items)] = len(items)
+        latest = max([int(path.name[:19]) for path in self.pieces], default=0)
+        stamp = max(time.time_ns(), latest + 1)  # clocks may be set back
+        path = self.root / f"{stamp:019d}-{self.writer}.safetensors"
+        _save(path, items)
+        self.pieces[path] = len(items)
         if sum(self.pieces.values()) >= self.shard:
             self.join()
 
-    def _add(self, items: Mapping[str, np.ndarray]) -> Path:
-        latest = max([path.name[:19] for path in self.pieces], default="0")
-        stamp = max(time.time_ns(), int(latest) + 1)  # clocks may be set back
-        path = self.root / f"{stamp:019d}-{self.writer}.safetensors"
-        with atomic_path(path) as temporary:
-            save_file({name: np.ascontiguousarray(rows) for name, rows in items.items()}, temporary)
-        return path
-
     def join(self) -> None:
-        """One file in place of all small ones."""
-        if len(self.pieces) < 2:
-            self.pieces = {path: n for path, n in self.pieces.items() if n < self.shard}
-            return
-        together = {}
-        for path in sorted(self.pieces):
-            handle = _open(path)
-            together |= {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-        joined = self._add(together)
-        for path in self.pieces:
-            path.unlink()
-        self.pieces = {joined: len(together)} if len(together) < self.shard else {}
+        """One file in place of all small ones, under the name of the latest of them."""
+        *older, latest = sorted(self.pieces) or [None]
+        if older:
+            together = {}
+            for path in [*older, latest]:
+                handle = _open(path)
+                together |= {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            _save(latest, together)
+            for path in older:
+                path.unlink()
+            self.pieces = {latest: len(together)}
+        self.pieces = {path: n for path, n in self.pieces.items() if n < self.shard}
+
+
+def _save(path: Path, items: Mapping[str, np.ndarray]) -> None:
+    with atomic_path(path) as temporary:
+        save_file({name: np.ascontiguousarray(rows) for name, rows in items.items()}, temporary)

@@ -40,7 +40,7 @@ class BlockLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         length = self.keys.shape[2]
-        self._buffers = [buffer[indices] for buffer in self._buffers]
+        self._buffers = [buffer[indices.to(buffer.device)] for buffer in self._buffers]
         self._view(length)
 
     def _view(self, length: int) -> None:

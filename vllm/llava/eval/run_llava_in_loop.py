@@ -10,7 +10,8 @@ from egogen.errors import EgoGenError, run_command
 from egogen.features import LAYOUTS
 from llava.decoding import SAMPLINGS, TOP_K, Decoding
 from llava.description_loop import Job, run
-from llava.labels import DATASETS, QUERY, STYLES, check_query, dataset_of
+from llava.eval.model_arguments import add_label_arguments, add_model_arguments, load_asked
+from llava.labels import check_query, dataset_of
 
 EXAMPLE = """example:
   python -m llava.eval.run_llava_in_loop --model-path runs/vllm \\
@@ -28,11 +29,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_model_arguments(parser)
+    add_label_arguments(parser)
     add = parser.add_argument
-    add("--model-path", required=True, help="folder of the tuned model")
     add("--image-dir", required=True, type=Path, help="frame folder of the split")
     add("--action-label", required=True, type=Path, help="action file of the split")
-    add("--query", default=QUERY, help="question with one {} for the action (default: %(default)s)")
     add("--save-path", required=True, type=Path, help="folder of the result file")
     add("--save-image-feature-path", type=Path, help="root of the image features (none: not saved)")
     add("--save-text-feature-path", type=Path, help="root of the text features (none: not saved)")
@@ -55,12 +56,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default="per-sample",
         help="released: one stream of draws a process, one frame at a time; nothing is resumed",
     )
-    add("--dataset", choices=DATASETS, help="label convention (default: from the file's name)")
-    add("--label-style", choices=STYLES, default="parsed", help="how labels become verb phrases")
-    add("--dtype", default="auto", choices=("auto", "float32", "float16", "bfloat16"))
-    add("--attn", default="sdpa", choices=("sdpa", "eager", "flash_attention_2"))
-    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU when there is one)")
-    add("--vision-tower", help="folder with the vision tower when the checkpoint lacks it")
     args = parser.parse_args(argv)
     for name, least in (("batch_size", 1), ("top_k", 1), ("max_new_tokens", 1), ("temperature", 0)):
         if getattr(args, name) < least:
@@ -87,16 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         label_style=args.label_style,
         settings=Decoding(args.temperature, args.top_k, args.max_new_tokens, args.sampling),
     )
-    from llava.checkpoint import load  # slow to import: bad arguments are told first
-
-    loaded = load(
-        args.model_path,
-        dtype=args.dtype,
-        attn=args.attn,
-        device=args.device,
-        vision_tower=args.vision_tower,
-    )
-    return run(job, loaded)
+    return run(job, load_asked(args))
 
 
 if __name__ == "__main__":

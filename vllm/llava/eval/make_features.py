@@ -1,0 +1,110 @@
+"""Make the features of texts that are already there, by one teacher-forced pass a batch.
+
+Whatever wrote the descriptions, their features can be made, or made again with another layout or
+model, from the JSON alone: an action file that holds them, or the merged results beside the action
+file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from egogen.actions import DESCRIPTION_KEY, read_actions
+from egogen.atomic import read_json
+from egogen.errors import EgoGenError, run_command
+from egogen.features import LAYOUTS
+from llava.description_loop import Job, run
+from llava.engine import given_texts
+from llava.eval.model_arguments import add_label_arguments, add_model_arguments, load_asked
+from llava.labels import check_query, dataset_of
+
+RESULT_KEY = "description"  # the field of the description loop's own results
+EXAMPLE = """example:
+  python -m llava.eval.make_features --model-path runs/vllm \\
+      --image-dir data/EgoGen/ego4d.fho/val --descriptions data/ego4d_val.json \\
+      --save-image-feature-path runs/features/image/val \\
+      --save-text-feature-path runs/features/text/val --feature-layout compact
+The same command again continues where it was stopped."""
+
+
+def read_texts(path: Path, action_label: Path, key: str | None) -> dict[tuple[str, str], str]:
+    """(clip, action) -> description of every entry of the action file.
+
+    Raises EgoGenError when one has none under `key` (None: where either kind of file has it).
+    """
+    data, texts, missing = read_json(path), {}, []
+    keys = [key] if key else [DESCRIPTION_KEY, RESULT_KEY]
+    for entry in read_actions(action_label):
+        fields = data
+        for name in (entry.clip, entry.action_id):
+            fields = fields.get(name, {}) if isinstance(fields, dict) else {}
+        found = [fields[k] for k in keys if isinstance(fields, dict) and fields.get(k)]
+        if found and isinstance(found[0], str) and found[0].strip():
+            texts[entry.clip, entry.action_id] = found[0]
+        else:
+            missing.append(entry.key)
+    if missing:
+        raise EgoGenError(
+            f"{path}: {len(missing)} of {len(missing) + len(texts)} entries of {action_label} have "
+            f"no text under {' or '.join(keys)}, first {missing[0]}"
+        )
+    return texts
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m llava.eval.make_features",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_model_arguments(parser)
+    add_label_arguments(parser)
+    add = parser.add_argument
+    add("--image-dir", required=True, type=Path, help="frame folder of the split")
+    add("--descriptions", required=True, type=Path, help="JSON with the texts")
+    add("--action-label", type=Path, help="action file of the split (default: --descriptions)")
+    add("--key", help="field of the text (default: that of action files or of merged results)")
+    add("--save-image-feature-path", type=Path, help="root of the image features (none: not made)")
+    add("--save-text-feature-path", type=Path, help="root of the text features (none: not made)")
+    add("--feature-layout", choices=LAYOUTS, default="released")
+    add("--num-chunks", type=int, default=1)
+    add("--chunk-idx", type=int, default=1, help="1 to the number of chunks")
+    add("--batch-size", type=int, default=8)
+    args = parser.parse_args(argv)
+    if args.batch_size < 1:
+        raise EgoGenError(f"--batch-size {args.batch_size}: expected at least 1")
+    if not (args.save_image_feature_path or args.save_text_feature_path):
+        raise EgoGenError("nothing to make: expected --save-image-feature-path or the one for text")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
+    action_label = args.action_label or args.descriptions
+    texts = read_texts(args.descriptions, action_label, args.key)
+    job = Job(
+        image_dir=args.image_dir,
+        action_label=action_label,
+        dataset=args.dataset or dataset_of(action_label),
+        save_path=None,
+        image_feature_path=args.save_image_feature_path,
+        text_feature_path=args.save_text_feature_path,
+        feature_layout=args.feature_layout,
+        query=check_query(args.query),
+        num_chunks=args.num_chunks,
+        chunk_idx=args.chunk_idx,
+        batch_size=args.batch_size,
+        label_style=args.label_style,
+    )
+    loaded = load_asked(args)
+    digest = hashlib.sha256("\0".join(f"{k}{t}" for k, t in sorted(texts.items())).encode())
+    origin = {"texts": digest.hexdigest()[:16]}
+    return run(job, loaded, engine=given_texts(loaded, texts), origin=origin)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -8,6 +8,7 @@ source scripts/environment.sh
 missing=()
 command -v chromium >/dev/null || missing+=(chromium)  # the report's tests open it in a browser
 command -v zip >/dev/null || missing+=(zip)            # split archives
+command -v sbatch >/dev/null || missing+=(slurm-wlm munge)  # the job scripts run on a Slurm of their own
 if [ "${#missing[@]}" != 0 ] && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
   apt-get update -qq && apt-get install -y -qq "${missing[@]}" >/dev/null
 fi

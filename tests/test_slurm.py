@@ -1,0 +1,232 @@
+"""The job scripts on a real Slurm, and what they say before they submit."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slurm_cluster
+import torch
+from omegaconf import OmegaConf
+from small_dataset import write_split
+from small_training import CONFIG, write_run
+from vllm_tiny import write_released
+
+from egogen import layout
+from egogen.actions import read_actions
+from egogen.features import read_feature
+
+PROJECT = Path(__file__).resolve().parents[1]
+CLIPS = 12
+SMALL_JOBS = {
+    "LEGO_GPUS": "0",
+    "LEGO_CPUS": "1",
+    "OMP_NUM_THREADS": "1",
+    "PYTHON": sys.executable,
+}
+
+
+def shell(*words: object, **environment: str) -> subprocess.CompletedProcess:
+    line = ["bash", *map(str, words)]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("LEGO_", "SLURM_"))}
+    return subprocess.run(
+        line, cwd=PROJECT, env=clean | environment, capture_output=True, text=True
+    )
+
+
+# --- without a cluster
+
+
+def describe_words(root: Path, model: Path, out: Path) -> list[object]:
+    return [
+        *("vllm/scripts/sbatch_inference.sh", "--model_path", model),
+        *("--image_dir", layout.frame_folder(root, "ego4d", "val")),
+        *("--action_label", layout.action_file(root, "ego4d", "val")),
+        *("--save_path", out / "described" / "val"),
+        *("--save_image_feature_path", out / "image"),
+        *("--save_text_feature_path", out / "text"),
+    ]
+
+
+def test_dry_run_prints_what_would_be_submitted(tmp_path):
+    write_split(tmp_path, "ego4d", "val")
+    words = describe_words(tmp_path, tmp_path, tmp_path / "out")
+    cluster = ["--account", "lab", "--partition", "gpu", "--qos", "high", "--time", "4:00:00"]
+    result = shell(*words, "--chunks", 3, *cluster, "--gpus", 2, "--dry-run", "--batch-size", 4)
+    assert result.returncode == 0, result.stderr
+    describe, merge = result.stderr.strip().splitlines()
+    for word in ("--array=1-3", "--account=lab", "--partition=gpu", "--qos=high"):
+        assert word in describe
+    assert "--time=4:00:00" in describe and "--gpus-per-node=2" in describe
+    assert "--num-chunks 3 --batch-size 4" in describe
+    assert "--dependency=afterany:DRY_RUN" in merge and "--gpus" not in merge
+    assert not (tmp_path / "out").exists()
+
+
+def test_everything_missing_is_named_at_once(tmp_path):
+    result = shell("vllm/scripts/sbatch_inference.sh", "--model_path", tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: not given: image_dir action_label save_path")
+    words = describe_words(tmp_path / "nowhere", tmp_path / "none", tmp_path)
+    result = shell(*words)
+    assert result.returncode == 2 and result.stderr.count("nowhere") == 2
+    assert "model_path=" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["ego4d", "epickitchen"])
+def test_generation_jobs(name, tmp_path):
+    checkpoint = tmp_path / "X.ckpt"
+    result = shell(f"test_{name}.sh", checkpoint, "--dry-run")
+    assert result.returncode == 2 and f"no such file: {checkpoint}" in result.stderr
+    checkpoint.touch()
+    result = shell(f"test_{name}.sh", checkpoint, "--dry-run", "inference.steps=50")
+    assert result.returncode == 0, result.stderr
+    assert "--array=1-8" in result.stderr and "--n_chunk 8 inference.steps=50" in result.stderr
+    assert f"configs/generate_{name}.yaml" in result.stderr
+
+
+def test_training_job():
+    words = ["--name", "x", "--base", "configs/train_ego4d.yaml", "--train"]
+    result = shell("sbatch_inference/train.sh", "--nodes", 2, "--gpus", 8, "--dry-run", *words)
+    assert result.returncode == 0, result.stderr
+    assert "--nodes=2 --ntasks-per-node=8" in result.stderr
+    assert result.stderr.strip().endswith("--train lightning.trainer.num_nodes=2")
+
+
+def test_bad_values():
+    result = shell("sbatch_inference/submit.sh", "a", "b", "--chunks")
+    assert result.returncode == 2 and "--chunks needs a value" in result.stderr
+
+
+# --- on a cluster
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    why = slurm_cluster.missing()
+    if why:
+        pytest.skip(why)
+    with slurm_cluster.Cluster(tmp_path_factory.mktemp("slurm")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def described(cluster, tmp_path_factory):
+    """Both chunks described by array tasks, the first one killed and queued again on the way."""
+    root = tmp_path_factory.mktemp("pipeline")
+    write_split(root, "ego4d", "val", clips=CLIPS)
+    words = describe_words(root, write_released(root / "vllm"), root)
+    flags = ["--chunks", "2", "--batch-size", "1", "--max-new-tokens", "30", "--dataset", "ego4d"]
+    result = cluster.run(["bash", *map(str, words), *flags], **SMALL_JOBS)
+    array, merge = re.search(r"job (\d+), 2 chunks; merge: job (\d+)", result.stdout).groups()
+    first = read_actions(layout.action_file(root, "ego4d", "val"))[0].image_0
+    while not (root / "text" / Path(first).with_suffix(".npy")).exists():
+        assert cluster.states()[f"{array}_1"] in ("PENDING", "RUNNING"), logs("describe", array)
+        time.sleep(0.02)
+    cluster.run(["scontrol", "requeue", f"{array}_1"])
+    return root, cluster.wait_for(array), cluster.wait_for(merge), array, merge
+
+
+def logs(kind: str, job: str) -> str:
+    folder = PROJECT / ("logs/out" if kind == "generate" else "vllm/out/logs")
+    return "\n".join(path.read_text() for path in sorted(folder.glob(f"{kind}_{job}*.log")))
+
+
+@pytest.mark.slurm
+def test_descriptions_survive_a_requeue(cluster, described, tmp_path):
+    root, states, merged, array, merge = described
+    assert set(states.values()) == {"COMPLETED"}, logs("describe", array)
+    assert "attempt 2" in logs("describe", array)
+    assert set(merged.values()) == {"COMPLETED"}, logs("merge", merge)
+    result = subprocess.run(
+        [sys.executable, "-m", "llava.eval.run_llava_in_loop", "--model-path", root / "vllm"]
+        + ["--image-dir", layout.frame_folder(root, "ego4d", "val"), "--batch-size", "8"]
+        + ["--action-label", layout.action_file(root, "ego4d", "val"), "--dataset", "ego4d"]
+        + ["--save-path", tmp_path / "x" / "val", "--max-new-tokens", "30"]
+        + ["--save-image-feature-path", tmp_path / "image"]
+        + ["--save-text-feature-path", tmp_path / "text"],
+        env=dict(os.environ, PYTHONPATH=f"{PROJECT}:{PROJECT / 'vllm'}"),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    (undisturbed,) = (tmp_path / "x" / "val").glob("*_1.json")
+    assert json.loads((root / "described" / "val.json").read_text()) == json.loads(
+        undisturbed.read_text()
+    )
+    entries = read_actions(root / "described" / "val_actions.json")
+    assert len(entries) == 2 * CLIPS
+    for entry in entries:
+        for kind in ("image", "text"):
+            one, other = (read_feature(place / kind, entry.image_0) for place in (root, tmp_path))
+            np.testing.assert_allclose(one, other, atol=4e-3, rtol=2e-3)
+
+
+@pytest.mark.slurm
+def test_merge_job_says_which_chunks_are_missing(cluster, described, tmp_path):
+    root = described[0]
+    words = describe_words(root, tmp_path, tmp_path)  # a model that is none: every chunk fails
+    result = cluster.run(["bash", *map(str, words), "--chunks", "2"], **SMALL_JOBS)
+    array, merge = re.search(r"job (\d+), 2 chunks; merge: job (\d+)", result.stdout).groups()
+    assert set(cluster.wait_for(merge).values()) == {"FAILED"}
+    said = logs("merge", merge)
+    assert "chunks that did not succeed: 1 2" in said and "error:" in said
+    assert not (tmp_path / "described" / "val.json").exists()
+
+
+@pytest.mark.slurm
+def test_generation_and_metrics(cluster, described, tmp_path_factory):
+    from ldm.checkpoint import load_start
+    from ldm.config import TrainConfig, load_config
+    from ldm.model import LegoModel
+    from ldm.weights import Weights, to_own
+
+    root = tmp_path_factory.mktemp("stage2")
+    overrides = write_run(root)
+    config = load_config(TrainConfig, [str(CONFIG)], overrides)
+    torch.manual_seed(0)
+    model = LegoModel(config.model.params)
+    load_start(model, f"{root}/start.safetensors")
+    checkpoint = root / "X.ckpt"
+    torch.save({"state_dict": to_own(Weights(model.state_dict()))}, checkpoint)
+    words = [word for word in overrides if word.startswith("model.")]
+    words += [f"data.metadata_path={root}/ego4d_metadata.json", "data.params.res=32"]
+    words += [f"data.params.data_path={root}/EgoGen/ego4d.fho/val"]
+    words += [f"data.params.edit_path={root}/ego4d_val.json", "inference.steps=2"]
+    words.append("model.params.load_ema=false")
+    for kind in ("image", "text"):
+        words.append(f"data.params.additional_cond_path.llava_{kind}={root}/{kind}/val")
+    line = ["bash", "sbatch_inference/submit.sh", "configs/generate_mini.yaml", str(checkpoint)]
+    result = subprocess.run(
+        [*line, "--chunks", "2", *words],
+        env=cluster.environment | SMALL_JOBS,
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    array = re.search(r"job (\d+), 2 chunks", result.stdout).group(1)
+    assert set(cluster.wait_for(array).values()) == {"COMPLETED"}, logs("generate", array)
+    images = next((root / "X").glob("*/images"))
+    assert len(list(images.rglob("*.jpg"))) == 4
+    measure = [sys.executable, "metrics/all_metrics_in_one.py", "--dataset", "ego4d"]
+    measure += ["--gen_path", images, "--gt_path", root / "EgoGen/ego4d.fho/val_gt_for_metric"]
+    measure += ["--edit_file", root / "ego4d_val.json", "--llava_key", "llava_forecast_finetune"]
+    measure += ["--metrics", "psnr", "--out", root / "metrics"]
+    wrapped = " ".join(map(str, measure))
+    sbatch = ["sbatch", "--parsable", f"--output={root}/metrics.log", f"--chdir={PROJECT}"]
+    job = cluster.run([*sbatch, f"--wrap={wrapped}"]).stdout.strip()
+    assert set(cluster.wait_for(job).values()) == {"COMPLETED"}, (root / "metrics.log").read_text()
+    assert list((root / "metrics").rglob("metric.json"))
+
+
+def test_configs_of_the_jobs_exist():
+    for name in ("ego4d", "epickitchen"):
+        assert OmegaConf.load(PROJECT / "configs" / f"generate_{name}.yaml")

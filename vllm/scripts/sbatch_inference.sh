@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Describe a split on a Slurm cluster: one array job with a task a chunk, then a job that merges the
+# chunks when all have succeeded. Paths are environment variables or arguments:
+#
+#   bash vllm/scripts/sbatch_inference.sh --model_path M --image_dir I --action_label A \
+#       --save_path S --save_image_feature_path F --save_text_feature_path T [--chunks 5] [FLAGS ...]
+#
+# model_path               tuned weights
+# image_dir                frames of the split
+# action_label             its action file
+# save_path                folder of the descriptions; merged: SAVE_PATH.json, and for stage 2
+#                          SAVE_PATH_actions.json
+# save_image_feature_path, save_text_feature_path   roots of the features
+#
+# FLAGS (--batch-size 16 ...) go to llava.eval.run_llava_in_loop. Options of the cluster (--account,
+# --partition, --qos, --gpus, --time, --dry-run ...) stand in scripts/slurm.sh. Logs: vllm/out/logs.
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+source "$root/scripts/slurm.sh"
+
+names=(model_path image_dir action_label save_path save_image_feature_path save_text_feature_path)
+chunks=${CHUNKS:-5}
+flags=()
+while [ $# -gt 0 ]; do
+  name=${1#--}
+  if [[ " ${names[*]} chunks " == *" $name "* && $1 == --* ]]; then
+    [ $# -ge 2 ] || fail "$1 needs a value"
+    declare "$name=$2"; shift 2
+  else flags+=("$1"); shift; fi
+done
+missing=()
+for name in "${names[@]}"; do [ -n "${!name:-}" ] || missing+=("$name"); done
+[ "${#missing[@]}" = 0 ] || fail "not given: ${missing[*]} (as --NAME VALUE or environment variable)"
+absent=()
+for name in model_path image_dir action_label; do [ -e "${!name}" ] || absent+=("$name=${!name}"); done
+[ "${#absent[@]}" = 0 ] || fail "no such file or folder: ${absent[*]}"
+[[ $chunks =~ ^[1-9][0-9]*$ ]] || fail "--chunks $chunks: expected a number from 1"
+
+logs="$root/vllm/out/logs"
+mkdir -p "$logs"
+export LEGO_ROOT="$root"
+save_path=${save_path%/}
+array=$(submit --job-name=lego-describe "--array=1-$chunks" "--output=$logs/describe_%A_%a.log" \
+  "$root/vllm/scripts/sbatch_inference/inference_sbatch.sh" \
+  --model-path "$model_path" --image-dir "$image_dir" --action-label "$action_label" \
+  --save-path "$save_path" --save-image-feature-path "$save_image_feature_path" \
+  --save-text-feature-path "$save_text_feature_path" --num-chunks "$chunks" ${flags[@]+"${flags[@]}"})
+merge=$(LEGO_GPUS=0 submit --job-name=lego-merge "--dependency=afterany:$array" \
+  "--output=$logs/merge_%j.log" "$root/vllm/scripts/sbatch_inference/merge_sbatch.sh" "$array" \
+  "$save_path" --output "$save_path.json" \
+  --action-label "$action_label" --actions-output "${save_path}_actions.json")
+echo "describe: job $array, $chunks chunks; merge: job $merge; logs in $logs"

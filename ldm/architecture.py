@@ -30,6 +30,7 @@ def build_parts(params: DictConfig) -> dict[str, nn.Module]:
     dict, randomly initialised. Raises EgoGenError for sizes that do not fit one another.
     """
     unet = params.unet_config.params
+    _check_channels(params)
     parts = {
         "unet": build_unet(unet),
         "conditioner": build_conditioner(params.conditioner, unet.context_dim),
@@ -42,6 +43,25 @@ def build_parts(params: DictConfig) -> dict[str, nn.Module]:
             f"config: text encoder is {width} wide, expected unet context_dim={unet.context_dim}"
         )
     return parts
+
+
+def _check_channels(params: DictConfig) -> None:
+    """The UNet takes noisy latents and the source frame's, and gives latents."""
+    vae, channels = params.first_stage_config.params, params.channels
+    expected = {
+        "unet_config.params.in_channels": 2 * channels,
+        "unet_config.params.out_channels": channels,
+        "first_stage_config.params.embed_dim": channels,
+        "first_stage_config.params.ddconfig.z_channels": channels,
+    }
+    unet = params.unet_config.params
+    found = (unet.in_channels, unet.out_channels, vae.embed_dim, vae.ddconfig.z_channels)
+    for (name, wanted), value in zip(expected.items(), found, strict=True):
+        if value != wanted:
+            raise EgoGenError(
+                f"config: model.params.{name}={value}: expected {wanted}, as "
+                f"model.params.channels={channels}"
+            )
 
 
 def build_conditioner(params: DictConfig, context_dim: int) -> FeatureConditioner:
@@ -82,8 +102,6 @@ def build_unet(params: DictConfig) -> UNet2DConditionModel:
 
 def build_autoencoder(params: DictConfig, scale_factor: float) -> AutoencoderKL:
     layers = params.ddconfig
-    if list(layers.attn_resolutions):
-        raise EgoGenError("config: first_stage_config: attn_resolutions: expected an empty list")
     count = len(layers.ch_mult)
     return AutoencoderKL(
         in_channels=layers.in_channels,

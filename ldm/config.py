@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from egogen import EgoGenError
+from ldm.released_config import released_keys, translate
 from ldm.schema import AS_RELEASED, CHOICES, GenerateConfig, TrainConfig
 
 __all__ = ["GenerateConfig", "TrainConfig", "as_list", "load_config"]
@@ -31,6 +33,7 @@ def load_config(schema: type, paths: Sequence[str], overrides: Sequence[str] = (
             raise EgoGenError(f"command line: {override!r}: expected key=value")
         layer = OmegaConf.from_dotlist([override.lstrip("-")])
         layers.append((f"command line: {override}", layer))
+    layers = [(where, _translated(layer, where)) for where, layer in layers]
     config = _merge_all(OmegaConf.structured(schema), layers)
     if config.get("as_released"):
         config = _merge_all(_as_released(schema), layers)
@@ -38,11 +41,27 @@ def load_config(schema: type, paths: Sequence[str], overrides: Sequence[str] = (
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise EgoGenError(f"{', '.join(map(str, paths))}: {error}") from None
+    _check_values(config)
+    return config
+
+
+def _check_values(config: DictConfig) -> None:
     for key, allowed in CHOICES.items():
         value = OmegaConf.select(config, key)
         if value is not None and value not in allowed:
             raise EgoGenError(f"config: {key}={value!r}: expected one of {', '.join(allowed)}")
-    return config
+    place = "model.params.scheduler_config.params"
+    for name, values in OmegaConf.select(config, place).items():
+        if len(values) != 1:
+            raise EgoGenError(f"config: {place}.{name}={list(values)}: expected one value")
+
+
+def _translated(layer: DictConfig, where: str) -> DictConfig:
+    """In this project's keys; keys of the released code that do nothing here are told."""
+    content, lines = translate(OmegaConf.to_container(layer), where)
+    for line in lines:
+        print(f"note: {line}", file=sys.stderr)
+    return OmegaConf.create(content)
 
 
 def _merge_all(config: DictConfig, layers: list[tuple[str, DictConfig]]) -> DictConfig:
@@ -85,22 +104,13 @@ def _check_keys(config: Any, layer: DictConfig, where: str, prefix: str) -> None
         return  # free-form part, such as the trainer's arguments
     for key in layer:
         if key not in config:
-            near = difflib.get_close_matches(str(key), list(config), n=1, cutoff=0.0)
+            known = [*config, *released_keys(prefix)]
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
             hint = f"; did you mean {prefix + near[0]!r}?" if near else ""
             raise EgoGenError(f"{where}: unknown key {prefix + str(key)!r}{hint}")
-        if key == "target":
-            _check_target(config.target, layer.target, where, prefix)
         child = None if OmegaConf.is_missing(layer, key) else layer._get_node(key)
         if isinstance(child, DictConfig) and isinstance(child._value(), dict):
             _check_keys(config[key], child, where, f"{prefix}{key}.")
-
-
-def _check_target(known: str, given: str, where: str, prefix: str) -> None:
-    """Released files name classes; only those that this code stands in for are accepted."""
-    if given != known:
-        raise EgoGenError(
-            f"{where}: {prefix}target is {given!r}: expected {known!r} (or no target)"
-        )
 
 
 def as_list(value: Any) -> list[str]:

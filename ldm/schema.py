@@ -1,8 +1,8 @@
 """The typed configuration of stage 2, in the released layout. Defaults are the released values.
 
 The keys are those of the released YAML files (`model.params.ckpt_path`, `data.params.train.params.
-edit_path`, ...); keys of this project stand beside them. What released keys do here, and which do
-nothing, stands in `ldm.released_config`.
+edit_path`, ...); keys of this project stand beside them. Each one has its effect; released keys
+that have none here are listed in `ldm.released_config`.
 """
 
 from __future__ import annotations
@@ -31,22 +31,18 @@ class UNetParams:
     num_res_blocks: int = 2
     channel_mult: list[int] = _list(1, 2, 4, 4)
     num_heads: int = 8
-    use_spatial_transformer: bool = True
     transformer_depth: int = 1
     context_dim: int = 768
     use_checkpoint: bool = True
-    legacy: bool = False
 
 
 @dataclass
 class UNetConfig:
-    target: str = "ldm.modules.diffusionmodules.openaimodel.UNetModel"
     params: UNetParams = field(default_factory=UNetParams)
 
 
 @dataclass
 class AutoencoderLayers:
-    double_z: bool = True
     z_channels: int = 4
     resolution: int = 256
     in_channels: int = 3
@@ -54,21 +50,16 @@ class AutoencoderLayers:
     ch: int = 128
     ch_mult: list[int] = _list(1, 2, 4, 4)
     num_res_blocks: int = 2
-    attn_resolutions: list[int] = _list()
-    dropout: float = 0.0
 
 
 @dataclass
 class AutoencoderParams:
     embed_dim: int = 4
-    monitor: str = "val/rec_loss"
     ddconfig: AutoencoderLayers = field(default_factory=AutoencoderLayers)
-    lossconfig: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class AutoencoderConfig:
-    target: str = "ldm.models.autoencoder.AutoencoderKL"
     params: AutoencoderParams = field(default_factory=AutoencoderParams)
 
 
@@ -76,12 +67,10 @@ class AutoencoderConfig:
 class TextEncoderParams:
     version: str = "openai/clip-vit-large-patch14"  # hub name or folder: tokenizer + text model
     max_length: int = 77
-    device: str = "cpu"
 
 
 @dataclass
 class TextEncoderConfig:
-    target: str = "ldm.modules.encoders.modules.FrozenCLIPEmbedder"
     params: TextEncoderParams = field(default_factory=TextEncoderParams)
 
 
@@ -112,7 +101,6 @@ class LearningRateParams:
 
 @dataclass
 class LearningRateConfig:
-    target: str = "ldm.lr_scheduler.LambdaLinearScheduler"
     params: LearningRateParams = field(default_factory=LearningRateParams)
 
 
@@ -121,17 +109,8 @@ class ModelParams:
     ckpt_path: str | None = None
     linear_start: float = 0.00085
     linear_end: float = 0.012
-    num_timesteps_cond: int = 1
-    log_every_t: int = 200
     timesteps: int = 1000
-    first_stage_key: str = "edited"
-    cond_stage_key: str = "edit"
-    image_size: int = 32
-    aspect_ratio: float = 1.0
     channels: int = 4
-    cond_stage_trainable: bool = False
-    conditioning_key: str = "hybrid"
-    monitor: str = "val/loss_simple_ema"
     scale_factor: float = 0.18215
     use_ema: bool = True
     load_ema: bool = True
@@ -150,7 +129,6 @@ class ModelParams:
 class ModelConfig:
     base_learning_rate: float = 1e-4
     weight_decay: float = 0.01
-    target: str = "ldm.models.diffusion.ddpm_egogen.LatentDiffusion"
     params: ModelParams = field(default_factory=ModelParams)
 
 
@@ -164,21 +142,14 @@ class FeatureRoots:
 class DatasetParams:
     data_path: Any = MISSING_PATH
     edit_path: Any = MISSING_PATH
-    split: str = "train"
-    min_resize_res: int = 256
-    max_resize_res: int = 256
-    crop_res: int = 256
     res: int = 256
-    aspect_ratio: float = 1.0
     flip_prob: float = 0.0
     text_prompt_key: str = DESCRIPTION_KEY
-    additional_cross_attn: bool = True
     additional_cond_path: FeatureRoots = field(default_factory=FeatureRoots)
 
 
 @dataclass
 class DatasetConfig:
-    target: str = "egogen_dataset.EgoGenDataset"
     params: DatasetParams = field(default_factory=DatasetParams)
 
 
@@ -193,7 +164,6 @@ class DataParams:
 
 @dataclass
 class DataConfig:
-    target: str = "main.DataModuleFromConfig"
     params: DataParams = field(default_factory=DataParams)
 
 
@@ -201,12 +171,10 @@ class DataConfig:
 class ImageLoggerParams:
     batch_frequency: int = 2000  # optimizer steps
     max_images: int = 2
-    increase_log_steps: bool = False
 
 
 @dataclass
 class ImageLoggerConfig:
-    target: str = "main.ImageLogger"
     params: ImageLoggerParams = field(default_factory=ImageLoggerParams)
 
 
@@ -232,7 +200,6 @@ class LightningConfig:
 
 @dataclass
 class InferenceConfig:
-    output_path: str = "logs"
     steps: int = 100
     scales_img: list[Any] = _list(1.5)  # numbers; 2 and 2.0 name their folders as written
     scales_txt: list[Any] = _list(7.5)
@@ -261,7 +228,6 @@ class TrainConfig:
 @dataclass
 class GenerateDataConfig:
     metadata_path: str = MISSING_PATH
-    target: str = "egogen_dataset.EgoGenDatasetEval"
     params: DatasetParams = field(default_factory=DatasetParams)
 
 
@@ -292,5 +258,4 @@ CHOICES = {
     "inference.precision": ("auto", "fp32", "bf16", "fp16"),
     "lightning.logger": ("tensorboard", "wandb", "none"),
     "lightning.validation_draws": ("fixed", "random"),
-    "model.params.conditioning_key": ("hybrid",),
 }

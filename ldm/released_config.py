@@ -1,0 +1,182 @@
+"""Config files of the released code, as this project's: class paths, names, and what has no effect.
+
+Every key of the released files is either one of `ldm.schema`, where it has its effect, or stands in
+the tables here. `translate` is applied to each file and to each override before it is merged.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from egogen import EgoGenError
+
+ANY = object()
+
+# Where a class is named: {released class path: what stands in its place here}.
+CLASSES: dict[str, dict[str, str]] = {
+    "model": {"ldm.models.diffusion.ddpm_egogen.LatentDiffusion": "ldm.model.LegoModel"},
+    "model.params.unet_config": {
+        "ldm.modules.diffusionmodules.openaimodel.UNetModel": "diffusers.UNet2DConditionModel"
+    },
+    "model.params.first_stage_config": {
+        "ldm.models.autoencoder.AutoencoderKL": "diffusers.AutoencoderKL"
+    },
+    "model.params.cond_stage_config": {
+        "ldm.modules.encoders.modules.FrozenCLIPEmbedder": "transformers.CLIPTextModel"
+    },
+    "model.params.scheduler_config": {
+        "ldm.lr_scheduler.LambdaLinearScheduler": "ldm.training.rate_factor"
+    },
+    "data": {
+        "main.DataModuleFromConfig": "ldm.train.PairData",
+        "egogen_dataset.EgoGenDatasetEval": "ldm.data.read_condition",
+    },
+    "data.params.train": {"egogen_dataset.EgoGenDataset": "ldm.data.TrainingPairs"},
+    "data.params.validation": {"egogen_dataset.EgoGenDataset": "ldm.data.TrainingPairs"},
+    "lightning.callbacks.image_logger": {"main.ImageLogger": "ldm.callbacks.SamplePictures"},
+}
+
+
+@dataclass(frozen=True)
+class Unused:
+    """A key that is accepted and does nothing here."""
+
+    reason: str
+    only: Any = ANY  # the one value that says what is done anyway; others are refused
+    told: bool = False  # print a line: somebody may count on it
+
+
+UNET = "model.params.unet_config.params."
+VAE = "model.params.first_stage_config.params."
+WITHOUT_EFFECT: dict[str, Unused] = {
+    "model.params.num_timesteps_cond": Unused("the condition is never noised", 1),
+    "model.params.log_every_t": Unused("no pictures of single denoising steps are logged"),
+    "model.params.first_stage_key": Unused("the target frame is what is diffused", "edited"),
+    "model.params.cond_stage_key": Unused("frame and text are the condition", "edit"),
+    "model.params.image_size": Unused("latents have the size that data.*.res gives"),
+    "model.params.aspect_ratio": Unused("frames are squeezed to squares", 1.0),
+    "model.params.cond_stage_trainable": Unused("the text tower is frozen", False),
+    "model.params.conditioning_key": Unused("frame in channels, text in attention", "hybrid"),
+    "model.params.monitor": Unused("no checkpoint is chosen by a measure", told=True),
+    UNET + "use_spatial_transformer": Unused("levels that attend do so to the context", True),
+    UNET + "legacy": Unused("heads have channels / num_heads values each", False),
+    # Arguments of the released class that no released file gives, at its defaults.
+    UNET + "dropout": Unused("the UNet has none", 0),
+    UNET + "conv_resample": Unused("sizes change by convolutions", True),
+    UNET + "dims": Unused("pictures have two dimensions", 2),
+    UNET + "num_classes": Unused("there are no classes", None),
+    UNET + "use_fp16": Unused("see inference.precision and lightning.trainer.precision", False),
+    UNET + "num_head_channels": Unused("num_heads decides", -1),
+    UNET + "num_heads_upsample": Unused("num_heads decides", -1),
+    UNET + "use_scale_shift_norm": Unused("the timestep is added", False),
+    UNET + "resblock_updown": Unused("sizes change in layers of their own", False),
+    UNET + "use_new_attention_order": Unused("a matter of layout alone", False),
+    UNET + "n_embed": Unused("latents are continuous", None),
+    VAE + "monitor": Unused("the autoencoder is not trained"),
+    VAE + "lossconfig": Unused("the autoencoder is not trained"),
+    VAE + "ddconfig.dropout": Unused("the autoencoder is not trained"),
+    VAE + "ddconfig.double_z": Unused("the encoder gives mean and variance", True),
+    VAE + "ddconfig.attn_resolutions": Unused("attention in the middle alone", []),
+    "model.params.cond_stage_config.params.device": Unused("all networks are on one device"),
+    "dataset.split": Unused("the paths say which"),
+    "dataset.aspect_ratio": Unused("frames are squeezed to squares", 1.0),
+    "lightning.callbacks.image_logger.params.increase_log_steps": Unused(
+        "pictures are made every batch_frequency steps", False
+    ),
+    "inference.output_path": Unused(
+        "frames go beside the checkpoint, logs/X.ckpt -> logs/X/, as in the released code",
+        told=True,
+    ),
+}
+SIZES = ("min_resize_res", "max_resize_res", "crop_res")  # of frames, three keys for one number
+RENAMED = {"dataset": (*SIZES, "additional_cross_attn")}  # translated below
+
+
+def translate(layer: dict[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+    """A file or an override in the released keys -> in those of `ldm.schema`, and lines to print.
+
+    Keys that are known nowhere stay for the schema to refuse. Raises EgoGenError for a class path
+    that nothing stands in for, and for values that cannot be had here.
+    """
+    lines: list[str] = []
+    layer = _without_unused(layer, where, "", lines)
+    for path in ("data.params", "data.params.train.params", "data.params.validation.params"):
+        dataset = _at(layer, path)
+        if dataset is not None:
+            _translate_dataset(layer, dataset, where, path)
+    return layer, lines
+
+
+def _without_unused(node: dict, where: str, prefix: str, lines: list[str]) -> dict:
+    kept = {}
+    for key, value in node.items():
+        path = f"{prefix}{key}"
+        unused = WITHOUT_EFFECT.get(_generic(path))
+        if key == "target" and prefix.rstrip(".") in CLASSES:
+            _check_class(value, where, prefix.rstrip("."))
+        elif unused is None:
+            inside = isinstance(value, dict)
+            kept[key] = _without_unused(value, where, f"{path}.", lines) if inside else value
+        elif unused.only is not ANY and value != unused.only:
+            raise EgoGenError(
+                f"{where}: {path}={value!r}: expected {unused.only!r} ({unused.reason})"
+            )
+        elif unused.told:
+            lines.append(f"{where}: {path} has no effect: {unused.reason}")
+    return kept
+
+
+def _generic(path: str) -> str:
+    """Datasets stand in three places: their keys are looked up under "dataset."."""
+    return re.sub(r"^data\.params\.((train|validation)\.params\.)?", "dataset.", path)
+
+
+def _check_class(given: Any, where: str, place: str) -> None:
+    known = CLASSES[place]
+    if given not in known:
+        near = difflib.get_close_matches(str(given), list(known), n=1, cutoff=0.0)[0]
+        raise EgoGenError(
+            f"{where}: {place}.target is {given!r}, which nothing here stands in for; expected "
+            f"{near!r} (or no target)"
+        )
+
+
+def _at(layer: dict, path: str) -> dict | None:
+    node: Any = layer
+    for key in path.split("."):
+        node = node.get(key) if isinstance(node, dict) else None
+    return node if isinstance(node, dict) else None
+
+
+def _translate_dataset(layer: dict, dataset: dict, where: str, path: str) -> None:
+    """Three sizes -> `res`; `additional_cross_attn: false` -> conditioning variant "none"."""
+    sizes = {name: dataset.pop(name) for name in SIZES if name in dataset}
+    if len(set(sizes.values())) > 1:
+        raise EgoGenError(
+            f"{where}: {path}: {_listed(sizes)}: expected equal values, frames are not resized at "
+            "random"
+        )
+    if sizes and dataset.setdefault("res", next(iter(sizes.values()))) not in sizes.values():
+        raise EgoGenError(f"{where}: {path}: {_listed(sizes)} but res={dataset['res']}")
+    if dataset.pop("additional_cross_attn", True) is False:
+        model = layer.setdefault("model", {}).setdefault("params", {})
+        variant = model.setdefault("conditioner", {}).setdefault("variant", "none")
+        if variant != "none":
+            raise EgoGenError(
+                f"{where}: {path}.additional_cross_attn=False is conditioner.variant=none, but "
+                f"the variant is {variant!r}"
+            )
+
+
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def released_keys(prefix: str) -> list[str]:
+    """Names below `prefix` ("" or ending in ".") that only released files have, to suggest."""
+    place = _generic(prefix)
+    names = [path.removeprefix(place) for path in WITHOUT_EFFECT if path.startswith(place)]
+    return [name for name in names if "." not in name] + list(RENAMED.get(place.rstrip("."), ()))

@@ -1,0 +1,61 @@
+"""Checkpoints of stage 2 between the released form, this project's and a folder of diffusers.
+
+    python scripts/convert_checkpoint.py --config configs/generate_ego4d.yaml \\
+        --to diffusers ego4d_diffusion_with_vllm_feature.ckpt lego_ego4d
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+sys.path[:1] = [str(PROJECT)]
+
+import argparse  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+
+from egogen.errors import run_command  # noqa: E402
+from ldm.config import GenerateConfig, load_config  # noqa: E402
+from ldm.convert import FORMS, convert  # noqa: E402
+
+EPILOG = """\
+what each form holds:
+  released   .ckpt for the released code: all live weights, the UNet's average with its count of
+             updates, the noise schedule. The released code has no place for an average of the
+             conditioner: where there is one it stands in the conditioner's place, as the released
+             code generates with that, and the live conditioner stands under "live.", which it
+             ignores.
+  own        .ckpt of this project: all live weights and the average of whatever was trained, with
+             its count of updates. The noise schedule stands in the config.
+  diffusers  folder for ldm.pipeline.LegoPipeline: averages (live weights where there are none) as
+             the plain files, live weights of what was averaged as the variant "non_ema", the
+             tokenizer, the noise schedule as the scheduler's config.
+Converted to and fro, every weight comes back bit for bit. Optimizer and learning rate are in none
+of them: training starts from a converted file (model.params.ckpt_path), it does not continue.
+
+example:
+  python scripts/convert_checkpoint.py --config configs/generate_ego4d.yaml --to diffusers \\
+      ego4d_diffusion_with_vllm_feature.ckpt lego_ego4d
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description="Convert a checkpoint of stage 2; the form of the source is told by its names.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", help=".ckpt, .safetensors or folder")
+    parser.add_argument("target", help="what to write: .ckpt or folder, not there yet")
+    parser.add_argument("--to", required=True, choices=FORMS)
+    parser.add_argument("--config", required=True, help="YAML that the weights belong to")
+    parser.add_argument("overrides", nargs="*", help="dotted config keys, key=value")
+    options = parser.parse_intermixed_args(argv)
+    params = load_config(GenerateConfig, [options.config], options.overrides).model.params
+    print("\n".join(convert(options.source, options.target, options.to, params)))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from torch.utils.data import Dataset
 
 from egogen import EgoGenError
 from egogen.actions import ActionEntry, inside, read_actions
-from egogen.features import read_feature
+from egogen.features import INFO_FILE, open_store, read_info
+from egogen.projector import Projector, read_projector
 from egogen.seeds import stable_seed
 from ldm.conditioning import pad_text_rows
 from ldm.config import as_list
@@ -28,10 +31,46 @@ def _root(path: str, name: str) -> Path:
 
 
 def stack(samples: list[dict[str, Any]], name: str, device: torch.device) -> Tensor | None:
-    """One named tensor of all samples, or None when the variant has none."""
+    """One named tensor of all samples, float32, or None when the variant has none.
+
+    Image features as a compact store has them go through its projector.
+    """
     if name not in samples[0]:
         return None
-    return torch.stack([sample[name] for sample in samples]).to(device)
+    batch: dict[str, Any] = {name: torch.stack([sample[name] for sample in samples]).to(device)}
+    if name == "image_features" and STORE in samples[0]:
+        batch[STORE] = [sample[STORE] for sample in samples]
+    return project(batch)[name].float()
+
+
+@lru_cache(maxsize=8)
+def _projector(root: str, device: torch.device) -> Projector:
+    return read_projector(root).to(device)
+
+
+@torch.no_grad()
+def project(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch with its features as the conditioner takes them: float32, pictures (B, I, D).
+
+    Compact stores give (B, I, vision width) and, under STORE, the folder of each sample's store,
+    whose projector is applied here, on the device.
+    """
+    batch = dict(batch)
+    stores = batch.pop(STORE, None)
+    for name in ("image_features", "text_features"):
+        if name in batch:
+            batch[name] = batch[name].float()
+    if stores:
+        rows, names = batch["image_features"], sorted(set(stores))
+        found = _projector(names[0], rows.device)(rows)
+        for name in names[1:]:
+            here = torch.tensor([store == name for store in stores], device=rows.device)
+            found = torch.where(here[:, None, None], _projector(name, rows.device)(rows), found)
+        batch["image_features"] = found
+    return batch
+
+
+STORE = "image_store"  # folder of a compact store, beside image features that are not projected
 
 
 @dataclass(frozen=True)
@@ -65,31 +104,76 @@ def locate_entries(data: DictConfig) -> list[Located]:
     return located
 
 
+def check_stores(located: Sequence[Located], conditioner: DictConfig) -> None:
+    """What stores say about themselves against the config, before any work.
+
+    Raises EgoGenError when features are of another width or number of rows than the model takes,
+    or when image stores of different layouts or vision widths would meet in one batch.
+    """
+    kinds = {}
+    for item in located if conditioner.variant != "none" else ():
+        if conditioner.variant in ("image", "both"):
+            kinds[_root(item.image_root, "llava_image")] = "image"
+        if conditioner.variant in ("text", "both"):
+            kinds[_root(item.text_root, "llava_text")] = "text"
+    expected = {"width": ("feature_dim", conditioner.feature_dim)}
+    expected["rows"] = ("image_rows", conditioner.image_rows)
+    layouts = {}
+    for root, kind in kinds.items():
+        info = read_info(root)
+        for name, (key, value) in expected.items():
+            if info.get(name, value) != value:
+                raise EgoGenError(
+                    f"{root / INFO_FILE}: features with {name} {info[name]}, but the config has "
+                    f"model.params.conditioner.{key}={value}: not from the model it is meant for"
+                )
+        most = info.get("text_rows", conditioner.text_rows)
+        if kind == "text" and conditioner.text_rows > most:
+            raise EgoGenError(
+                f"{root / INFO_FILE}: holds the first {most} text rows, but the config has "
+                f"model.params.conditioner.text_rows={conditioner.text_rows}"
+            )
+        if kind == "image":
+            layouts[info.get("layout", "released"), info.get("vision_width")] = root
+    if len(layouts) > 1:
+        one, other = list(layouts.values())[:2]
+        raise EgoGenError(
+            f"{one} and {other}: image stores of different layout or vision width, expected one "
+            "kind in a run; convert one (python -m llava.eval.convert_features)"
+        )
+
+
 def to_features(
     image_rows: np.ndarray | None, text_rows: np.ndarray | None, conditioner: DictConfig
 ) -> dict[str, Tensor]:
     """(I, D), (n, D), None where the variant has none -> image_features (I, D) and text_features
-    (T, D), zero-padded or cut, float32.
+    (T, D), zero-padded or cut, in the precision that they have.
     """
     features = {}
     if image_rows is not None:
-        features["image_features"] = torch.from_numpy(image_rows).float()
+        features["image_features"] = torch.from_numpy(image_rows)
     if text_rows is not None:
-        rows = torch.from_numpy(text_rows).float()
+        rows = torch.from_numpy(text_rows)
         features["text_features"] = pad_text_rows(rows, conditioner.text_rows)
     return features
 
 
-def read_features(item: Located, conditioner: DictConfig) -> dict[str, Tensor]:
-    """What the conditioning variant uses, see `to_features`. Raises EgoGenError naming the file."""
-    width, image_rows, text_rows = conditioner.feature_dim, None, None
+def read_features(item: Located, conditioner: DictConfig) -> dict[str, Any]:
+    """What the conditioning variant uses, see `to_features`; half precision.
+
+    Image features of a compact store are (I, vision width) and come with STORE: `project` makes
+    them (I, D). Raises EgoGenError naming the file.
+    """
+    width, image_rows, text_rows, named = conditioner.feature_dim, None, None, {}
     if conditioner.variant in ("image", "both"):
-        root = _root(item.image_root, "llava_image")
-        image_rows = read_feature(root, item.entry.image_0, width, conditioner.image_rows)
+        store = open_store(_root(item.image_root, "llava_image"))
+        image_rows = store.stored(item.entry.image_0, width, conditioner.image_rows)
+        if store.projector is not None:
+            named = {STORE: str(store.root)}
     if conditioner.variant in ("text", "both"):
-        root = _root(item.text_root, "llava_text")
-        text_rows = read_feature(root, item.entry.image_0, width)
-    return to_features(image_rows, text_rows, conditioner)
+        store = open_store(_root(item.text_root, "llava_text"))
+        text_rows = store.stored(item.entry.image_0, width)
+    return {**to_features(image_rows, text_rows, conditioner), **named}
 
 
 def read_condition(item: Located, data: DictConfig, conditioner: DictConfig) -> dict[str, Any]:
@@ -125,6 +209,7 @@ class TrainingPairs(Dataset):
         self.timesteps, self.latent_shape, self.seed = model.timesteps, latent_shape, seed
         self.fixed, self.cache = fixed, cache
         self.located = locate_entries(data)
+        check_stores(self.located, self.conditioner)
 
     def __len__(self) -> int:
         return len(self.located)

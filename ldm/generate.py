@@ -17,7 +17,7 @@ from egogen.claims import claim
 from egogen.frames import read_rgb
 from egogen.progress import Progress
 from ldm.checkpoint import load_for_generation, read_weights
-from ldm.data import Located, locate_entries, read_condition, stack
+from ldm.data import Located, check_stores, locate_entries, read_condition, stack
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
 from ldm.noise import ProcessNoise, SampleNoise
 from ldm.pictures import to_picture, write_picture
@@ -187,6 +187,7 @@ def generate_chunk(
     """
     data, inference = config.data.params, config.inference
     items = floor_chunk(locate_entries(data), n_chunk, chunk_idx)
+    check_stores(items, config.model.params.conditioner)
     sizes = read_clip_sizes(config.data.metadata_path)
     for item in items:
         if item.entry.clip not in sizes:

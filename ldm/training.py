@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from egogen.seeds import stable_seed
+from ldm.data import project
 from ldm.ema import Average
 from ldm.model import FROZEN_PARTS, LegoModel
 from ldm.schedule import released_schedule
@@ -78,6 +79,9 @@ class LegoTraining(pl.LightningModule):
             for part in FROZEN_PARTS:
                 setattr(model, part, None)
 
+    def frozen_parts(self) -> list[nn.Module]:
+        return [self._frozen.get(part) or getattr(self.model, part) for part in FROZEN_PARTS]
+
     @contextmanager
     def encoders(self) -> Iterator[None]:
         """Inside, the frozen encoders are in the model and on its device."""
@@ -106,7 +110,7 @@ class LegoTraining(pl.LightningModule):
 
     def encode(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch of `TrainingPairs` -> what `LegoModel.training_loss` takes."""
-        batch = dict(batch)
+        batch = project(batch)
         source, edited = batch.pop("source"), batch.pop("edited")
         if source.shape[1] == 3:  # pixels; moments have twice the latent channels
             source, edited = self.model.encode_moments(torch.cat([source, edited])).chunk(2)

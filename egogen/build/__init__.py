@@ -1,0 +1,1 @@
+"""A dataset in the released layout from one's own videos and a table of actions."""

@@ -1,0 +1,54 @@
+"""What is wrong with a pair as an example of an action: nothing happens, or it is blurred."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+SIMILAR, BLURRED = "similar", "blurred"
+REASONS = (SIMILAR, BLURRED)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Below these a pair is reported."""
+
+    difference: float = 1.5
+    sharpness: float = 20.0
+
+    def broken_by(self, figures: dict[str, float]) -> list[str]:
+        """What is wrong with a pair of these figures (of `measure`)."""
+        wrong = [SIMILAR] if figures["difference"] < self.difference else []
+        return wrong + ([BLURRED] if figures["sharpness"] < self.sharpness else [])
+
+
+def grey(picture: Image.Image, width: int) -> np.ndarray:
+    """Greyscale in 0..255, float32, `width` wide at the picture's own aspect."""
+    height = max(round(picture.height * width / picture.width), 3)
+    small = picture.convert("L").resize((width, height), Image.Resampling.BOX)
+    return np.asarray(small, np.float32)
+
+
+def difference(source: Image.Image, target: Image.Image) -> float:
+    """Mean absolute difference of the two in grey levels, seen from afar (64 wide).
+
+    Brightness as a whole is taken out: a lamp that flickers is no action.
+    """
+    one, other = grey(source, 64), grey(target.resize(source.size), 64)
+    change = one - other
+    return float(np.abs(change - np.median(change)).mean())
+
+
+def sharpness(picture: Image.Image) -> float:
+    """Variance of the Laplacian at 256 wide, small when blurred (Pech-Pacheco et al. 2000)."""
+    p = grey(picture, 256)
+    laplacian = p[:-2, 1:-1] + p[2:, 1:-1] + p[1:-1, :-2] + p[1:-1, 2:] - 4 * p[1:-1, 1:-1]
+    return float(laplacian.var())
+
+
+def measure(source: Image.Image, target: Image.Image) -> dict[str, float]:
+    """{difference, sharpness (of the less sharp frame)}."""
+    sharp = min(sharpness(source), sharpness(target))
+    return {"difference": round(difference(source, target), 3), "sharpness": round(sharp, 3)}

@@ -1,0 +1,72 @@
+"""Contact sheets: every pair side by side with its label, those with something wrong marked."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from egogen.atomic import write_bytes
+from egogen.build.judge import Limits
+from egogen.build.write import Pair, build_folder
+from egogen.frames import read_rgb
+from egogen.layout import frame_folder
+
+COLUMNS, ROWS = 3, 6
+CELL, GAP, TEXT = (220, 140), 12, 34
+PAPER, INK, WRONG = "white", "#222222", "#b3261e"
+
+
+def write_sheets(
+    root: Path, dataset: str, pairs: Sequence[Pair], limits: Limits, pages: int
+) -> list[Path]:
+    """`ROOT/build/<dataset>/sheet_N.png`, at most `pages` of them; pairs to look at come first."""
+    ordered = sorted(
+        pairs, key=lambda pair: not limits.broken_by(pair.record)
+    )  # stable: table order within
+    written = []
+    for page in range(min(pages, -(-len(ordered) // (COLUMNS * ROWS)))):
+        group = ordered[page * COLUMNS * ROWS : (page + 1) * COLUMNS * ROWS]
+        encoded = io.BytesIO()
+        _sheet(root, dataset, group, limits).save(encoded, "PNG")
+        path = build_folder(root, dataset) / f"sheet_{page + 1}.png"
+        write_bytes(path, encoded.getvalue())
+        written.append(path)
+    return written
+
+
+def _sheet(root: Path, dataset: str, pairs: Sequence[Pair], limits: Limits) -> Image.Image:
+    width = 2 * CELL[0] + 4
+    height = CELL[1] + TEXT
+    rows = -(-len(pairs) // COLUMNS)
+    size = (COLUMNS * (width + GAP) + GAP, rows * (height + GAP) + GAP)
+    sheet = Image.new("RGB", size, PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for index, pair in enumerate(pairs):
+        left = GAP + index % COLUMNS * (width + GAP)
+        top = GAP + index // COLUMNS * (height + GAP)
+        folder = frame_folder(root, dataset, pair.row.split)
+        for place, name in enumerate((pair.image_0, pair.image_1)):
+            picture = ImageOps.contain(read_rgb(folder / name), CELL)
+            x = left + place * (CELL[0] + 4) + (CELL[0] - picture.width) // 2
+            sheet.paste(picture, (x, top + (CELL[1] - picture.height) // 2))
+        reasons = limits.broken_by(pair.record)
+        if reasons:
+            box = (left - 3, top - 3, left + width + 2, top + CELL[1] + 2)
+            draw.rectangle(box, outline=WRONG, width=3)
+        where = f"{pair.row.clip_id}/{pair.row.id} ({pair.row.split})"
+        below = ", ".join(reasons) + ": " + where if reasons else where
+        draw.text((left, top + CELL[1] + 3), _short(draw, pair.row.action, width, font), INK, font)
+        colour = WRONG if reasons else INK
+        draw.text((left, top + CELL[1] + 18), _short(draw, below, width, font), colour, font)
+    return sheet
+
+
+def _short(draw: ImageDraw.ImageDraw, text: str, width: int, font) -> str:
+    if draw.textlength(text, font) <= width:
+        return text
+    while text and draw.textlength(text + "...", font) > width:
+        text = text[:-1]
+    return text + "..."

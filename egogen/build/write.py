@@ -1,0 +1,206 @@
+"""Writing the dataset: frames pair by pair, then the files that name them.
+
+Besides the released layout, `ROOT/build/<dataset>/` holds what made it (made_by.json), a record a
+pair (pairs/<clip>/<id>.json), the table of all pairs with their figures (pairs.csv), and sheets.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from egogen.actions import DESCRIPTION_KEY
+from egogen.atomic import atomic_path, read_json, write_bytes, write_json, write_text
+from egogen.build.clips import find_clip, open_clip
+from egogen.build.judge import measure
+from egogen.build.table import Row, Timing
+from egogen.claims import claim
+from egogen.errors import EgoGenError
+from egogen.layout import GROUND_TRUTH, SPLITS, action_file, frame_folder, metadata_file
+from egogen.progress import Progress
+
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Request:
+    """What makes the pictures; another one asks for another folder."""
+
+    dataset: str  # whose layout and label style
+    timing: Timing = field(default_factory=Timing)
+    height: int | None = None  # of the frames; None: as in the video
+    fps: float | None = None  # of folders of frames
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A pair that has been written."""
+
+    row: Row
+    image_0: str
+    image_1: str
+    record: dict[str, Any]
+
+
+def build_folder(root: Path, dataset: str) -> Path:
+    return root / "build" / dataset
+
+
+def frame_name(row: Row, number: int) -> str:
+    return f"{row.clip_id}/{row.id}/frame_{number:010d}.jpg"
+
+
+def begin(root: Path, request: Request) -> None:
+    """Claim the folder. Raises EgoGenError when something else is there."""
+    record = build_folder(root, request.dataset) / "made_by.json"
+    if not record.exists() and frame_folder(root, request.dataset, "train").parent.exists():
+        raise EgoGenError(f"{root}: holds {request.dataset} frames that were not built here")
+    claim(record, asdict(request))
+
+
+def write_pairs(
+    root: Path, videos: Path, rows: Sequence[Row], request: Request
+) -> tuple[list[Pair], list[str]]:
+    """Write the missing pairs -> (all pairs in the order of `rows`, a line per one that failed)."""
+    places = _find_all(videos, rows)
+    done: dict[tuple[str, str], Pair] = {}
+    failures: list[str] = []
+    with Progress(len(rows), "build", "pairs") as bar:
+        for clip in dict.fromkeys(row.clip for row in rows):
+            group = sorted((row for row in rows if row.clip == clip), key=lambda row: row.start)
+            known = {row.id: pair for row in group if (pair := _finished(root, row, request))}
+            missing = [row for row in group if row.id not in known]
+            bar.update(len(known))
+            for row, pair in _clip_pairs(root, places[clip], missing, request):
+                if isinstance(pair, Pair):
+                    known[row.id] = pair
+                else:
+                    failures.append(f"{row.clip} {row.id}: {pair}")
+                bar.update()
+            done |= {(clip, name): pair for name, pair in known.items()}
+    return [done[row.clip, row.id] for row in rows if (row.clip, row.id) in done], failures
+
+
+def _find_all(videos: Path, rows: Iterable[Row]) -> dict[str, Path]:
+    """All clips are looked for before any work, and all that are missing are named."""
+    places, missing = {}, []
+    for clip in dict.fromkeys(row.clip for row in rows):
+        try:
+            places[clip] = find_clip(videos, clip)
+        except EgoGenError as error:
+            missing.append(str(error))
+    if missing:
+        raise EgoGenError("; ".join(missing))
+    return places
+
+
+def _clip_pairs(root: Path, place: Path, rows: Sequence[Row], request: Request):
+    """(row, Pair or what went wrong) for each row of one clip."""
+    if not rows:
+        return
+    try:
+        with open_clip(place, request.fps) as clip:
+            for row in rows:
+                try:
+                    yield row, _write_pair(root, clip, row, request)
+                except EgoGenError as error:
+                    yield row, str(error)
+    except EgoGenError as error:  # the clip as a whole
+        for row in rows:
+            yield row, str(error)
+
+
+def _write_pair(root: Path, clip, row: Row, request: Request) -> Pair:
+    before, at = row.times(request.timing)
+    source, target = clip.at(before), clip.at(at)
+    if source.number == target.number:
+        raise EgoGenError(f"{before:.2f} s and {at:.2f} s are the same frame, expected two")
+    record: dict[str, Any] = {"row": row.record(), "fps": clip.fps, "frames": []}
+    record |= measure(source.picture, target.picture)
+    record["width"], record["height"] = source.picture.size
+    names = [frame_name(row, frame.number) for frame in (source, target)]
+    for name, frame in zip(names, (source, target), strict=True):
+        picture = _scaled(frame.picture, request.height)
+        encoded = io.BytesIO()
+        picture.save(encoded, "JPEG", quality=JPEG_QUALITY)
+        write_bytes(frame_folder(root, request.dataset, row.split) / name, encoded.getvalue())
+        record["frames"].append(name)
+    write_json(_record_file(root, request, row), record)
+    return Pair(row, *names, record)
+
+
+def _scaled(picture: Image.Image, height: int | None) -> Image.Image:
+    if height is None or height == picture.height:
+        return picture
+    width = round(picture.width * height / picture.height)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _record_file(root: Path, request: Request, row: Row) -> Path:
+    folder = build_folder(root, request.dataset) / "pairs" / row.clip_id
+    return folder / f"{row.id}.json"
+
+
+def _finished(root: Path, row: Row, request: Request) -> Pair | None:
+    """The pair when it has been written for this very row and its frames are there."""
+    path = _record_file(root, request, row)
+    if not path.exists():
+        return None
+    record = read_json(path)
+    folder = frame_folder(root, request.dataset, row.split)
+    there = all((folder / name).is_file() for name in record["frames"])
+    if record["row"] != row.record() or not there:
+        return None
+    return Pair(row, *record["frames"], record)
+
+
+def write_dataset(root: Path, dataset: str, pairs: Sequence[Pair], kept: Sequence[Pair]) -> None:
+    """Action files, metadata and targets of val, of `kept` alone; the table of all pairs."""
+    metadata: dict[str, dict[str, Any]] = {}
+    actions: dict[str, dict[str, dict]] = {split: {} for split in SPLITS}
+    for pair in kept:
+        texts = {"action": pair.row.action}
+        if pair.row.description:
+            texts[DESCRIPTION_KEY] = pair.row.description
+        entry = {"image_0": pair.image_0, "image_1": pair.image_1, **texts}
+        actions[pair.row.split].setdefault(pair.row.clip_id, {})[pair.row.id] = entry
+        fields = {name: pair.record[name] for name in ("width", "height", "fps")}
+        metadata.setdefault(pair.row.clip_id, fields)
+    _write_targets(root, dataset, [pair for pair in kept if pair.row.split == "val"])
+    for split in SPLITS:
+        write_json(action_file(root, dataset, split), actions[split])
+    write_json(metadata_file(root, dataset), metadata)
+    names = {pair.row: "yes" for pair in kept}
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["clip", "id", "split", "action", "difference", "sharpness", "kept"])
+    for pair in pairs:
+        row, record = pair.row, pair.record
+        figures = (record["difference"], record["sharpness"], names.get(row, "no"))
+        table.writerow([row.clip_id, row.id, row.split, row.action, *figures])
+    write_text(build_folder(root, dataset) / "pairs.csv", text.getvalue())
+
+
+def _write_targets(root: Path, dataset: str, pairs: Sequence[Pair]) -> None:
+    """`val_gt_for_metric`: the targets of val and nothing else (FID takes every file there)."""
+    folder = frame_folder(root, dataset, GROUND_TRUTH)
+    wanted = {folder / pair.image_1: pair for pair in pairs}
+    for path in folder.rglob("*.jpg"):
+        if path not in wanted:
+            path.unlink()
+    for path, pair in wanted.items():
+        source = frame_folder(root, dataset, "val") / pair.image_1
+        if path.exists() and os.path.samefile(path, source):
+            continue
+        with atomic_path(path) as temporary:
+            try:
+                os.link(source, temporary)
+            except OSError:  # a file system without hard links
+                temporary.write_bytes(source.read_bytes())

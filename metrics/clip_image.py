@@ -32,15 +32,19 @@ def image_tower(state: Mapping[str, torch.Tensor], path) -> torch.nn.Module:
     return fill(tower, visual, path)
 
 
-@torch.inference_mode()
-def embeddings(tower: torch.nn.Module, pictures: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Pictures (3, H, W) in [0, 1], of any sizes -> unit vectors (n, 768), float32.
+def picture_inputs(pictures: Sequence[torch.Tensor], device) -> torch.Tensor:
+    """Pictures (3, H, W) in [0, 1], of any sizes -> (n, 3, 224, 224), normalised.
 
     Bicubic to 224 x 224 without crop, antialiasing or clamping, as the released script does.
     """
-    device = next(tower.parameters()).device
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
-    found = tower((squeezed(pictures, SIDE, "bicubic", device) - mean) / std)
+    return (squeezed(pictures, SIDE, "bicubic", device) - mean) / std
+
+
+@torch.inference_mode()
+def embeddings(tower: torch.nn.Module, pictures: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Pictures (3, H, W) in [0, 1], of any sizes -> unit vectors (n, 768), float32."""
+    found = tower(picture_inputs(pictures, next(tower.parameters()).device))
     return found / found.norm(dim=-1, keepdim=True)
 
 

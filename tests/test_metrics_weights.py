@@ -4,6 +4,10 @@ The weights are filled by a recipe instead of downloaded, so nothing but the ari
 """
 
 import json
+import os
+import subprocess
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +20,7 @@ from safetensors.torch import save_file
 from egogen.errors import EgoGenError
 from metrics import all_metrics_in_one, clip_image, frechet, perceptual
 from metrics.frame_pairs import find_pairs
-from metrics.pictures import read_pair, read_unresized
+from metrics.pictures import read_pair, read_unresized, squeezed
 from metrics.state_dicts import load_state_dict
 
 FOLDER = {"ego4d": "ego4d.fho", "epickitchen": "epickitchen"}
@@ -43,16 +47,36 @@ def weight_file(folder: Path, kind: str) -> Path:
     return folder / name
 
 
-@pytest.mark.parametrize("kind", ["squeeze", "alex", pytest.param("vgg", marks=pytest.mark.slow)])
-def test_lpips_as_released_and_as_defined(kind, tmp_path):
-    network = perceptual.network(kind, weight_file(tmp_path, kind))
-    for dataset in FOLDER:
-        pairs = pairs_of(dataset)
-        found = perceptual.distances(network, [read_pair(pair) for pair in pairs], "cpu")
+def check_lpips(kind: str, path: Path, datasets, count: int | None) -> None:
+    """Both ranges, the first `count` pairs; the layers' shares of the first one."""
+    network = perceptual.network(kind, path)
+    for dataset in datasets:
+        pairs = pairs_of(dataset)[:count]
+        pictures = [read_pair(pair) for pair in pairs]
+        found = perceptual.distances(network, pictures, "cpu")
         for place, variant in enumerate(("as_released", "scaled_to_minus1_1")):
             expected = golden("lpips")[dataset][variant][kind]["per_image"]
             for pair, values in zip(pairs, found, strict=True):
                 assert values[place] == pytest.approx(expected[pair.key], rel=1e-4)
+        with torch.inference_mode():
+            first, second = (picture[None] for picture in pictures[0])
+            _, layers = network(first, second, retperlayer=True)
+        shares = golden("lpips")[dataset]["as_released_per_layer_first_image"][kind]
+        assert [float(layer) for layer in layers] == pytest.approx(shares, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["squeeze", "alex"])
+def test_lpips_as_released_and_as_defined(kind, tmp_path):
+    check_lpips(kind, weight_file(tmp_path, kind), FOLDER, None)
+
+
+def test_lpips_vgg_of_one_pair(tmp_path):
+    check_lpips("vgg", weight_file(tmp_path, "vgg"), ["ego4d"], 1)
+
+
+@pytest.mark.slow
+def test_lpips_vgg_of_all_pairs(tmp_path):
+    check_lpips("vgg", weight_file(tmp_path, "vgg"), FOLDER, None)
 
 
 def test_frechet_distance_of_golden_features():
@@ -104,29 +128,53 @@ def test_fid_through_the_command_line(inception_file, tmp_path, capsys):
     assert "biased upwards" in capsys.readouterr().err
 
 
-def test_inception_pool_features(inception_file):
+@torch.inference_mode()
+def test_inception_layer_by_layer(inception_file):
     network = frechet.inception(inception_file)
     generated, target = read_unresized(pairs_of("ego4d")[0])
-    found = frechet.pool_features(network, [generated, target])
     arrays = np.load(DATA / "fid.npz")
+    found = frechet.pool_features(network, [generated, target])
     for row, side in zip(found, ("gen", "gt"), strict=True):
         np.testing.assert_allclose(row, arrays[f"ego4d_{side}_pool"][0], atol=1e-3)
+    block = 2 * squeezed([target], 299, "bilinear", "cpu") - 1
+    np.testing.assert_allclose(
+        block[0, :, ::13, ::13].numpy(), arrays["first_input_299_stride13"].squeeze(), atol=1e-5
+    )
+    for number in range(3):
+        block = network.blocks[number](block)
+        expected = arrays[f"first_block{number}_stride"].squeeze()
+        np.testing.assert_allclose(block[0, ::16, ::9, ::9].numpy(), expected, atol=1e-3)
+
+
+def check_clip(dataset: str, count: int, tower) -> None:
+    pairs = pairs_of(dataset)[:count]
+    arrays = np.load(DATA / "clip.npz")
+    for number, pair in enumerate(pairs):
+        found = clip_image.embeddings(tower, read_unresized(pair))
+        for row, side in zip(found, ("gen", "gt"), strict=True):
+            expected = arrays[f"{dataset}_{side}_features"][number]
+            np.testing.assert_allclose(row.numpy(), expected, atol=1e-4)
+        expected = golden("clip")[dataset]["per_image"][pair.key]
+        assert float(found[0] @ found[1]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_clip_as_released():
+    _, target = read_unresized(pairs_of("ego4d")[0])
+    inputs = clip_image.picture_inputs([target], "cpu")
+    expected = np.load(DATA / "clip.npz")["first_input_224_stride7"].squeeze()
+    np.testing.assert_allclose(inputs[0, :, ::7, ::7].numpy(), expected, atol=1e-5)
+    tower = clip_image.image_tower(state_dict("clip_vit_l14_visual"), "ViT-L-14.pt")
+    check_clip("ego4d", 1, tower)
 
 
 @pytest.mark.slow
-def test_clip_as_released(tmp_path):
-    path = tmp_path / "ViT-L-14.pt"
-    torch.save(state_dict("clip_vit_l14_visual"), path)
-    tower = clip_image.image_tower(path)
+def test_clip_of_all_pairs():
+    tower = clip_image.image_tower(state_dict("clip_vit_l14_visual"), "ViT-L-14.pt")
     for dataset in FOLDER:
-        pairs = pairs_of(dataset)
-        for pair in pairs[:2]:
-            first, second = clip_image.embeddings(tower, read_unresized(pair))
-            expected = golden("clip")[dataset]["per_image"][pair.key]
-            assert float(first @ second) == pytest.approx(expected, abs=1e-4)
+        check_clip(dataset, 6, tower)
 
 
-def test_weight_files_of_every_kind_and_none_runs_code(tmp_path):
+def test_weight_files_of_every_kind(tmp_path):
     state = {"a.weight": torch.arange(3.0), "n": torch.tensor(2)}
     wrapped = {f"module.{name}": value.clone() for name, value in state.items()}
     torch.save(state, tmp_path / "plain.pth")
@@ -143,19 +191,69 @@ def test_weight_files_of_every_kind_and_none_runs_code(tmp_path):
         assert found["a.weight"].dtype == torch.float32
         assert torch.equal(found["a.weight"], state["a.weight"])
 
-    class Evil:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "ran",))
-
-    torch.save({"a.weight": Evil()}, tmp_path / "evil.pth")
     (tmp_path / "cut.pth").write_bytes((tmp_path / "plain.pth").read_bytes()[:200])
     (tmp_path / "text.pth").write_text("<html>not found</html>")
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save({"epoch": 1}, tmp_path / "empty.pth")
-    for name in ("evil.pth", "cut.pth", "text.pth", "list.pth", "empty.pth", "none.pth"):
+    for name in ("cut.pth", "text.pth", "list.pth", "empty.pth", "none.pth"):
         with pytest.raises(EgoGenError, match=name):
             load_state_dict(tmp_path / name)
-    assert not (tmp_path / "ran").exists()
+
+
+class Call:
+    """Pickled as a call of `function`, which unpickling would do."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("archive", [True, False], ids=["zip", "before 2020"])
+def test_what_a_pickle_refers_to_is_never_run(archive, tmp_path, monkeypatch):
+    module = types.ModuleType("author_config")
+
+    class Config(dict):
+        def __setstate__(self, state):
+            (tmp_path / "ran").touch()
+
+    Config.__module__, Config.__qualname__ = "author_config", "Config"
+    module.Config = Config
+    config = Config(frames=4)
+    config.folder = Path("/results")
+    monkeypatch.setitem(sys.modules, "author_config", module)
+    weights = {"module.a.weight": torch.arange(3.0).half()}
+    ran = tmp_path / "ran"
+    extra = {
+        "harmless": config,
+        "file": Call(open, str(ran), "w"),
+        "code": Call(eval, f"open({str(ran)!r}, 'w')"),
+        "method": Call(Path.touch, ran),
+        "system": Call(os.system, f"touch {ran}"),
+        "process": Call(subprocess.check_output, ["touch", str(ran)]),
+    }
+    refused = {
+        "method": "not to be read without executing",
+        "system": r"refers to posix\.system",
+        "process": r"refers to subprocess\.check_output",
+    }
+    for name, thing in extra.items():
+        path = tmp_path / f"{name}.pth"
+        content = {"state_dict": weights, "config": thing}
+        torch.save(content, path, _use_new_zipfile_serialization=archive)
+        if name in refused:
+            with pytest.raises(EgoGenError, match=f"{name}.pth: .*{refused[name]}"):
+                load_state_dict(path)
+        else:
+            state = load_state_dict(path)
+            assert state.keys() == {"a.weight"}
+            assert torch.equal(state["a.weight"], torch.arange(3.0))
+        # Where a tensor should be, it is not one.
+        torch.save({"a.weight": thing}, path, _use_new_zipfile_serialization=archive)
+        with pytest.raises(EgoGenError, match=f"{name}.pth"):
+            load_state_dict(path)
+    assert not ran.exists()
 
 
 def test_weights_of_another_network_are_refused_by_name(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from golden_weights import DATA, state_dict
+from offline import offline  # noqa: F401 (no hidden downloads)
 from safetensors.torch import save_file
 from word_piece_folder import write_vocabulary
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from golden_weights import DATA, state_dict
+from offline import offline  # noqa: F401 (no hidden downloads)
 from transformers import BlipTextConfig
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 from word_piece_folder import write_vocabulary

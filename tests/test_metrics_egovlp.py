@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from golden_weights import DATA, state_dict
+from offline import offline  # noqa: F401 (no hidden downloads)
 from PIL import Image
 from word_piece_folder import write_vocabulary
 
@@ -159,7 +160,7 @@ def vocabulary(tmp_path_factory):
     return write_vocabulary(tmp_path_factory.mktemp("words") / "distilbert-base-uncased")
 
 
-def test_similarity_of_texts_as_released(vocabulary):
+def test_similarity_of_texts_as_released(vocabulary, tmp_path):
     figures, arrays = golden("text")
     entries = list(figures["cosine"].values())
     tokenizer = word_pieces(vocabulary)
@@ -167,6 +168,11 @@ def test_similarity_of_texts_as_released(vocabulary):
         for name in ("description", "caption"):
             assert tokenizer(entry[name])["input_ids"] == entry[f"{name}_ids"]
     assert tokenizer("")["input_ids"] == figures["empty_caption_ids"]
+    # The same words in the files that libraries write today.
+    tokenizer.save_pretrained(tmp_path / "today")
+    (tmp_path / "today/vocab.txt").unlink(missing_ok=True)
+    again = word_pieces(tmp_path / "today")
+    assert again(entries[0]["description"])["input_ids"] == entries[0]["description_ids"]
     long = "stir the soup with a spoon and " * 120
     ids = text_similarity.cut_ids(tokenizer, long)
     assert len(ids) == 512 and ids[-3:] == figures["long_text"]["last_ids"]

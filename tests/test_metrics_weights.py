@@ -15,6 +15,7 @@ import pytest
 import recipe
 import torch
 from golden_weights import DATA, state_dict
+from offline import offline  # noqa: F401 (no hidden downloads)
 from safetensors.torch import save_file
 
 from egogen.errors import EgoGenError

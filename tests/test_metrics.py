@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchmetrics.image import PeakSignalNoiseRatio
 
 from egogen.errors import EgoGenError, run_command
 from metrics.all_metrics_in_one import main
@@ -154,6 +157,39 @@ def test_greyscale_rgba_and_png_instead_of_jpeg_are_measured(tmp_path):
     same = "clip-01c2/0/frame_0000000150.jpg"
     assert values[same] == pytest.approx(golden[same], abs=1e-4)
     assert values[str(grey.relative_to(images))] < 40
+
+
+def test_a_frame_that_lacks_a_column_is_resized_on_both_datasets(tmp_path):
+    for dataset, folder in FOLDER.items():
+        root = copy_of(dataset, tmp_path)
+        frame = sorted((root / "run/images").rglob("*.png"))[0]
+        image = Image.open(frame)
+        image.crop((0, 0, image.width - 1, image.height)).save(frame)
+        assert run(*arguments(root, dataset), "--metrics", "psnr") == 0
+        name = str(frame.relative_to(root / "run/images"))
+        with open(root / "run/metric/per_sample.csv", newline="") as file:
+            found = {row["frame"]: float(row["psnr"]) for row in csv.DictReader(file)}[name]
+        truth = Image.open(root / "EgoGen" / folder / "val_gt_for_metric" / name)
+        first, second = (
+            torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None] / 255
+            for picture in (Image.open(frame), truth)
+        )
+        size = second.shape[-2:]
+        first = torch.nn.functional.interpolate(first, size, mode="bilinear", align_corners=False)
+        expected = PeakSignalNoiseRatio(data_range=1.0)(first, second)
+        assert found == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_fid_of_one_frame_is_an_error(tmp_path, capsys):
+    root = copy_of("ego4d", tmp_path)
+    entries = json.loads((root / "ego4d_val.json").read_text())
+    one = {"clip-01c2": entries["clip-01c2"]}
+    (root / "ego4d_val.json").write_text(json.dumps(one))
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "pt_inception-2015-12-05-6726825d.pth").touch()
+    assert run(*arguments(root, "ego4d"), "--metrics", "fid", "--weights", weights) == 2
+    assert "fid: 1 frame, expected at least 2" in capsys.readouterr().err
 
 
 def test_a_second_run_keeps_what_it_knows_and_nothing_stale(tmp_path, capsys):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -35,7 +35,8 @@ def read_conversations(path: str | os.PathLike) -> list[Conversation]:
     """The tuning file: a list of {"id", "image" (optional), "conversations": [{"from", "value"}]}.
 
     As released: an answer before the first question is dropped, and the picture mark goes to the
-    front of its turn. Prompt marks inside a turn are taken apart. Raises EgoGenError by entry.
+    front of its turn (several in one turn are one). Prompt marks inside a turn are taken apart.
+    Raises EgoGenError by entry.
     """
     data = read_json(path)
     if not isinstance(data, list) or not data:
@@ -61,6 +62,10 @@ def _conversation(item: Any, where: str) -> Conversation:
         if speaker != ("human", "gpt")[len(turns) % 2]:
             raise EgoGenError(f"{where}: turn {number}: expected human and gpt in turn")
         turns.append(_turn(turn["value"], image is not None))
+        if image is not None and sum(IMAGE_MARK in text for text in turns) > 1:
+            raise EgoGenError(
+                f"{where}: turn {number}: a second {IMAGE_MARK}, expected one for its one picture"
+            )
     if not turns or len(turns) % 2:
         raise EgoGenError(f"{where}: expected each question to have an answer")
     return Conversation(str(item.get("id", "")), tuple(turns), image)
@@ -82,7 +87,7 @@ class TuningData(Dataset):
 
     def __init__(
         self,
-        conversations: Sequence[Conversation],
+        conversations: Iterable[Conversation],
         image_folder: str | os.PathLike,
         template: Template,
         tokenizer: TextTokenizer,

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import difflib
+import os
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
+from egogen.atomic import read_json
 from egogen.errors import EgoGenError
+from llava.train.parallel import name_engine, processes, read_deepspeed, start_deepspeed
 
 EXAMPLE = """example:
   python -m llava.train.train --model_name_or_path runs/llava_pretrained \\
       --data_path data/ego4d_conversations.json --image_folder data/EgoGen/ego4d.fho/train \\
       --output_dir runs/vllm --num_train_epochs 3 --per_device_train_batch_size 16
 The same command again continues from the newest whole checkpoint."""
+
+# The released flag keeps its name here, whatever transformers will call it.
+warnings.filterwarnings("ignore", message="`gradient_checkpointing", category=FutureWarning)
+
+# What `--as_released` stands for: the switches of tuning as the published runs had them. A flag on
+# the command line wins over it.
+AS_RELEASED = {
+    "cut_rule": "released",
+    "lr_rule": "released",
+    "average_tokens_across_devices": "False",
+    "image_aspect_ratio": "square",
+}
 
 
 @dataclass
@@ -27,7 +45,10 @@ class ModelArguments:
     version: str | None = field(
         default=None, metadata={"help": "Conversation template (default: what config.json says)."}
     )
-    attn: str = field(default="sdpa", metadata={"help": "sdpa, eager or flash_attention_2."})
+    attn: str = field(
+        default="auto",
+        metadata={"help": "sdpa, eager, flash_attention_2, or auto: flash when it is there."},
+    )
 
 
 @dataclass
@@ -46,10 +67,23 @@ class DataArguments:
 
 
 @dataclass
+class LoraArguments:
+    lora_enable: bool = field(default=False, metadata={"help": "Tune adapters and the projector."})
+    lora_r: int = field(default=128, metadata={"help": "Rank of the adapters."})
+    lora_alpha: int = field(default=256, metadata={"help": "Adapters count alpha / r."})
+    lora_dropout: float = field(default=0.05)
+    bits: int = field(default=16, metadata={"help": "4 or 8: quantized frozen weights (QLoRA)."})
+
+
+@dataclass
 class TuningArguments(TrainingArguments):
     model_max_length: int = field(default=2048, metadata={"help": "Longest sequence."})
     warmup_ratio: float = field(default=0.0, metadata={"help": "Share of the steps that warm up."})
     evaluation_strategy: str = field(default="no", metadata={"help": "Accepted; only 'no'."})
+    global_batch: int = field(
+        default=0,
+        metadata={"help": "Samples of a step over all processes; sets the accumulation (0: off)."},
+    )
     lr_rule: str = field(
         default="command",
         metadata={
@@ -57,40 +91,140 @@ class TuningArguments(TrainingArguments):
             "which overrode it in the published runs."
         },
     )
+    as_released: bool = field(
+        default=False, metadata={"help": "All switches of tuning as in the published runs."}
+    )
 
     def __post_init__(self):
         if self.warmup_ratio and not self.warmup_steps:
             self.warmup_steps = self.warmup_ratio  # a number below 1 is a share
         self.remove_unused_columns = False  # samples are ours, not columns of a table
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
+        if not torch.cuda.is_available():
+            self.tf32 = None  # a mode of tensor cores; asking for it elsewhere is an error
+        if self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = False  # the projector always takes part
+        if self.gradient_checkpointing and self.gradient_checkpointing_kwargs is None:
+            self.gradient_checkpointing_kwargs = {"use_reentrant": False}
+        self.kept, self.save_total_limit = self.save_total_limit, None  # see WholeCheckpoints
+        self._share_out()
         super().__post_init__()
+        self._n_gpu = min(self._n_gpu, 1)  # one process, one GPU: several are torchrun's business
+        if self.deepspeed:
+            start_deepspeed(self.use_cpu)
+
+    def _share_out(self) -> None:
+        """Batches and engine files, before transformers reads them."""
+        if self.global_batch:
+            at_once = self.per_device_train_batch_size * processes()
+            self.gradient_accumulation_steps = self.global_batch // at_once
+            if self.gradient_accumulation_steps * at_once != self.global_batch:
+                raise EgoGenError(
+                    f"--global_batch {self.global_batch}: expected a multiple of "
+                    f"--per_device_train_batch_size {self.per_device_train_batch_size} times "
+                    f"{processes()} processes"
+                )
+        if isinstance(self.deepspeed, str):
+            self.deepspeed = read_deepspeed(self.deepspeed, self.use_cpu)
+        if isinstance(self.fsdp_config, str):
+            self.fsdp_config = read_json(self.fsdp_config)
+        self.fsdp = {"true": True, "false": None}.get(str(self.fsdp).lower(), self.fsdp)
+        if self.fsdp and processes() == 1:
+            raise EgoGenError("--fsdp: one process has nobody to share with, expected torchrun")
+        if self.fsdp:  # told to transformers' loader, which else reads the weights in every process
+            os.environ["ACCELERATE_USE_FSDP"] = "true"
+            efficient = (self.fsdp_config or {}).get("cpu_ram_efficient_loading", False)
+            os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = str(efficient).lower()
+
+    @property
+    def engine(self) -> str:
+        return name_engine(self)
+
+    @property
+    def step_samples(self) -> int:
+        """Samples of one optimizer step over all processes."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
 
 
 CHOICES = {
     "cut_rule": ("expanded", "released"),
     "lr_rule": ("command", "released"),
     "evaluation_strategy": ("no",),
-    "attn": ("sdpa", "eager", "flash_attention_2"),
+    "attn": ("auto", "sdpa", "eager", "flash_attention_2"),
+    "bits": (4, 8, 16),
 }
+LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb"}  # --report_to -> its package
 
 
-def parse(
-    argv: Sequence[str] | None,
-) -> tuple[ModelArguments, DataArguments, TuningArguments]:
+class Flags(NamedTuple):
+    model: ModelArguments
+    data: DataArguments
+    lora: LoraArguments
+    tuning: TuningArguments
+
+
+def parse(argv: Sequence[str] | None) -> Flags:
     """Parse and check the flags. Logs go to TensorBoard unless --report_to says otherwise."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed else warns that it found none
     parser = HfArgumentParser(
-        (ModelArguments, DataArguments, TuningArguments),
+        (ModelArguments, DataArguments, LoraArguments, TuningArguments),
         prog="python -m llava.train.train",
         description="Tune the vision-language model on conversations about frames.",
         epilog=EXAMPLE,
     )
-    argv = [*(argv or [])]
-    if not any(item.startswith("--report_to") for item in argv):
-        argv += ["--report_to", "tensorboard" if find_spec("tensorboard") else "none"]
-    groups = parser.parse_args_into_dataclasses(argv)
-    for group in groups:
+    try:
+        *groups, unknown = parser.parse_args_into_dataclasses(
+            _defaults(argv or ()), return_remaining_strings=True
+        )
+    except ValueError as error:
+        raise EgoGenError(f"flags of tuning: {error}") from None
+    if unknown:
+        raise EgoGenError(f"unknown flag {unknown[0]}{_nearest(unknown[0])}")
+    flags = Flags(*groups)
+    _check(flags)
+    return flags
+
+
+def _defaults(argv: Sequence[str]) -> list[str]:
+    """Flags that this project sets, in front: the last one of a name counts."""
+    first = ["--report_to", "tensorboard" if find_spec("tensorboard") else "none"]
+    asked = [item for item in argv if item.partition("=")[0] in ("--as_released", "--as-released")]
+    if asked and argv[min(argv.index(asked[0]) + 1, len(argv) - 1)].lower() != "false":
+        first += [part for name, value in AS_RELEASED.items() for part in (f"--{name}", value)]
+    return [*first, *argv]
+
+
+def _nearest(flag: str) -> str:
+    groups = (ModelArguments, DataArguments, LoraArguments, TuningArguments)
+    names = [item.name for group in groups for item in fields(group)]
+    near = difflib.get_close_matches(flag.lstrip("-").replace("-", "_"), names, n=1)
+    return f", expected perhaps --{near[0]}" if near else ""
+
+
+def _check(flags: Flags) -> None:
+    for group in flags:
         for name, allowed in CHOICES.items():
             value = getattr(group, name, allowed[0])
             if value not in allowed:
-                raise EgoGenError(f"--{name} {value!r}: expected one of {', '.join(allowed)}")
-    return groups
+                raise EgoGenError(
+                    f"--{name} {value!r}: expected one of {', '.join(map(str, allowed))}"
+                )
+    for logger in flags.tuning.report_to:
+        if logger in LOGGERS and find_spec(LOGGERS[logger]) is None:
+            raise EgoGenError(
+                f"--report_to {logger}: the package is not installed, expected: "
+                f"pip install {LOGGERS[logger]}"
+            )
+    if flags.lora.bits != 16 and not flags.lora.lora_enable:
+        raise EgoGenError(
+            f"--bits {flags.lora.bits}: quantized weights stay frozen, expected also "
+            "--lora_enable True"
+        )
+    needed = {"peft": flags.lora.lora_enable, "bitsandbytes": flags.lora.bits != 16}
+    for package, wanted in needed.items():
+        if wanted and find_spec(package) is None:
+            flag = "--lora_enable" if package == "peft" else f"--bits {flags.lora.bits}"
+            raise EgoGenError(
+                f"{flag}: the package is not installed, expected: pip install {package}"
+            )

@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import set_seed
 
 from egogen.atomic import read_json, write_json
 from egogen.errors import EgoGenError, run_command
+from egogen.progress import track
 from llava.checkpoint import Loaded, load_model, save_tools, with_tools
 from llava.conversation import TEMPLATES
 from llava.data import Collator, TuningData, read_conversations
-from llava.train.arguments import DataArguments, ModelArguments, TuningArguments, parse
-from llava.train.trainer import Tuner, newest_whole_checkpoint
+from llava.train.adapters import ADAPTER_FOLDER, add_adapters, merge, write_origin
+from llava.train.arguments import Flags, TuningArguments, parse
+from llava.train.parallel import is_first, wait_for_all
+from llava.train.saving import half_of, newest_whole, publish
+from llava.train.trainer import Tuner
 
 SETTINGS_FILE, FINISHED_FILE = "tuning_settings.json", "finished.json"
 RELEASED_VERSIONS = {"llava_llama_2": "llama_2", "llava_v1": "vicuna_v1", "v1": "vicuna_v1"}
 
 
-def settings_of(model: ModelArguments, data: DataArguments, tuning: TuningArguments) -> dict:
+def settings_of(flags: Flags) -> dict[str, Any]:
     """What decides the result: a folder that was begun with other settings is refused."""
     names = (
-        "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps "
-        "learning_rate lr_scheduler_type warmup_steps weight_decay max_grad_norm seed lr_rule "
-        "model_max_length"
+        "num_train_epochs max_steps learning_rate warmup_steps weight_decay max_grad_norm seed "
+        "lr_rule model_max_length bf16 fp16 average_tokens_across_devices"
     )
-    chosen = {name: getattr(tuning, name) for name in names.split()}
-    chosen["lr_scheduler_type"] = str(getattr(tuning.lr_scheduler_type, "value", ""))
+    chosen = {name: getattr(flags.tuning, name) for name in names.split()}
     chosen |= {
-        "model": model.model_name_or_path,
-        "version": model.version,
-        "data": data.data_path,
-        "image_aspect_ratio": data.image_aspect_ratio,
-        "cut_rule": data.cut_rule,
+        "lr_scheduler_type": str(getattr(flags.tuning.lr_scheduler_type, "value", "")),
+        "step_samples": flags.tuning.step_samples,
+        "model": flags.model.model_name_or_path,
+        "version": flags.model.version,
+        "data": flags.data.data_path,
+        "image_aspect_ratio": flags.data.image_aspect_ratio,
+        "cut_rule": flags.data.cut_rule,
+        "lora": vars(flags.lora) if flags.lora.lora_enable else None,
     }
     return chosen
 
@@ -42,62 +49,138 @@ def settings_of(model: ModelArguments, data: DataArguments, tuning: TuningArgume
 def check_output(folder: Path, settings: dict[str, Any]) -> bool:
     """Whether the folder holds the finished result of these settings."""
     path = folder / SETTINGS_FILE
-    if path.exists() and read_json(path) != settings:
-        raise EgoGenError(
-            f"{path}: this folder was begun with other settings; choose another --output_dir, or "
-            "remove it"
-        )
+    if path.exists():
+        begun = read_json(path)
+        other = [name for name in settings if name in begun and begun[name] != settings[name]]
+        if other:
+            raise EgoGenError(
+                f"{path}: this folder was begun with other settings "
+                f"({', '.join(f'{name} {begun[name]!r}' for name in other)}); choose another "
+                "--output_dir, or remove it"
+            )
     return (folder / FINISHED_FILE).exists()
 
 
-def prepare(model_args: ModelArguments, data_args: DataArguments) -> Loaded:
-    """The pretrained model in float32 with its tools; only language model and projector learn."""
+def pick_attention(name: str, half: bool) -> str:
+    """ "auto": flash attention where it is installed and can run, PyTorch's own elsewhere."""
+    flash = half and torch.cuda.is_available() and find_spec("flash_attn") is not None
+    return name if name != "auto" else "flash_attention_2" if flash else "sdpa"
+
+
+def prepare(flags: Flags) -> Loaded:
+    """The pretrained model with its tools; only language model and projector learn.
+
+    In float32 where an optimizer works on the weights themselves; in half precision where DeepSpeed
+    keeps its own float32 copy, and for the frozen weights under adapters.
+    """
+    half = flags.tuning.bf16 or flags.tuning.fp16
+    dtype = torch.float32
+    if half and (flags.tuning.deepspeed or flags.lora.lora_enable):
+        dtype = torch.bfloat16 if flags.tuning.bf16 else torch.float16
+    quantized = flags.lora.bits != 16
     model = load_model(
-        model_args.model_name_or_path, attn=model_args.attn, vision_tower=model_args.vision_tower
+        flags.model.model_name_or_path,
+        dtype=dtype,
+        attn=pick_attention(flags.model.attn, half),
+        vision_tower=flags.model.vision_tower,
+        quantization=f"{flags.lora.bits}bit" if quantized else None,
+        device_map={"": flags.tuning.device} if quantized else None,
     )
-    if model_args.version:
-        name = RELEASED_VERSIONS.get(model_args.version, model_args.version)
+    if flags.model.version:
+        name = RELEASED_VERSIONS.get(flags.model.version, flags.model.version)
         if name not in TEMPLATES:
             raise EgoGenError(f"--version {name!r}: expected one of {', '.join(TEMPLATES)}")
         model.config.conversation_template = name
-    if data_args.image_aspect_ratio:
-        model.config.image_aspect_ratio = data_args.image_aspect_ratio
+    if flags.data.image_aspect_ratio:
+        model.config.image_aspect_ratio = flags.data.image_aspect_ratio
     model.model.vision_tower.requires_grad_(False)
-    return with_tools(model, model_args.model_name_or_path)
+    return with_tools(model, flags.model.model_name_or_path)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    model_args, data_args, tuning = parse(argv)
-    output = Path(tuning.output_dir)
-    settings = settings_of(model_args, data_args, tuning)
-    if check_output(output, settings):
-        print(f"{output}: tuning is finished, nothing to do")
-        return
-    set_seed(tuning.seed)
-    loaded = prepare(model_args, data_args)
+def read_data(flags: Flags, loaded: Loaded) -> TuningData:
+    conversations = read_conversations(flags.data.data_path)
+    if is_first():
+        conversations = track(conversations, len(conversations), "read", "conversations")
     data = TuningData(
-        read_conversations(data_args.data_path),
-        data_args.image_folder,
+        conversations,
+        flags.data.image_folder,
         loaded.template,
         loaded.tokenizer,
         loaded.image_processor,
         patches=loaded.model.patches,
-        max_length=tuning.model_max_length,
-        cut_expanded=data_args.cut_rule == "expanded",
-        cache=data_args.image_cache,
+        max_length=flags.tuning.model_max_length,
+        cut_expanded=flags.data.cut_rule == "expanded",
+        cache=flags.data.image_cache,
     )
-    if tuning.process_index == 0:
-        write_json(output / SETTINGS_FILE, settings)
-        if data.dropped:
-            print(f"{data_args.data_path}: {data.dropped} conversations left without a target")
-    trainer = Tuner(
-        loaded, args=tuning, train_dataset=data, data_collator=Collator(loaded.tokenizer.pad_id)
-    )
-    trainer.train(resume_from_checkpoint=newest_whole_checkpoint(output))
-    trainer.save_model(str(output))
+    if data.dropped and is_first():
+        print(f"{flags.data.data_path}: {data.dropped} conversations left without a target")
+    return data
+
+
+def tune(trainer: Tuner, tuning: TuningArguments) -> None:
+    """All steps, from the newest whole checkpoint on."""
+    start = newest_whole(Path(tuning.output_dir), tuning.engine, tuning.world_size)
+    try:
+        trainer.train(resume_from_checkpoint=start)
+    except EgoGenError as error:  # of a data worker it comes with the worker's traceback in front
+        raise EgoGenError(str(error).strip().rpartition("EgoGenError: ")[2]) from None
+
+
+def save(trainer: Tuner, loaded: Loaded, flags: Flags) -> None:
+    """The result in the output folder; with adapters also that of merging them."""
+    output = Path(flags.tuning.output_dir)
+    place = output / ADAPTER_FOLDER if flags.lora.lora_enable else output
+    half = half_of(place) if is_first() else place / ".half"
+    wait_for_all()
+    trainer.save_model(str(half))  # all processes take part where they share the weights
+    wait_for_all()
+    if not is_first():
+        return
+    (half / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing needs
+    if flags.lora.lora_enable:
+        names = flags.model
+        write_origin(half, names.model_name_or_path, names.vision_tower, loaded.model.config)
+    else:
+        save_tools(loaded, half)
+    publish(half)
     trainer.save_state()
-    if trainer.is_world_process_zero():
-        save_tools(loaded, output)
+    if flags.lora.lora_enable:
+        merge(place, output, dtype=loaded.model.dtype)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    flags = parse(argv)
+    output = Path(flags.tuning.output_dir)
+    settings = settings_of(flags)
+    if check_output(output, settings):
+        print(f"{output}: tuning is finished, nothing to do")
+        return
+    set_seed(flags.tuning.seed)
+    loaded = prepare(flags)
+    data = read_data(flags, loaded)
+    model: Any = loaded.model
+    if flags.lora.lora_enable:
+        lora = flags.lora
+        model = add_adapters(
+            model,
+            flags.model.model_name_or_path,
+            rank=lora.lora_r,
+            alpha=lora.lora_alpha,
+            dropout=lora.lora_dropout,
+            quantized=lora.bits != 16,
+        )
+    if is_first():
+        write_json(output / SETTINGS_FILE, settings)
+    trainer = Tuner(
+        loaded,
+        model,
+        args=flags.tuning,
+        train_dataset=data,
+        data_collator=Collator(loaded.tokenizer.pad_id),
+    )
+    tune(trainer, flags.tuning)
+    save(trainer, loaded, flags)
+    if is_first():
         write_json(output / FINISHED_FILE, {"steps": trainer.state.global_step, **settings})
         print(f"{output}: tuned for {trainer.state.global_step} steps")
 

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+import time
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
-from egogen.atomic import write_json
-from egogen.progress import Progress
-from llava.checkpoint import Loaded, save_tools
-
-WHOLE_FILE = "whole.json"  # written last into a checkpoint folder
-
-
-def newest_whole_checkpoint(output: Path) -> str | None:
-    """The checkpoint-<step> folder with the highest step that was written to its end."""
-    found = {
-        int(path.parent.name.rpartition("-")[2]): path.parent
-        for path in Path(output).glob(f"checkpoint-*/{WHOLE_FILE}")
-    }
-    return str(found[max(found)]) if found else None
+from egogen.progress import LOG_EVERY_SECONDS, Progress
+from llava.checkpoint import Loaded
+from llava.train.order import EpochOrder
+from llava.train.parallel import processes
+from llava.train.saving import WholeCheckpoints
 
 
 def released_warmup(step: int, warmup_steps: int) -> float:
@@ -35,32 +28,33 @@ def released_warmup(step: int, warmup_steps: int) -> float:
     return min(1.0, math.log(step) / math.log(max(2, warmup_steps)))
 
 
-class WholeCheckpoints(TrainerCallback):
-    """Completes every checkpoint folder with tokenizer and image processor, then marks it whole."""
-
-    def __init__(self, loaded: Loaded):
-        self.loaded = loaded
-
-    def on_save(self, args, state, control, **_):
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if state.is_world_process_zero and folder.is_dir():
-            save_tools(self.loaded, folder)
-            write_json(folder / WHOLE_FILE, {"step": state.global_step})
-
-
 class StepProgress(TrainerCallback):
-    """A bar on a terminal, a line with rate, time left and loss now and then in a log."""
+    """Samples per second and time left: a bar on a terminal, now and then a line in a log."""
 
     def __init__(self):
         self.progress: Progress | None = None
+        self.last_line = time.monotonic()
 
     def on_train_begin(self, args, state, control, **_):
         if state.is_world_process_zero:
-            self.progress = Progress(state.max_steps, "tune", "steps", done=state.global_step)
+            samples = args.step_samples
+            self.progress = Progress(
+                state.max_steps * samples, "tune", "samples", done=state.global_step * samples
+            )
 
     def on_step_end(self, args, state, control, **_):
         if self.progress is not None:
-            self.progress.update(state.global_step - self.progress.count)
+            self.progress.update(state.global_step * args.step_samples - self.progress.count)
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if self.progress is None or "loss" not in (logs or {}):
+            return
+        told = f"step {state.global_step}, loss {logs['loss']:.4f}"
+        if self.progress.bar is not None:
+            self.progress.bar.set_postfix_str(told)
+        elif time.monotonic() - self.last_line >= LOG_EVERY_SECONDS:
+            self.last_line = time.monotonic()
+            print(f"tune: {told}, rate {logs.get('learning_rate', 0):.2e}", flush=True)
 
     def on_train_end(self, args, state, control, **_):
         if self.progress is not None:
@@ -71,12 +65,18 @@ class StepProgress(TrainerCallback):
 class Tuner(Trainer):
     """Trainer for `Llava`. Data order and rate depend on the arguments and the seed alone."""
 
-    def __init__(self, loaded: Loaded, **options):
-        super().__init__(model=loaded.model, **options)
+    def __init__(self, loaded: Loaded, model: Any, **options):
+        super().__init__(model=model, **options)
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         self.add_callback(StepProgress())
-        self.add_callback(WholeCheckpoints(loaded))
+        mark = {"engine": self.args.engine, "processes": processes()}
+        self.add_callback(WholeCheckpoints(loaded, self.args.kept, mark))
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochOrder:
+        data = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return EpochOrder(len(data), self.args.step_samples, seed)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None):
         if self.args.lr_rule == "command" or self.lr_scheduler is not None:

@@ -1,0 +1,92 @@
+"""LoRA: low-rank adapters on the language model's linear layers, the projector tuned whole.
+
+The result of tuning is `adapter/` (small) and, merged with the pretrained weights, a folder like
+that of a whole tuning, which the describing command loads.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from egogen.atomic import read_json, write_json
+from egogen.errors import EgoGenError
+from llava.checkpoint import load_model, save_tools, with_tools
+from llava.model import Llava
+from llava.train.saving import half_of, publish
+
+ADAPTER_FOLDER, ORIGIN_FILE = "adapter", "origin.json"
+# Every linear layer of the language model but the head, as LLaVA and QLoRA have it.
+TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
+KEPT_SETTINGS = ("conversation_template", "image_aspect_ratio")  # tuning may change them
+
+
+def add_adapters(
+    model: Llava, base: str, *, rank: int, alpha: int, dropout: float, quantized: bool
+) -> Any:
+    """The model with adapters, in which only these and the projector learn (peft's PeftModel).
+
+    `base` is the folder of the model. Raises EgoGenError when peft cannot place the adapters.
+    """
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    model.name_or_path = str(base)  # else peft asks the hub when it saves
+    if quantized:  # checkpointing is switched on by the trainer
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        bias="none",
+        target_modules=TARGETS,
+        modules_to_save=["multi_modal_projector"],
+    )
+    try:
+        model = get_peft_model(model, config)
+    except ValueError as error:
+        raise EgoGenError(f"adapters of rank {rank}: {error}") from None
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # half precision would lose small updates
+            parameter.data = parameter.data.float()
+    return model
+
+
+def write_origin(adapter: Path, base: str, vision_tower: str | None, config: Any) -> None:
+    """What merging needs to know, beside the adapter."""
+    settings = {name: getattr(config, name) for name in KEPT_SETTINGS}
+    write_json(
+        adapter / ORIGIN_FILE, {"base": base, "vision_tower": vision_tower, "config": settings}
+    )
+
+
+def merge(
+    adapter: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    base: str | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write `output`, a whole checkpoint: the base model with the adapter added into its weights.
+
+    `base` is where the pretrained model lies now (default: where it lay). Needs room for the base
+    weights in `dtype` once. Raises EgoGenError for a folder that holds no adapter of this project.
+    """
+    from peft import PeftModel
+
+    adapter = Path(adapter)
+    origin = read_json(adapter / ORIGIN_FILE)
+    if not (adapter / "adapter_model.safetensors").exists():
+        raise EgoGenError(f"{adapter}: holds no adapter, expected adapter_model.safetensors")
+    folder = base or origin["base"]
+    model = load_model(folder, dtype=dtype, vision_tower=origin["vision_tower"])
+    for name, value in origin["config"].items():
+        setattr(model.config, name, value)
+    merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    merged = merged.to(dtype)
+    half = half_of(output)
+    merged.save_pretrained(half)
+    save_tools(with_tools(merged, folder), half)
+    publish(half)

@@ -1,0 +1,36 @@
+"""Add tuned adapters into the weights of their base model: a folder that describes pictures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+
+from egogen.errors import run_command
+from llava.train.adapters import merge
+
+EXAMPLE = """example:
+  python -m llava.train.merge_lora --adapter runs/vllm_lora/adapter --out runs/vllm_merged"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m llava.train.merge_lora",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--adapter", required=True, help="folder `adapter` of a tuning with LoRA")
+    parser.add_argument("--out", required=True, help="folder of the whole checkpoint to write")
+    parser.add_argument("--base", help="the pretrained model (default: where it was when tuning)")
+    parser.add_argument(
+        "--dtype", default="float16", choices=("float32", "float16", "bfloat16"), help="of the out"
+    )
+    args = parser.parse_args(argv)
+    merge(args.adapter, args.out, base=args.base, dtype=getattr(torch, args.dtype))
+    print(f"{args.out}: {args.adapter} merged")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,66 @@
+"""What shares a model among processes: plain DDP, DeepSpeed's ZeRO stages, or FSDP."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from egogen.atomic import read_json
+from egogen.errors import EgoGenError
+
+
+def processes() -> int:
+    """How many processes the launcher started (torchrun and deepspeed set WORLD_SIZE)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this process tells and writes what is to be told and written once."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def read_deepspeed(path: str | Path, cpu: bool) -> dict[str, Any]:
+    """A DeepSpeed file without its scheduler, which would override --lr_scheduler_type.
+
+    The published runs had such a file (WarmupLR); `--lr_rule released` gives its rates. On the CPU
+    the optimizer is PyTorch's own: DeepSpeed's would be compiled first, for minutes.
+    """
+    if find_spec("deepspeed") is None:
+        raise EgoGenError(
+            "--deepspeed: the package is not installed, expected: pip install deepspeed"
+        )
+    settings = read_json(path)
+    if not isinstance(settings, dict) or "zero_optimization" not in settings:
+        raise EgoGenError(f"{path}: expected a DeepSpeed configuration with 'zero_optimization'")
+    if settings.pop("scheduler", None) and is_first():
+        print(f"{path}: its scheduler is left out, see --lr_rule", file=sys.stderr)
+    if cpu and "optimizer" in settings:
+        settings["optimizer"].setdefault("params", {})["torch_adam"] = True
+    return settings
+
+
+def start_deepspeed(cpu: bool) -> None:
+    """Join DeepSpeed's communication to the process group, which ZeRO-3 needs to load a model."""
+    import deepspeed
+
+    if cpu:  # gloo does: DeepSpeed's kernel for shared memory would be compiled first, for a minute
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed("gloo" if cpu else None, verbose=False)
+
+
+def name_engine(arguments: Any) -> str:
+    """ "zero3", "zero2" ..., "fsdp" or "ddp": decides which checkpoints can be continued."""
+    if arguments.deepspeed:
+        return f"zero{arguments.deepspeed['zero_optimization'].get('stage', 0)}"
+    return "fsdp" if arguments.fsdp else "ddp"

@@ -5,24 +5,19 @@ import pytest
 import torch
 from PIL import Image
 from recipe import image
+from vllm_batches import MARKED, encoded, tuning_batch
 from vllm_tiny import DATA, read, write_released
 
 from llava.checkpoint import load
-from llava.conversation import TEMPLATES
-from llava.data import Collator, read_conversations
 from llava.decoding import Decoding, distribution
 from llava.describe import describe_frames, prompt_ids
 from llava.image_processing import ImageProcessor
 from llava.labels import clean_label
 from llava.tokenizer import load_tokenizer
-from llava.tokens import IMAGE_ID, collate, cut, encode_conversation, encode_prompt, expand_sample
-from llava.train.trainer import released_warmup
+from llava.tokens import IMAGE_ID, collate, cut, encode_prompt
 
 FORWARD, GENERATION, TOKENS = read("forward.json"), read("generation.json"), read("tokens.json")
 LEGACY = pytest.mark.parametrize("legacy", [True, False])
-# The released code masks a whole sample whose text holds "[/INST] " or "</s>"; here the mark is
-# taken apart, so these two cannot be equal.
-MARKED = ("ego_0007", "ego_0009")
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +27,6 @@ def loaded(tmp_path_factory):
 
 def picture(item: dict) -> Image.Image:
     return Image.fromarray(image(item["image"], item["height"], item["width"], item["seed"]))
-
-
-def encoded(legacy: bool = True):
-    """(id, sample) of conversations.json as the tuning data has them, before any cut."""
-    tokenizer = load_tokenizer(DATA, legacy)
-    for item in read_conversations(DATA / "conversations.json"):
-        pictured = item.image is not None
-        yield (
-            item.name,
-            encode_conversation(item.turns, TEMPLATES["llama_2"], tokenizer, pictured),
-        )
 
 
 @LEGACY
@@ -100,19 +84,6 @@ def test_image_features(loaded):
         )
 
 
-def tuning_batch(loaded, which) -> dict[str, torch.Tensor]:
-    conversations = read_conversations(DATA / "conversations.json")
-    samples = [sample for _, sample in encoded()]
-    items = []
-    for k in which:
-        pixels = torch.zeros(3, 224, 224)
-        if conversations[k].image:
-            name = conversations[k].image.split("/")[0]
-            pixels = loaded.image_processor(Image.fromarray(image(name, 256, 455)))
-        items.append({"encoded": expand_sample(samples[k], 256), "pixel_values": pixels})
-    return Collator(0)(items)
-
-
 @pytest.mark.parametrize(
     "which, golden",
     [
@@ -123,13 +94,13 @@ def tuning_batch(loaded, which) -> dict[str, torch.Tensor]:
 )
 def test_loss(loaded, which, golden):
     with torch.no_grad():
-        loss = loaded.model(**tuning_batch(loaded, which)).loss
+        loss = loaded.model(**tuning_batch(loaded.image_processor, which)).loss
     assert float(loss) == pytest.approx(golden["loss"], abs=1e-4)
 
 
 def test_logits_at_real_positions(loaded):
     golden = np.load(DATA / "forward.npz")
-    batch = tuning_batch(loaded, (0, 1))
+    batch = tuning_batch(loaded.image_processor, (0, 1))
     np.testing.assert_array_equal(batch["labels"], golden["expanded_labels"])
     labels, mask = batch.pop("labels"), batch["attention_mask"]
     assert mask.sum(1).tolist() == FORWARD["attention_mask_sum"]
@@ -152,7 +123,7 @@ def test_optimizer_steps(loaded, case, tmp_path):
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     assert sum(p.numel() for p in learning) == FORWARD["trained_parameter_count"]
     optimizer = torch.optim.AdamW(learning, lr=case["lr"], weight_decay=0.0)
-    batch = tuning_batch(loaded, (0, 1))
+    batch = tuning_batch(loaded.image_processor, (0, 1))
     for step in case["steps"]:
         optimizer.zero_grad()
         loss = model(**batch).loss
@@ -214,10 +185,3 @@ def test_one_token_still_gives_rows(loaded):
 
 def test_prompt_has_one_picture(loaded):
     assert prompt_ids(loaded, "cut <image>").count(IMAGE_ID) == 1
-
-
-def test_released_learning_rates():
-    for total, item in read("lr_schedules.json")["totals"].items():
-        for step, rate in enumerate(item["deepspeed_WarmupLR_first_steps"]):
-            factor = released_warmup(step, item["warmup_steps"])
-            assert 2e-5 * factor == pytest.approx(rate, rel=1e-6), (total, step)

@@ -1,0 +1,45 @@
+"""The golden conversations as samples and batches of tuning, with their pictures by recipe."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+from recipe import image
+from vllm_tiny import DATA
+
+from llava.conversation import TEMPLATES
+from llava.data import Collator, read_conversations
+from llava.tokenizer import load_tokenizer
+from llava.tokens import encode_conversation, expand_sample
+
+# The released code masks a whole sample whose text holds "[/INST] " or "</s>"; here the mark is
+# taken apart, so these two cannot be equal.
+MARKED = ("ego_0007", "ego_0009")
+
+
+def conversations(name: str = "conversations.json"):
+    return read_conversations(DATA / name)
+
+
+def encoded(legacy: bool = True):
+    """(id, sample) of conversations.json as the tuning data has them, before any cut."""
+    tokenizer = load_tokenizer(DATA, legacy)
+    for item in conversations():
+        pictured = item.image is not None
+        yield (
+            item.name,
+            encode_conversation(item.turns, TEMPLATES["llama_2"], tokenizer, pictured),
+        )
+
+
+def tuning_batch(processor, which) -> dict[str, torch.Tensor]:
+    """Samples `which` in one padded batch, 256 positions for a picture."""
+    items, samples = conversations(), [sample for _, sample in encoded()]
+    rows = []
+    for k in which:
+        pixels = torch.zeros(3, 224, 224)
+        if items[k].image:
+            name = items[k].image.split("/")[0]
+            pixels = processor(Image.fromarray(image(name, 256, 455)))
+        rows.append({"encoded": expand_sample(samples[k], 256), "pixel_values": pixels})
+    return Collator(0)(rows)

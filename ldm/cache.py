@@ -1,6 +1,7 @@
 """Outputs of the frozen encoders, computed once: latent moments of both frames and text embeddings.
 
     python -m ldm.cache --config configs/train_ego4d.yaml [--out FOLDER] [key=value ...]
+    ... --n_chunk 8 --chunk_idx 1    # one job of eight, each on a GPU of its own
 
 A cache is a folder `<out>/<train|validation>` of shards and a `cache.json` that says what it
 belongs to: the entries, their texts and frames, the encoders' weights and the resolution. Training
@@ -24,6 +25,7 @@ from torch import Tensor
 from egogen import EgoGenError
 from egogen.actions import inside
 from egogen.atomic import read_json, write_bytes
+from egogen.chunks import floor_chunk
 from egogen.claims import check_claim, claim
 from egogen.errors import run_command
 from egogen.progress import Progress
@@ -102,15 +104,21 @@ def write_cache(
     data: DictConfig,
     dtype: str = "float32",
     batch_size: int = 32,
+    n_chunk: int = 1,
+    chunk_idx: int = 1,
 ) -> None:
-    """Make or finish the cache of one dataset config. Shards that are there and whole are kept."""
+    """Make or finish one chunk (of shards) of the cache of one dataset config.
+
+    Shards that are there and whole are kept. Chunks may be made at the same time.
+    """
     located = locate_entries(data)
     made_from = identity(located, data, model, dtype)
     info = folder / "cache.json"
     claim(info, made_from)
-    with Progress(len(located), f"cache {folder.name}", "entries") as progress:
-        for number, first in enumerate(range(0, len(located), SHARD)):
-            group = located[first : first + SHARD]
+    numbers = floor_chunk(range(-(-len(located) // SHARD)), n_chunk, chunk_idx)
+    groups = {number: located[number * SHARD : (number + 1) * SHARD] for number in numbers}
+    with Progress(sum(map(len, groups.values())), f"cache {folder.name}", "entries") as progress:
+        for number, group in groups.items():
             path = _shard(folder, number)
             if not _whole(path):
                 tensors = encode_shard(model, group, data, made_from["both_flips"], batch_size)
@@ -135,6 +143,7 @@ class EncoderCache:
             if not _whole(_shard(folder, number)):
                 raise EgoGenError(
                     f"{_shard(folder, number)}: missing or cut short; run python -m ldm.cache again"
+                    " (all chunks of it)"
                 )
         self.folder = folder
         self._open = lru_cache(maxsize=None)(self._open_shard)  # files stay mapped, not read
@@ -168,6 +177,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, help="default: data.params.cache_path of the config")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="float16 halves it")
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--n_chunk", type=int, default=1, help="split the work over so many jobs")
+    parser.add_argument("--chunk_idx", type=int, default=1, help="1 to n_chunk")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("overrides", nargs="*", help="dotted config keys, key=value")
     args = parser.parse_intermixed_args(argv)
@@ -180,8 +191,9 @@ def main(argv: Sequence[str]) -> None:
     model.to(args.device).eval()
     for part in PARTS:
         data = config.data.params[part].params
-        write_cache(Path(out) / part, model, data, args.dtype, args.batch_size)
-    print(f"{out}: finished")
+        chunk = args.n_chunk, args.chunk_idx
+        write_cache(Path(out) / part, model, data, args.dtype, args.batch_size, *chunk)
+    print(f"{out}: chunk {args.chunk_idx} of {args.n_chunk} finished")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What happens beside the training steps: the log, checkpoints, sample pictures, the average."""
+"""What happens beside the training steps: the average, the log, sample pictures."""
 
 from __future__ import annotations
 
 import json
-import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from PIL import Image
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from egogen.actions import inside
 from egogen.atomic import atomic_path, write_text
@@ -20,8 +21,6 @@ from egogen.progress import Progress
 from ldm.data import TrainingPairs, read_condition
 from ldm.generate import generate_batch
 from ldm.pictures import to_picture
-
-LAST = "last.ckpt"
 
 
 class AverageUpdate(pl.Callback):
@@ -47,9 +46,10 @@ class TrainingLog(pl.Callback):
 
     def __init__(self, folder: Path, every: int):
         self.path, self.every = folder / "metrics.jsonl", every
-        self.total = 0  # optimizer steps of the whole run, for the time left
+        self.total, self.batch = 0, 1  # micro-batches of the whole run; samples of each
         self.progress: Progress | None = None
         self.losses: list[torch.Tensor] = []
+        self.step, self.since = 0, (0, 0.0)  # (samples, time) of the last line
 
     def on_train_start(self, trainer: pl.Trainer, *_) -> None:
         """A resumed run takes back what was logged after its checkpoint."""
@@ -65,19 +65,28 @@ class TrainingLog(pl.Callback):
                 if record["step"] <= trainer.global_step:
                     kept.append(line)
         write_text(self.path, "".join(f"{line}\n" for line in kept))
-        self.progress = Progress(self.total, "train", "steps", done=trainer.global_step)
+        done = trainer.fit_loop.epoch_loop.batch_progress.total.processed * self.batch
+        self.progress = Progress(self.total * self.batch, "train", "samples", done)
+        self.step, self.since = trainer.global_step, (done, time.monotonic())
 
     def on_train_batch_end(self, trainer: pl.Trainer, module, *_) -> None:
         if self.progress is None:
             return
         self.losses.append(trainer.callback_metrics["loss"])
-        steps = trainer.global_step - self.progress.count
-        self.progress.update(steps)
-        if steps and trainer.global_step % self.every == 0:
-            loss = torch.stack(self.losses).mean().item()
-            rate = trainer.optimizers[0].param_groups[0]["lr"]
-            self._write({"step": trainer.global_step, "loss": loss, "lr": rate})
+        self.progress.update(self.batch)
+        if trainer.global_step != self.step and trainer.global_step % self.every == 0:
+            samples, now = self.progress.count, time.monotonic()
+            self._write(
+                {
+                    "step": trainer.global_step,
+                    "loss": torch.stack(self.losses).mean().item(),
+                    "lr": trainer.optimizers[0].param_groups[0]["lr"],
+                    "samples_per_s": (samples - self.since[0]) / max(now - self.since[1], 1e-9),
+                }
+            )
             self.losses.clear()
+            self.since = samples, now
+        self.step = trainer.global_step
 
     def state_dict(self) -> dict[str, list[float]]:
         """Losses since the last line: a resumed run's next line is an undisturbed one's."""
@@ -98,44 +107,6 @@ class TrainingLog(pl.Callback):
     def _write(self, record: dict[str, Any]) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-
-
-class Checkpoints(pl.Callback):
-    """checkpoints/last.ckpt every `every` optimizer steps and at the end, whole or not at all.
-
-    `keep_every` > 0 also keeps a copy under its step every that many steps; nothing else is kept.
-    """
-
-    def __init__(self, folder: Path, every: int, keep_every: int = 0):
-        self.folder, self.every, self.keep_every = folder, every, keep_every
-        self.saved = -1
-
-    def on_train_start(self, trainer: pl.Trainer, *_) -> None:
-        self.saved = trainer.global_step
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
-        step = trainer.global_step
-        due = step % self.every == 0 or (self.keep_every and step % self.keep_every == 0)
-        if due and step != self.saved:
-            self.save(trainer)
-
-    def on_train_end(self, trainer: pl.Trainer, *_) -> None:
-        if trainer.global_step != self.saved:
-            self.save(trainer)
-
-    def save(self, trainer: pl.Trainer) -> None:
-        """Called on every rank; the first one writes."""
-        path, step = self.folder / LAST, trainer.global_step
-        if not trainer.is_global_zero:
-            trainer.save_checkpoint(path)  # takes part in gathering, writes nothing
-        else:
-            with atomic_path(path) as temporary:
-                trainer.save_checkpoint(temporary)
-            if self.keep_every and step % self.keep_every == 0:
-                kept = self.folder / f"step_{step:06d}.ckpt"
-                kept.unlink(missing_ok=True)
-                os.link(path, kept)  # last.ckpt is replaced, never written into
-        self.saved = step
 
 
 class SamplePictures(pl.Callback):
@@ -188,11 +159,11 @@ class SamplePictures(pl.Callback):
         with atomic_path(path) as temporary:
             picture.save(temporary)
         for logger in trainer.loggers:
-            if hasattr(logger.experiment, "add_image"):
-                array = np.asarray(picture)
-                logger.experiment.add_image(
-                    "samples", array, trainer.global_step, dataformats="HWC"
-                )
+            if isinstance(logger, TensorBoardLogger):
+                array, step = np.asarray(picture), trainer.global_step
+                logger.experiment.add_image("samples", array, step, dataformats="HWC")
+            else:
+                logger.log_image("samples", [picture], step=trainer.global_step)
 
 
 def contact_sheet(rows: list[tuple[Image.Image, ...]], height: int) -> Image.Image:

@@ -46,6 +46,32 @@ class EpochBatches:
             yield [(self.epoch, index) for index in order[first : first + self.batch_size]]
 
 
+class ValidationBatches:
+    """Batches of (epoch, index), in order, dealt out to `world` ranks, as many to each.
+
+    What is left over is left out, and samples fewer than ranks go to all of them. `epoch()` is
+    asked each time: draws that are not fixed differ from one validation to the next.
+    """
+
+    def __init__(
+        self, samples: int, batch_size: int, epoch: Callable[[], int], rank: int, world: int
+    ):
+        even = samples // world * world
+        indices = range(even)[rank::world] if even else range(samples)
+        self.batches = [
+            indices[start : start + batch_size] for start in range(0, len(indices), batch_size)
+        ]
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Address]]:
+        epoch = self.epoch()
+        for batch in self.batches:
+            yield [(epoch, index) for index in batch]
+
+
 class ResumableLoader(DataLoader):
     """A loader that Lightning saves and restores: `position()` -> (epoch, finished batches)."""
 

@@ -1,12 +1,19 @@
 """Putting a training run together: data, model, Lightning's Trainer, and the run's folder.
 
 logs/<name>/   config.yaml, checkpoints/last.ckpt, metrics.jsonl, samples/, finished.json, events
+               (and wandb_id, where the log goes to W&B)
 """
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import logging
+import secrets
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +27,13 @@ from egogen import EgoGenError
 from egogen.atomic import read_json, write_json, write_text
 from ldm.architecture import downsampling_factor
 from ldm.cache import EncoderCache
-from ldm.callbacks import LAST, AverageUpdate, Checkpoints, SamplePictures, TrainingLog
+from ldm.callbacks import AverageUpdate, SamplePictures, TrainingLog
 from ldm.checkpoint import is_own, load_start, read_weights
+from ldm.cluster import cluster_environment, device_options
 from ldm.data import TrainingPairs, locate_entries
 from ldm.model import LegoModel
-from ldm.order import EpochBatches, ResumableLoader
+from ldm.order import EpochBatches, ResumableLoader, ValidationBatches
+from ldm.saving import LAST, Checkpoints, StopOnSignal
 from ldm.training import LegoTraining
 
 # What may differ when a run is continued: it decides how long and how, not what comes out.
@@ -46,10 +55,8 @@ class PairData(pl.LightningDataModule):
     def position(self) -> tuple[int, int]:
         """(epoch, micro-batches of it that are behind us), of the running fit loop."""
         loop = self.trainer.fit_loop
-        return (
-            loop.epoch_progress.current.processed,
-            loop.epoch_loop.batch_progress.current.processed,
-        )
+        batches = loop.epoch_loop.batch_progress
+        return loop.epoch_progress.current.processed, batches.current.processed
 
     def train_dataloader(self) -> ResumableLoader:
         place = self.trainer.global_rank, self.trainer.world_size
@@ -57,14 +64,10 @@ class PairData(pl.LightningDataModule):
         return ResumableLoader(self.train, batches, self.position, **self.options)
 
     def val_dataloader(self) -> DataLoader:
-        """Entries dealt out to the ranks, the same number to each: what is left over is left out,
-        and entries fewer than ranks go to all of them."""
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        even = len(self.val) // world * world
-        indices = range(even)[rank::world] if even else range(len(self.val))
-        addresses = [(0, index) for index in indices]
-        first = range(0, len(addresses), self.batch_size)
-        batches = [addresses[start : start + self.batch_size] for start in first]
+        place = self.trainer.global_rank, self.trainer.world_size
+        batches = ValidationBatches(
+            len(self.val), self.batch_size, lambda: self.trainer.current_epoch, *place
+        )
         return DataLoader(self.val, batch_sampler=batches, **self.options)
 
 
@@ -126,31 +129,51 @@ def build_data(config: DictConfig, model: LegoModel, seed: int) -> tuple[Trainin
                 latent_shape=(params.channels, side, side),
                 seed=seed,
                 cache=cache,
-                fixed=part == "validation",
+                fixed=part == "validation" and config.lightning.validation_draws == "fixed",
             )
         )
     return tuple(pairs)
 
 
 def build_logger(config: DictConfig, folder: Path) -> Any:
+    """TensorBoard, W&B (a resumed run goes on in the same W&B run), or False."""
     kind = config.lightning.logger
-    if kind == "wandb":
-        return pl.loggers.WandbLogger(name=folder.name, save_dir=folder, resume="allow")
     if kind == "none":
         return False
-    return pl.loggers.TensorBoardLogger(folder.parent, name=folder.name, version="")
+    if kind == "tensorboard":
+        return pl.loggers.TensorBoardLogger(folder.parent, name=folder.name, version="")
+    path = folder / "wandb_id"
+    if rank_zero_only.rank == 0 and not path.exists():
+        write_text(path, secrets.token_hex(4))
+    identity = path.read_text() if path.exists() else None
+    try:
+        return pl.loggers.WandbLogger(
+            name=folder.name, save_dir=folder, id=identity, resume="allow"
+        )
+    except ModuleNotFoundError:
+        raise EgoGenError("config: lightning.logger=wandb: pip install wandb first") from None
 
 
 def build_trainer(config: DictConfig, folder: Path, gpus: str | None, callbacks: list):
     """Lightning's Trainer from `lightning.trainer`; `gpus` as in "0,1,2", None for the CPU."""
     options = OmegaConf.to_container(config.lightning.trainer, resolve=True)
-    options |= {"accelerator": "cpu"} if gpus is None else _devices(gpus)
-    options.setdefault("devices", 1)
-    if options["devices"] != 1 or options.get("num_nodes", 1) != 1:
+    known = list(inspect.signature(pl.Trainer.__init__).parameters)
+    for key in options:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise EgoGenError(
+                f"config: unknown key 'lightning.trainer.{key}'; did you mean "
+                f"'lightning.trainer.{near}'?"
+            )
+    options |= device_options(gpus)
+    devices, nodes = options.setdefault("devices", 1), options.get("num_nodes", 1)
+    count = len(devices) if isinstance(devices, list) else devices
+    if count != 1 or nodes != 1:
         options.setdefault("strategy", "ddp")
     try:
         return pl.Trainer(
             **options,
+            plugins=cluster_environment(count, nodes),
             callbacks=callbacks,
             logger=build_logger(config, folder),
             default_root_dir=folder,
@@ -161,30 +184,31 @@ def build_trainer(config: DictConfig, folder: Path, gpus: str | None, callbacks:
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-    except TypeError as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # the latter two: devices and Slurm
         raise EgoGenError(f"config: lightning.trainer: {error}") from None
 
 
-def _devices(gpus: str) -> dict[str, Any]:
-    try:
-        numbers = [int(number) for number in gpus.strip(",").split(",")]
-    except ValueError:
-        raise EgoGenError(f"--gpus {gpus}: expected numbers, as in 0,1,2,3") from None
-    found = torch.cuda.device_count()
-    if max(numbers) >= found:
-        raise EgoGenError(f"--gpus {gpus}: this machine has {found} GPUs, numbered from 0")
-    return {"accelerator": "gpu", "devices": numbers}
-
-
-def total_steps(config: DictConfig, samples: int, world: int) -> int:
-    """Optimizer steps of the whole run, for the time left."""
+def micro_batches(config: DictConfig, samples: int, world: int) -> int:
+    """Of the whole run, on each rank, for the time left."""
     options = config.lightning.trainer
-    micro = max(1, samples // (config.data.params.batch_size * world))
-    per_epoch = -(-micro // options.get("accumulate_grad_batches", 1))
+    epoch = max(1, samples // (config.data.params.batch_size * world))
+    accumulated = options.get("accumulate_grad_batches", 1)
     epochs, steps = options.get("max_epochs"), options.get("max_steps", -1)
     if epochs is None or epochs < 0:
-        return steps if steps > 0 else per_epoch * 1000  # Lightning's own default
-    return min(per_epoch * epochs, steps) if steps > 0 else per_epoch * epochs
+        epochs = float("inf") if steps > 0 else 1000  # Lightning's own default
+    if steps <= 0:
+        return epoch * epochs
+    whole, rest = divmod(steps, -(-epoch // accumulated))
+    return min(epoch * epochs, epoch * whole + accumulated * rest)
+
+
+def told_batch(config: DictConfig, samples: int, world: int) -> str:
+    batch = config.data.params.batch_size
+    accumulated = config.lightning.trainer.get("accumulate_grad_batches", 1)
+    return (
+        f"train: {samples} pairs; {batch} a batch x {world} processes x {accumulated} accumulated "
+        f"= {batch * world * accumulated} an optimizer step"
+    )
 
 
 def checkpoint_to_resume(folder: Path) -> Path | None:
@@ -210,28 +234,50 @@ def train(
     load_start(model, config.model.params.ckpt_path)
     train_pairs, val_pairs = build_data(config, model, seed)
     settings, cached = config.lightning, bool(config.data.params.cache_path)
+    torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = settings.tf32
     module = LegoTraining(model, config, seed, cached)
     log = TrainingLog(folder, settings.log_every)
+    checkpoints = Checkpoints(
+        folder / "checkpoints",
+        settings.checkpoint_every,
+        settings.keep_every,
+        settings.keep_at_most,
+    )
     callbacks = [  # in this order: a checkpoint is written when the rest of its step is done
         AverageUpdate(config.model.params.ema_every_micro_batch),
         log,
         SamplePictures(folder / "samples", val_pairs, config),
-        Checkpoints(folder / "checkpoints", settings.checkpoint_every, settings.keep_every),
+        checkpoints,
+        StopOnSignal(checkpoints),
     ]
     trainer = build_trainer(config, folder, gpus, callbacks)
-    log.total = total_steps(config, len(train_pairs), trainer.world_size)
+    log.total = micro_batches(config, len(train_pairs), trainer.world_size)
+    log.batch = config.data.params.batch_size * trainer.world_size
     if rank_zero_only.rank == 0:
+        print(told_batch(config, len(train_pairs), trainer.world_size), file=sys.stderr)
         (folder / "finished.json").unlink(missing_ok=True)  # a longer run is being asked for
         write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     ckpt = checkpoint_to_resume(folder)
     data = PairData(train_pairs, val_pairs, config, seed)
-    trainer.fit(module, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
+    with workers_errors_in_one_line():
+        trainer.fit(module, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
     if trainer.is_global_zero:
         record = {"steps": trainer.global_step, "asked": asked_length(config)}
         write_json(folder / "finished.json", record)
         print(f"{folder / 'checkpoints' / LAST}: trained for {trainer.global_step} steps")
+
+
+@contextmanager
+def workers_errors_in_one_line() -> Iterator[None]:
+    """An error of a loader's worker arrives with its traceback as text; what it says ends it."""
+    try:
+        yield
+    except EgoGenError as error:
+        kind = f"{EgoGenError.__module__}.{EgoGenError.__name__}: "
+        raise type(error)(str(error).rpartition(kind)[2].strip()) from error
 
 
 def _quiet() -> None:
@@ -241,6 +287,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*number of training batches.*smaller than the logging.*")
     warnings.filterwarnings("ignore", ".*lr_scheduler.step.*before.*optimizer.step.*")

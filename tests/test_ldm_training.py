@@ -13,12 +13,13 @@ from small_training import CONFIG, write_run
 
 from egogen import EgoGenError
 from ldm.cache import main as cache_main
-from ldm.callbacks import Checkpoints
 from ldm.checkpoint import read_weights
 from ldm.config import TrainConfig, load_config
 from ldm.data import locate_entries
 from ldm.order import EpochBatches
+from ldm.saving import Checkpoints
 from ldm.train import train
+from ldm.training import LegoTraining
 from main import main
 
 ROOT = Path(__file__).parents[1]
@@ -67,22 +68,41 @@ def kill(monkeypatch, overrides, logs, after, *more):
             train_run(overrides, logs, "a", *more)
 
 
-@pytest.mark.parametrize("kill_after", [1, 2, 3, 4])
+EPOCHS = "lightning.trainer.max_steps=-1", "lightning.trainer.max_epochs=3"  # as long: 6 steps
+
+
+@pytest.mark.parametrize(
+    "kill_after, length",
+    [(1, ()), (2, ()), (3, ()), (4, ()), (2, EPOCHS), (3, EPOCHS), (4, EPOCHS)],
+)
 def test_a_killed_run_goes_on_exactly(
-    run_overrides, undisturbed, tmp_path, monkeypatch, kill_after
+    run_overrides, undisturbed, tmp_path, monkeypatch, kill_after, length
 ):
-    """Two batches an epoch: kills fall inside epochs, at their ends, and before validation."""
-    kill(monkeypatch, run_overrides, tmp_path, kill_after)
-    folder = train_run(run_overrides, tmp_path, "a")
-    found, expected = losses(folder), losses(undisturbed)
-    if (
-        kill_after == 4
-    ):  # between the last step of an epoch and its validation, which is not caught up
-        expected.pop((4, "val_loss"))
-    assert found == expected
+    """Two batches an epoch: kills fall inside epochs, at their ends, and after a validation."""
+    kill(monkeypatch, run_overrides, tmp_path, kill_after, *length)
+    same_run(train_run(run_overrides, tmp_path, "a", *length), undisturbed)
+
+
+def same_run(folder, undisturbed):
+    """The same losses and, bit for bit, the same weights and averages."""
+    assert losses(folder) == losses(undisturbed)
     ours, theirs = (read_weights(f / "checkpoints" / "last.ckpt") for f in (folder, undisturbed))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("hook", ["on_validation_start", "on_validation_end"])
+def test_a_kill_around_a_validation(run_overrides, undisturbed, tmp_path, monkeypatch, hook):
+    """A kill between the last step of an epoch and its validation's end loses no validation."""
+
+    def die(self):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LegoTraining, hook, die)
+        with pytest.raises(Killed):
+            train_run(run_overrides, tmp_path, "a")
+    same_run(train_run(run_overrides, tmp_path, "a"), undisturbed)
 
 
 def test_accumulation_and_a_longer_run(run_overrides, tmp_path):
@@ -224,16 +244,6 @@ def test_mini_configs_agree():
     train_only = {"ckpt_path", "load_ema", "ema_decay", "scheduler_config"}
     kept = [{k: v for k, v in model.items() if k not in train_only} for model in models]
     assert kept[0] == kept[1]
-
-
-@pytest.mark.parametrize("name", ["train_ego4d", "train_epickitchen"])
-def test_released_configs_are_read_and_ours_say_the_same(name, tmp_path):
-    released = json.loads((CONFIG.parents[1] / "tests/data/ldm/released_configs.json").read_text())
-    path = tmp_path / "released.yaml"
-    path.write_text(json.dumps(released[name]))  # JSON is YAML
-    found = load_config(TrainConfig, [str(path)])
-    found.model.params.first_stage_config.params.lossconfig = {}  # a loss that is never used
-    assert found == load_config(TrainConfig, [str(CONFIG.with_name(f"{name}.yaml"))])
 
 
 def test_scale_up_takes_both_training_sets(run_overrides, tmp_path):

@@ -1,0 +1,315 @@
+"""A training sample of stage 2 against what the released code does for one, on random weights.
+
+    python bench/training.py                         # CPU, one thread, full size: about 3 minutes
+    python bench/training.py --device cuda --batch 32 [--precision bf16]
+    python bench/training.py --size tiny             # does the bench itself work?
+
+Baseline: autoencoder and text encoder in every step, attention by einsum, gradient checkpointing
+always on, no cache. Ours: the encoders' outputs as the cache has them, PyTorch's fused attention,
+no checkpointing. Forward and backward of the same weights and draws; reading pictures or the cache
+is left out of both, and so are AdamW and the moving average, which are the same on both sides (and
+would not fit beside the weights on a small machine). Prints JSON: seconds a sample (CPU time on a
+CPU), their ratio, both losses, and the peak memory of training at `--memory-batch`: measured on
+CUDA, elsewhere computed by running the same step on tensors without contents.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch  # noqa: E402
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+from torch.utils._pytree import tree_leaves  # noqa: E402
+from torch.utils.weak import WeakIdKeyDictionary  # noqa: E402
+
+from egogen.errors import run_command  # noqa: E402
+from ldm.config import TrainConfig, load_config  # noqa: E402
+from ldm.held_context import split_heads  # noqa: E402
+from ldm.model import LegoModel, autocast  # noqa: E402
+from ldm.training import LegoTraining  # noqa: E402
+
+PROMPT_ROWS = 77
+SIZES = {
+    "full": [],
+    "tiny": [
+        "model.params.unet_config.params.model_channels=32",
+        "model.params.unet_config.params.num_res_blocks=1",
+        "model.params.unet_config.params.channel_mult=[1,2]",
+        "model.params.first_stage_config.params.ddconfig.ch=32",
+        "model.params.conditioner.feature_dim=64",
+        "model.params.conditioner.feedforward_dim=64",
+    ],
+}
+
+
+class EinsumAttention:
+    """Attention processor of diffusers that holds all scores, as the released code's layers do."""
+
+    def __call__(
+        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states=None, *_, **__
+    ) -> Tensor:
+        """(B, N, D), (B, L, C) or None for self-attention -> (B, N, D)."""
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query = split_heads(attn.to_q(hidden_states), attn.heads)
+        key, value = (split_heads(to(context), attn.heads) for to in (attn.to_k, attn.to_v))
+        scores = torch.einsum("bhid,bhjd->bhij", query, key) * attn.scale
+        mixed = torch.einsum("bhij,bhjd->bhid", scores.softmax(dim=-1), value)
+        return attn.to_out[0](mixed.transpose(1, 2).flatten(2))
+
+
+def build(size: str, resolution: int) -> LegoTraining:
+    words = [*SIZES[size], "model.params.use_ema=false"]
+    config = load_config(TrainConfig, [], words)
+    model = LegoModel(config.model.params)
+    # There need be no tokenizer: which ids stand in a text does not change the work.
+    model.tokenize = lambda prompts: torch.zeros(len(prompts), PROMPT_ROWS, dtype=torch.int64)
+    return LegoTraining(model, config, seed=0).train()
+
+
+def set_side(module: LegoTraining, released: bool, checkpointing: bool) -> None:
+    unet = module.model.unet
+    for layer in (m for m in unet.modules() if isinstance(m, Attention)):
+        layer.set_processor(EinsumAttention() if released else AttnProcessor2_0())
+    (unet.enable_gradient_checkpointing if checkpointing else unet.disable_gradient_checkpointing)()
+
+
+def make_batch(module: LegoTraining, count: int, resolution: int, device: str) -> dict:
+    """Draws and features of `count` samples, without frames and texts."""
+    settings = module.config.model.params.conditioner
+    latents = count, *module.model.latent_shape(resolution)
+    return {
+        "image_features": torch.randn(count, settings.image_rows, settings.feature_dim),
+        "text_features": torch.randn(count, settings.text_rows, settings.feature_dim),
+        "t": torch.linspace(0, 999, count).long(),
+        "draw": torch.ones(count),
+        "noise": torch.randn(latents),
+        "posterior_noise": torch.randn(latents),
+    } | {name: torch.rand(count, 3, resolution, resolution) for name in ("source", "edited")}
+
+
+def moved(batch: dict, device: str) -> dict:
+    return {n: v.to(device) if isinstance(v, Tensor) else v for n, v in batch.items()}
+
+
+def training_step(module: LegoTraining, batch: dict, released: bool, precision: str) -> Tensor:
+    """Forward and backward of one micro-batch -> the loss."""
+    with autocast(module.device, precision):
+        if released:  # the text of the unconditional prompt is encoded in every step
+            module.model.encode_text([""])
+        loss = module.losses(batch).mean()
+    loss.backward()
+    module.zero_grad(set_to_none=True)
+    return loss.detach()
+
+
+def with_texts(batch: dict) -> dict:
+    return batch | {"prompt": [""] * len(batch["t"])}
+
+
+@torch.no_grad()
+def as_cached(module: LegoTraining, batch: dict) -> dict:
+    """What `ldm.cache` stores and training reads in place of frames and texts."""
+    encoded = module.encode(with_texts(batch))
+    for name in ("source", "edited"):
+        encoded[name] = encoded.pop(f"{name}_moments")
+    return encoded
+
+
+def timed(step: Callable[[], Tensor], repeats: int, cuda: bool) -> tuple[float, float]:
+    """-> (least seconds of a call, its loss)."""
+    taken = []
+    for _ in range(repeats):
+        if cuda:
+            torch.cuda.synchronize()
+        torch.manual_seed(0)  # the conditioner's dropout: the same on both sides
+        clock = time.perf_counter if cuda else time.process_time
+        start = clock()
+        loss = step().item()
+        taken.append(clock() - start)
+    return min(taken), loss
+
+
+def compare(args: argparse.Namespace) -> dict:
+    """Both sides on the same weights, draws and frames."""
+    cuda = args.device == "cuda"
+    module = build(args.size, args.resolution).to(args.device)
+    batch = moved(make_batch(module, args.batch, args.resolution, args.device), args.device)
+    cached = as_cached(module, batch)
+    sides = {
+        "baseline": (True, with_texts(batch), "fp32"),
+        "ours": (False, cached, args.precision),
+    }
+    found = {}
+    for name, (released, inputs, precision) in sides.items():
+        set_side(module, released, checkpointing=released)
+        seconds, loss = timed(
+            lambda: training_step(module, inputs, released, precision),  # noqa: B023
+            args.repeats + cuda,
+            cuda,
+        )
+        found[name] = {"seconds_per_sample": round(seconds / args.batch, 3), "loss": loss}
+        print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
+    times = [found[name]["seconds_per_sample"] for name in ("ours", "baseline")]
+    return found | {"ratio": round(times[0] / times[1], 3)}
+
+
+def fill_anew(module: nn.Module) -> None:
+    """Parameters made one by one: those that were deep-copied are of no use to FakeTensorMode."""
+    for part in module.modules():
+        for name, value in part._parameters.items():
+            if value is not None:
+                part._parameters[name] = nn.Parameter(torch.empty(value.shape), value.requires_grad)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all storages made inside it, and the most that lived at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known, self.now, self.most = WeakIdKeyDictionary(), 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        for storage in storages((args, kwargs)):
+            self.known.setdefault(storage, True)  # made outside, a weight
+        result = function(*args, **(kwargs or {}))
+        for storage in storages(result):
+            if storage not in self.known:
+                self.known[storage] = True
+                self.add(storage.nbytes())
+                weakref.finalize(storage, self.add, -storage.nbytes())
+        return result
+
+    def add(self, count: int) -> None:
+        self.now += count
+        self.most = max(self.most, self.now)
+
+
+def storages(tree: object) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def tracked_peak(step: Callable[[], object]) -> int:
+    """Bytes of the tensors that `step` makes, at their most."""
+    with LiveBytes() as live:
+        step()
+    return live.most
+
+
+def computed_memory(args: argparse.Namespace) -> dict:
+    """Peak of training in GB (10^9 bytes), float32, from shapes alone.
+
+    Weights, two moments of AdamW and the average stay; activations and gradients are at their
+    most inside forward and backward; the encoders' weights stay, and their own activations come
+    and go before the UNet's.
+    """
+    count, found = args.memory_batch, {}
+    with FakeTensorMode():
+        module = build(args.size, args.resolution)
+        fill_anew(module)
+        batch = make_batch(module, count, args.resolution, "cpu")
+        trained = sum(p.nbytes for p in module.parameters() if p.requires_grad)
+        frozen = sum(p.nbytes for part in module.frozen_parts() for p in part.parameters())
+        cached = as_cached(module, batch)
+        encoding = tracked_peak(lambda: as_cached(module, batch))
+        for name, released, checkpointing in (
+            ("baseline", True, True),
+            ("checkpointing", False, True),
+            ("no checkpointing", False, False),
+        ):
+            set_side(module, released, checkpointing)
+            peak = tracked_peak(lambda: training_step(module, cached, False, "fp32"))
+            found[name] = peak
+            print(f"{name}: {peak / 1e9:.2f} GB beside weights", file=sys.stderr, flush=True)
+    static = 4 * trained  # weights, two moments, average
+    totals = {
+        "baseline (einsum, checkpointing, no cache)": frozen + max(encoding, found["baseline"]),
+        "no cache, checkpointing": frozen + max(encoding, found["checkpointing"]),
+        "no cache, no checkpointing": frozen + max(encoding, found["no checkpointing"]),
+        "cache, checkpointing": found["checkpointing"],
+        "cache, no checkpointing": found["no checkpointing"],
+    }
+    return {
+        "how": "computed from shapes: 4 x trained + (encoders' weights without a cache) + the most "
+        "of activations and gradients in forward and backward, or of encoding",
+        "batch": count,
+        "trained_gb": round(trained / 1e9, 2),
+        "encoders_gb": round(frozen / 1e9, 2),
+        "encoding_gb": round(encoding / 1e9, 2),
+        "activations_and_gradients_gb": {n: round(v / 1e9, 2) for n, v in found.items()},
+        "peak_gb": {name: round((static + value) / 1e9, 2) for name, value in totals.items()},
+    }
+
+
+def measured_memory(args: argparse.Namespace) -> dict:
+    """Peak of training on CUDA in GB, AdamW and the average included."""
+    module = build(args.size, args.resolution).to("cuda")
+    average = [p.detach().clone() for p in module.parameters() if p.requires_grad]
+    optimizer = module.configure_optimizers()["optimizer"]
+    batch = moved(make_batch(module, args.memory_batch, args.resolution, "cuda"), "cuda")
+    cached, peaks = as_cached(module, batch), {}
+    for cache in (False, True):
+        if cache:
+            for part in module.frozen_parts():
+                part.to("cpu")
+        for released, checkpointing in ((True, True), (False, True), (False, False)):
+            if released and cache:
+                continue
+            set_side(module, released, checkpointing)
+            kept = "cache" if cache else "no cache"
+            name = f"{kept}, {'' if checkpointing else 'no '}checkpointing"
+            if released:
+                name = "baseline (einsum, checkpointing, no cache)"
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            with contextlib.suppress(torch.cuda.OutOfMemoryError):
+                for _ in range(2):
+                    inputs = cached if cache else with_texts(batch)
+                    with autocast(module.device, "fp32" if released else args.precision):
+                        module.losses(inputs).mean().backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+                peaks[name] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+            peaks.setdefault(name, "more than the card has")
+            optimizer.zero_grad()
+    del average
+    return {"how": "measured", "batch": args.memory_batch, "peak_gb": peaks}
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        description="Time and memory of a training sample, against what the released code does.",
+        epilog="example: python bench/training.py --size tiny",
+    )
+    parser.add_argument("--size", choices=SIZES, default="full")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--resolution", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=2, help="the fastest counts")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
+    parser.add_argument("--memory-batch", type=int, default=32)
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    head = {name: getattr(args, name) for name in ("size", "device", "batch", "resolution")}
+    head |= {"threads": 1, "precision_of_ours": args.precision, "torch": torch.__version__}
+    if args.device == "cuda":
+        head["device"] = torch.cuda.get_device_name()
+    result = head | compare(args)
+    memory = measured_memory if args.device == "cuda" else computed_memory
+    print(json.dumps(result | {"peak_memory": memory(args)}, indent=1))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -17,10 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import BitsAndBytesConfig, LlavaConfig, logging
+from transformers.modeling_utils import set_zero3_state
 
 from egogen.atomic import atomic_path
 from egogen.errors import EgoGenError
 from llava.checkpoint_config import (
+    ADDED_ROWS,
     hub_file,
     is_released,
     read_config,
@@ -37,12 +39,13 @@ from llava.checkpoint_files import (
 )
 from llava.conversation import Template, find_template
 from llava.image_processing import ImageProcessor, load_image_processor
-from llava.model import Llava, projector_layers
+from llava.model import PROJECTOR, Llava, projector_layers
 from llava.tokenizer import TextTokenizer, load_tokenizer, save_tokenizer
 
 QUANTIZATIONS = ("4bit", "8bit")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
-UNQUANTIZED = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+UNQUANTIZED = ["model.vision_tower", PROJECTOR, "lm_head"]
+EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 # What transformers wants beside the weights of a hub folder, carried along when it is tuned.
 HUB_FILES = ("processor_config.json", "chat_template.json", "chat_template.jinja")
 
@@ -85,11 +88,14 @@ def read_state(
     state = read_weights(folder)
     if projector_layers(config) == 1:
         _join_layers(state)
+    added = getattr(config, ADDED_ROWS, 0)
+    for name in (EMBEDDINGS, HEAD) if added else ():
+        state[name] = state[name][:-added]
     if not any(name.startswith("model.vision_tower.") for name in state):
         fields = read_fields(folder)
         named = tower_name(fields) if is_released(fields) else None
         state |= read_tower(_tower_files(folder, vision_tower or named, bool(vision_tower)))
-    with torch.device("meta"):
+    with torch.device("meta"), set_zero3_state():  # nothing to be shared out by DeepSpeed
         expected = {name: value.shape for name, value in Llava(config).state_dict().items()}
     check_weights({name: value.shape for name, value in state.items()}, expected, folder)
     return state
@@ -101,9 +107,7 @@ def _join_layers(state: dict[str, Tensor]) -> None:
     The second is the identity there, and the product exact.
     """
     names = [
-        f"model.multi_modal_projector.linear_{layer}.{kind}"
-        for layer in (1, 2)
-        for kind in ("weight", "bias")
+        f"{PROJECTOR}.linear_{layer}.{kind}" for layer in (1, 2) for kind in ("weight", "bias")
     ]
     if not all(name in state for name in names):
         return
@@ -155,6 +159,13 @@ def quantization_config(quantization: str | None, dtype: torch.dtype) -> BitsAnd
     )
 
 
+def quantization_of(model: Llava) -> str | None:
+    """How the model was loaded: "4bit", "8bit" or None."""
+    return next(
+        (name for name in QUANTIZATIONS if getattr(model, f"is_loaded_in_{name}", False)), None
+    )
+
+
 def load_model(
     folder: str | os.PathLike,
     *,
@@ -201,6 +212,7 @@ def load_model(
         raise EgoGenError(f"{folder}: weights cannot be loaded ({error})") from error
     finally:
         logging.set_verbosity(verbosity)
+    vars(model.config).pop(ADDED_ROWS, None)  # they are not in the model, nor in what it saves
     model.source_folder = folder
     return model.eval()
 

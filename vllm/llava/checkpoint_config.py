@@ -10,12 +10,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 from transformers.utils import cached_file
 
 from egogen.atomic import read_json
 from egogen.errors import EgoGenError
 from llava.model import build_config, projector_layers
+from llava.tokens import IMAGE_ID
 
 CONFIG_FILE, TOWER_FOLDER = "config.json", "vision_tower"
 CLIP_L_14 = {
@@ -63,7 +65,9 @@ RELEASED_DEFAULTS = {
     "image_grid_pinpoints": None,
     "pretraining_tp": 1,
 }
-ORIGIN = "llava_config"  # hub folders made from released ones keep the released fields under this
+# Fields of hub folders made here: the released config.json that they come from, and how many rows
+# were added to the vocabulary for the picture's mark.
+ORIGIN, ADDED_ROWS = "llava_config", "added_rows"
 
 
 def read_fields(folder: str | os.PathLike) -> dict[str, Any]:
@@ -97,7 +101,11 @@ def read_config(folder: str | os.PathLike, vision_tower: str | None = None) -> L
         if is_released(fields):
             return _released_config(fields, path, _vision_config(fields, path, vision_tower))
         return _hub_config(fields, path)
-    except (TypeError, ValueError) as error:  # what the library says about a field's type or value
+    except (
+        TypeError,
+        ValueError,
+        StrictDataclassError,
+    ) as error:  # what the library says about a field's type or value
         raise EgoGenError(f"{path}: {error}") from error
 
 
@@ -139,6 +147,10 @@ def _hub_config(fields: dict[str, Any], path: Path) -> LlavaConfig:
     config.projector_layers = 1 if act == "linear" else 2
     config.image_aspect_ratio = fields.get("image_aspect_ratio", "square")
     config.conversation_template = fields.get("conversation_template", "vicuna_v1")
+    added = getattr(config, ADDED_ROWS, 0)
+    if added:  # for transformers alone: a picture needs no row here
+        config.text_config.vocab_size -= added
+        config.image_token_index = IMAGE_ID
     return config
 
 

@@ -41,11 +41,17 @@ MODEL_NAMES = {
 }
 # A vision tower's own folder; what else a whole CLIP model holds is not read.
 TOWER_NAMES = {r"^(vision_model\.)?(?=(embeddings|pre_|encoder|post_|head))": "model.vision_tower."}
-RELEASED_NAMES = {
+_RELEASED_NAMES = {
     r"^model\.language_model\.": "model.",
     r"^model\.vision_tower\.": "model.vision_tower.vision_tower.vision_model.",
-    r"^model\.multi_modal_projector\.linear_1\.": "model.mm_projector.0.",
-    r"^model\.multi_modal_projector\.linear_2\.": "model.mm_projector.2.",
+}
+RELEASED_NAMES = {  # by the number of projector layers
+    1: {**_RELEASED_NAMES, r"^model\.multi_modal_projector\.linear_1\.": "model.mm_projector."},
+    2: {
+        **_RELEASED_NAMES,
+        r"^model\.multi_modal_projector\.linear_1\.": "model.mm_projector.0.",
+        r"^model\.multi_modal_projector\.linear_2\.": "model.mm_projector.2.",
+    },
 }
 HUB_NAMES = {
     r"^model\.language_model\.": "language_model.model.",

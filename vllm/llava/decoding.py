@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from llava.kv_cache import block_cache
-from llava.model import Llava
+from llava.model import Llava, runs_on
 from llava.tokens import left_pad
 
 TOP_K = 50  # the default of the library that the published runs sampled with
@@ -28,7 +28,8 @@ class Decoding:
 
     `sampling` "per-sample": each sample draws from its own seed. "released": all samples of a
     process draw one after the other from one stream, as the published runs did; what a sample gets
-    then depends on those before it.
+    then depends on those before it. (The law and the order are the released ones; the very numbers
+    are not, since building the networks took some from that stream.)
     """
 
     temperature: float = 0.2
@@ -117,7 +118,7 @@ def decode(
     and positions are counted from each sample's own start. Samples that have ended leave the batch.
     Of all hidden states only those of the last layer that predict a token are kept, on the CPU.
     """
-    device = model.get_input_embeddings().weight.device
+    device = runs_on(model.get_input_embeddings())
     ids, mask = (tensor.to(device) for tensor in left_pad(prompts, pad_id))
     written = [Written() for _ in prompts]
     rows: list[list[torch.Tensor]] = [[] for _ in prompts]

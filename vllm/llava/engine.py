@@ -25,6 +25,7 @@ from llava.decoding import (
     draw_released,
     greedy,
 )
+from llava.model import runs_on
 from llava.tokens import IGNORE, encode_conversation
 
 
@@ -52,8 +53,7 @@ def transformers_engine(loaded: Loaded, settings: Decoding, seed: int = 0) -> En
     """Batched decoding with the loaded model. `seed` begins the one stream of released sampling,
     which draws for one sample at a time.
     """
-    device = loaded.model.lm_head.weight.device
-    stream = torch.Generator(device).manual_seed(seed)
+    stream = torch.Generator(runs_on(loaded.model.lm_head)).manual_seed(seed)
 
     def choice(requests: Sequence[Request]) -> Choice:
         if settings.temperature == 0:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import align_module_device
+
 from egogen.actions import ActionEntry
 from egogen.claims import claim
 from egogen.errors import EgoGenError
@@ -18,7 +20,7 @@ from egogen.features import (
     open_store,
 )
 from egogen.projector import PROJECTOR_FILE, Projector, read_projector, write_projector
-from llava.checkpoint import Loaded
+from llava.checkpoint import Loaded, quantization_of
 from llava.describe import Description
 from llava.model import Llava
 
@@ -29,13 +31,16 @@ if TYPE_CHECKING:
 def fingerprint(model: Llava) -> str:
     """A short name for the model's weights, from the parts that any tuning changes."""
     digest = hashlib.sha256()
-    parts = [
-        *model.model.multi_modal_projector.parameters(),
-        model.model.language_model.norm.weight,
+    modules = [
+        *model.model.multi_modal_projector.children(),
+        model.model.language_model.norm,
+        model.lm_head,
     ]
-    parts.append(model.lm_head.weight[:64])
-    for part in parts:
-        digest.update(part.detach().float().cpu().numpy().tobytes())
+    for module in modules:
+        with align_module_device(module):  # a device map may keep it elsewhere
+            for part in module.parameters():
+                rows = part if module is not model.lm_head else part[:64]
+                digest.update(rows.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -46,6 +51,7 @@ def model_info(loaded: Loaded) -> dict[str, Any]:
         "model": fingerprint(model),
         "width": model.config.text_config.hidden_size,
         "image_size": model.config.vision_config.image_size,
+        "quantization": quantization_of(model),
     }
 
 

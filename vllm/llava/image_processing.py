@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,9 +69,9 @@ class ImageProcessor:
         left, top = (size[0] - self.size) // 2, (size[1] - self.size) // 2
         return image.crop((left, top, left + self.size, top + self.size))
 
-    def save(self, folder: str | Path) -> None:
-        """preprocessor_config.json, readable by transformers (which knows no aspect option)."""
-        settings = {
+    def settings(self) -> dict[str, Any]:
+        """Fields of preprocessor_config.json, for transformers, which knows no aspect option."""
+        return {
             "image_processor_type": "CLIPImageProcessor",
             "do_convert_rgb": True,
             "do_resize": True,
@@ -86,7 +87,9 @@ class ImageProcessor:
             "image_mean": self.mean,
             "image_std": self.std,
         }
-        write_json(Path(folder) / FILE, settings, indent=2)
+
+    def save(self, folder: str | Path) -> None:
+        write_json(Path(folder) / FILE, self.settings(), indent=2)
 
 
 def load_image_processor(folder: str | Path, size: int, aspect: str) -> ImageProcessor:

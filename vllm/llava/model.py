@@ -24,18 +24,38 @@ from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 from egogen.errors import EgoGenError
 from llava.tokens import IGNORE, IMAGE_ID
 
+PROJECTOR = "model.multi_modal_projector"
+
 
 class LinearProjector(nn.Module):
-    """The projector of the first LLaVA: one linear layer. The name `linear_1` is transformers'."""
+    """The projector of the first LLaVA: one linear layer. The name `linear_1` is transformers'.
+
+    transformers' Llava has two layers always: for it files hold a second one, the identity.
+    """
 
     def __init__(self, config: LlavaConfig):
         super().__init__()
         self.linear_1 = nn.Linear(
             config.vision_config.hidden_size, config.text_config.hidden_size, bias=True
         )
+        self.register_load_state_dict_pre_hook(drop_identity)
 
     def forward(self, features_BPC: torch.Tensor) -> torch.Tensor:
         return self.linear_1(features_BPC)  # (B, P, D)
+
+
+def drop_identity(module: nn.Module, state: dict[str, torch.Tensor], prefix: str, *_) -> None:
+    """Take the second layer of files written here out of a state that is about to be loaded."""
+    for kind in ("weight", "bias"):
+        state.pop(f"{prefix}linear_2.{kind}", None)
+
+
+def with_identity(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`state` of a model with one projector layer, and the identity as its second one."""
+    bias = state[f"{PROJECTOR}.linear_1.bias"]
+    weight = torch.eye(len(bias), dtype=bias.dtype)
+    second = {"weight": weight, "bias": torch.zeros(len(bias), dtype=bias.dtype)}
+    return {**state, **{f"{PROJECTOR}.linear_2.{kind}": value for kind, value in second.items()}}
 
 
 class Llava(LlavaForConditionalGeneration):
@@ -54,14 +74,19 @@ class Llava(LlavaForConditionalGeneration):
             self.post_init()
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Always under this class's own names, whatever layout the weights were read from.
+        """Always under transformers' own names, whatever layout the weights were read from.
 
-        Raises EgoGenError for the folder that the weights came from: they may be maps of its files.
+        Its LlavaForConditionalGeneration finds every weight that it asks for. Raises EgoGenError
+        for the folder that the weights came from: they may be maps of its files.
         """
         source = self.source_folder
         if source is not None and source.resolve() == Path(save_directory).resolve():
             raise EgoGenError(f"{save_directory}: the model was read from here, expected another")
-        super().save_pretrained(save_directory, **{"save_original_format": False, **kwargs})
+        state = kwargs.pop("state_dict", None) or self.state_dict()
+        if projector_layers(self.config) == 1 and f"{PROJECTOR}.linear_1.bias" in state:
+            state = with_identity(state)
+        options = {"save_original_format": False, **kwargs}
+        super().save_pretrained(save_directory, state_dict=state, **options)
 
     @property
     def patches(self) -> int:
@@ -146,6 +171,12 @@ class Llava(LlavaForConditionalGeneration):
         logits = self.lm_head(hidden[:, :-1][wanted]).float()  # (targets, V)
         total = F.cross_entropy(logits, following[wanted], reduction="sum")
         return LlavaCausalLMOutputWithPast(loss=total / (num_items_in_batch or wanted.sum()))
+
+
+def runs_on(module: nn.Module) -> torch.device:
+    """Where a layer computes: that may not be where a device map keeps its weights."""
+    place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    return next(module.parameters()).device if place is None else torch.device(place)
 
 
 def projector_layers(config: LlavaConfig) -> int:

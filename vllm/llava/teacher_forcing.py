@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from llava.model import Llava
+from llava.model import Llava, runs_on
 
 
 @torch.inference_mode()
@@ -28,7 +28,7 @@ def text_rows(
     the end mark where it has one. Sequences are padded
     on the right, where causal attention never looks, so that no mask is needed.
     """
-    device = model.get_input_embeddings().weight.device
+    device = runs_on(model.get_input_embeddings())
     inputs = [
         [*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)
     ]  # nothing follows the last token, so its own state is not needed

@@ -15,6 +15,7 @@ from egogen.errors import EgoGenError
 from llava.conversation import IMAGE_MARK
 
 MODEL_FILE, FAST_FILE, CONFIG_FILE = "tokenizer.model", "tokenizer.json", "tokenizer_config.json"
+ADDED_FILE = "added_tokens.json"
 _UNDERLINE = "\u2581"  # how sentencepiece writes a space
 
 
@@ -31,8 +32,8 @@ class TextTokenizer:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.added: dict[str, int] = {}
-        if (self.folder / "added_tokens.json").exists():
-            self.added = dict(read_json(self.folder / "added_tokens.json"))
+        if (self.folder / ADDED_FILE).exists():
+            self.added = dict(read_json(self.folder / ADDED_FILE))
 
     def _split_marks(self, text: str) -> list[str]:
         marks = sorted(self.marks, key=len, reverse=True)
@@ -151,7 +152,7 @@ def save_tokenizer(tokenizer: TextTokenizer, folder: str | Path) -> None:
         FAST_FILE,
         CONFIG_FILE,
         "special_tokens_map.json",
-        "added_tokens.json",
+        ADDED_FILE,
     )
     for name in names:
         source = tokenizer.folder / name
@@ -160,7 +161,7 @@ def save_tokenizer(tokenizer: TextTokenizer, folder: str | Path) -> None:
                 shutil.copyfile(source, temporary)
 
 
-def write_tokenizer_config(folder: str | Path, max_length: int) -> None:
+def write_tokenizer_config(folder: str | Path, max_length: int, legacy: bool = True) -> None:
     """tokenizer_config.json beside a fresh tokenizer.model, as Llama tokenizers have it."""
     write_json(
         Path(folder) / CONFIG_FILE,
@@ -173,7 +174,7 @@ def write_tokenizer_config(folder: str | Path, max_length: int) -> None:
             "bos_token": "<s>",
             "eos_token": "</s>",
             "unk_token": "<unk>",
-            "legacy": True,
+            "legacy": legacy,
         },
         indent=2,
     )

@@ -18,10 +18,9 @@ from transformers import BlipConfig, BlipForConditionalGeneration, BlipTextConfi
 from egogen.frames import read_rgb
 from egogen.progress import track
 from metrics.beam_search import SearchRules, beam_search
-from metrics.clip_image import MEAN, STD
 from metrics.frame_pairs import Pair
 from metrics.library_networks import library_network
-from metrics.pictures import batches, read_ahead, to_tensor
+from metrics.pictures import CLIP_MEAN, CLIP_STD, batches, read_ahead, to_tensor
 from metrics.registry import METRICS, Measured, Settings, finite_mean
 from metrics.state_dicts import load_state_dict
 from metrics.text_similarity import similarities, text_tower
@@ -73,7 +72,7 @@ def captioner(kind: str, state: dict[str, torch.Tensor], path) -> BlipForConditi
 def picture_input(image: Image.Image) -> torch.Tensor:
     """RGB picture -> (3, 384, 384) float32: Pillow's bicubic, aspect not kept, CLIP's mean, std."""
     pixels = to_tensor(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     return (pixels - mean) / std
 
 

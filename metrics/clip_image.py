@@ -9,14 +9,11 @@ from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
 from egogen.progress import track
 from metrics.frame_pairs import Pair
-from metrics.pictures import batches, read_ahead, read_unresized, squeezed
+from metrics.pictures import CLIP_MEAN, CLIP_STD, batches, read_ahead, read_unresized, squeezed
 from metrics.registry import METRICS, Measured, Settings, finite_mean
 from metrics.state_dicts import fill, load_state_dict
 
 SIDE, WIDTH = 224, 768  # pixels of the input, numbers of the embedding
-# Of the pictures that CLIP was trained on (Radford et al. 2021), RGB in [0, 1].
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def image_tower(state: Mapping[str, torch.Tensor], path) -> torch.nn.Module:
@@ -37,7 +34,9 @@ def picture_inputs(pictures: Sequence[torch.Tensor], device) -> torch.Tensor:
 
     Bicubic to 224 x 224 without crop, antialiasing or clamping, as the released script does.
     """
-    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
+    mean, std = (
+        torch.tensor(values, device=device).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD)
+    )
     return (squeezed(pictures, SIDE, "bicubic", device) - mean) / std
 
 

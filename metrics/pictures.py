@@ -12,6 +12,10 @@ from PIL import Image
 from egogen.frames import read_rgb
 from metrics.frame_pairs import Pair
 
+# Of the pictures that CLIP was trained on (Radford et al. 2021; BLIP keeps them), RGB in [0, 1].
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
     """RGB picture -> (3, H, W) float32 in [0, 1]."""

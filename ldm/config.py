@@ -16,6 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from egogen import EgoGenError
+from egogen.settings import load_settings
 from ldm.released_config import released_keys, translate
 from ldm.schema import AS_RELEASED, CHOICES, GenerateConfig, TrainConfig
 
@@ -27,6 +28,7 @@ def load_config(schema: type, paths: Sequence[str], overrides: Sequence[str] = (
 
     Raises EgoGenError naming file (or override) and key for anything unknown or of wrong type.
     """
+    load_settings()
     layers = [(str(path), _read_yaml(path)) for path in paths]
     for override in overrides:
         if "=" not in override.lstrip("-"):

@@ -20,6 +20,7 @@ from ldm.checkpoint import load_for_generation, read_weights
 from ldm.data import Located, check_stores, locate_entries, read_condition, stack
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
 from ldm.noise import ProcessNoise, SampleNoise
+from ldm.paths import check_paths
 from ldm.pictures import to_picture, write_picture
 from ldm.samplers import SAMPLERS, draws_of_noise
 from ldm.sampling import Conditioning, NoiseSource, guidance_branches, guided_denoiser
@@ -186,6 +187,7 @@ def generate_chunk(
     Finished frames are kept, so that the same command continues a killed run.
     """
     data, inference = config.data.params, config.inference
+    check_paths(config, ckpt=ckpt)
     items = floor_chunk(locate_entries(data), n_chunk, chunk_idx)
     check_stores(items, config.model.params.conditioner)
     sizes = read_clip_sizes(config.data.metadata_path)

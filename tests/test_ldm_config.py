@@ -52,7 +52,10 @@ def test_released_files_build_the_released_networks(released):
     assert count["conditioner"] == sum(conditioner) == 2 * 3_932_928 + 11_027_968
 
 
-def test_released_files_and_ours_say_the_same(released):
+def test_released_files_and_ours_say_the_same(released, monkeypatch):
+    for place in ("dataset", "features", "weights"):
+        folder = {"features": "vllm_features", "weights": "checkpoints"}.get(place, place)
+        monkeypatch.setenv(f"LEGO_{place.upper()}", f"DATA/{folder}")
     name, schema, path = released
     assert load_config(schema, [path]) == load_config(schema, [str(CONFIGS / f"{name}.yaml")])
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from egogen.atomic import read_json
 from egogen.download.group import MANIFEST, choose, fetch_group, plan, verify
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
+from egogen.settings import load_settings
 
 EXAMPLE = """examples:
   python -m egogen.download dataset /data/lego
@@ -37,7 +39,8 @@ def main(argv: Sequence[str]) -> int:
     if args.group not in manifest:
         raise EgoGenError(f"{args.group}: no such group, expected one of {', '.join(manifest)}")
     group = manifest[args.group]
-    folder = args.folder or Path(group["folder"])
+    load_settings()
+    folder = args.folder or Path(os.path.expandvars(group["folder"]))
     files = choose(args.group, group["files"], args.only)
     if args.dry_run:
         print("\n".join(plan(files, folder)))

@@ -1,0 +1,73 @@
+"""Paths stand once: the settings file, the environment over it, the same for shell and Python."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from egogen.errors import EgoGenError
+from egogen.settings import NAMES, load_settings, read_settings, require_paths
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def test_shipped_settings_name_everything():
+    assert tuple(read_settings()) == NAMES
+
+
+def from_shell(path: Path, **environment: str) -> dict[str, str]:
+    script = f"source '{PROJECT}/scripts/settings.sh'; env"
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("LEGO_")}
+    result = subprocess.run(
+        ["bash", "-euc", script],
+        env=clean | {"LEGO_SETTINGS": str(path)} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    pairs = (line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
+    return {name: value for name, value in pairs if name in NAMES}
+
+
+def test_shell_and_python_read_the_same(tmp_path, monkeypatch):
+    path = tmp_path / "own.env"
+    path.write_text('# mine\n\nLEGO_DATASET=/a b/c\nexport LEGO_FEATURES="/f"\nLEGO_WEIGHTS=/w ')
+    assert from_shell(path) == read_settings(path)
+    assert read_settings(path)["LEGO_DATASET"] == "/a b/c"
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LEGO_WEIGHTS", "/elsewhere")
+    load_settings(path)
+    assert os.environ["LEGO_DATASET"] == "/a b/c" and os.environ["LEGO_WEIGHTS"] == "/elsewhere"
+    assert from_shell(path, LEGO_WEIGHTS="/elsewhere")["LEGO_WEIGHTS"] == "/elsewhere"
+
+
+def test_configs_follow(monkeypatch):
+    from ldm.config import GenerateConfig, load_config
+
+    monkeypatch.setenv("LEGO_DATASET", "/somewhere")
+    config = load_config(GenerateConfig, [str(PROJECT / "configs" / "generate_ego4d.yaml")])
+    assert config.data.params.edit_path == "/somewhere/ego4d_val.json"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("LEGO_DATASET", "own.env:1: 'LEGO_DATASET', expected NAME=VALUE"),
+        ("LEGO_DATASET=", "LEGO_DATASET is empty"),
+        ("LEGO_DATA=/x", "expected NAME=VALUE with NAME of LEGO_DATASET"),
+        ("\nrm -rf x", "own.env:2"),
+    ],
+)
+def test_bad_settings(tmp_path, text, message):
+    (tmp_path / "own.env").write_text(text)
+    with pytest.raises(EgoGenError, match=message):
+        read_settings(tmp_path / "own.env")
+
+
+def test_missing_file_and_paths(tmp_path):
+    with pytest.raises(EgoGenError, match="settings cannot be read"):
+        read_settings(tmp_path / "none.env")
+    with pytest.raises(EgoGenError, match="a=.*none, b=.*gone"):
+        require_paths({"a": tmp_path / "none", "b": tmp_path / "gone", "c": tmp_path, "d": None})

@@ -99,12 +99,9 @@ def draw_effects(axes: Axes, versus: Versus, ink: str = INK, colours=(SECOND, AC
     axes.set_yticks(range(len(rows)), [title for title, _, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_title("Which run is better", color=ink, fontsize=10, loc="left", fontweight="bold")
-    axes.set_xlabel(
-        "\N{LEFTWARDS ARROW} A better     B better \N{RIGHTWARDS ARROW}\n"
-        "mean difference, in standard deviations",
-        color=ink,
-    )
+    axes.set_title("Effect, in deviations", color=ink, fontsize=10, loc="left", fontweight="bold")
+    sides = "\N{LEFTWARDS ARROW} A better     B better \N{RIGHTWARDS ARROW}"
+    axes.set_xlabel(sides, color=ink)
 
 
 def panels(versus: Versus) -> list[tuple]:

@@ -103,7 +103,7 @@ def evaluate(
             continue
         print(f"metric {number} of {len(metrics)}: {metric.title} ({metric.name})", flush=True)
         measured = metric.measure(population.pairs, settings)
-        results.add(metric.name, identity, measured, *intervals(measured, clips, settings.device))
+        results.add(metric.name, identity, measured, *intervals(measured, clips))
     results.write()
     print(table(results))
     print(f"written: {results.folder / METRIC_FILE}")

@@ -20,6 +20,7 @@ from egogen import layout
 from egogen.actions import DESCRIPTION_KEY
 from egogen.atomic import atomic_path, write_text
 from egogen.errors import EgoGenError, run_command
+from metrics.compared_runs import Versus, compare_runs, read_run
 from metrics.report_data import (
     ReportData,
     read_curve,
@@ -55,9 +56,15 @@ def gather(options: argparse.Namespace) -> ReportData:
     )
     metric_folder = options.metric or default_folder(options.gen_path)
     score = read_score(options.score, required=("done_rate",))
-    overall = read_overall(metric_folder)
+    overall, intervals = read_overall(metric_folder)
     samples, ranked_by = read_samples_of(
-        options.gen_path, frames, edit_file, metric_folder, options.llava_key, score
+        options.gen_path,
+        frames,
+        edit_file,
+        metric_folder,
+        options.llava_key,
+        score,
+        options.rank_by,
     )
     curves = [
         read_curve(path, title)
@@ -77,7 +84,21 @@ def gather(options: argparse.Namespace) -> ReportData:
         read_score(options.swapped_score, required=("done_rate",)),
         read_score(options.description_score),
         curves,
+        intervals,
+        _versus(options, metric_folder),
+        options.against_images,
     )
+
+
+def _versus(options: argparse.Namespace, metric_folder: Path) -> Versus | None:
+    """The comparison with the run of --against, which is A."""
+    if options.against is None:
+        if options.against_images is not None:
+            raise EgoGenError("--against-images: expected --against, the results of that run")
+        return None
+    if options.against_images is not None and not options.against_images.is_dir():
+        raise EgoGenError(f"--against-images {options.against_images}: no such folder")
+    return compare_runs(read_run(options.against), read_run(metric_folder))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,6 +116,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--llava_key", default=DESCRIPTION_KEY, help="field of the descriptions")
     parser.add_argument("--metric", type=Path, help="folder of metric.json (default: as written)")
+    parser.add_argument("--rank-by", help="figure that orders the frames (default: gain, or PSNR)")
+    parser.add_argument("--against", help="folder of metric.json of another run, to compare with")
+    parser.add_argument(
+        "--against-images", type=Path, help="its frames: shows what gained and lost"
+    )
     parser.add_argument("--score", help="JSON of python -m egogen.mini.score for these frames")
     parser.add_argument("--swapped-score", help="the same of frames with other descriptions")
     parser.add_argument("--description-score", help="JSON: shares of descriptions that are right")

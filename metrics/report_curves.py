@@ -62,12 +62,14 @@ def draw_curve(axes: Axes, curve: Curve, ink: str = INK) -> None:
         axes.legend(frameon=False, labelcolor=ink)
 
 
-def draw_histogram(axes: Axes, values: Sequence[float], title: str, ink: str = INK) -> None:
-    """How often a figure takes which value; below zero in another colour."""
+def draw_histogram(
+    axes: Axes, values: Sequence[float], title: str, signed: bool = False, ink: str = INK
+) -> None:
+    """How often a figure takes which value; below zero in another colour where that says much."""
     plain_axes(axes, ink)
     counts, edges = np.histogram(values, bins=min(24, max(6, len(values) // 4)))
     centres = (edges[1:] + edges[:-1]) / 2
-    colours = [ACCENT if centre >= 0 else SECOND for centre in centres]
+    colours = [SECOND if signed and centre < 0 else ACCENT for centre in centres]
     axes.bar(centres, counts, width=0.92 * np.diff(edges), color=colours)
     axes.axvline(float(np.mean(values)), color=ink, linewidth=1.2, linestyle="--", alpha=0.7)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))

@@ -12,6 +12,9 @@ from pathlib import Path
 from egogen.actions import inside, read_actions
 from egogen.atomic import read_json
 from egogen.errors import EgoGenError
+from metrics.bootstrap import SUFFIX
+from metrics.compared_runs import Versus
+from metrics.registry import KEYS, METRICS
 from metrics.results import METRIC_FILE, SAMPLE_FILE, read_samples
 
 RANKED_BY = ("psnr_changed_gain", "psnr")  # the first that was measured orders the samples
@@ -30,6 +33,8 @@ class Sample:
     figures: dict[str, float]
     done: bool | None = None  # did the action happen, by the oracle of the mini data set
     why_not: str = ""
+    frame: str = ""  # clip/action/frame.jpg, as per_sample.csv calls it
+    captions: dict[str, str] = field(default_factory=dict)  # metric's title -> what it saw
 
 
 @dataclass
@@ -51,6 +56,15 @@ class ReportData:
     swapped: dict | None = None  # the same of frames made with another action's description
     descriptions: dict | None = None  # shares of descriptions that state the right facts
     curves: list[Curve] = field(default_factory=list)
+    intervals: dict[str, list[float]] = field(default_factory=dict)  # key -> [low, high]
+    versus: Versus | None = None  # this run is B
+    other_images: Path | None = None  # frames of A, where they are to be shown
+
+    @property
+    def columns(self) -> list[str]:
+        """Figures that frames have, in the order of `KEYS`; scaled LPIPS are left to the CSV."""
+        measured = set().union(*(sample.figures.keys() for sample in self.samples))
+        return [key for key in KEYS if key in measured and not key.endswith("_scaled")]
 
 
 def read_samples_of(
@@ -60,6 +74,7 @@ def read_samples_of(
     metric_folder: str | os.PathLike,
     llava_key: str,
     score: dict | None,
+    rank_by: str | None = None,
 ) -> tuple[list[Sample], str]:
     """(measured samples, best first; the figure they are ordered by).
 
@@ -67,6 +82,7 @@ def read_samples_of(
     """
     figures = read_samples(Path(metric_folder) / SAMPLE_FILE)
     rows = {f"{row['clip']}/{row['action_id']}": row for row in (score or {}).get("rows", [])}
+    captions = read_captions(metric_folder)
     samples = []
     for entry in read_actions(edit_file):
         if entry.image_1 not in figures:
@@ -78,11 +94,17 @@ def read_samples_of(
                 entry.label,
                 entry.texts.get(llava_key, ""),
                 inside(frames, entry.image_0),
-                _generated(Path(gen_path), entry.image_1),
+                generated_frame(Path(gen_path), entry.image_1),
                 inside(frames, entry.image_1),
                 figures[entry.image_1],
                 row.get("done"),
                 str(row.get("why_not") or ""),
+                entry.image_1,
+                {
+                    title: texts[entry.key]
+                    for title, texts in captions.items()
+                    if entry.key in texts
+                },
             )
         )
     if not samples:
@@ -90,25 +112,79 @@ def read_samples_of(
             f"{edit_file}: none of its entries is in {metric_folder}/{SAMPLE_FILE}, "
             "expected figures of the same frames"
         )
-    ranked_by = next(
-        (name for name in RANKED_BY if any(name in sample.figures for sample in samples)), ""
-    )
-    samples.sort(key=lambda sample: (-_rank(sample, ranked_by), sample.key))
+    ranked_by = _ranked_by(samples, rank_by, metric_folder)
+    samples.sort(key=lambda sample: (-rank(sample, ranked_by), sample.key))
     return samples, ranked_by
 
 
-def _generated(root: Path, relative: str) -> Path:
+def _ranked_by(samples: Sequence[Sample], wanted: str | None, folder: str | os.PathLike) -> str:
+    measured = {name for sample in samples for name in sample.figures if name in KEYS}
+    if wanted is None:
+        return next((name for name in (*RANKED_BY, *KEYS) if name in measured), "")
+    if wanted not in measured:
+        raise EgoGenError(
+            f"--rank-by {wanted}: no such figure in {folder}/{SAMPLE_FILE}, "
+            f"expected one of: {', '.join(sorted(measured))}"
+        )
+    return wanted
+
+
+def read_captions(metric_folder: str | os.PathLike) -> dict[str, dict[str, str]]:
+    """{metric's title: {clip/action: caption}} of the caption files that are there."""
+    found = {}
+    for metric in METRICS.values():
+        for name in metric.documents:
+            path = Path(metric_folder) / name
+            if path.exists():
+                found[metric.title] = {
+                    f"{clip}/{action}": str(caption).strip()
+                    for clip, actions in read_json(path).items()
+                    for action, caption in actions.items()
+                }
+    return found
+
+
+def generated_frame(root: Path, relative: str) -> Path:
     path = inside(root, relative)
     png = path.with_suffix(".png")
     return png if png.exists() and not path.exists() else path
 
 
-def _rank(sample: Sample, ranked_by: str) -> float:
-    return sample.figures.get(ranked_by, -math.inf)
+def rank(sample: Sample, key: str) -> float:
+    """The larger the better, whatever the figure's direction; -inf without a value."""
+    value = sample.figures.get(key, math.nan)
+    if math.isnan(value):
+        return -math.inf
+    return value if key not in KEYS or KEYS[key].higher_is_better else -value
 
 
-def read_overall(metric_folder: str | os.PathLike) -> dict[str, float | None]:
-    """metric.json; raises EgoGenError naming the command that writes it when it is not there."""
+def gained_and_lost(data: ReportData, count: int) -> tuple[list[tuple[Sample, float]], ...]:
+    """Two lists of at most `count` (sample, B - A), largest gains and largest losses first.
+
+    By the figure that ranks the samples; frames that neither gained nor lost are in no list.
+    """
+    if data.versus is None:
+        return [], []
+    up = data.ranked_by not in KEYS or KEYS[data.ranked_by].higher_is_better
+    found = []
+    for sample in data.samples:
+        before = data.versus.first.samples.get(sample.frame, {}).get(data.ranked_by, math.nan)
+        change = sample.figures.get(data.ranked_by, math.nan) - before
+        if math.isfinite(change) and change != 0:
+            found.append((sample, change))
+    found.sort(key=lambda pair: (-pair[1] if up else pair[1], pair[0].key))
+    gained = [pair for pair in found if (pair[1] > 0) == up][:count]
+    lost = [pair for pair in reversed(found) if (pair[1] > 0) != up][:count]
+    return gained, lost
+
+
+def read_overall(
+    metric_folder: str | os.PathLike,
+) -> tuple[dict[str, float | None], dict[str, list[float]]]:
+    """metric.json -> (figures, intervals by the key of their figure).
+
+    Raises EgoGenError naming the command that writes it when it is not there.
+    """
     path = Path(metric_folder) / METRIC_FILE
     if not path.exists():
         raise EgoGenError(
@@ -117,11 +193,24 @@ def read_overall(metric_folder: str | os.PathLike) -> dict[str, float | None]:
     found = read_json(path)
     if not isinstance(found, dict):
         raise EgoGenError(f"{path}: expected an object of figures, found {type(found).__name__}")
-    return {
+    figures = {
         name: value
         for name, value in found.items()
-        if value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+        if not name.endswith(SUFFIX) and (value is None or _is_number(value))
     }
+    intervals = {
+        name.removesuffix(SUFFIX): value
+        for name, value in found.items()
+        if name.endswith(SUFFIX)
+        and isinstance(value, list)
+        and len(value) == 2
+        and all(map(_is_number, value))
+    }
+    return figures, intervals
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def read_score(path: str | os.PathLike | None, required: Sequence[str] = ()) -> dict | None:

@@ -5,30 +5,27 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from PIL import Image
 
 from egogen.frames import read_rgb
-from metrics.registry import KEYS, Key
+from metrics.comparison_plot import panels as versus_panels
+from metrics.comparison_table import NOTE
+from metrics.registry import KEYS
 from metrics.report_curves import draw_curve, draw_histogram, drawing, to_svg
-from metrics.report_data import ReportData, Sample
+from metrics.report_data import ReportData, Sample, gained_and_lost, generated_frame
+from metrics.report_figures import headline, is_signed, key_of, number
+from metrics.report_tables import ROWS, frames_table, overall_table, rates_table, versus_table
 
 PICTURE_WIDTH = 400  # pixels at most, shown at some 270
 QUALITY = 84
 SECTIONS = {
-    "best": ("Best", "Largest {figure} first."),
-    "worst": ("Worst", "Smallest {figure} first."),
+    "best": ("Best", "Best {figure} first."),
+    "worst": ("Worst", "Worst {figure} first."),
     "others": ("In between", "Taken at equal distances from all other frames, by {figure}."),
-}
-CELLS = 7  # figures in the headline at most
-HEADLINE = ("psnr_changed_gain", "psnr", "fid", "lpips_alex", "clip_image_sim", "psnr_changed")
-COUNTS = {
-    "samples": "Frames measured",
-    "problems": "Frames left out",
-    "psnr_identical": "Frames equal to their truth",
 }
 STYLE = Path(__file__).with_name("report.css")
 
@@ -44,119 +41,88 @@ def picture_uri(path: Path) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
 
 
-def number(value: float | None, key: Key, signed: bool = False) -> str:
-    """`+3.21 dB`; a dash for what has no value."""
-    if value is None or math.isnan(value):
-        return "\N{EN DASH}"
-    if math.isinf(value):
-        return "equal" if value > 0 else "\N{EN DASH}"
-    text = f"{value:{'+' if signed else ''}.{key.digits}f}".replace("-", "\N{MINUS SIGN}")
-    return f"{text} {key.unit}".strip()
-
-
-def percent(value: float | None) -> str:
-    return "\N{EN DASH}" if value is None else f"{100 * value:.0f} %"
-
-
-def key_of(name: str) -> Key:
-    return KEYS.get(name) or Key(COUNTS.get(name, name.replace("_", " ")), "", digits=4)
-
-
-def headline(data: ReportData) -> list[tuple[str, str, str]]:
-    """(figure, name, explanation) of what matters most, first the action itself."""
-    cells = []
-    if data.score:
-        others = data.score.get("other_action_rate")
-        cells.append(
-            (
-                percent(data.score.get("done_rate")),
-                "Action done",
-                "read from the frame by the oracle"
-                + (f"; a sibling's action in {percent(others)}" if others is not None else ""),
-            )
-        )
-    if data.swapped:
-        cells.append(
-            (
-                percent(data.swapped.get("done_rate")),
-                "Action done, control",
-                "same frames, another action's description and features",
-            )
-        )
-    if data.descriptions:
-        right = data.descriptions.get("object_hand_target", data.descriptions.get("all"))
-        count = data.descriptions.get("count")
-        cells.append(
-            (
-                percent(right),
-                "Descriptions right",
-                "object, hand and target" + (f", of {count}" if count else ""),
-            )
-        )
-    for name in HEADLINE:
-        if name in data.overall and len(cells) < CELLS:
-            key, value = key_of(name), data.overall[name]
-            cells.append((number(value, key, name.endswith("gain")), key.title, key.meaning))
-    return cells
-
-
 def _headline(data: ReportData) -> str:
     cells = []
-    for place, (figure, name, meaning) in enumerate(headline(data)):
-        value, _, unit = figure.partition(" ")
+    for place, cell in enumerate(headline(data)):
+        value, _, unit = cell.figure.partition(" ")
+        interval = f"<i>95 %: {escape(cell.interval)}</i>" if cell.interval else ""
         cells.append(
             f"<div{' class=lead-figure' if place == 0 else ''}><b>{escape(value)}"
-            f"<small>{escape(unit)}</small></b><span>{escape(name)}</span>"
-            f"<em>{escape(meaning)}</em></div>"
+            f"<small>{escape(unit)}</small></b><span>{escape(cell.name)}</span>{interval}"
+            f"<em>{escape(cell.meaning)}</em></div>"
         )
     return f'<section class="headline">{"".join(cells)}</section>'
 
 
-def _chips(sample: Sample) -> str:
-    chips = []
+def figure_words(sample: Sample) -> list[tuple[str, str]]:
+    """(text, "good" | "bad" | "") of a frame: the oracle's word, then its figures."""
+    words = []
     if sample.done is not None:
         text = "action done" if sample.done else f"not done: {sample.why_not or 'not found'}"
-        chips.append(("good" if sample.done else "bad", text))
+        words.append((text, "good" if sample.done else "bad"))
     for name, value in sample.figures.items():
         if name in KEYS and not name.endswith("_scaled"):
-            gain = name.endswith("gain")
-            kind = "" if not gain else "good" if value > 0 else "bad"
-            chips.append((kind, f"{key_of(name).title} {number(value, key_of(name), gain)}"))
+            kind = "" if not is_signed(name) else "good" if value > 0 else "bad"
+            words.append(
+                (f"{key_of(name).title} {number(value, key_of(name), is_signed(name))}", kind)
+            )
+    return words
+
+
+def _words(words: Sequence[tuple[str, str]]) -> str:
+    """What is good or bad as coloured chips, the rest as a plain list beside each other."""
+    chips = "".join(f'<span class="{kind}">{escape(text)}</span>' for text, kind in words if kind)
+    plain = "".join(f"<span>{escape(text)}</span>" for text, kind in words if not kind)
     return "".join(
-        f'<span class="{kind}">{escape(text)}</span>' if kind else f"<span>{escape(text)}</span>"
-        for kind, text in chips
+        f'<div class="{name}">{spans}</div>'
+        for name, spans in (("chips", chips), ("facts", plain))
+        if spans
     )
 
 
-def _sample(sample: Sample) -> str:
+def _sample(
+    sample: Sample,
+    words: Sequence[tuple[str, str]] | None = None,
+    first: tuple[str, Path] | None = None,
+) -> str:
+    """One frame; `words` stand in place of its figures, `first` in place of its source."""
     figures = "".join(
-        f'<figure class="{kind}"><img loading="lazy" alt="{name}: {escape(sample.label)}" '
-        f'src="{picture_uri(path)}"><figcaption>{name}</figcaption></figure>'
+        f'<figure class="{kind}"><img loading="lazy" alt="{escape(name)}: {escape(sample.label)}" '
+        f'src="{picture_uri(path)}"><figcaption>{escape(name)}</figcaption></figure>'
         for kind, name, path in (
-            ("source", "Source", sample.source),
+            ("source", *(first or ("Source", sample.source))),
             ("generated", "Generated", sample.generated),
             ("target", "Ground truth", sample.target),
         )
     )
     text = f"<p>{escape(sample.description)}</p>" if sample.description else ""
+    seen = "".join(
+        f"<p class=seen><b>{escape(title)}</b> sees: {escape(caption)}</p>"
+        for title, caption in sample.captions.items()
+    )
+    facts = _words(figure_words(sample) if words is None else words)
     return (
         f'<article class="sample"><div class="images">{figures}</div><div class="text">'
-        f'<h3>{escape(sample.label)}</h3>{text}<div class="chips">{_chips(sample)}</div>'
+        f"<h3>{escape(sample.label)}</h3>{text}{seen}{facts}"
         f'<p class="key">{escape(sample.key)}</p></div></article>'
     )
+
+
+def _columns(*names: str) -> str:
+    heads = "".join(f"<span>{escape(name)}</span>" for name in names)
+    return f'<div class="columns-row"><div class="columns">{heads}</div></div>'
 
 
 def _section(kind: str, samples: Sequence[Sample], ranked_by: str) -> str:
     if not samples:
         return ""
     title, hint = SECTIONS[kind]
-    figure = key_of(ranked_by).title.lower() if ranked_by else "name"
-    figure = figure.replace("psnr", "PSNR")
-    heads = "".join(f"<span>{name}</span>" for name in ("Source", "Generated", "Ground truth"))
+    figure = key_of(ranked_by).title if ranked_by else "name"
     return (
-        f'<section id="{kind}"><h2>{title}</h2><p class="hint">{hint.format(figure=figure)}</p>'
-        f'<div class="columns-row"><div class="columns">{heads}</div></div>'
-        f"{''.join(map(_sample, samples))}</section>"
+        f'<section id="{kind}"><h2>{title}</h2>'
+        f'<p class="hint">{escape(hint.format(figure=figure))}</p>'
+        f"{_columns('Source', 'Generated', 'Ground truth')}{''.join(map(_sample, samples))}"
+        "</section>"
     )
 
 
@@ -165,60 +131,109 @@ def _panel(title: str, content: str) -> str:
     return f'<div class="panel">{head}{content}</div>'
 
 
-def _overall_table(overall: dict[str, float | None]) -> str:
-    rows = []
-    for name, value in overall.items():
-        key = key_of(name)
-        text = str(value) if isinstance(value, int) else number(value, key)
-        arrow = "" if name not in KEYS else "\N{NO-BREAK SPACE}\N{UPWARDS ARROW}"
-        if name in KEYS and not key.higher_is_better:
-            arrow = "\N{NO-BREAK SPACE}\N{DOWNWARDS ARROW}"
-        rows.append(
-            f"<tr><th>{escape(key.title)}{arrow}</th><td class=number>{escape(text)}</td>"
-            f"<td class=meaning>{escape(key.meaning)}</td></tr>"
-        )
-    return f"<table>{''.join(rows)}</table>"
-
-
-def _rates_table(rates: Iterable[tuple[str, float | None, object]]) -> str:
-    rows = []
-    for name, rate, count in rates:
-        width = 0 if rate is None else round(100 * min(max(rate, 0.0), 1.0))
-        rows.append(
-            f"<tr><th>{escape(str(name))}</th><td class=number>{percent(rate)}</td>"
-            f'<td class=bar><i style="width:{width}%"></i></td>'
-            f"<td class=number>{escape(str(count))}</td></tr>"
-        )
-    return f"<table>{''.join(rows)}</table>"
-
-
-def plots(data: ReportData) -> list[tuple]:
-    """(drawing function, *its arguments): training curves, then the spread over all samples."""
-    found: list[tuple] = [(draw_curve, curve) for curve in data.curves]
-    values = [sample.figures.get(data.ranked_by, math.nan) for sample in data.samples]
-    values = [value for value in values if math.isfinite(value)]
-    if len(values) >= 2:
-        key = key_of(data.ranked_by)
-        title = f"{key.title}, {key.unit}, of {len(values)} frames"
-        found.append((draw_histogram, values, title))
+def spreads(data: ReportData) -> list[tuple]:
+    """(drawing function, *its arguments) of the spread of each figure over the frames."""
+    found: list[tuple] = []
+    names = sorted(data.columns, key=lambda name: name != data.ranked_by)  # that one first
+    for name in names:
+        values = [sample.figures.get(name, math.nan) for sample in data.samples]
+        values = [value for value in values if math.isfinite(value)]
+        if len(values) >= 2:
+            key = key_of(name)
+            unit = f", {key.unit}" if key.unit else ""
+            title = f"{key.title}{unit}, of {len(values)} frames"
+            found.append((draw_histogram, values, title, is_signed(name)))
     return found
 
 
+def plots(data: ReportData) -> list[tuple]:
+    """Training curves, then `spreads`."""
+    return [(draw_curve, curve) for curve in data.curves] + spreads(data)
+
+
+def _drawings(wanted: Sequence[tuple], size=(5.4, 2.7)) -> str:
+    """A panel a drawing."""
+    return "".join(
+        _panel("", to_svg(drawing(function, *arguments, size=size)))
+        for function, *arguments in wanted
+    )
+
+
+def _spreads(data: ReportData) -> str:
+    panels = _drawings(spreads(data))
+    if not panels:
+        return ""
+    return (
+        '<section id="spread"><h2>Spread over the frames</h2><p class="hint">Dashed: the mean.</p>'
+        f'<div class="panels">{panels}</div></section>'
+    )
+
+
 def _panels(data: ReportData) -> str:
-    panels = [_panel("All figures", _overall_table(data.overall))]
+    panels = []
     by_verb = (data.score or {}).get("by_verb")
     if isinstance(by_verb, dict) and by_verb:
         rates = [(verb, row.get("done_rate"), row.get("count")) for verb, row in by_verb.items()]
-        panels.append(_panel("Action done, by verb", _rates_table(rates)))
+        panels.append(_panel("Action done, by verb", rates_table(rates)))
     if data.descriptions:
         facts = ("verb", "object", "hand", "target", "all")
         rates = [(name, data.descriptions[name], "") for name in facts if name in data.descriptions]
-        panels.append(_panel("Descriptions that state it right", _rates_table(rates)))
-    drawings = [
-        _panel("", to_svg(drawing(function, *arguments))) for function, *arguments in plots(data)
-    ]
-    rows = [f'<div class="panels">{"".join(row)}</div>' for row in (panels, drawings) if row]
-    return f"<section><h2>Figures</h2>{''.join(rows)}</section>"
+        panels.append(_panel("Descriptions that state it right", rates_table(rates)))
+    curves = _drawings([(draw_curve, curve) for curve in data.curves])
+    rows = [f'<div class="panels">{row}</div>' for row in ("".join(panels), curves) if row]
+    hint = "Intervals: 95 %, by resampling whole clips." if data.intervals else ""
+    overall = f'<div class="panel full">{overall_table(data)}</div>'
+    return f'<section><h2>Figures</h2><p class="hint">{hint}</p>{overall}{"".join(rows)}</section>'
+
+
+def _versus(data: ReportData, count: int) -> str:
+    """The comparison with another run, A: table, drawings, and the frames that changed most."""
+    versus = data.versus
+    if versus is None:
+        return ""
+    drawings = _drawings(versus_panels(versus), size=(3.7, 3.5))
+    left_out = "".join(f"<br>Left out: {escape(line)}" for line in versus.skipped)
+    text = (
+        '<section id="versus"><h2>Compared with another run</h2><p class="hint">'
+        f"A: {escape(versus.first.name)}, B: {escape(versus.second.name)} (this run), "
+        f"{len(versus.frames)} frames of {versus.clips} clips in both. {escape(NOTE)}{left_out}</p>"
+        f"{_panel('', versus_table(versus))}"
+        f'<div class="panels narrow">{drawings}</div></section>'
+    )
+    if data.other_images is None:
+        return text
+    key = key_of(data.ranked_by)
+    changed = zip(("Gained", "Lost"), ("good", "bad"), gained_and_lost(data, count), strict=True)
+    for title, kind, changes in changed:
+        if not changes:
+            continue
+        articles = "".join(
+            _sample(
+                sample,
+                [(f"{key.title} {number(change, key, True)}", kind)],
+                ("A", generated_frame(data.other_images, sample.frame)),
+            )
+            for sample, change in changes
+        )
+        text += (
+            f'<section id="{title.lower()}"><h2>{title} most over A</h2><p class="hint">'
+            f"By {escape(key.title)}; the change is B − A.</p>"
+            f"{_columns('A', 'B, this run', 'Ground truth')}{articles}</section>"
+        )
+    return text
+
+
+def _frames(data: ReportData) -> str:
+    """Every frame's figures, folded."""
+    if not data.columns:
+        return ""
+    shown = min(ROWS, len(data.samples))
+    return (
+        '<section id="frames"><h2>Every frame</h2><p class="hint">The best and the worst tenth of '
+        "each figure are marked. All values are in per_sample.csv beside metric.json.</p>"
+        f"<details><summary>{shown} of {len(data.samples)} frames, best first</summary>"
+        f'<div class="panel wide">{frames_table(data)}</div></details></section>'
+    )
 
 
 def page(data: ReportData, chosen: dict[str, list[Sample]]) -> str:
@@ -230,7 +245,8 @@ def page(data: ReportData, chosen: dict[str, list[Sample]]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(data.title)}</title><style>{STYLE.read_text(encoding='utf-8')}</style>"
         f'</head><body><main><header><h1>{escape(data.title)}</h1><p class="lead">'
-        f"{escape(data.subtitle)}</p></header>{_headline(data)}{_panels(data)}{sections}"
-        f"<footer>{shown} of {len(data.samples)} frames shown. Every figure of every frame is in "
-        "per_sample.csv beside metric.json.</footer></main></body></html>\n"
+        f"{escape(data.subtitle)}</p></header>{_headline(data)}{_panels(data)}"
+        f"{_versus(data, len(chosen['best']))}{sections}{_spreads(data)}{_frames(data)}"
+        f"<footer>{shown} of {len(data.samples)} frames shown with pictures.</footer>"
+        "</main></body></html>\n"
     )

@@ -9,10 +9,11 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from egogen.frames import read_rgb
-from metrics.registry import KEYS
+from metrics.comparison_plot import comparison_picture
 from metrics.report_curves import drawing, to_pixels
 from metrics.report_data import ReportData, Sample
-from metrics.report_html import headline, key_of, number, plots
+from metrics.report_figures import headline
+from metrics.report_html import figure_words, plots
 
 WIDTH, MARGIN, GAP = 1680, 56, 14  # pixels
 PICTURE = (336, 190)  # box that every picture is fitted into
@@ -95,9 +96,10 @@ def _header(sheet: Sheet, data: ReportData) -> None:
     if not cells:
         return
     step = (width + GAP) / len(cells)
-    for place, (figure, name, meaning) in enumerate(cells):
+    height = 176
+    for place, (figure, name, interval, meaning) in enumerate(cells):
         left, inner = MARGIN + place * step, step - GAP - 36
-        box = (left, sheet.y, left + step - GAP, sheet.y + 150)
+        box = (left, sheet.y, left + step - GAP, sheet.y + height)
         draw.rounded_rectangle(box, 12, fill=CARD, outline=LINE)
         colour = ACCENT if place == 0 else INK
         size = 32
@@ -105,8 +107,11 @@ def _header(sheet: Sheet, data: ReportData) -> None:
             size -= 1
         draw.text((left + 18, sheet.y + 14), figure, font=font(size, True), fill=colour)
         y = _write(draw, (left + 18, sheet.y + 60), name, font(15, True), INK, inner, 2)
-        _write(draw, (left + 18, y), meaning, font(13), SOFT, inner, (sheet.y + 146 - y) // 17)
-    sheet.y += 150
+        spread = f"95 %: {interval}" if interval else ""
+        y = _write(draw, (left + 18, y), spread, font(12), INK, inner, 2)
+        rest = (sheet.y + height - 4 - y) // 17
+        _write(draw, (left + 18, y), meaning, font(13), SOFT, inner, rest)
+    sheet.y += height
 
 
 def _heading(sheet: Sheet, text: str, columns: bool) -> None:
@@ -137,27 +142,20 @@ def _sample(sheet: Sheet, sample: Sample) -> None:
     left = MARGIN + 14 + 3 * (PICTURE[0] + GAP) + 10
     width = WIDTH - MARGIN - 18 - left
     y = _write(draw, (left, sheet.y + 16), sample.label, font(19, True), INK, width, 2)
-    y = _write(draw, (left, y + 2), sample.description, font(15), SOFT, width, 4)
+    y = _write(draw, (left, y + 2), sample.description, font(15), SOFT, width, 3)
     _figures(draw, left, y + 6, width, sheet.y + height - 8, sample)
     sheet.y += height + GAP
 
 
 def _figures(draw, left: int, y: int, width: int, bottom: int, sample: Sample) -> None:
     """The oracle's word and the figures, side by side as far as they fit."""
-    words = []
-    if sample.done is not None:
-        text = "action done" if sample.done else f"not done: {sample.why_not or 'not found'}"
-        words.append((text, GOOD if sample.done else BAD))
-    for name, value in sample.figures.items():
-        if name in KEYS and not name.endswith("_scaled"):
-            key, gain = key_of(name), name.endswith("gain")
-            colour = INK if not gain else GOOD if value > 0 else BAD
-            words.append((f"{key.title} {number(value, key, gain)}", colour))
-    face, x = font(14), left
+    colours = {"good": GOOD, "bad": BAD, "": INK}
+    words = [(text, colours[kind]) for text, kind in figure_words(sample)]
+    face, x = font(13), left
     for text, colour in words:
         text = (wrap(text, face, width, 1) or [""])[0]
         if x > left and x + face.getlength(text) > left + width:
-            x, y = left, y + 21
+            x, y = left, y + 19
         if y + 18 > bottom:
             break
         draw.text((x, y), text, font=face, fill=colour)
@@ -185,6 +183,17 @@ def _drawings(sheet: Sheet, data: ReportData) -> None:
         sheet.y += height + GAP
 
 
+def _comparison(sheet: Sheet, data: ReportData) -> None:
+    if data.versus is None:
+        return
+    _heading(sheet, "Compared with another run", columns=False)
+    picture = comparison_picture(data.versus)
+    size = (WIDTH - 2 * MARGIN, round(picture.height * (WIDTH - 2 * MARGIN) / picture.width))
+    sheet.reserve(size[1])
+    sheet.image.paste(picture.resize(size, Image.Resampling.LANCZOS), (MARGIN, sheet.y))
+    sheet.y += size[1] + GAP
+
+
 def sheet(data: ReportData, best: Sequence[Sample], worst: Sequence[Sample]) -> Image.Image:
     """Compose the picture, RGB, 1680 pixels wide."""
     canvas = Sheet()
@@ -195,4 +204,5 @@ def sheet(data: ReportData, best: Sequence[Sample], worst: Sequence[Sample]) -> 
             for sample in samples:
                 _sample(canvas, sample)
     _drawings(canvas, data)
+    _comparison(canvas, data)
     return canvas.finish()

@@ -18,6 +18,7 @@ from egogen.errors import EgoGenError, run_command
 from metrics import all_metrics_in_one, report
 from metrics.report_curves import smooth
 from metrics.report_data import Sample, read_curve, select
+from metrics.results import read_samples
 
 EVIL = '<script>document.body.innerHTML=""</script> "quoted" & \N{SNOWMAN} ' + "long" * 60
 
@@ -99,7 +100,92 @@ def test_best_and_worst_come_first_with_their_figures(written, measured):
     figures = json.loads((measured / "run/metric/metric.json").read_text())
     assert f"{figures['psnr']:.2f} dB" in page and f"{figures['psnr_changed_gain']:+.2f}" in page
     assert "75<small>%" in page.replace(" ", "") and "action done" in page and "not done" in page
-    assert page.count('class="drawing"') == 3  # two training curves and the spread
+    assert page.count('class="drawing"') == 5  # two training curves, the spread of three figures
+
+
+def test_intervals_and_every_frame_are_there(written, measured):
+    page = (written / "report.html").read_text(encoding="utf-8")
+    figures = json.loads((measured / "run/metric/metric.json").read_text())
+    for name in ("psnr", "psnr_pooled", "psnr_changed"):
+        low, high = figures[f"{name}_ci95"]
+        assert low <= figures[name] <= high
+        assert f"{low:.2f} to {high:.2f}" in page
+    table = page[page.index('id="frames"') :]
+    samples = read_samples(measured / "run/metric/per_sample.csv")
+    best = max(samples, key=lambda frame: samples[frame]["psnr_changed_gain"])
+    rows = table.split("<tr>")[2:]
+    assert len(rows) == 4 and best.rpartition("/")[0] in rows[0]
+    for row in rows:
+        frame = next(name for name in samples if name.rpartition("/")[0] in row)
+        assert f">{samples[frame]['psnr']:.2f}</td>" in row
+
+
+def other_run(measured, folder):
+    """The run with one frame made worse and one better, measured in `folder`."""
+    shutil.copytree(measured / "run/images", folder / "run/images")
+    for number, frame in enumerate(sorted((folder / "run/images").rglob("*.jpg"))[:2]):
+        target = Image.open(
+            measured / "data/EgoGen/ego4d.fho/val" / frame.relative_to(folder / "run/images")
+        )
+        # The first one far from its truth, the second one near.
+        Image.blend(target, Image.new("RGB", target.size), (0.9, 0.1)[number]).save(frame)
+    root = measured / "data"
+    all_metrics_in_one.main(
+        [
+            "--dataset=ego4d",
+            f"--gen_path={folder}/run/images",
+            f"--gt_path={layout.frame_folder(root, 'ego4d', 'val_gt_for_metric')}",
+            f"--edit_file={layout.action_file(root, 'ego4d', 'val')}",
+            "--metrics=psnr,psnr_changed",
+        ]
+    )
+    return folder / "run"
+
+
+def test_the_other_run_and_what_gained_are_shown(written, measured, tmp_path):
+    other = other_run(measured, tmp_path)
+    more = [f"--against={other}", f"--against-images={other}/images", f"--out={tmp_path / 'out'}"]
+    assert report.main(arguments(measured, *more)) == 0
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    before = json.loads((other / "metric/metric.json").read_text())["psnr"]
+    after = json.loads((measured / "run/metric/metric.json").read_text())["psnr"]
+    versus = page[page.index('id="versus"') : page.index('id="gained"')]
+    for text in (f"{before:.2f}</td>", f"{after:.2f}</td>", f"{after - before:+.2f}</td>"):
+        assert text in versus
+    samples = [read_samples(run / "metric/per_sample.csv") for run in (other, measured / "run")]
+    changes = {
+        frame.rpartition("/")[0]: samples[1][frame][key] - samples[0][frame][key]
+        for frame in samples[0]
+        for key in ["psnr_changed_gain"]
+    }
+    gained = page[page.index('id="gained"') : page.index('id="lost"')]
+    lost = page[page.index('id="lost"') : page.index('id="best"')]
+    for section, sign in ((gained, 1), (lost, -1)):
+        shown = re.findall(r'class="key">([^<]+)', section)
+        expected = [key for key, change in changes.items() if sign * change > 0]
+        assert shown == sorted(expected, key=lambda key: -sign * changes[key]) != []
+        assert section.count('alt="A: ') == len(shown)
+    plain = Image.open(written / "report.png").height
+    assert Image.open(tmp_path / "out/report.png").height > plain + 300
+
+
+def test_frames_are_ranked_by_the_figure_that_is_asked_for(measured, tmp_path):
+    shutil.copytree(measured / "run/metric", tmp_path / "metric")
+    table = (tmp_path / "metric/per_sample.csv").read_text().splitlines()
+    distances = (0.3, 0.1, 0.2, 0.4)  # of the frames in the CSV's order; lower is better
+    rows = [f"{row},{value}" for row, value in zip(table[1:], distances, strict=True)]
+    lines = "\n".join([table[0] + ",lpips_alex", *rows])
+    (tmp_path / "metric/per_sample.csv").write_text(lines)
+    (tmp_path / "metric/blip.json").write_text(
+        json.dumps({"ego4d-val-clip1": {"0": " a cup on <i>a</i> table"}})
+    )
+    more = [f"--metric={tmp_path / 'metric'}", "--rank-by=lpips_alex", f"--out={tmp_path / 'out'}"]
+    report.main(arguments(measured, *more))
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    keys = re.findall(r'class="key">([^<]+)', page)
+    names = ["clip0/1", "clip1/0", "clip1/1", "clip0/0"]
+    assert keys == [f"ego4d-val-{name}" for name in names]
+    assert page.count("sees: a cup on &lt;i&gt;a&lt;/i&gt; table") == 1
 
 
 def test_a_second_run_writes_the_same_bytes(written, measured):
@@ -157,6 +243,7 @@ def test_curves_keep_the_mean_of_what_they_smooth():
 
 def test_bad_input_is_one_line(measured, tmp_path, capsys):
     good = arguments(measured)
+    (tmp_path / "empty").mkdir()
     (tmp_path / "list.json").write_text("[1, 2]")
     (tmp_path / "none.jsonl").write_text('{"step": 1}\n')
     (tmp_path / "broken.jsonl").write_text('{"step"\n{"step": 1, "loss": 2}\n')
@@ -169,6 +256,10 @@ def test_bad_input_is_one_line(measured, tmp_path, capsys):
         ([f"--stage1-log={tmp_path / 'list.json'}"], "log_history"),
         ([f"--stage2-log={tmp_path / 'none.jsonl'}"], "holds no losses"),
         ([f"--stage2-log={tmp_path / 'broken.jsonl'}"], "line 1: not valid JSON"),
+        (["--rank-by=fid"], "--rank-by fid: no such figure"),
+        ([f"--against={tmp_path / 'no'}"], "no such folder"),
+        ([f"--against={tmp_path / 'empty'}"], "measure first"),
+        ([f"--against-images={tmp_path}"], "expected --against"),
         (["--best=0", "--worst=0", "--others=0"], "not all 0"),
     ]
     for more, expected in cases:

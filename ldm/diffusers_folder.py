@@ -33,15 +33,21 @@ def read_folder(folder: str | os.PathLike, model: LegoModel, start: bool = False
     """The networks of `folder`, checked against `model`'s names and shapes.
 
     `start`: Stable Diffusion v1 will do: without a conditioner, which `live` then leaves out, and
-    with a first convolution of fewer input channels, which is widened by zeros.
+    with a first convolution of fewer input channels, which is widened by zeros. Of others' folders
+    the plain files are read, as the released training starts from averages ("emaonly").
     """
     folder = Path(folder)
+    own = shapes_of(model.state_dict())
+    if start and not (folder / "conditioner").exists():
+        own = {name: shape for name, shape in own.items() if not name.startswith("conditioner.")}
+    index = read_json(folder / "model_index.json") if (folder / "model_index.json").exists() else {}
+    ours = index.get("_class_name") == "LegoPipeline"
     live, average = {}, {}
     for part, kind in NETWORKS.items():
-        if part == "conditioner" and start and not (folder / part).exists():
+        if not any(name.startswith(f"{part}.") for name in own):
             continue
         values = _read_network(folder, part, kind)
-        if any((folder / part).glob(f"*.{LIVE_VARIANT}.*")):
+        if ours and any((folder / part).glob(f"*.{LIVE_VARIANT}.*")):
             average |= values
             values = _read_network(folder, part, kind, LIVE_VARIANT)
         live |= values
@@ -49,17 +55,9 @@ def read_folder(folder: str | os.PathLike, model: LegoModel, start: bool = False
     if start and first in live:
         live[first] = widened(live[first], model.unet.config.in_channels)
         average = {}  # training starts from the live weights
-    own = shapes_of(model.state_dict())
-    has_conditioner = (folder / "conditioner").exists()
-    expected = {n: s for n, s in own.items() if has_conditioner or n.split(".")[0] != "conditioner"}
-    check_names(shapes_of(live), expected, str(folder))
-    check_names(shapes_of(average), {n: own[n] for n in average}, str(folder))
-    return Weights(live, average, _updates(folder))
-
-
-def _updates(folder: Path) -> int:
-    index = folder / "model_index.json"
-    return int(read_json(index).get("ema_updates", 0)) if index.exists() else 0
+    check_names(shapes_of(live), own, str(folder))
+    check_names(shapes_of(average), {n: own[n] for n in average if n in own}, str(folder))
+    return Weights(live, average, int(index.get("ema_updates", 0)))
 
 
 def _read_network(folder: Path, part: str, kind: type, variant: str | None = None) -> dict:

@@ -52,8 +52,11 @@ class LegoPipeline(DiffusionPipeline):
     """Components as in Stable Diffusion, and the conditioner of both kinds of VLLM features.
 
     `scheduler` records the noise schedule and what the UNet predicts; sampling is this project's.
-    `ema_updates`: how often the averages that the weights are were updated in training.
+    `conditioner` is None where a run uses no features. `ema_updates`: how often the averages that
+    the weights are were updated in training.
     """
+
+    _optional_components = ["conditioner"]
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ class LegoPipeline(DiffusionPipeline):
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         unet: UNet2DConditionModel,
-        conditioner: FeatureConditioner,
+        conditioner: FeatureConditioner | None,
         scheduler: EulerAncestralDiscreteScheduler,
         ema_updates: int = 0,
     ):
@@ -89,12 +92,15 @@ class LegoPipeline(DiffusionPipeline):
             prediction_type=names[config.parameterization],
             timestep_spacing="linspace",
         )
+        tokenizer = model.tokenizer
+        tokenizer.model_max_length = config.cond_stage_config.params.max_length
         return cls(
             vae=model.vae,
             text_encoder=model.text_encoder,
-            tokenizer=model.tokenizer,
+            tokenizer=tokenizer,
             unet=model.unet,
-            conditioner=model.conditioner,
+            # A network without weights cannot be saved.
+            conditioner=None if model.config.conditioner.variant == "none" else model.conditioner,
             scheduler=scheduler,
             ema_updates=ema_updates,
         )
@@ -110,11 +116,15 @@ class LegoPipeline(DiffusionPipeline):
         return cls.from_model(load_model(params, str(ckpt), torch.device("cpu")))
 
     @property
+    def _conditioner(self) -> FeatureConditioner:
+        return FeatureConditioner(variant="none") if self.conditioner is None else self.conditioner
+
+    @property
     def model(self) -> LegoModel:
         """The components as the model that this project samples with."""
         parts = {
             "unet": self.unet,
-            "conditioner": self.conditioner,
+            "conditioner": self._conditioner,
             "vae": self.vae,
             "text_encoder": self.text_encoder,
         }
@@ -131,7 +141,7 @@ class LegoPipeline(DiffusionPipeline):
         params.scale_factor = self.vae.config.scaling_factor
         params.cond_stage_config.params.max_length = self.tokenizer.model_max_length
         for name in ("variant", "feature_dim", "image_rows", "text_rows"):
-            params.conditioner[name] = self.conditioner.config[name]
+            params.conditioner[name] = self._conditioner.config[name]
         return params
 
     @torch.no_grad()
@@ -190,7 +200,7 @@ class LegoPipeline(DiffusionPipeline):
 
     def _samples(self, photos, prompts, image_features, text_features) -> list[dict[str, Any]]:
         """Per picture what `ldm.data.read_condition` gives for an entry on disk."""
-        settings, count = self.conditioner.config, len(photos)
+        settings, count = self._conditioner.config, len(photos)
         image_rows = self._rows("image_features", image_features, count)
         text_rows = self._rows("text_features", text_features, count)
         resolution = self.vae.config.sample_size
@@ -207,7 +217,7 @@ class LegoPipeline(DiffusionPipeline):
 
     def _rows(self, name: str, given: Any, count: int) -> list[np.ndarray | None]:
         """One (rows, D) array per picture, or None where the variant does not use this kind."""
-        kind, settings = name.split("_")[0], self.conditioner.config
+        kind, settings = name.split("_")[0], self._conditioner.config
         if settings.variant not in (kind, "both"):
             return [None] * count
         if given is None:
@@ -238,7 +248,11 @@ class LegoPipeline(DiffusionPipeline):
     def _progress(self, steps: int):
         """A bar that moves with each call of the UNet, once a step with every sampler."""
         with self.progress_bar(total=steps) as bar:
-            hook = self.unet.register_forward_hook(lambda *_: bar.update())
+
+            def move(*_) -> None:  # a hook that returned something would change the UNet's output
+                bar.update()
+
+            hook = self.unet.register_forward_hook(move)
             try:
                 yield
             finally:
@@ -269,8 +283,10 @@ def _read_rows(given: Rows, name: str, width: int, rows: int | None) -> np.ndarr
     if isinstance(given, Tensor):
         given = given.detach().float().cpu().numpy()
     if isinstance(given, np.ndarray):
-        return as_feature(given, name, width, rows)
-    return load_feature(given, width, rows)
+        found = as_feature(given, name, width, rows)
+    else:
+        found = load_feature(given, width, rows)
+    return found.astype(np.float32)
 
 
 def _generators(seed: Any, generator: Any, count: int) -> list[torch.Generator]:

@@ -107,21 +107,15 @@ def test_ego4d_as_released_from_a_checkpoint_with_its_author_s_class(tmp_path):
 
 
 @pytest.mark.slow
-def test_ego4d_all_pairs():
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "dataset,manifest,count", [("ego4d", "egovlp_4f", 6), ("epickitchen", "egovlp_16f", 2)]
+)
+def test_all_golden_pairs_as_released(dataset, manifest, count, mode):
     with torch.device("meta"):
-        network = egovlp.VideoTransformer(4)
-    egovlp.fill(network, state_dict("egovlp_4f", "video_model|vid_proj"), "egovlp.pth")
-    for mode in MODES:
-        compare(network, "ego4d", mode, range(6))
-
-
-@pytest.mark.slow
-def test_epickitchen_16_frames():
-    with torch.device("meta"):
-        network = egovlp.VideoTransformer(16)
-    egovlp.fill(network, state_dict("egovlp_16f", "video_model|vid_proj"), "epic_mir_plus.pth")
-    for mode in MODES:
-        compare(network, "epickitchen", mode, range(2))
+        network = egovlp.VideoTransformer(egovlp.FRAMES[dataset])
+    egovlp.fill(network, state_dict(manifest, "video_model|vid_proj"), manifest)
+    compare(network, dataset, mode, range(count))
 
 
 @torch.inference_mode()

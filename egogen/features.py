@@ -56,14 +56,15 @@ class ReleasedStore:
         self.root = Path(root)
 
     def stored(self, image_0: str, width: int | None = None, rows: int | None = None) -> np.ndarray:
-        """(n, d) float16 rows; `width` (d) and `rows` (n) are checked when given.
+        """(n, d) rows, float16 or, where a file has more, float32; `width` (d) and `rows` (n) are
+        checked when given.
 
         Released text features of shape (n, k, d) give their last entry along k; one of (d,), which
         the released code wrote for one-token answers, gives (1, d). Nothing pickled is ever loaded.
         """
         path = find_feature(self.root, image_0)
         array = as_feature(_load(path, image_0), path, width, rows)
-        return array.astype(np.float16, copy=False)
+        return array if array.dtype == np.float16 else array.astype(np.float32, copy=False)
 
     read = stored
 
@@ -173,7 +174,7 @@ def read_info(root: str | os.PathLike) -> dict[str, Any]:
 def read_feature(
     root: str | os.PathLike, image_0: str, width: int | None = None, rows: int | None = None
 ) -> np.ndarray:
-    """The feature of one frame as stage 2 is told it, (n, d) float16, from either layout."""
+    """The feature of one frame as stage 2 is told it, (n, d), from either layout."""
     return open_store(root).read(image_0, width, rows)
 
 

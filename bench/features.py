@@ -1,0 +1,151 @@
+"""Feature stores of both layouts: bytes, and reading as stage 2 does.
+
+    python bench/features.py
+
+Writes a store of each layout at full size (256 patches, width 5120, vision width 1024), then reads
+samples in random order through `ldm.data.read_features`, which training and generation use: image
+and text features, checked, padded, as half-precision tensors. Prints JSON; seconds are CPU seconds
+of one thread, files are in the page cache. What a compact store leaves for later, the projector, is
+applied to whole batches where the model is (`ldm.data.project`): its CPU time is given beside, and
+on a GPU it is some 3 GFLOP a sample.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+sys.path[:1] = [str(PROJECT)]
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from omegaconf import OmegaConf  # noqa: E402
+
+from egogen.actions import ActionEntry  # noqa: E402
+from egogen.atomic import write_json  # noqa: E402
+from egogen.errors import run_command  # noqa: E402
+from egogen.features import INFO_FILE, CompactWriter, ReleasedWriter  # noqa: E402
+from egogen.progress import track  # noqa: E402
+from egogen.projector import Projector, write_projector  # noqa: E402
+from ldm.data import Located, project, read_features  # noqa: E402
+
+PATCHES, VISION, WIDTH = 256, 1024, 5120
+DISTINCT = 8  # pictures; reading does not care that they come again and again
+BATCH = 32
+CONDITIONER = {"variant": "both", "feature_dim": WIDTH, "image_rows": PATCHES, "text_rows": 77}
+
+
+def name_of(number: int) -> str:
+    return f"clip_{number // 3:05d}/{number % 3}/pre_frame.jpg"
+
+
+def write_stores(root: Path, samples: int, text_rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    projector = Projector(
+        {
+            "linear_1.weight": torch.randn(WIDTH, VISION, generator=generator) / VISION**0.5,
+            "linear_1.bias": torch.randn(WIDTH, generator=generator),
+        },
+        "bench",
+    )
+    vision = torch.randn(DISTINCT, PATCHES, VISION, generator=generator).half()
+    content = {
+        ("compact", "image"): vision.numpy(),
+        ("released", "image"): projector(vision).half().numpy(),
+    }
+    text = torch.randn(DISTINCT, text_rows, WIDTH, generator=generator).half().numpy()
+    writers = {}
+    for layout in ("released", "compact"):
+        content[layout, "text"] = text
+        for kind in ("image", "text"):
+            folder = root / layout / kind
+            write_json(folder / INFO_FILE, {"kind": kind, "layout": layout, "width": WIDTH})
+            compact = layout == "compact"
+            writers[layout, kind] = (
+                CompactWriter(folder, kind, "1-of-1") if compact else ReleasedWriter(folder)
+            )
+    write_projector(root / "compact" / "image", projector)
+    for first in track(range(0, samples, BATCH), -(-samples // BATCH), "write", "batches"):
+        numbers = range(first, min(first + BATCH, samples))
+        for place, writer in writers.items():
+            writer.write({name_of(k): content[place][k % DISTINCT] for k in numbers})
+    for writer in writers.values():
+        writer.close()
+
+
+def read_all(root: Path, layout: str, samples: int, conditioner, seed: int) -> tuple[float, dict]:
+    """CPU seconds for all samples in random order, and the first BATCH of them as one batch."""
+    kept, order = [], np.random.default_rng(seed).permutation(samples)
+    begun = time.process_time()
+    for count, number in enumerate(order):
+        entry = ActionEntry("clip", "0", name_of(int(number)), "", {})
+        folders = str(root / layout / "image"), str(root / layout / "text")
+        sample = read_features(Located(entry, "", *folders), conditioner)
+        if count < BATCH:
+            kept.append(sample)
+    seconds = time.process_time() - begun
+    batch = {name: [sample[name] for sample in kept] for name in kept[0]}
+    stacked = {n: torch.stack(v) if torch.is_tensor(v[0]) else v for n, v in batch.items()}
+    return seconds, stacked
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in [folder, *folder.rglob("*")] if path.is_file())
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--samples", type=int, default=600)
+    parser.add_argument("--text-rows", type=int, default=100, help="tokens of a description")
+    parser.add_argument("--rounds", type=int, default=3, help="the fastest of each side counts")
+    parser.add_argument("--folder", help="where the stores go for the time being (3 GB)")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    conditioner = OmegaConf.create(CONDITIONER)
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        root, seconds, batches, report = Path(folder), {}, {}, {}
+        write_stores(root, args.samples, args.text_rows)
+        for number in range(args.rounds):
+            for layout in ("released", "compact"):
+                took, batches[layout] = read_all(root, layout, args.samples, conditioner, number)
+                seconds[layout] = min(took, seconds.get(layout, took))
+        for layout, took in seconds.items():
+            size = {kind: size_of(root / layout / kind) for kind in ("image", "text")}
+            if layout == "compact":
+                size["image"] -= size_of(root / layout / "image" / "projector.safetensors")
+            report[layout] = {
+                "image_bytes_per_sample": round(size["image"] / args.samples),
+                "text_bytes_per_sample": round(size["text"] / args.samples),
+                "files": sum(p.is_file() for p in (root / layout).rglob("*")),
+                "samples_per_second": round(args.samples / took, 1),
+                "ms_per_sample": round(took / args.samples * 1000, 3),
+            }
+        begun = time.process_time()
+        projected = project(batches["compact"])
+        later = (time.process_time() - begun) / len(projected["image_features"]) * 1000
+        report["compact"]["projecting_ms_per_sample_on_cpu"] = round(later, 1)
+        difference = projected["image_features"] - project(batches["released"])["image_features"]
+        report |= {
+            "samples": args.samples,
+            "text_rows": args.text_rows,
+            "image_bytes_ratio": round(
+                report["compact"]["image_bytes_per_sample"]
+                / report["released"]["image_bytes_per_sample"],
+                4,
+            ),
+            "reading_speedup": round(seconds["released"] / seconds["compact"], 2),
+            "largest_image_feature_difference": float(difference.abs().max()),
+        }
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -20,7 +20,7 @@ from egogen.settings import load_settings
 from ldm.released_config import released_keys, translate
 from ldm.schema import AS_RELEASED, CHOICES, GenerateConfig, TrainConfig
 
-__all__ = ["GenerateConfig", "TrainConfig", "as_list", "load_config"]
+__all__ = ["GenerateConfig", "TrainConfig", "as_list", "load_config", "load_model_params"]
 
 
 def load_config(schema: type, paths: Sequence[str], overrides: Sequence[str] = ()) -> DictConfig:
@@ -28,8 +28,21 @@ def load_config(schema: type, paths: Sequence[str], overrides: Sequence[str] = (
 
     Raises EgoGenError naming file (or override) and key for anything unknown or of wrong type.
     """
-    load_settings()
     layers = [(str(path), _read_yaml(path)) for path in paths]
+    return _load(schema, layers, overrides)
+
+
+def load_model_params(path: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """`model.params` of a config of either kind, such as that in a training run's folder."""
+    layer = OmegaConf.masked_copy(_read_yaml(path), ["model"])
+    return _load(GenerateConfig, [(str(path), layer)], overrides).model.params
+
+
+def _load(
+    schema: type, layers: list[tuple[str, DictConfig]], overrides: Sequence[str]
+) -> DictConfig:
+    load_settings()
+    files = ", ".join(where for where, _ in layers)
     for override in overrides:
         if "=" not in override.lstrip("-"):
             raise EgoGenError(f"command line: {override!r}: expected key=value")
@@ -42,7 +55,7 @@ def load_config(schema: type, paths: Sequence[str], overrides: Sequence[str] = (
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
-        raise EgoGenError(f"{', '.join(map(str, paths))}: {error}") from None
+        raise EgoGenError(f"{files}: {error}") from None
     _check_values(config)
     return config
 

@@ -37,7 +37,9 @@ def stack(samples: list[dict[str, Any]], name: str, device: torch.device) -> Ten
     """
     if name not in samples[0]:
         return None
-    batch: dict[str, Any] = {name: torch.stack([sample[name] for sample in samples]).to(device)}
+    with torch.autocast(device.type, enabled=False):  # on CPUs it cannot stack float16
+        rows = torch.stack([sample[name] for sample in samples])
+    batch: dict[str, Any] = {name: rows.to(device)}
     if name == "image_features" and STORE in samples[0]:
         batch[STORE] = [sample[STORE] for sample in samples]
     return project(batch)[name].float()

@@ -34,7 +34,7 @@ from egogen.features import as_feature, load_feature
 from egogen.frames import read_rgb, to_rgb
 from egogen.seeds import stable_seed
 from ldm.conditioning import FeatureConditioner
-from ldm.config import GenerateConfig, load_config
+from ldm.config import load_model_params
 from ldm.data import to_features
 from ldm.generate import generate_batch, load_model
 from ldm.model import DTYPES, LegoModel
@@ -109,10 +109,11 @@ class LegoPipeline(DiffusionPipeline):
     def from_checkpoint(
         cls, ckpt: str | os.PathLike, config: str | os.PathLike, overrides: Sequence[str] = ()
     ) -> LegoPipeline:
-        """A checkpoint, released or of `ldm.training`, and the YAML that generates with it; its
-        averages unless an override says `model.params.load_ema=false`.
+        """A checkpoint, released or of `ldm.training`, and a YAML that it belongs to; its averages
+        unless an override says `model.params.load_ema=false`.
         """
-        params = load_config(GenerateConfig, [str(config)], overrides).model.params
+        overrides = ["model.params.load_ema=true", *overrides]  # of a training YAML: another matter
+        params = load_model_params(str(config), overrides)
         return cls.from_model(load_model(params, str(ckpt), torch.device("cpu")))
 
     @property
@@ -283,10 +284,8 @@ def _read_rows(given: Rows, name: str, width: int, rows: int | None) -> np.ndarr
     if isinstance(given, Tensor):
         given = given.detach().float().cpu().numpy()
     if isinstance(given, np.ndarray):
-        found = as_feature(given, name, width, rows)
-    else:
-        found = load_feature(given, width, rows)
-    return found.astype(np.float32)
+        return as_feature(given, name, width, rows)
+    return load_feature(given, width, rows)
 
 
 def _generators(seed: Any, generator: Any, count: int) -> list[torch.Generator]:

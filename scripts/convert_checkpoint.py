@@ -16,7 +16,7 @@ import argparse  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 
 from egogen.errors import run_command  # noqa: E402
-from ldm.config import GenerateConfig, load_config  # noqa: E402
+from ldm.config import load_model_params  # noqa: E402
 from ldm.convert import FORMS, convert  # noqa: E402
 
 EPILOG = """\
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--config", required=True, help="YAML that the weights belong to")
     parser.add_argument("overrides", nargs="*", help="dotted config keys, key=value")
     options = parser.parse_intermixed_args(argv)
-    params = load_config(GenerateConfig, [options.config], options.overrides).model.params
+    params = load_model_params(options.config, options.overrides)
     print("\n".join(convert(options.source, options.target, options.to, params)))
     return 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPTextConfig, CLIPTokenizer
 
-from ldm.config import GenerateConfig, load_config
+from ldm.config import load_model_params
 from ldm.model import LegoModel
 from ldm.weights import Weights
 
@@ -43,7 +43,7 @@ inference: {{steps: 3, height: 48}}
 
 
 def params_of(path: Path, *overrides: str):
-    return load_config(GenerateConfig, [str(path)], overrides).model.params
+    return load_model_params(str(path), overrides)
 
 
 def random_model(params, seed: int = 0) -> LegoModel:

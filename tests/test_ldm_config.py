@@ -11,7 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from egogen import EgoGenError
-from ldm.config import GenerateConfig, TrainConfig, load_config
+from ldm.config import GenerateConfig, TrainConfig, load_config, load_model_params
 from ldm.convert import bare_model
 from ldm.released_config import CLASSES, WITHOUT_EFFECT, translate
 
@@ -208,3 +208,14 @@ def test_our_configs_are_read_and_build(path, capsys):
     assert model.unet.config.in_channels == 8
     if "mini" not in path.stem:
         assert config.model.params.conditioner.feature_dim == 5120
+
+
+def test_the_model_of_a_config_of_either_kind():
+    params = [
+        load_model_params(str(CONFIGS / f"{name}_mini.yaml"), ["model.params.ckpt_path=null"])
+        for name in ("train", "generate")
+    ]
+    assert params[0].unet_config == params[1].unet_config and params[0].ckpt_path is None
+    assert params[0].unet_config.params.model_channels != 320
+    with pytest.raises(EgoGenError, match="did you mean 'model.params.channels'"):
+        load_model_params(str(CONFIGS / "train_mini.yaml"), ["model.params.chanels=4"])

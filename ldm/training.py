@@ -149,14 +149,15 @@ class LegoTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over everything trained; weight decay on all of it, as released."""
-        settings, precision = self.config.model, self.config.lightning.trainer.get("precision", 32)
+        settings, options = self.config.model, self.config.lightning.trainer
+        mixed = not str(options.get("precision", 32)).startswith(("32", "64"))
         optimizer = torch.optim.AdamW(
             [p for p in self.parameters() if p.requires_grad],
             lr=settings.base_learning_rate,
             weight_decay=settings.weight_decay,
-            # Otherwise a launch, or a pass over memory, per parameter. The fused one undoes the
-            # scaling of fp16 gradients inside its step, where it is too late to clip them.
-            fused=not str(precision).startswith("16"),
+            # Otherwise a launch, or a pass over memory, per parameter. Lightning cannot clip for
+            # it in mixed precision: it would undo the scaling of gradients only inside its step.
+            fused=not (mixed and options.get("gradient_clip_val")),
         )
         params = settings.params.scheduler_config.params
         schedule = LambdaLR(optimizer, lambda step: rate_factor(step, params))

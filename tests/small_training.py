@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from small_dataset import WIDTH, write_dataset, write_features
@@ -11,6 +13,8 @@ from small_dataset import WIDTH, write_dataset, write_features
 from ldm.architecture import build_autoencoder
 from ldm.config import TrainConfig, load_config
 from ldm.mini.text_tower import build_tower, save_tower, train_tokenizer
+from ldm.saving import Checkpoints
+from main import main
 
 CONFIG = Path(__file__).parents[1] / "configs" / "train_mini.yaml"
 SMALL = (
@@ -65,3 +69,37 @@ def write_run(root: Path) -> list[str]:
         root / "start.safetensors",
     )
     return overrides
+
+
+def train_run(overrides, logs: Path, name: str, *more: str) -> Path:
+    """The entry itself -> the run's folder."""
+    words = ["--name", name, "--base", str(CONFIG), "--logdir", str(logs), "--train"]
+    main([*words, *overrides, *more])
+    return logs / name
+
+
+def losses(folder: Path) -> dict:
+    """{(step, "loss" or "val_loss"): value} of a run's log."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        (r["step"], kind): r[kind] for r in records for kind in ("loss", "val_loss") if kind in r
+    }
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill(monkeypatch, overrides, logs: Path, after: int, *more: str) -> None:
+    """Begin run "a" and end it, without any clean-up, after the checkpoint of step `after`."""
+    save = Checkpoints.save
+
+    def save_and_die(self, trainer):
+        save(self, trainer)
+        if trainer.global_step == after:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_die)
+        with pytest.raises(Killed):
+            train_run(overrides, logs, "a", *more)

@@ -1,0 +1,160 @@
+"""What stage 2 is told is the same from either layout of the feature store."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from small_dataset import write_split
+from torch.utils.data import default_collate
+
+from egogen import layout
+from egogen.actions import read_actions
+from egogen.atomic import write_json
+from egogen.check import main as check
+from egogen.errors import EgoGenError
+from egogen.features import INFO_FILE, CompactWriter, ReleasedWriter
+from egogen.projector import Projector, write_projector
+from ldm.conditioning import FeatureConditioner
+from ldm.data import Located, check_stores, project, read_features, stack
+
+ROWS, VISION, WIDTH = 256, 6, 24
+CONDITIONER = {"variant": "both", "feature_dim": WIDTH, "image_rows": ROWS, "text_rows": 77}
+
+
+def projector(seed: int) -> Projector:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(WIDTH, VISION, generator=generator) / VISION**0.5
+    bias = torch.randn(WIDTH, generator=generator)
+    return Projector({"linear_1.weight": weight, "linear_1.bias": bias}, "test")
+
+
+def write_stores(root: Path, names: list[str], seed: int) -> None:
+    """The same features in both layouts, under root/<layout>/<kind>."""
+    generator = np.random.default_rng(seed)
+    vision = {n: generator.standard_normal((ROWS, VISION)).astype(np.float16) for n in names}
+    text = {n: generator.standard_normal((70 + 5 * k, WIDTH)) for k, n in enumerate(names)}
+    made = projector(seed)
+    pictures = {n: made(torch.from_numpy(v)).numpy() for n, v in vision.items()}
+    for name, image_rows in (("released", pictures), ("compact", vision)):
+        for kind, items in (("image", image_rows), ("text", text)):
+            folder = root / name / kind
+            info = {"kind": kind, "layout": name, "width": WIDTH}
+            info |= {"rows": ROWS} if kind == "image" else {}
+            if name == "compact":
+                info |= {"vision_width": VISION} if kind == "image" else {"text_rows": 77}
+            write_json(folder / INFO_FILE, info)
+            writer = (
+                CompactWriter(folder, kind, "1-of-1")
+                if name == "compact"
+                else ReleasedWriter(folder)
+            )
+            writer.write(items)
+            writer.close()
+    write_projector(root / "compact" / "image", made)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Two datasets whose features were made by two models."""
+    roots = [tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("other")]
+    for seed, root in enumerate(roots):
+        write_split(root, "ego4d", "val", clips=1, actions=3)
+        entries = read_actions(layout.action_file(root, "ego4d", "val"))
+        write_stores(root, [entry.image_0 for entry in entries], seed)
+    return roots
+
+
+def located(roots, name: str, text: str | None = None) -> list[Located]:
+    return [
+        Located(entry, "", str(root / name / "image"), str(root / (text or name) / "text"))
+        for root in roots
+        for entry in read_actions(layout.action_file(root, "ego4d", "val"))
+    ]
+
+
+def told(items, variant="both"):
+    """Image and text rows as training's batches have them, and as generation's do."""
+    conditioner = OmegaConf.create({**CONDITIONER, "variant": variant})
+    check_stores(items, conditioner)
+    samples = [read_features(item, conditioner) for item in items]
+    batch, cpu = project(default_collate(samples)), torch.device("cpu")
+    for name in ("image_features", "text_features"):
+        other = stack(samples, name, cpu)
+        assert (other is None) == (name not in batch)
+        assert other is None or torch.equal(batch[name], other)
+    return batch
+
+
+@pytest.mark.parametrize("variant", ["none", "image", "text", "both"])
+def test_both_layouts_tell_the_same(sets, variant):
+    one, other = (told(located(sets, name), variant) for name in ("released", "compact"))
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert value.dtype == torch.float32 and value.shape[0] == 6
+        # half precision after the projection, against before it; values up to 5
+        torch.testing.assert_close(other[name], value, atol=4e-3, rtol=2e-3)
+
+
+def test_the_context_is_the_same(sets):
+    torch.manual_seed(0)
+    conditioner = FeatureConditioner(
+        feature_dim=WIDTH, context_dim=16, num_heads=2, num_layers=1, feedforward_dim=32
+    ).eval()
+    rows = []
+    for name in ("released", "compact"):
+        batch = told(located(sets, name))
+        with torch.no_grad():
+            rows.append(conditioner(batch["image_features"], batch["text_features"]))
+    for one, other in zip(*rows, strict=True):
+        torch.testing.assert_close(one, other, atol=5e-3, rtol=2e-3)
+
+
+def config(**changes):
+    return OmegaConf.create({**CONDITIONER, **changes})
+
+
+@pytest.mark.parametrize("name", ["released", "compact"])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"feature_dim": 5120}, ["width 24", "feature_dim=5120"]),
+        ({"image_rows": 576}, ["rows 256", "image_rows=576"]),
+    ],
+)
+def test_features_of_another_model_are_told_at_the_start(sets, name, changes, words):
+    with pytest.raises(EgoGenError) as error:
+        check_stores(located(sets, name), config(**changes))
+    assert all(word in str(error.value) for word in [INFO_FILE, *words])
+
+
+def test_a_compact_store_holds_77_text_rows(sets):
+    check_stores(located(sets, "released"), config(text_rows=100))
+    with pytest.raises(EgoGenError, match="first 77 text rows"):
+        check_stores(located(sets, "compact"), config(text_rows=100))
+
+
+def test_layouts_of_pictures_do_not_meet_in_a_batch(sets):
+    mixed = located(sets[:1], "released") + located(sets[1:], "compact")
+    with pytest.raises(EgoGenError, match="convert one"):
+        check_stores(mixed, config())
+    check_stores(located(sets, "compact", text="released"), config())  # text may be either
+
+
+@pytest.mark.parametrize("name", ["released", "compact"])
+def test_the_check_reads_both_layouts(sets, name, capsys):
+    root = sets[0]
+    write_json(layout.metadata_file(root, "ego4d"), {"ego4d-val-clip0": {"width": 9, "height": 9}})
+    options = ["--dataset", "ego4d", "--split", "val", "--workers", "1"]
+    for kind in ("image", "text"):
+        options += [f"--{kind}-features", str(root / name / kind)]
+    assert check([str(root), *options]) == 0
+    assert "problems: none" in capsys.readouterr().out
+    write_split(root, "ego4d", "val", clips=2, actions=3)  # more entries than features
+    try:
+        assert check([str(root), *options]) == 1
+        out = capsys.readouterr().out
+        assert out.count("no such feature" if name == "released" else "no feature of frame") == 6
+    finally:
+        write_split(root, "ego4d", "val", clips=1, actions=3)

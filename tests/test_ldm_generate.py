@@ -21,7 +21,9 @@ from ldm.pictures import to_picture
 DATA = Path(__file__).parent / "data" / "ldm"
 
 
-@pytest.mark.parametrize("path", sorted((DATA / "pictures").glob("picture_*.png")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((DATA / "pictures").glob("picture_*.png")), ids=lambda p: p.stem
+)
 def test_released_picture_encoding(path):
     _, index, size = path.stem.split("_")
     k = int(index)
@@ -129,6 +131,43 @@ def test_batches_change_at_most_a_grey_level(small, monkeypatch, tmp_path):
     for one, eight in zip(*pictures, strict=True):
         difference = np.asarray(one, dtype=int) - np.asarray(eight, dtype=int)
         assert np.abs(difference).max() <= 1
+
+
+def test_released_order_of_noise_over_a_restart(small, monkeypatch, tmp_path):
+    """Frames that are made again get the noise of their place in the process."""
+    options = ("inference.noise=process", "inference.batch_size=2")
+    _, whole = run(small, monkeypatch, tmp_path / "a", *options)
+    for name in list(whole)[1::2]:
+        next((tmp_path / "a").rglob(name)).unlink()
+    assert run(small, monkeypatch, tmp_path / "a", *options)[1] == whole
+    _, own = run(small, monkeypatch, tmp_path / "b", "inference.batch_size=2")
+    assert all(own[name] != whole[name] for name in whole)
+    with pytest.raises(EgoGenError, match="made with n_chunk 1, expected 2"):
+        run(small, monkeypatch, tmp_path / "a", *options, "--n_chunk", "2")
+
+
+def test_sweeps_and_samplers_write_to_folders_of_their_own(small, monkeypatch, tmp_path):
+    run(
+        small, monkeypatch, tmp_path, "inference.scales_img=[1.5,2]", "inference.scales_txt=[5,7.5]"
+    )
+    run(small, monkeypatch, tmp_path, "inference.sampler=unipc")
+    found = {folder.name: list(folder.rglob("*.jpg")) for folder in (tmp_path / "X").iterdir()}
+    base = "X-e=0-s=3-si="
+    assert set(found) == {base + rest for rest in ("1.5", "2", "1.5-st=5", "2-st=5", "1.5-unipc")}
+    assert all(len(files) == 4 for files in found.values())
+    first = {sorted(files)[0].read_bytes() for files in found.values()}
+    assert len(first) == len(found)
+
+
+UNUSED = {"none": ("llava_image", "llava_text"), "image": ("llava_text",), "text": ("llava_image",)}
+
+
+@pytest.mark.parametrize("variant", UNUSED)
+def test_variants_need_only_the_features_that_they_use(small, monkeypatch, tmp_path, variant):
+    overrides = [f"data.params.additional_cond_path.{name}=''" for name in UNUSED[variant]]
+    overrides.append(f"model.params.conditioner.variant={variant}")
+    code, done = run(small, monkeypatch, tmp_path, *overrides)
+    assert code == 0 and len(done) == 4
 
 
 def test_an_unreadable_feature_is_reported_and_the_rest_done(small, monkeypatch, tmp_path, capsys):

@@ -14,7 +14,7 @@ from PIL import Image
 from egogen.errors import EgoGenError
 from egogen.seeds import stable_seed
 from ldm.data import to_features
-from ldm.generate import generate_batch, load_model
+from ldm.generate import generate_batch, load_model, prepare
 from ldm.pictures import to_picture, to_pixels
 from llava.checkpoint import load
 from llava.decoding import Decoding
@@ -122,7 +122,7 @@ def generate_frame(
     width = config.model.params.conditioner.feature_dim
     description = describe(vllm, photo, action, inference.seed, settings, device, width)
     sample = condition(photo, description, config)
-    model = load_model(config.model.params, str(ldm), device)
+    model = prepare(load_model(config.model.params, str(ldm), device), inference)
     scales = inference.scales_img[0], inference.scales_txt[0]
     decoded = generate_batch(model, [sample], [SAMPLE], inference, *scales)[0]
     picture = to_picture(decoded, photo.size, inference.height, inference.picture)

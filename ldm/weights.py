@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,18 +89,21 @@ def is_released(state: Mapping[str, Tensor]) -> bool:
     return any(name.startswith(UNET) for name in state)
 
 
-def from_own(state: Mapping[str, Tensor], model: LegoModel, where: str, updates: int = 0):
+def from_own(
+    state: Mapping[str, Tensor], model: LegoModel, where: str, updates: int = 0
+) -> Weights:
     """A state dict of `ldm.training`: names of `LegoModel` behind "model.", averages behind "ema.".
 
-    -> Weights.
+    A part (the UNet, the conditioner) has averages of all its weights or of none.
     """
     own = shapes_of(model.state_dict())
+    averaged = {name.split(".")[1] for name in state if name.startswith(OWN_EMA)}
+    averages = [name for name in own if name.split(".")[0] in averaged]
     expected = {OWN + name: shape for name, shape in own.items()}
-    averages = [n for n in state if n.startswith(OWN_EMA) and n.removeprefix(OWN_EMA) in own]
-    expected |= {name: own[name.removeprefix(OWN_EMA)] for name in averages}
+    expected |= {OWN_EMA + name: own[name] for name in averages}
     check_names(shapes_of(state), expected, where)
     live = {name: state[OWN + name] for name in own}
-    return Weights(live, {n.removeprefix(OWN_EMA): state[n] for n in averages}, updates)
+    return Weights(live, {name: state[OWN_EMA + name] for name in averages}, updates)
 
 
 def to_own(weights: Weights) -> dict[str, Tensor]:
@@ -126,22 +128,19 @@ def from_released(
     conditioner = [name for name in own if name.startswith("conditioner.")]
     if start and not any(names[name] in state for name in conditioner):
         names = {o: released for o, released in names.items() if o not in conditioner}
-    expected = {names[o]: released_shape(names[o], own[o]) for o in names}
-    derived = {DECAY, UPDATES, *_derived(model)}
     shadows = {o: shadow_name(n) for o, n in names.items() if n.startswith("model.")}
-    averaged = any(name.startswith(EMA) and name not in derived for name in state)
-    kept = [o for o in conditioner if LIVE + names.get(o, "") in state]
-    if averaged:
-        expected |= {shadows[o]: own[o] for o in shadows}
-        expected |= {LIVE + names[o]: own[o] for o in kept}
-    found = {name: shape for name, shape in shapes_of(state).items() if name not in derived}
-    check_names(_as_text_tower_of_today(found), expected, where)
-    state = _as_text_tower_of_today(state)
-    live = {o: state[names[o]].reshape(own[o]) for o in names}
-    average = {o: state[shadows[o]] for o in shadows} if averaged else {}
-    average |= {o: live[o] for o in kept}
-    live |= {o: state[LIVE + names[o]] for o in kept}
-    return Weights(live, average, int(state.get(UPDATES, 0)))
+    if not any(name in state for name in shadows.values()):
+        shadows = {}
+    kept = {o: LIVE + names[o] for o in conditioner if LIVE + names.get(o, "") in state}
+    expected = {n: released_shape(n, own[o]) for o, n in names.items()}
+    expected |= {n: own[o] for o, n in (shadows | kept).items()}
+    updates, derived = int(state.get(UPDATES, 0)), {DECAY, UPDATES, *_derived(model)}
+    state = _with_text_level({name: v for name, v in state.items() if name not in derived})
+    check_names(shapes_of(state), expected, where)
+    live = {o: state[n].reshape(own[o]) for o, n in names.items()}
+    average = {o: state[n] for o, n in shadows.items()} | {o: live[o] for o in kept}
+    live |= {o: state[n] for o, n in kept.items()}
+    return Weights(live, average, updates)
 
 
 def to_released(weights: Weights, model: LegoModel) -> dict[str, Tensor]:
@@ -169,7 +168,7 @@ def to_released(weights: Weights, model: LegoModel) -> dict[str, Tensor]:
 
 def _derived(model: LegoModel) -> dict[str, Tensor]:
     """What the released layout holds that is no weight: the schedule, and the text positions."""
-    config: Any = model.config
+    config = model.config
     schedule = released_schedule(config.linear_start, config.linear_end, config.timesteps)
     positions = model.text_encoder.config.max_position_embeddings
     return {**schedule, POSITIONS: torch.arange(positions)[None]}
@@ -177,9 +176,7 @@ def _derived(model: LegoModel) -> dict[str, Tensor]:
 
 def _check_schedule(state: Mapping[str, Tensor], model: LegoModel, where: str) -> None:
     betas = state.get("betas")
-    known = released_schedule(
-        model.config.linear_start, model.config.linear_end, model.config.timesteps
-    )["betas"]
+    known = _derived(model)["betas"]
     if betas is not None and not (
         betas.shape == known.shape and torch.allclose(betas.float(), known, rtol=1e-5, atol=0)
     ):
@@ -189,12 +186,8 @@ def _check_schedule(state: Mapping[str, Tensor], model: LegoModel, where: str) -
         )
 
 
-def _as_text_tower_of_today(state: Mapping[str, Any]) -> dict[str, Any]:
+def _with_text_level(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Files written with new transformers lack one level of the text tower's names: put it back."""
     old, new = POSITIONS.removesuffix("embeddings.position_ids"), "cond_stage_model.transformer."
-    return {
-        old + name.removeprefix(new)
-        if name.startswith(new) and not name.startswith(old)
-        else name: value
-        for name, value in state.items()
-    }
+    lacking = {n: old + n.removeprefix(new) for n in state if n.startswith(new) and old not in n}
+    return {lacking.get(name, name): value for name, value in state.items()}

@@ -229,6 +229,27 @@ def test_one_error_lists_all_that_is_wrong(small, tmp_path):
     )
 
 
+@pytest.mark.parametrize("form", ["own", "released"])
+def test_training_starts_from_the_live_weights_of_a_run(form, small, tmp_path):
+    """Also from the released form, where averages stand in the conditioner's place."""
+    _, params, kinds = small
+    model = random_model(params, seed=5)
+    weights = kinds["both"]
+    state = to_own(weights) if form == "own" else to_released(weights, model)
+    torch.save({"state_dict": state}, tmp_path / "last.ckpt")
+    load_start(model, str(tmp_path / "last.ckpt"))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights.live[name])
+
+
+def test_half_of_an_average_is_refused(small):
+    _, params, kinds = small
+    state = to_own(kinds["both"])
+    del state["ema.conditioner.projection_img.bias"]
+    with pytest.raises(EgoGenError, match="missing: ema.conditioner.projection_img.bias$"):
+        load_for_generation(LegoModel(params), state, use_ema=True)
+
+
 def test_another_noise_schedule_is_refused(small):
     _, params, kinds = small
     model = LegoModel(params)

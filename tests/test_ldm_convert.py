@@ -1,19 +1,24 @@
 """Conversion between the released form, this project's and a folder of diffusers."""
 
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from released_model import clip_tokenizer
 from small_model import KINDS, assert_equal_weights, params_of, random_weights, write_config
+from transformers import CLIPTextConfig
 
 from egogen import EgoGenError
+from ldm.architecture import CLIP_VIT_L14_TEXT
 from ldm.checkpoint import read_weights
+from ldm.config import GenerateConfig, load_config
 from ldm.convert import bare_model, convert, read_any
 from ldm.model import LegoModel
 from ldm.pipeline import LegoPipeline
 from ldm.released_names import released_names
-from ldm.weights import to_own, to_released
+from ldm.weights import Weights, to_own, to_released
 
 PROJECT = Path(__file__).parents[1]
 
@@ -121,3 +126,27 @@ def test_conversion_that_fails_leaves_nothing(small, tmp_path, monkeypatch):
     with pytest.raises(EgoGenError, match="ends in .ckpt"):
         convert(tmp_path / "a.ckpt", tmp_path / "b.bin", "released", params)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.ckpt"]
+
+
+@pytest.mark.slow  # 24 GB of disk
+def test_full_size_round_trip(tmp_path):
+    """A file of all released tensors, 7.8 GB, to a folder and back."""
+    text = tmp_path / "text"
+    CLIPTextConfig(**CLIP_VIT_L14_TEXT).save_pretrained(text)
+    clip_tokenizer().save_pretrained(text)
+    override = f"model.params.cond_stage_config.params.version={text}"
+    params = load_config(GenerateConfig, [], [override]).model.params
+    model = bare_model(params)
+    torch.manual_seed(0)
+    live = {name: torch.rand(value.shape) for name, value in model.state_dict().items()}
+    average = {name: value + 1 for name, value in live.items() if name.startswith("unet.")}
+    state = to_released(Weights(live, average, updates=5), model)
+    torch.save({"state_dict": state}, tmp_path / "released.ckpt")
+    del live, average
+    convert(tmp_path / "released.ckpt", tmp_path / "folder", "diffusers", params)
+    convert(tmp_path / "folder", tmp_path / "again.ckpt", "released", params)
+    again = read_weights(tmp_path / "again.ckpt")
+    assert len(state) == 1859 and again.keys() == state.keys()
+    for name, value in state.items():
+        assert value.dtype == again[name].dtype and torch.equal(value, again[name])
+    shutil.rmtree(tmp_path)

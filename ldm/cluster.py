@@ -35,13 +35,14 @@ def device_options(gpus: str | None) -> dict[str, Any]:
 def cluster_environment(devices: int, nodes: int) -> ClusterEnvironment | None:
     """The plugin for Lightning's Trainer. Raises EgoGenError for nodes that nothing starts.
 
-    srun with a task per device: Slurm's. A Slurm job whose one task is this command, or no cluster
-    at all: this process starts the others; then a NODE_RANK that some other tool has left in the
-    environment would count the ranks from the wrong one. None: torchrun, which Lightning finds.
+    srun with a task per device: Slurm's. A Slurm job whose one task is this command, a shell of
+    salloc, or no cluster at all: this process starts the others; then a NODE_RANK that some other
+    tool has left in the environment would count the ranks from the wrong one. None: torchrun, which
+    Lightning finds.
     """
     if TorchElasticEnvironment.detect():
         return None
-    if "SLURM_NTASKS" in os.environ and int(os.environ["SLURM_NTASKS"]) > 1:
+    if SLURMEnvironment.detect() and int(os.environ["SLURM_NTASKS"]) > 1:
         # Requeueing is ours, see `ldm.saving.StopOnSignal`.
         return SLURMEnvironment(auto_requeue=False)
     if nodes > 1:

@@ -94,8 +94,11 @@ def test_where_processes_come_from(monkeypatch):
     found = cluster_environment(devices=8, nodes=2)
     assert isinstance(found, SLURMEnvironment) and not found.auto_requeue
     assert (found.world_size(), found.global_rank(), found.node_rank()) == (16, 9, 1)
-    monkeypatch.setenv("SLURM_NTASKS", "1")  # a job whose one task is the command itself
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")  # a shell of salloc
     monkeypatch.delenv("NODE_RANK")
+    assert isinstance(cluster_environment(devices=8, nodes=1), LightningEnvironment)
+    monkeypatch.setenv("SLURM_JOB_NAME", "lego")
+    monkeypatch.setenv("SLURM_NTASKS", "1")  # a job whose one task is the command itself
     assert isinstance(cluster_environment(devices=8, nodes=1), LightningEnvironment)
 
 

@@ -106,38 +106,48 @@ def run(request, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ["ego4d"], indirect=True)
-def test_ego4d_every_released_figure(run):
+@pytest.mark.parametrize("run", FOLDER, indirect=True)
+def test_pictures(run):
     measure_pictures(run)
-    run.save("egovlp.pth", {"state_dict": state_dict("egovlp_4f")})
-    run("egovlp,egovlp_plus")
-    check_egovlp(run)
-    for kind, name, count in (
-        ("base", "model_base_caption_capfilt_large.pth", 3),
-        ("large", "model_large_caption.pth", 1),
-    ):
-        run.save(name, {"model": state_dict(f"blip_{kind}")})
-        run(f"blip_{kind}")
-        run.forget(name)
-        document = run.result({"base": "blip.json", "large": "blip-l.json"}[kind])
-        entries = json.loads((run.root / "ego4d_val.json").read_text())
-        assert {clip: list(actions) for clip, actions in document.items()} == {
-            clip: list(actions) for clip, actions in entries.items()
-        }
-        figures = golden(f"blip_{kind}")
-        for frame, caption in zip(
-            figures["images"][:count], figures["beam"]["captions"], strict=True
-        ):
-            clip, action, _ = frame.split("/")
-            assert document[clip][action] == caption
-        assert all(-1 <= value <= 1 for value in run.column(f"blip_{kind}_egovlp_sim").values())
-    assert golden("outputs")["metric.json"]["keys"].keys() <= run.result("metric.json").keys()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ["epickitchen"], indirect=True)
-def test_epickitchen_pictures(run):
-    measure_pictures(run)
+@pytest.mark.parametrize("run", ["ego4d"], indirect=True)
+def test_ego4d_videos(run):
+    run.save("egovlp.pth", {"state_dict": state_dict("egovlp_4f", "video_model|vid_proj")})
+    run("egovlp,egovlp_plus")
+    check_egovlp(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["ego4d"], indirect=True)
+@pytest.mark.parametrize(
+    "kind,name,file,count",
+    [
+        ("base", "model_base_caption_capfilt_large.pth", "blip.json", 3),
+        ("large", "model_large_caption.pth", "blip-l.json", 1),
+    ],
+)
+def test_ego4d_captions(run, kind, name, file, count):
+    run.save("egovlp.pth", state_dict("egovlp_4f", "text_model|txt_proj"))
+    run.save(name, {"model": state_dict(f"blip_{kind}")})
+    run(f"blip_{kind}")
+    document = run.result(file)
+    entries = json.loads((run.root / "ego4d_val.json").read_text())
+    assert {clip: list(actions) for clip, actions in document.items()} == {
+        clip: list(actions) for clip, actions in entries.items()
+    }
+    figures = golden(f"blip_{kind}")
+    captions = figures["beam"]["captions"]
+    for frame, caption in zip(figures["images"][:count], captions, strict=True):
+        clip, action, _ = frame.split("/")
+        assert document[clip][action] == caption
+    key = f"blip_{kind}_egovlp_sim"
+    values = run.column(key)
+    # Frames with one caption and other descriptions differ, so the right texts were compared.
+    assert len(set(values.values())) == 6 and all(-1 <= value <= 1 for value in values.values())
+    mean = sum(values.values()) / 6
+    assert run.result("metric.json")[key] == pytest.approx(mean, abs=1e-6)
 
 
 @pytest.mark.slow

@@ -67,7 +67,9 @@ READERS = (frechet, perceptual, clip_image, egovlp, captions, text_similarity)
 
 def random_state(path: Path) -> dict[str, torch.Tensor]:
     """Tensors of the shapes of a released file; activations neither die out nor blow up."""
-    shapes = json.loads((DATA / "manifests" / f"{MANIFESTS[Path(path).name]}.json").read_text())
+    manifest = MANIFESTS[Path(path).name]
+    shapes = json.loads((DATA / "manifests" / f"{manifest}.json").read_text())
+    tied = json.loads((DATA / "fill_rules.json").read_text()).get(manifest, {}).get("alias", {})
     torch.manual_seed(0)
     state = {}
     for name, shape in shapes.items():
@@ -77,7 +79,7 @@ def random_state(path: Path) -> dict[str, torch.Tensor]:
         else:
             ones = name.endswith(("weight", "running_var"))
             state[name] = torch.ones(shape) if ones else torch.zeros(shape)
-    return state
+    return state | {name: state[other] for name, other in tied.items()}
 
 
 class RecomputingDecoder:

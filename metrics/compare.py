@@ -44,6 +44,8 @@ def main(argv: Sequence[str]) -> int:
     versus = compare_runs(read_run(options.a, names[0]), read_run(options.b, names[1]))
     if versus.first.folder == versus.second.folder:
         raise EgoGenError(f"{versus.first.folder}: is both A and B, expected two runs")
+    if versus.first.name == versus.second.name:
+        versus.first.name, versus.second.name = (f"{versus.first.name} ({x})" for x in "AB")
     out = options.out or versus.second.folder.parent / f"compare_with_{versus.first.name}"
     print(text_table(versus))
     write_comparison(versus, out)

@@ -240,6 +240,15 @@ def test_reference_features_are_kept_until_a_frame_changes(root, tmp_path, capsy
     assert len(computed) == 5 and "not kept for the next run" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "more", ["--batch-size=0", "--workers=-1", "--device=none", "--device=xpu"]
+)
+def test_settings_that_cannot_be_are_refused_before_any_frame_is_read(root, more):
+    shutil.rmtree(root / "run")
+    with pytest.raises(EgoGenError, match=more.partition("=")[0]):
+        main(arguments(root, more))
+
+
 def test_the_evaluation_knows_no_network():
     """Nothing heavy is imported before the frames were checked."""
     code = (

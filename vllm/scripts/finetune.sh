@@ -60,7 +60,6 @@ find_paths() { # find_paths "$@": sets paths and flags, or tells all that is wro
 run_tuning() { # run_tuning DEFAULT_ENGINE [flags]: with the paths and flags that find_paths found
   local engine="${ENGINE:-$1}" gpus shared=() launch=("$PYTHON"); shift
   gpus="${GPUS:-$("$PYTHON" -c 'import torch; print(max(1, torch.cuda.device_count()))')}"
-  "$PYTHON" -c 'import torch; raise SystemExit(not torch.cuda.is_available())' || shared+=(--use_cpu True)
   case "$engine" in
     ddp) ;;
     fsdp) shared+=(--fsdp True --fsdp_config "$here/fsdp.json") ;;

@@ -24,7 +24,7 @@ EXAMPLE = """example:
 The same command again continues from the newest whole checkpoint."""
 
 # The released flag keeps its name here, whatever transformers will call it.
-warnings.filterwarnings("ignore", message="`gradient_checkpointing", category=FutureWarning)
+warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
 
 # What `--as_released` stands for: the switches of tuning as the published runs had them. A flag on
 # the command line wins over it.
@@ -101,6 +101,7 @@ class TuningArguments(TrainingArguments):
         self.remove_unused_columns = False  # samples are ours, not columns of a table
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         if not torch.cuda.is_available():
+            self.use_cpu = True
             self.tf32 = None  # a mode of tensor cores; asking for it elsewhere is an error
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # the projector always takes part

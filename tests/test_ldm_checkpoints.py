@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 import types
@@ -16,7 +17,7 @@ from diffusers.loaders.single_file_utils import (
 )
 from recipe import tensor
 from released_model import DATA, TINY, check, inputs
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from small_model import (
     KINDS,
     assert_equal_weights,
@@ -127,8 +128,27 @@ def stable_diffusion(tiny_params):
     return {n: v for n, v in state.items() if not n.startswith(("projection", "self_attn"))}
 
 
+OLD_NAMES = {
+    r"mid_block\.attentions\.0\.to_(q|k|v)\.": "mid_block.attentions.0.old_\\1.",
+    r"\.old_q\.": ".query.",
+    r"\.old_k\.": ".key.",
+    r"\.old_v\.": ".value.",
+    r"mid_block\.attentions\.0\.to_out\.0\.": "mid_block.attentions.0.proj_attn.",
+    r"^embeddings\.|^encoder\.layers|^final_layer_norm": "text_model.\\g<0>",
+}
+
+
+def with_old_names(path, **more):
+    """As the published folder was written, years ago."""
+    state = load_file(path) | more
+    for pattern, name in OLD_NAMES.items():
+        state = {re.sub(pattern, name, n): v for n, v in state.items()}
+    save_file(state, path, metadata={"format": "pt"})
+    return state
+
+
 def as_diffusers_folder(state, params, folder):
-    """What others publish: a UNet of four channels, no conditioner."""
+    """What others publish: a UNet of four channels, no conditioner, names of old."""
     model = LegoModel(params)
     load(model, start_weights(dict(state), model, "file").live)
     narrow = bare_model(params).unet
@@ -139,7 +159,18 @@ def as_diffusers_folder(state, params, folder):
     narrow.load_state_dict(values, assign=True)
     narrow.save_pretrained(folder / "unet")
     model.vae.save_pretrained(folder / "vae")
+    old = with_old_names(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    assert {"encoder.mid_block.attentions.0.key.bias"} <= old.keys()
     model.text_encoder.save_pretrained(folder / "text_encoder")
+    positions = {"text_model.embeddings.position_ids": torch.arange(77)[None]}
+    old = with_old_names(folder / "text_encoder" / "model.safetensors", **positions)
+    assert all(name.startswith("text_model.") for name in old)
+
+
+def load_wanted(state, params):
+    """What the file gives for the frozen parts, by this project's names."""
+    found = start_weights(dict(state), bare_model(params), "file").live
+    return {n: v for n, v in found.items() if n.startswith(("vae.", "text_encoder."))}
 
 
 def write_start(form, state, params, folder):
@@ -169,6 +200,8 @@ def test_training_starts_from_stable_diffusion(form, stable_diffusion, tiny_para
     context = inputs("surgery.context", 1, 77, 768)
     eps = model.predict(torch.cat([z, other], dim=1), torch.tensor([300]), context)
     check(eps, golden, "eps_after_surgery", 1e-4)  # the tolerance of the tiny UNet
+    for name, value in load_wanted(stable_diffusion, tiny_params).items():
+        assert torch.equal(model.state_dict()[name], value), name
     # What stayed as it was is what the released code lists as missing, but the first convolution.
     names = released_names(model)
     kept = [names[f"conditioner.{n}"] for n in before]

@@ -79,6 +79,7 @@ def told(capsys, work, argv) -> str:
     [
         ("peft", [], "--lora_enable: the package is not installed, expected: pip install peft"),
         ("bitsandbytes", ["--bits", "4"], "--bits 4: the package is not installed"),
+        ("wandb", ["--report_to", "wandb"], "--report_to wandb: the package is not installed"),
     ],
 )
 def test_missing_packages_are_told(paths, tmp_path, capsys, monkeypatch, missing, more, words):

@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from vllm_batches import MARKED, conversations, tuning_batch
 from vllm_tiny import DATA, read, write_released
 
 from egogen.errors import EgoGenError
 from llava.checkpoint import load
 from llava.conversation import TEMPLATES, prompt_for, render
-from llava.data import TuningData, read_conversations
+from llava.data import Conversation, TuningData, read_conversations
 from llava.image_processing import ImageProcessor
 from llava.labels import clean_label, question
 from llava.tokenizer import load_tokenizer
@@ -194,3 +195,28 @@ def test_one_picture_in_a_conversation(tmp_path):
     path.write_text(json.dumps([row]))
     with pytest.raises(EgoGenError, match="entry 0: turn 2.*second.*<image>"):
         read_conversations(path)
+
+
+def text_data(tmp_path, conversations, **options) -> TuningData:
+    tools = (LLAMA_2, load_tokenizer(DATA, True), ImageProcessor(224))
+    return TuningData(conversations, tmp_path, *tools, patches=256, **options)
+
+
+def test_samples_without_a_target_are_left_out_and_counted(tmp_path):
+    long = Conversation("long", ("word " * 400, "An answer that is cut off."))
+    data = text_data(tmp_path, [long, conversations()[4]], max_length=300)
+    assert (len(data), data.dropped) == (1, 1)
+    with pytest.raises(EgoGenError, match="anything to learn"):
+        text_data(tmp_path, [long], max_length=300)
+
+
+def test_what_the_longest_sequence_counts(tmp_path):
+    """By default the 256 positions of a picture; as released one."""
+    (tmp_path / "clip_a" / "0").mkdir(parents=True)
+    Image.new("RGB", (45, 26)).save(tmp_path / "clip_a" / "0" / "pre.jpg")
+    first = conversations()[0]
+    for expanded, positions in ((True, 430), (False, 430 - 1 + 256)):
+        data = text_data(tmp_path, [first, first], max_length=430, cut_expanded=expanded)
+        whole = len(text_data(tmp_path, [first], max_length=2048)[0]["encoded"].input_ids)
+        assert len(data[0]["encoded"].input_ids) == min(positions, whole)
+        assert whole > 430

@@ -5,6 +5,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/finetune.sh"
 find_paths "$@"
+GPUS="${GPUS:-1}"  # it is small
 run_tuning ddp \
   --num_train_epochs 3 --per_device_train_batch_size 8 --learning_rate 1e-3 \
   --lr_scheduler_type cosine --warmup_ratio 0.05 --weight_decay 0 --logging_steps 5 \

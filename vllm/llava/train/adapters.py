@@ -49,7 +49,8 @@ def add_adapters(
     except ValueError as error:
         raise EgoGenError(f"adapters of rank {rank}: {error}") from None
     for parameter in model.parameters():
-        if parameter.requires_grad:  # half precision would lose small updates
+        # Half precision would lose small updates; DeepSpeed keeps a float32 copy by itself.
+        if parameter.requires_grad and not hasattr(parameter, "ds_id"):
             parameter.data = parameter.data.float()
     return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 import warnings
@@ -190,8 +191,9 @@ def parse(argv: Sequence[str] | None) -> Flags:
 def _defaults(argv: Sequence[str]) -> list[str]:
     """Flags that this project sets, in front: the last one of a name counts."""
     first = ["--report_to", "tensorboard" if find_spec("tensorboard") else "none"]
-    asked = [item for item in argv if item.partition("=")[0] in ("--as_released", "--as-released")]
-    if asked and argv[min(argv.index(asked[0]) + 1, len(argv) - 1)].lower() != "false":
+    switch = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    switch.add_argument("--as_released", "--as-released", nargs="?", const="yes", default="no")
+    if switch.parse_known_args(argv)[0].as_released.lower() in ("yes", "true", "1"):
         first += [part for name, value in AS_RELEASED.items() for part in (f"--{name}", value)]
     return [*first, *argv]
 

@@ -67,21 +67,25 @@ def pick_attention(name: str, half: bool) -> str:
     return name if name != "auto" else "flash_attention_2" if flash else "sdpa"
 
 
-def prepare(flags: Flags) -> Loaded:
-    """The pretrained model with its tools; only language model and projector learn.
+def weights_dtype(flags: Flags) -> torch.dtype:
+    """Of the loaded weights: float32 where an optimizer works on these themselves.
 
-    In float32 where an optimizer works on the weights themselves; in half precision where DeepSpeed
-    keeps its own float32 copy, and for the frozen weights under adapters.
+    Half precision where DeepSpeed keeps its own float32 copy, and for frozen weights under
+    adapters.
     """
-    half = flags.tuning.bf16 or flags.tuning.fp16
-    dtype = torch.float32
-    if half and (flags.tuning.deepspeed or flags.lora.lora_enable):
-        dtype = torch.bfloat16 if flags.tuning.bf16 else torch.float16
+    tuning = flags.tuning
+    if (tuning.bf16 or tuning.fp16) and (tuning.deepspeed or flags.lora.lora_enable):
+        return torch.bfloat16 if tuning.bf16 else torch.float16
+    return torch.float32
+
+
+def prepare(flags: Flags) -> Loaded:
+    """The pretrained model with its tools; only language model and projector learn."""
     quantized = flags.lora.bits != 16
     model = load_model(
         flags.model.model_name_or_path,
-        dtype=dtype,
-        attn=pick_attention(flags.model.attn, half),
+        dtype=weights_dtype(flags),
+        attn=pick_attention(flags.model.attn, flags.tuning.bf16 or flags.tuning.fp16),
         vision_tower=flags.model.vision_tower,
         quantization=f"{flags.lora.bits}bit" if quantized else None,
         device_map={"": flags.tuning.device} if quantized else None,
@@ -145,7 +149,7 @@ def save(trainer: Tuner, loaded: Loaded, flags: Flags) -> None:
     publish(half)
     trainer.save_state()
     if flags.lora.lora_enable:
-        merge(place, output, dtype=loaded.model.dtype)
+        merge(place, output, dtype=weights_dtype(flags))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

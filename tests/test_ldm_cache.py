@@ -54,8 +54,10 @@ def test_moments_and_texts_of_both_flips(run_overrides, cache, flip):
 
 
 def test_the_cache_gives_the_same_loss(run_overrides, cache, tmp_path):
-    undisturbed = train_run(run_overrides, tmp_path, "undisturbed")
-    cached = train_run(run_overrides, tmp_path, "cached", f"data.params.cache_path={cache}")
+    more = ["lightning.trainer.max_steps=2", "lightning.trainer.check_val_every_n_epoch=1"]
+    undisturbed = train_run(run_overrides, tmp_path, "undisturbed", *more)
+    kept = f"data.params.cache_path={cache}"
+    cached = train_run(run_overrides, tmp_path, "cached", *more, kept)
     for place, loss in losses(undisturbed).items():
         assert losses(cached)[place] == pytest.approx(loss, rel=1e-4), place
     weights = read_weights(cached / "checkpoints" / "last.ckpt")

@@ -39,7 +39,13 @@ EPOCHS = "lightning.trainer.max_steps=-1", "lightning.trainer.max_epochs=3"  # a
 
 @pytest.mark.parametrize(
     "kill_after, length",
-    [(1, ()), (2, ()), (3, ()), (4, ()), (2, EPOCHS), (3, EPOCHS), (4, EPOCHS)],
+    [
+        *[pytest.param(step, (), marks=pytest.mark.slow) for step in (1, 3)],
+        *[pytest.param(step, EPOCHS, marks=pytest.mark.slow) for step in (2, 3)],
+        (2, ()),
+        (4, ()),
+        (4, EPOCHS),
+    ],
 )
 def test_a_killed_run_goes_on_exactly(
     run_overrides, undisturbed, tmp_path, monkeypatch, kill_after, length
@@ -108,22 +114,6 @@ def test_a_finished_run_is_left_alone(run_overrides, undisturbed, capsys):
     assert (undisturbed / "samples" / "step_000006.png").is_file()
 
 
-def test_conditioner_and_average(run_overrides, undisturbed, tmp_path):
-    """Projections and self-attention are trained and averaged, unless the released way is asked."""
-    start = train_run(run_overrides, tmp_path, "start", "lightning.trainer.max_steps=1")
-    first, last = (read_weights(f / "checkpoints" / "last.ckpt") for f in (start, undisturbed))
-    name = "conditioner.projection_txt.weight"
-    assert not torch.equal(first[f"model.{name}"], last[f"model.{name}"])
-    assert not torch.equal(last[f"ema.{name}"], last[f"model.{name}"])
-    frozen = "model.params.conditioner.trained=false"
-    one = train_run(run_overrides, tmp_path, "one", frozen, "lightning.trainer.max_steps=1")
-    more = train_run(run_overrides, tmp_path, "more", frozen)
-    first, last = (read_weights(f / "checkpoints" / "last.ckpt") for f in (one, more))
-    assert torch.equal(first[f"model.{name}"], last[f"model.{name}"])
-    assert f"ema.{name}" not in last
-    assert any(n.startswith("ema.unet.") for n in last)
-
-
 @pytest.mark.parametrize("variant", ["none", "image", "text", "both"])
 def test_no_variant_leaves_a_parameter_without_gradient(run_overrides, variant):
     """What DDP needs; for both sources of the prompt."""
@@ -172,8 +162,15 @@ def test_two_processes(run_overrides, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("prompt", ["action", "llava_forecast_finetune"])
-@pytest.mark.parametrize("variant", ["none", "image", "text", "both"])
+@pytest.mark.parametrize(
+    "variant, prompt",
+    [
+        ("none", "action"),
+        ("image", "llava_forecast_finetune"),
+        ("text", "action"),
+        ("both", "action"),
+    ],
+)
 def test_variants_under_ddp(run_overrides, tmp_path, variant, prompt):
     """DDP stops where a parameter gets no gradient."""
     more = [f"model.params.conditioner.variant={variant}", "lightning.trainer.max_steps=2"]

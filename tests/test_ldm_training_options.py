@@ -38,7 +38,9 @@ def load(overrides, *more):
     return config, LegoModel(config.model.params)
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_a_run_with_a_checkpoint(
     run_overrides, undisturbed, tmp_path, monkeypatch, number
 ):

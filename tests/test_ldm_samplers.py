@@ -5,6 +5,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 from diffusers.models.attention_processor import Attention
+from torch._dynamo.utils import counters
 
 from egogen import EgoGenError
 from ldm.config import GenerateConfig, load_config
@@ -112,22 +113,9 @@ SMALL = (
 )
 
 
-def made(monkeypatch, *overrides):
-    """Two decoded pictures of a small random model (and the model)."""
-    config = load_config(GenerateConfig, [], [*SMALL, *overrides])
-    width = config.model.params.unet_config.params.context_dim
-
-    class NoText(torch.nn.Module):  # embeddings of two known prompts stand for the text tower
-        config = type("Config", (), {"hidden_size": width})
-
-    monkeypatch.setattr("ldm.architecture.build_text_encoder", lambda _: NoText())
-    torch.manual_seed(0)
-    model = LegoModel(config.model.params).eval()
+def some_samples():
     generator = torch.Generator().manual_seed(0)
-    text = {p: torch.randn(77, width, generator=generator) for p in ("", "a", "b")}
-    model.encode_text = lambda prompts: torch.stack([text[prompt] for prompt in prompts])
-    prepare(model, config.inference)
-    samples = [
+    return [
         {
             "pixels": torch.rand(3, 32, 32, generator=generator) * 2 - 1,
             "prompt": prompt,
@@ -136,7 +124,35 @@ def made(monkeypatch, *overrides):
         }
         for prompt in "ab"
     ]
-    return generate_batch(model, samples, [("a",), ("b",)], config.inference, 1.5, 7.5), model
+
+
+def made(monkeypatch, *overrides):
+    """Two decoded pictures of a small random model, and the model."""
+    config = load_config(GenerateConfig, [], [*SMALL, *overrides])
+    width = config.model.params.unet_config.params.context_dim
+
+    class NoText(torch.nn.Module):  # embeddings of known prompts stand for the text tower
+        config = type("Config", (), {"hidden_size": width})
+
+    monkeypatch.setattr("ldm.architecture.build_text_encoder", lambda _: NoText())
+    torch.manual_seed(0)
+    model = LegoModel(config.model.params).eval()
+    text = {prompt: torch.randn(77, width) for prompt in ("", "a", "b")}
+    model.encode_text = lambda prompts: torch.stack([text[prompt] for prompt in prompts])
+    prepare(model, config.inference)
+    names = [("a",), ("b",)]
+    return generate_batch(model, some_samples(), names, config.inference, 1.5, 7.5), model
+
+
+def test_one_compiled_graph_serves_all_steps_and_batches(monkeypatch):
+    usual, model = made(monkeypatch)
+    counters.clear()
+    model.unet.compile(backend="eager")  # traced as with the default backend, not translated
+    inference = load_config(GenerateConfig, [], SMALL).inference
+    for _ in range(2):
+        found = generate_batch(model, some_samples(), [("a",), ("b",)], inference, 1.5, 7.5)
+        torch.testing.assert_close(found, usual, atol=1e-4, rtol=1e-4)
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ BUILDERS = (
     (frechet, "inception"),
     (perceptual, "network"),
     (clip_image, "image_tower"),
+    (captions, "captioner"),
 )
 READERS = (frechet, perceptual, clip_image, egovlp, captions, text_similarity)
 
@@ -120,16 +121,17 @@ def test_pairs(count: int, folder: Path) -> list[Pair]:
     return [found[number % len(found)] for number in range(count)]
 
 
-def kept_captioner() -> Callable:
-    """`captions.captioner` that builds each kind once, whatever tensors it is given then."""
-    build, built = captions.captioner, {}
+def built_once(build: Callable) -> Callable:
+    """`build` for each kind and path once, whatever tensors it is given then."""
+    built = {}
 
-    def captioner(kind: str, state, path):
-        if kind not in built:
-            built[kind] = build(kind, state, path)
-        return built[kind]
+    def kept(*arguments):
+        key = tuple(word for word in arguments if isinstance(word, str | Path))
+        if key not in built:
+            built[key] = build(*arguments)
+        return built[key]
 
-    return captioner
+    return kept
 
 
 @contextlib.contextmanager
@@ -137,9 +139,8 @@ def same_networks():
     """Networks are built once, from random tensors, and go at the end."""
     with contextlib.ExitStack() as stack:
         for module, name in BUILDERS:
-            kept = functools.cache(getattr(module, name))
+            kept = built_once(getattr(module, name))
             stack.enter_context(mock.patch.object(module, name, kept))
-        stack.enter_context(mock.patch.object(captions, "captioner", kept_captioner()))
         state = functools.cache(random_state)
         for module in READERS:
             stack.enter_context(mock.patch.object(module, "load_state_dict", state))

@@ -70,7 +70,8 @@ def frames_table(data: ReportData) -> str:
             text = text.removesuffix(f" {key_of(name).unit}")
             values.append(f'<td class="number{kind}">{escape(text)}</td>')
         rows.append(
-            f"<tr><th>{escape(sample.label)}<small>{escape(sample.key)}</small></th>"
+            f'<tr><th title="{escape(sample.key)}">{escape(sample.label)}'
+            f"<small>{escape(sample.key)}</small></th>"
             f"{''.join(values)}</tr>"
         )
     return f"<table class=frames><tr><th></th>{head}</tr>{''.join(rows)}</table>"

@@ -236,15 +236,22 @@ def stage_2(run: Run, variant: str) -> Path:
 
 
 def measure(run: Run, variant: str, images: Path) -> None:
-    out, edits = run.out, run.described("val")
-    words = ["metrics/all_metrics_in_one.py", "--dataset", NAME, "--gen_path", images]
-    words += ["--gt_path", run.frames / "val_gt_for_metric", "--edit_file", edits]
-    words += ["--llava_key", DESCRIPTION_KEY, "--out", out / "metrics"]
+    """Figures of the frames and of copying the source, and the report of both."""
+    out, edits, copied = run.out, run.described("val"), run.out / "copied"
+    figures = ["metrics/all_metrics_in_one.py", "--dataset", NAME, "--edit_file", edits]
+    figures += ["--gt_path", run.frames / "val_gt_for_metric", "--llava_key", DESCRIPTION_KEY]
+    words = [*figures, "--gen_path", images, "--out", out / "metrics"]
     run.step("metrics", [out / "metrics"], python(*words))
+    words = ["metrics/copy_source.py", "--source-path", run.frames / "val", "--edit_file", edits]
+    words += ["--out", copied / "images"]
+    run.step("frames of copying", [copied / "images"], python(*words))
+    words = [*figures, "--gen_path", copied / "images"]
+    run.step("metrics of copying", [copied / "metric"], python(*words))
     words = ["metrics/report.py", "--dataset", NAME, "--dataset-root", run.data]
     words += ["--gen_path", images, "--edit_file", edits, "--metric", out / "metrics"]
     words += ["--score", out / "scores" / f"{variant}.json"]
     words += ["--description-score", out / "scores" / "descriptions.json"]
+    words += ["--against", copied, "--against-images", copied / "images"]
     words += ["--stage1-log", out / "vllm" / "trainer_state.json"]
     words += ["--stage2-log", out / "logs" / variant / "metrics.jsonl", "--out", out / "report"]
     run.step("report", [out / "report"], python(*words))

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from egogen.errors import EgoGenError
-from metrics import reference_features
+from metrics import copy_source, reference_features
 from metrics.all_metrics_in_one import main
 from metrics.frame_pairs import find_pairs
 from metrics.registry import METRICS, Measured, Metric
@@ -247,6 +247,16 @@ def test_settings_that_cannot_be_are_refused_before_any_frame_is_read(root, more
     shutil.rmtree(root / "run")
     with pytest.raises(EgoGenError, match=more.partition("=")[0]):
         main(arguments(root, more))
+
+
+def test_copying_gains_nothing_over_copying(root):
+    argv = [f"--source-path={root / 'EgoGen/ego4d.fho/val'}", f"--out={root / 'copied/images'}"]
+    copy_source.main([*argv, f"--edit_file={root / 'ego4d_val.json'}"])
+    argv = arguments(root, f"--gen_path={root / 'copied/images'}", "--metrics=psnr,psnr_changed")
+    assert main(argv) == 0
+    found = figures(root, "copied/metric")
+    assert found["samples"] == 6 and found["psnr_changed_gain"] == pytest.approx(0, abs=1e-9)
+    assert found["psnr_changed_gain_ci95"] == pytest.approx([0, 0], abs=1e-9)
 
 
 def test_the_evaluation_knows_no_network():

@@ -1,0 +1,61 @@
+"""The baseline that copies: each source frame as the generated one, to be measured like any run.
+
+    python metrics/copy_source.py --source-path ROOT/EgoGen/ego4d.fho/val \
+        --edit_file ROOT/ego4d_val.json --out runs/copied/images
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: see the package's docstring
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from egogen.actions import inside, read_actions
+from egogen.atomic import atomic_path, write_bytes
+from egogen.errors import run_command
+from egogen.frames import read_rgb
+
+
+def copy_sources(
+    source_path: str | os.PathLike, edit_file: str | os.PathLike, out: str | os.PathLike
+) -> int:
+    """Write the source frame of every entry under its target's name below `out` -> their number.
+
+    A frame whose suffix stays is copied byte by byte, another one is saved in the target's format.
+    Raises EgoGenError for the first frame that cannot be read.
+    """
+    entries = read_actions(edit_file)
+    for entry in entries:
+        source, target = inside(source_path, entry.image_0), inside(out, entry.image_1)
+        picture = read_rgb(source)
+        if source.suffix == target.suffix:
+            write_bytes(target, source.read_bytes())
+        else:
+            with atomic_path(target) as temporary:
+                picture.save(temporary, quality=95)
+    return len(entries)
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description="Write the source frames as generated ones: what every method has to beat.",
+        epilog="example: python metrics/copy_source.py --source-path data/EgoGen/ego4d.fho/val "
+        "--edit_file data/ego4d_val.json --out runs/copied/images",
+    )
+    parser.add_argument("--source-path", required=True, help="folder of the source frames (val)")
+    parser.add_argument("--edit_file", required=True, help="action file, as ego4d_val.json")
+    parser.add_argument("--out", required=True, help="folder of the frames")
+    options = parser.parse_args(argv)
+    count = copy_sources(options.source_path, options.edit_file, options.out)
+    print(f"written: {count} frames, {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

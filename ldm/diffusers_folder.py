@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import nn
 from transformers import CLIPTextModel
 
 from egogen import EgoGenError
@@ -73,12 +72,8 @@ def _read_network(folder: Path, part: str, kind: type, variant: str | None = Non
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EgoGenError(f"{where}: not a readable {kind.__name__} ({first})") from None
-    odd = {kind: told[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")}
-    lists = "; ".join(f"{kind}: {', '.join(map(str, keys))}" for kind, keys in odd.items() if keys)
+    odd = {name: told[f"{name}_keys"] for name in ("missing", "unexpected", "mismatched")}
+    lists = "; ".join(f"{name}: {', '.join(map(str, keys))}" for name, keys in odd.items() if keys)
     if lists:
         raise EgoGenError(f"{where}: {lists}")
-    return named(part, network)
-
-
-def named(part: str, network: nn.Module) -> dict:
     return {f"{part}.{name}": value for name, value in network.state_dict().items()}

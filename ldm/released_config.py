@@ -92,7 +92,7 @@ WITHOUT_EFFECT: dict[str, Unused] = {
     ),
 }
 SIZES = ("min_resize_res", "max_resize_res", "crop_res")  # of frames, three keys for one number
-RENAMED = {"dataset": (*SIZES, "additional_cross_attn")}  # translated below
+RENAMED = {"dataset": (*SIZES, "additional_cross_attn")}  # by _translate_dataset
 
 
 def translate(layer: dict[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
@@ -114,7 +114,7 @@ def _without_unused(node: dict, where: str, prefix: str, lines: list[str]) -> di
     kept = {}
     for key, value in node.items():
         path = f"{prefix}{key}"
-        unused = WITHOUT_EFFECT.get(_generic(path))
+        unused = WITHOUT_EFFECT.get(generic_key(path))
         if key == "target" and prefix.rstrip(".") in CLASSES:
             _check_class(value, where, prefix.rstrip("."))
         elif unused is None:
@@ -129,7 +129,7 @@ def _without_unused(node: dict, where: str, prefix: str, lines: list[str]) -> di
     return kept
 
 
-def _generic(path: str) -> str:
+def generic_key(path: str) -> str:
     """Datasets stand in three places: their keys are looked up under "dataset."."""
     return re.sub(r"^data\.params\.((train|validation)\.params\.)?", "dataset.", path)
 
@@ -177,6 +177,6 @@ def _listed(values: dict[str, Any]) -> str:
 
 def released_keys(prefix: str) -> list[str]:
     """Names below `prefix` ("" or ending in ".") that only released files have, to suggest."""
-    place = _generic(prefix)
+    place = generic_key(prefix)
     names = [path.removeprefix(place) for path in WITHOUT_EFFECT if path.startswith(place)]
     return [name for name in names if "." not in name] + list(RENAMED.get(place.rstrip("."), ()))

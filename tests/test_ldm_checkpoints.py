@@ -370,6 +370,13 @@ def test_broken_folders_are_named(small, tmp_path):
     with pytest.raises(EgoGenError, match="conditioner: not a readable FeatureConditioner"):
         load_start(model, str(folder))
     weights.write_bytes(content)
+    state = load_file(weights)
+    state["projection_txt.weights"] = state.pop("projection_txt.weight")
+    save_file(state, weights, metadata={"format": "pt"})
+    told = "conditioner: missing: projection_txt.weight; unexpected: projection_txt.weights"
+    with pytest.raises(EgoGenError, match=told):
+        load_start(model, str(folder))
+    weights.write_bytes(content)
     shutil.rmtree(folder / "vae")
     with pytest.raises(EgoGenError, match="vae: not a readable AutoencoderKL"):
         load_start(model, str(folder))

@@ -155,8 +155,9 @@ def to_features(
     if image_rows is not None:
         features["image_features"] = torch.from_numpy(image_rows)
     if text_rows is not None:
-        rows = torch.from_numpy(text_rows)
-        features["text_features"] = pad_text_rows(rows, conditioner.text_rows)
+        count = conditioner.text_rows
+        rows = torch.from_numpy(text_rows)[:count]
+        features["text_features"] = rows if len(rows) == count else pad_text_rows(rows, count)
     return features
 
 
@@ -166,13 +167,14 @@ def read_features(item: Located, conditioner: DictConfig) -> dict[str, Any]:
     Image features of a compact store are (I, vision width) and come with STORE: `project` makes
     them (I, D). Raises EgoGenError naming the file.
     """
-    width, image_rows, text_rows, named = conditioner.feature_dim, None, None, {}
-    if conditioner.variant in ("image", "both"):
+    variant, width = conditioner.variant, conditioner.feature_dim
+    image_rows, text_rows, named = None, None, {}
+    if variant in ("image", "both"):
         store = open_store(_root(item.image_root, "llava_image"))
         image_rows = store.stored(item.entry.image_0, width, conditioner.image_rows)
         if store.projector is not None:
             named = {STORE: str(store.root)}
-    if conditioner.variant in ("text", "both"):
+    if variant in ("text", "both"):
         store = open_store(_root(item.text_root, "llava_text"))
         text_rows = store.stored(item.entry.image_0, width)
     return {**to_features(image_rows, text_rows, conditioner), **named}

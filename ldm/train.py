@@ -7,6 +7,7 @@ logs/<name>/   config.yaml, checkpoints/last.ckpt, metrics.jsonl, samples/, fini
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import inspect
 import logging
 import secrets
@@ -142,16 +143,13 @@ def build_logger(config: DictConfig, folder: Path) -> Any:
         return False
     if kind == "tensorboard":
         return pl.loggers.TensorBoardLogger(folder.parent, name=folder.name, version="")
+    if importlib.util.find_spec("wandb") is None:
+        raise EgoGenError("config: lightning.logger=wandb: pip install wandb first")
     path = folder / "wandb_id"
     if rank_zero_only.rank == 0 and not path.exists():
         write_text(path, secrets.token_hex(4))
     identity = path.read_text() if path.exists() else None
-    try:
-        return pl.loggers.WandbLogger(
-            name=folder.name, save_dir=folder, id=identity, resume="allow"
-        )
-    except ModuleNotFoundError:
-        raise EgoGenError("config: lightning.logger=wandb: pip install wandb first") from None
+    return pl.loggers.WandbLogger(name=folder.name, save_dir=folder, id=identity, resume="allow")
 
 
 def build_trainer(config: DictConfig, folder: Path, gpus: str | None, callbacks: list):

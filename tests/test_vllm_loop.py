@@ -199,6 +199,14 @@ def test_numbers_out_of_range(capsys, model_folder, root, tmp_path, option, valu
     assert_refused(result, tmp_path, "0")
 
 
+def test_as_released_flips_all_switches():
+    required = ["--model-path", "m", "--image-dir", "i", "--action-label", "a", "--save-path", "s"]
+    plain = run_llava_in_loop.parse(required)
+    assert (plain.label_style, plain.sampling) == ("parsed", "per-sample")
+    flipped = run_llava_in_loop.parse([*required, "--as-released"])
+    assert (flipped.label_style, flipped.sampling) == ("released", "released")
+
+
 def test_truncated_frame_is_named_and_the_rest_is_done(capsys, model_folder, tmp_path):
     write_split(tmp_path, DATASET, "val")
     frames = layout.frame_folder(tmp_path, DATASET, "val")

@@ -56,7 +56,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default="per-sample",
         help="released: one stream of draws a process, one frame at a time; nothing is resumed",
     )
+    add(
+        "--as-released",
+        action="store_true",
+        help="labels and sampling as in the published runs (--label-style, --sampling released)",
+    )
     args = parser.parse_args(argv)
+    if args.as_released:
+        args.label_style = args.sampling = "released"
     for name, least in (("batch_size", 1), ("top_k", 1), ("max_new_tokens", 1), ("temperature", 0)):
         if getattr(args, name) < least:
             flag = "--" + name.replace("_", "-")

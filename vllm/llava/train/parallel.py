@@ -59,6 +59,13 @@ def start_deepspeed(cpu: bool) -> None:
     deepspeed.init_distributed("gloo" if cpu else None, verbose=False)
 
 
+def leave_deepspeed() -> None:
+    """From here on models are loaded whole again: by the process that asks, for itself."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+
+
 def name_engine(arguments: Any) -> str:
     """ "zero3", "zero2" ..., "fsdp" or "ddp": decides which checkpoints can be continued."""
     if arguments.deepspeed:

@@ -18,7 +18,7 @@ from llava.conversation import TEMPLATES
 from llava.data import Collator, TuningData, read_conversations
 from llava.train.adapters import ADAPTER_FOLDER, add_adapters, merge, write_origin
 from llava.train.arguments import Flags, TuningArguments, parse
-from llava.train.parallel import is_first, wait_for_all
+from llava.train.parallel import is_first, leave_deepspeed, wait_for_all
 from llava.train.saving import half_of, newest_whole, publish
 from llava.train.trainer import Tuner
 
@@ -149,6 +149,7 @@ def save(trainer: Tuner, loaded: Loaded, flags: Flags) -> None:
     publish(half)
     trainer.save_state()
     if flags.lora.lora_enable:
+        leave_deepspeed()
         merge(place, output, dtype=weights_dtype(flags))
 
 
@@ -165,6 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model: Any = loaded.model
     if flags.lora.lora_enable:
         lora = flags.lora
+        set_seed(flags.tuning.seed)  # adapters start the same however the model was loaded
         model = add_adapters(
             model,
             flags.model.model_name_or_path,

@@ -22,6 +22,7 @@ from metrics.report_tables import ROWS, frames_table, overall_table, rates_table
 
 PICTURE_WIDTH = 400  # pixels at most, shown at some 270
 QUALITY = 84
+CHANGED = 4  # frames that gained and lost most against another run, each at most
 SECTIONS = {
     "best": ("Best", "Best {figure} first."),
     "worst": ("Worst", "Worst {figure} first."),
@@ -239,6 +240,7 @@ def _frames(data: ReportData) -> str:
 def page(data: ReportData, chosen: dict[str, list[Sample]]) -> str:
     """The whole page; `chosen` are the samples of each section."""
     shown = sum(map(len, chosen.values()))
+    changed = min(CHANGED, len(chosen["best"]))
     sections = "".join(_section(kind, chosen[kind], data.ranked_by) for kind in SECTIONS)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -246,7 +248,7 @@ def page(data: ReportData, chosen: dict[str, list[Sample]]) -> str:
         f"<title>{escape(data.title)}</title><style>{STYLE.read_text(encoding='utf-8')}</style>"
         f'</head><body><main><header><h1>{escape(data.title)}</h1><p class="lead">'
         f"{escape(data.subtitle)}</p></header>{_headline(data)}{_panels(data)}"
-        f"{_versus(data, len(chosen['best']))}{sections}{_spreads(data)}{_frames(data)}"
+        f"{_versus(data, changed)}{sections}{_spreads(data)}{_frames(data)}"
         f"<footer>{shown} of {len(data.samples)} frames shown with pictures.</footer>"
         "</main></body></html>\n"
     )

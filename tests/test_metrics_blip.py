@@ -91,6 +91,7 @@ def test_base_as_released_whatever_the_batch(tokenizer):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)  # on a busy machine
 @pytest.mark.parametrize("kind,count", [("base", 3), ("large", 1)])
 def test_all_golden_pictures_as_released(kind, count, tokenizer):
     network = captions.captioner(kind, state_dict(f"blip_{kind}"), f"model_{kind}.pth")

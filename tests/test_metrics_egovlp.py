@@ -107,6 +107,7 @@ def test_ego4d_as_released_from_a_checkpoint_with_its_author_s_class(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)  # on a busy machine
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     "dataset,manifest,count", [("ego4d", "egovlp_4f", 6), ("epickitchen", "egovlp_16f", 2)]

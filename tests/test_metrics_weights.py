@@ -76,6 +76,7 @@ def test_lpips_vgg_of_one_pair(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)  # on a busy machine
 def test_lpips_vgg_of_all_pairs(tmp_path):
     check_lpips("vgg", weight_file(tmp_path, "vgg"), FOLDER, None)
 
@@ -169,6 +170,7 @@ def test_clip_as_released():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)  # on a busy machine
 def test_clip_of_all_pairs():
     tower = clip_image.image_tower(state_dict("clip_vit_l14_visual"), "ViT-L-14.pt")
     for dataset in FOLDER:

@@ -1,4 +1,4 @@
-"""The released networks at the size of Stable Diffusion v1.5 (pytest -m slow; 8 GB of memory)."""
+"""The released networks at the size of Stable Diffusion v1.5 (pytest -m slow; 3.4 GB weights)."""
 
 import numpy as np
 import pytest

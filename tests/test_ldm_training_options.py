@@ -184,6 +184,7 @@ def test_precision_and_memory_format(run_overrides, undisturbed, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_compile(run_overrides, undisturbed, tmp_path):
     more = ["lightning.compile=true", "lightning.trainer.max_steps=2"]
     found = losses(train_run(run_overrides, tmp_path, "a", *more))

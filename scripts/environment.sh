@@ -10,6 +10,6 @@ fi
 stamp=.venv/installed-$(cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 if [ ! -f "$stamp" ]; then
   echo "installing the project and its packages into .venv" >&2
-  .venv/bin/python -m pip install -q -c constraints.txt -e ".[vllm,ldm,metrics,build,dev]"
+  .venv/bin/python -m pip install -q -c constraints.txt -e ".[vllm,ldm,metrics,build,deepspeed,lora,dev]"
   touch "$stamp"
 fi

@@ -50,7 +50,7 @@ class Preset:
 
 PRESETS = {
     "quick": Preset(pairs=1800, val_pairs=150, train_steps=1200),
-    "full": Preset(pairs=2400, val_pairs=240, train_steps=1800),
+    "full": Preset(pairs=2400, val_pairs=240, train_steps=2600, tune=("--num_train_epochs", "5")),
     "tiny": Preset(  # for the tests: everything runs, nothing is learnt
         pairs=24,
         val_pairs=3,

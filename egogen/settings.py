@@ -9,7 +9,7 @@ from pathlib import Path
 from egogen.errors import EgoGenError
 
 SETTINGS = Path(__file__).resolve().parents[1] / "settings.env"
-NAMES = ("LEGO_DATASET", "LEGO_FEATURES", "LEGO_WEIGHTS", "LEGO_OUTPUTS")
+NAMES = ("LEGO_DATASET", "LEGO_FEATURES", "LEGO_WEIGHTS")
 LINE = re.compile(r"(?:export\s+)?([A-Z_]+)=(.*)")
 
 

@@ -1,7 +1,6 @@
-"""Paths stand once: the settings file, the environment over it, the same for shell and Python."""
+"""Paths stand once: the settings file, and the environment over it."""
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,31 +15,16 @@ def test_shipped_settings_name_everything():
     assert tuple(read_settings()) == NAMES
 
 
-def from_shell(path: Path, **environment: str) -> dict[str, str]:
-    script = f"source '{PROJECT}/scripts/settings.sh'; env"
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("LEGO_")}
-    result = subprocess.run(
-        ["bash", "-euc", script],
-        env=clean | {"LEGO_SETTINGS": str(path)} | environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    pairs = (line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
-    return {name: value for name, value in pairs if name in NAMES}
-
-
-def test_shell_and_python_read_the_same(tmp_path, monkeypatch):
+def test_the_environment_wins(tmp_path, monkeypatch):
     path = tmp_path / "own.env"
     path.write_text('# mine\n\nLEGO_DATASET=/a b/c\nexport LEGO_FEATURES="/f"\nLEGO_WEIGHTS=/w ')
-    assert from_shell(path) == read_settings(path)
-    assert read_settings(path)["LEGO_DATASET"] == "/a b/c"
+    found = {"LEGO_DATASET": "/a b/c", "LEGO_FEATURES": "/f", "LEGO_WEIGHTS": "/w"}
+    assert read_settings(path) == found
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LEGO_WEIGHTS", "/elsewhere")
     load_settings(path)
     assert os.environ["LEGO_DATASET"] == "/a b/c" and os.environ["LEGO_WEIGHTS"] == "/elsewhere"
-    assert from_shell(path, LEGO_WEIGHTS="/elsewhere")["LEGO_WEIGHTS"] == "/elsewhere"
 
 
 def test_configs_follow(monkeypatch):

@@ -34,6 +34,7 @@ from ldm.cluster import cluster_environment, device_options
 from ldm.data import TrainingPairs, locate_entries
 from ldm.model import LegoModel
 from ldm.order import EpochBatches, ResumableLoader, ValidationBatches
+from ldm.paths import check_paths
 from ldm.saving import LAST, Checkpoints, StopOnSignal
 from ldm.training import LegoTraining
 
@@ -226,6 +227,7 @@ def train(
     if run_folder(config, folder, resume) and not resume:
         print(f"{folder}: training is finished, nothing to do")
         return
+    check_paths(config)
     _quiet()
     pl.seed_everything(seed, verbose=False)
     model = LegoModel(config.model.params)

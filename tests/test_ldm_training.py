@@ -193,11 +193,11 @@ def test_ranks_share_the_work():
 def test_bad_input(run_overrides, undisturbed, tmp_path):
     cases = {
         "did you mean 'model.base_learning_rate'": ["model.base_learning_rat=1"],
-        "no such file": ["data.params.train.params.edit_path=/none.json"],
-        "llava_text='/none': no such folder": [
-            "data.params.train.params.additional_cond_path.llava_text=/none"
+        "edit_path=/none.json.*llava_text=/none, model.params.ckpt_path=/none.ckpt": [
+            "data.params.train.params.edit_path=/none.json",
+            "data.params.train.params.additional_cond_path.llava_text=/none",
+            "model.params.ckpt_path=/none.ckpt",
         ],
-        "none.ckpt: no such checkpoint": ["model.params.ckpt_path=/none.ckpt"],
         "expected \\(n, 9\\)|expected \\(256, 9\\)": ["model.params.conditioner.feature_dim=9"],
         "did you mean 'lightning.trainer.max_steps'": ["lightning.trainer.max_step=3"],
         "pip install wandb": ["lightning.logger=wandb"],

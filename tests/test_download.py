@@ -38,6 +38,9 @@ class Server(ThreadingHTTPServer):
         self.kind = "application/octet-stream"
         self.seen: list[tuple[str, str | None]] = []
 
+    def handle_error(self, *_):
+        """A client that hangs up is what is tested here."""
+
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"

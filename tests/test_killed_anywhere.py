@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
 KILLS = 30
-LOGS = "logs/description_image_text"
+VARIANT = "description_image_text"
+LOGS = f"logs/{VARIANT}"
 # Files whose bytes follow from the seed. Others hold times and paths (logs, reports, optimizers).
 SAME_BYTES = (
     "data/**/*.jpg",
@@ -25,7 +26,7 @@ SAME_BYTES = (
     "described/**/*.json",
     "features/**/*.npy",
     f"{LOGS}/checkpoints/last/*/images/**/*.jpg",
-    "scores/*.json",
+    f"scores/{VARIANT}.json",  # that of the descriptions names its file, by path
 )
 
 

@@ -1,6 +1,5 @@
-# Sourced by job files, on the node: runs the job's command so that preemption, the time limit and a
-# requeue lose nothing. Slurm sends USR1 before the end (--signal=B:USR1@...): the command gets TERM,
-# the job asks to be queued again, and the same command goes on where it stood.
+# Sourced by job files, on the node: run the job's command so that preemption, the time limit and a
+# requeue lose nothing. Slurm sends USR1 to the job's shell before the end (--signal=B:USR1@...).
 
 job_python() {  # the interpreter: PYTHON, or the project's environment, or what is on the path
   if [ -n "${PYTHON:-}" ]; then echo "$PYTHON"
@@ -8,6 +7,7 @@ job_python() {  # the interpreter: PYTHON, or the project's environment, or what
   else echo python; fi
 }
 
+# A command whose finished work is on the disk at any time: it gets TERM, and the job is queued again.
 job_run() {
   "$@" &
   child=$!
@@ -15,6 +15,20 @@ job_run() {
   local code=0
   wait "$child" || code=$?
   trap - USR1
+  return "$code"
+}
+
+# A command (behind srun) that has to be told in time: it gets USR1, writes its checkpoint and queues
+# the job again itself. srun passes USR1 on to its tasks; at TERM it would kill them.
+job_run_told() {
+  "$@" &
+  child=$!
+  trap 'kill -USR1 "$child"' USR1
+  local code=0
+  while true; do
+    wait "$child" && code=0 || code=$?
+    kill -0 "$child" 2>/dev/null || break  # a signal ends the waiting, not the command
+  done
   return "$code"
 }
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import slurm_cluster
 import torch
-from omegaconf import OmegaConf
 from small_dataset import write_split
 from small_training import CONFIG, write_run
 from vllm_tiny import write_released
@@ -135,7 +134,7 @@ def described(cluster, tmp_path_factory):
 
 
 def logs(kind: str, job: str) -> str:
-    folder = PROJECT / ("logs/out" if kind == "generate" else "vllm/out/logs")
+    folder = PROJECT / ("logs/out" if kind in ("generate", "train") else "vllm/out/logs")
     return "\n".join(path.read_text() for path in sorted(folder.glob(f"{kind}_{job}*.log")))
 
 
@@ -227,6 +226,31 @@ def test_generation_and_metrics(cluster, described, tmp_path_factory):
     assert list((root / "metrics").rglob("metric.json"))
 
 
-def test_configs_of_the_jobs_exist():
-    for name in ("ego4d", "epickitchen"):
-        assert OmegaConf.load(PROJECT / "configs" / f"generate_{name}.yaml")
+def losses(folder: Path) -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "samples_per_s"} for line in lines]
+
+
+@pytest.mark.slurm
+def test_training_near_the_end_of_its_time_is_queued_again(cluster, tmp_path_factory):
+    """Told by Slurm's signal, it writes a checkpoint; the second attempt ends as if undisturbed."""
+    root = tmp_path_factory.mktemp("training")
+    words = ["--logdir", root / "logs", "--base", CONFIG, "--train", *write_run(root)]
+    words += ["lightning.trainer.max_steps=60", "lightning.checkpoint_every=1000"]
+    words = [str(word) for word in words]
+    line = ["bash", "sbatch_inference/train.sh", "--name", "queued", *words]
+    environment = cluster.environment | SMALL_JOBS
+    result = subprocess.run(line, env=environment, cwd=PROJECT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    job = re.search(r"train: job (\d+)", result.stdout).group(1)
+    log = root / "logs" / "queued" / "metrics.jsonl"
+    while not log.exists() or len(log.read_text().splitlines()) < 5:
+        assert cluster.states()[job] in ("PENDING", "RUNNING"), logs("train", job)
+        time.sleep(0.05)
+    cluster.run(["scancel", "--signal=USR1", "--batch", job])
+    assert set(cluster.wait_for(job).values()) == {"COMPLETED"}, logs("train", job)
+    said = logs("train", job)
+    assert "attempt 2" in said and "stopped by a signal" in said, said
+    alone = [sys.executable, "main.py", "--name", "alone", *words]
+    subprocess.run(alone, cwd=PROJECT, check=True, capture_output=True, env=os.environ | SMALL_JOBS)
+    assert losses(root / "logs" / "queued") == losses(root / "logs" / "alone")

@@ -19,7 +19,7 @@ from llava.checkpoint import load, load_model, quantization_of, read_state, save
 from llava.checkpoint_config import read_config
 from llava.checkpoint_files import read_weights
 from llava.convert import convert
-from llava.eval.model_arguments import load_asked
+from llava.eval.arguments import load_asked
 from llava.eval.run_llava_in_loop import parse
 from llava.feature_stores import model_info
 from llava.tokens import IMAGE_ID

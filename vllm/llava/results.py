@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from egogen.actions import ActionEntry
 from egogen.atomic import read_json, write_json
 from egogen.claims import claim
 from egogen.errors import EgoGenError
-from llava.feature_stores import FeatureStores
+
+if TYPE_CHECKING:  # importing it loads the model's libraries, which merging does not need
+    from llava.feature_stores import FeatureStores
 
 FIELDS = ("original action", "action", "description")
 CLAIM_FILE = "made_by.json"

@@ -15,11 +15,9 @@ from pathlib import Path
 from egogen.actions import DESCRIPTION_KEY, read_actions
 from egogen.atomic import read_json
 from egogen.errors import EgoGenError, run_command
-from egogen.features import LAYOUTS
 from llava.description_loop import Job, run
 from llava.engine import given_texts
-from llava.eval.model_arguments import add_label_arguments, add_model_arguments, load_asked
-from llava.labels import check_query, dataset_of
+from llava.eval.arguments import add_arguments, check_least, job_fields, load_asked
 
 RESULT_KEY = "description"  # the field of the description loop's own results
 EXAMPLE = """example:
@@ -61,22 +59,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_model_arguments(parser)
-    add_label_arguments(parser)
+    add_arguments(parser)
     add = parser.add_argument
-    add("--image-dir", required=True, type=Path, help="frame folder of the split")
     add("--descriptions", required=True, type=Path, help="JSON with the texts")
     add("--action-label", type=Path, help="action file of the split (default: --descriptions)")
     add("--key", help="field of the text (default: that of action files or of merged results)")
-    add("--save-image-feature-path", type=Path, help="root of the image features (none: not made)")
-    add("--save-text-feature-path", type=Path, help="root of the text features (none: not made)")
-    add("--feature-layout", choices=LAYOUTS, default="released")
-    add("--num-chunks", type=int, default=1)
-    add("--chunk-idx", type=int, default=1, help="1 to the number of chunks")
-    add("--batch-size", type=int, default=8)
     args = parser.parse_args(argv)
-    if args.batch_size < 1:
-        raise EgoGenError(f"--batch-size {args.batch_size}: expected at least 1")
+    check_least(args, batch_size=1)
     if not (args.save_image_feature_path or args.save_text_feature_path):
         raise EgoGenError("nothing to make: expected --save-image-feature-path or the one for text")
     return args
@@ -86,20 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     action_label = args.action_label or args.descriptions
     texts = read_texts(args.descriptions, action_label, args.key)
-    job = Job(
-        image_dir=args.image_dir,
-        action_label=action_label,
-        dataset=args.dataset or dataset_of(action_label),
-        save_path=None,
-        image_feature_path=args.save_image_feature_path,
-        text_feature_path=args.save_text_feature_path,
-        feature_layout=args.feature_layout,
-        query=check_query(args.query),
-        num_chunks=args.num_chunks,
-        chunk_idx=args.chunk_idx,
-        batch_size=args.batch_size,
-        label_style=args.label_style,
-    )
+    job = Job(**job_fields(args, action_label), save_path=None)
     loaded = load_asked(args)
     digest = hashlib.sha256("\0".join(f"{k}{t}" for k, t in sorted(texts.items())).encode())
     origin = {"texts": digest.hexdigest()[:16]}

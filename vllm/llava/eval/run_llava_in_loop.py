@@ -6,12 +6,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from egogen.errors import EgoGenError, run_command
-from egogen.features import LAYOUTS
+from egogen.errors import run_command
 from llava.decoding import SAMPLINGS, TOP_K, Decoding
 from llava.description_loop import Job, run
-from llava.eval.model_arguments import add_label_arguments, add_model_arguments, load_asked
-from llava.labels import check_query, dataset_of
+from llava.eval.arguments import add_arguments, check_least, job_fields, load_asked
 
 EXAMPLE = """example:
   python -m llava.eval.run_llava_in_loop --model-path runs/vllm \\
@@ -29,24 +27,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_model_arguments(parser)
-    add_label_arguments(parser)
+    add_arguments(parser)
     add = parser.add_argument
-    add("--image-dir", required=True, type=Path, help="frame folder of the split")
     add("--action-label", required=True, type=Path, help="action file of the split")
     add("--save-path", required=True, type=Path, help="folder of the result file")
-    add("--save-image-feature-path", type=Path, help="root of the image features (none: not saved)")
-    add("--save-text-feature-path", type=Path, help="root of the text features (none: not saved)")
-    add(
-        "--feature-layout",
-        choices=LAYOUTS,
-        default="released",
-        help="compact: vision features and the projector in few large files, a fifth of the bytes",
-    )
     add("--seed", type=int, default=42)
-    add("--num-chunks", type=int, default=1)
-    add("--chunk-idx", type=int, default=1, help="1 to the number of chunks")
-    add("--batch-size", type=int, default=8)
     add("--temperature", type=float, default=0.2, help="0 is greedy (default: %(default)s)")
     add("--top-k", type=int, default=TOP_K)
     add("--max-new-tokens", type=int, default=1024)
@@ -64,29 +49,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.as_released:
         args.label_style = args.sampling = "released"
-    for name, least in (("batch_size", 1), ("top_k", 1), ("max_new_tokens", 1), ("temperature", 0)):
-        if getattr(args, name) < least:
-            flag = "--" + name.replace("_", "-")
-            raise EgoGenError(f"{flag} {getattr(args, name)}: expected at least {least}")
+    check_least(args, batch_size=1, top_k=1, max_new_tokens=1, temperature=0)
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     job = Job(
-        image_dir=args.image_dir,
-        action_label=args.action_label,
-        dataset=args.dataset or dataset_of(args.action_label),
+        **job_fields(args, args.action_label),
         save_path=args.save_path,
-        image_feature_path=args.save_image_feature_path,
-        text_feature_path=args.save_text_feature_path,
-        feature_layout=args.feature_layout,
-        query=check_query(args.query),
         seed=args.seed,
-        num_chunks=args.num_chunks,
-        chunk_idx=args.chunk_idx,
-        batch_size=args.batch_size,
-        label_style=args.label_style,
         settings=Decoding(args.temperature, args.top_k, args.max_new_tokens, args.sampling),
     )
     return run(job, load_asked(args))

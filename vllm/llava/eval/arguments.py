@@ -1,0 +1,110 @@
+"""The flags that commands over a split share: which model, which entries, where features go."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from egogen.errors import EgoGenError
+from egogen.features import LAYOUTS
+from llava.labels import DATASETS, QUERY, STYLES, check_query, dataset_of
+
+if TYPE_CHECKING:
+    from llava.checkpoint import Loaded
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """All shared flags."""
+    _add_model_arguments(parser)
+    _add_label_arguments(parser)
+    _add_split_arguments(parser)
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model-path", required=True, help="folder of the tuned model")
+    add(
+        "--dtype",
+        default="auto",
+        choices=DTYPES,
+        help="auto: float16 on a GPU, as released, float32 on a CPU",
+    )
+    add("--attn", default="sdpa", choices=ATTENTIONS, help="attention kernel (default: sdpa)")
+    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU when there is one)")
+    add("--device-map", help="auto: the layers over all GPUs, for models larger than one")
+    bits = parser.add_mutually_exclusive_group()
+    for name in ("4bit", "8bit"):
+        bits.add_argument(
+            f"--load-{name}",
+            dest="quantization",
+            action="store_const",
+            const=name,
+            help=f"the language model in {name[0]} bits (needs bitsandbytes)",
+        )
+    add("--vision-tower", help="folder with the vision tower when the checkpoint lacks it")
+
+
+def _add_label_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--query", default=QUERY, help="question with one {} for the action (default: %(default)s)")
+    add("--dataset", choices=DATASETS, help="label convention (default: from the file's name)")
+    add("--label-style", choices=STYLES, default="parsed", help="how labels become verb phrases")
+
+
+def _add_split_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--image-dir", required=True, type=Path, help="frame folder of the split")
+    add("--save-image-feature-path", type=Path, help="root of the image features (none: not saved)")
+    add("--save-text-feature-path", type=Path, help="root of the text features (none: not saved)")
+    add(
+        "--feature-layout",
+        choices=LAYOUTS,
+        default="released",
+        help="compact: vision features and the projector in few large files, a fifth of the bytes",
+    )
+    add("--num-chunks", type=int, default=1)
+    add("--chunk-idx", type=int, default=1, help="1 to the number of chunks")
+    add("--batch-size", type=int, default=8)
+
+
+def check_least(args: argparse.Namespace, **least: float) -> None:
+    """Raises EgoGenError that names the first flag below its least value."""
+    for name, value in least.items():
+        if getattr(args, name) < value:
+            flag = "--" + name.replace("_", "-")
+            raise EgoGenError(f"{flag} {getattr(args, name)}: expected at least {value}")
+
+
+def job_fields(args: argparse.Namespace, action_label: Path) -> dict[str, Any]:
+    """What the shared flags say of a `llava.description_loop.Job`."""
+    return {
+        "image_dir": args.image_dir,
+        "action_label": action_label,
+        "dataset": args.dataset or dataset_of(action_label),
+        "image_feature_path": args.save_image_feature_path,
+        "text_feature_path": args.save_text_feature_path,
+        "feature_layout": args.feature_layout,
+        "query": check_query(args.query),
+        "num_chunks": args.num_chunks,
+        "chunk_idx": args.chunk_idx,
+        "batch_size": args.batch_size,
+        "label_style": args.label_style,
+    }
+
+
+def load_asked(args: argparse.Namespace) -> Loaded:
+    from llava.checkpoint import load  # slow to import: bad arguments are told first
+
+    return load(
+        args.model_path,
+        dtype=args.dtype,
+        attn=args.attn,
+        device=args.device,
+        device_map=args.device_map,
+        quantization=args.quantization,
+        vision_tower=args.vision_tower,
+    )

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from omegaconf import DictConfig
 from transformers import CLIPTextConfig, CLIPTokenizer
 
 from ldm.config import load_model_params
@@ -56,6 +57,13 @@ def random_weights(params, averaged: tuple[str, ...]) -> Weights:
     live, average = (random_model(params, seed).state_dict() for seed in (0, 1))
     average = {n: v for n, v in average.items() if n.split(".")[0] in averaged}
     return Weights(live, average, updates=17 if averaged else 0)
+
+
+def write_small(root: Path) -> tuple[Path, DictConfig, dict[str, Weights]]:
+    """Config, its parameters, and weights of each of KINDS."""
+    path = write_config(root)
+    params = params_of(path)
+    return path, params, {k: random_weights(params, parts) for k, parts in KINDS.items()}
 
 
 def assert_equal_weights(one, two):

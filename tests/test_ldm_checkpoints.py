@@ -18,14 +18,7 @@ from diffusers.loaders.single_file_utils import (
 from recipe import tensor
 from released_model import DATA, TINY, check, inputs
 from safetensors.torch import load_file, save_file
-from small_model import (
-    KINDS,
-    assert_equal_weights,
-    params_of,
-    random_model,
-    random_weights,
-    write_config,
-)
+from small_model import assert_equal_weights, random_model, write_small
 from transformers import CLIPTextConfig
 
 from egogen import EgoGenError
@@ -232,11 +225,7 @@ def test_no_average_is_never_made_up(stable_diffusion, tiny_params):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Config and its parameters; weights of three kinds."""
-    root = tmp_path_factory.mktemp("small")
-    path = write_config(root)
-    params = params_of(path)
-    return path, params, {k: random_weights(params, parts) for k, parts in KINDS.items()}
+    return write_small(tmp_path_factory.mktemp("small"))
 
 
 def test_one_error_lists_all_that_is_wrong(small, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from released_model import clip_tokenizer
-from small_model import KINDS, assert_equal_weights, params_of, random_weights, write_config
+from small_model import assert_equal_weights, write_small
 from transformers import CLIPTextConfig
 
 from egogen import EgoGenError
@@ -25,11 +25,7 @@ PROJECT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Config and its parameters; weights of three kinds."""
-    root = tmp_path_factory.mktemp("small")
-    path = write_config(root)
-    params = params_of(path)
-    return path, params, {k: random_weights(params, parts) for k, parts in KINDS.items()}
+    return write_small(tmp_path_factory.mktemp("small"))
 
 
 CHAINS = [("own", "released", "own"), ("released", "own", "diffusers", "released")]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from recipe import image
+from vllm_layouts import golden_request
 from vllm_tiny import read, write_released
 
 from egogen.chunks import ceil_chunk
@@ -17,8 +18,7 @@ from egogen.projector import write_projector
 from egogen.shards import PATTERN
 from llava import description_loop
 from llava.checkpoint import load
-from llava.conversation import TEMPLATES
-from llava.decoding import Decoding, Written, decode, greedy
+from llava.decoding import Decoding
 from llava.describe import describe_frames, prompt_ids
 from llava.description_loop import Job, run
 from llava.engine import answer_ids, transformers_engine
@@ -27,8 +27,7 @@ from llava.feature_conversion import projector_from
 from llava.labels import clean_label, question
 from llava.merge import chunk_files, merge_results
 from llava.results import result_file
-from llava.teacher_forcing import text_rows
-from llava.tokens import encode_conversation, expand
+from llava.tokens import expand
 
 GENERATION, LOOP = read("generation.json"), read("loop_output.json")
 ENTRIES = [
@@ -130,11 +129,6 @@ def test_the_released_chunks():
                 assert (part[0], part[-1]) == (chunk["first"], chunk["last"])
 
 
-def golden_request(case):
-    picture = Image.fromarray(image(case["image"], case["height"], case["width"], case["seed"]))
-    return picture, clean_label(case["label"], "ego4d", "released")
-
-
 def test_released_sampling_is_one_stream(loaded):
     """Order matters, batches do not, and first tokens are ones that the released law allows.
 
@@ -233,64 +227,6 @@ def test_missing_last_chunks_are_told(frames, loaded, tmp_path):
         run(job(frames, tmp_path, num_chunks=4, chunk_idx=index), loaded)
     with pytest.raises(EgoGenError, match="chunks 3, 4 are missing"):
         chunk_files(tmp_path / "run" / "val")
-
-
-# ---- teacher forcing
-
-
-def step_by_step(loaded, prompts, features):
-    return decode(
-        loaded.model,
-        prompts,
-        features,
-        choose=greedy,
-        max_new_tokens=12,
-        eos_id=loaded.tokenizer.eos_id,
-        pad_id=loaded.tokenizer.pad_id,
-        vocabulary=len(loaded.tokenizer),
-    )
-
-
-def test_one_pass_gives_the_rows_of_step_by_step_decoding(loaded):
-    """1e-5 for one sample, as asked; in a batch the padding adds to the rounding of either side."""
-    cases = [golden_request(case) for case in GENERATION["cases"]]
-    pixels = loaded.image_processor.batch([picture for picture, _ in cases])
-    prompts = [expand(prompt_ids(loaded, action), 256) for _, action in cases]
-    with torch.inference_mode():
-        features = loaded.model.image_features(pixels)
-    for group, tolerance in (([0], 1e-5), ([1], 1e-5), ([2], 1e-5), ([0, 1, 2], 5e-5)):
-        asked = [prompts[k] for k in group]
-        written = step_by_step(loaded, asked, features[group])
-        last = written[-1]
-        last.ids, last.rows = last.ids[:3], last.rows[:3]  # unequal lengths
-        rows = text_rows(loaded.model, asked, [w.ids for w in written], features[group], 0)
-        for found, expected in zip(rows, written, strict=True):
-            torch.testing.assert_close(found, expected.rows, atol=tolerance, rtol=tolerance)
-
-
-def test_an_engine_without_hidden_states_gets_them(loaded):
-    picture, action = golden_request(GENERATION["cases"][1])
-    settings = Decoding(temperature=0, max_new_tokens=6)
-    (expected,) = describe_frames(loaded, [picture], [action], settings=settings)
-
-    def serving(requests):
-        assert requests[0].question == question(action)
-        return [Written(expected.ids) for _ in requests]
-
-    (found,) = describe_frames(loaded, [picture], [action], engine=serving)
-    assert found.text == expected.text
-    np.testing.assert_allclose(found.text_features, expected.text_features, atol=2e-3)
-
-
-def test_ids_of_a_given_text_are_those_of_tuning(loaded):
-    asked, text = question("cut the apple"), "The left hand holds </s> the <image> apple."
-    ids = answer_ids(loaded, asked, text)
-    assert ids[-1] == loaded.tokenizer.eos_id and loaded.tokenizer.eos_id not in ids[:-1]
-    shown = "The left hand holds < /s> the < image > apple."
-    assert loaded.tokenizer.decode(ids).strip() == shown
-    turns = [f"<image>\n{asked}", shown]
-    whole = encode_conversation(turns, TEMPLATES["llama_2"], loaded.tokenizer).input_ids
-    assert whole == prompt_ids(loaded, "cut the apple") + ids
 
 
 # ---- commands

@@ -14,6 +14,7 @@ from vllm_tiny import read, released_state, write_released
 
 from llava.decoding import Decoding
 from llava.describe import describe_frames, prompt_ids
+from llava.labels import clean_label
 from llava.tokens import expand
 
 CASE = read("generation.json")["cases"][0]
@@ -39,6 +40,12 @@ def change(folder, **fields):
 
 def picture() -> Image.Image:
     return Image.fromarray(image(CASE["image"], CASE["height"], CASE["width"], CASE["seed"]))
+
+
+def golden_request(case: dict) -> tuple[Image.Image, str]:
+    """Picture and action of one of the released generations."""
+    made = image(case["image"], case["height"], case["width"], case["seed"])
+    return Image.fromarray(made), clean_label(case["label"], "ego4d", "released")
 
 
 def outcome(loaded) -> tuple[list[int], np.ndarray]:

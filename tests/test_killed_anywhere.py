@@ -79,7 +79,7 @@ def assert_same(out: Path, alone: Path, kills: int) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_killed_at_random_moments(tmp_path):
-    """Some twelve kills a run, in work, starting up and writing; runs until there are 30."""
+    """Kills in work, starting up and writing; runs until there are 30."""
     alone, moments, total = tmp_path / "alone", random.Random(0), 0
     begun = time.monotonic()
     assert not killed(alone, 3600)

@@ -10,7 +10,9 @@ from egogen.errors import EgoGenError
 
 
 def check_claim(path: Path, info: dict[str, Any]) -> None:
-    """Raises EgoGenError, naming what differs, unless the record in `path` says `info`."""
+    """Raises EgoGenError, naming what differs, when there is a record that does not say `info`."""
+    if not path.exists():
+        return
     found = read_json(path)
     known = found if isinstance(found, dict) else {}
     for name, value in info.items():
@@ -22,8 +24,11 @@ def check_claim(path: Path, info: dict[str, Any]) -> None:
 
 
 def claim(path: Path, info: dict[str, Any]) -> None:
-    """Write the record, or check the one that is there."""
-    if path.exists():
-        check_claim(path, info)
-    else:
+    """Write the record, or check the one that is there.
+
+    To be called when there is something to be written: a record left by a command that then found
+    its input wrong would refuse the next one.
+    """
+    check_claim(path, info)
+    if not path.exists():
         write_json(path, info)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from egogen import EgoGenError
 from egogen.actions import ActionEntry, inside, read_clip_sizes
 from egogen.chunks import floor_chunk
-from egogen.claims import claim
+from egogen.claims import check_claim, claim
 from egogen.frames import read_rgb
 from egogen.progress import Progress
 from ldm.checkpoint import load_for_generation, read_weights
@@ -67,17 +67,16 @@ def fingerprint(ckpt: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def claim_folder(
-    folder: Path, config: DictConfig, ckpt: str, n_chunk: int, device: torch.device
-) -> None:
-    """Record beside the frames what makes them; refuse a folder with frames of something else.
+def made_by(config: DictConfig, ckpt: str, n_chunk: int, device: torch.device) -> dict[str, Any]:
+    """What makes the frames, recorded beside them.
 
-    Otherwise a rerun after more training, or with new descriptions, would keep the old frames.
+    A folder with frames of something else is refused: otherwise a rerun after more training, or
+    with new descriptions, would keep the old ones.
     """
     data, inference = config.data.params, config.inference
     own_stream = inference.noise == "sample"
     info = {name: inference[name] for name in ("height", "picture", "jpeg_quality", "noise")}
-    info |= {
+    return info | {
         "n_chunk": "any" if own_stream else n_chunk,
         "precision": resolved_precision(device, inference.precision),
         "half_weights": inference.half_weights,
@@ -86,7 +85,6 @@ def claim_folder(
         "edit_file": hashlib.sha256(Path(data.edit_path).read_bytes()).hexdigest()[:16],
         "text_prompt_key": data.text_prompt_key,
     }
-    claim(folder / "made_by.json", info)
 
 
 def load_model(params: DictConfig, ckpt: str, device: torch.device) -> LegoModel:
@@ -194,17 +192,17 @@ def generate_chunk(
     for item in items:
         if item.entry.clip not in sizes:
             raise EgoGenError(f"{config.data.metadata_path}: clip {item.entry.clip!r} is missing")
-    maker, failures = None, []
+    maker, failures, info = None, [], made_by(config, ckpt, n_chunk, device)
     for number, scales in enumerate(scale_pairs(inference)):
         folder = run_folder(ckpt, inference.seed, inference.steps, *scales, inference.sampler)
-        claim_folder(folder, config, ckpt, n_chunk, device)
-        folder = folder / "images"
-        paths = {item: _output(folder, item.entry) for item in items}
+        check_claim(folder / "made_by.json", info)
+        paths = {item: _output(folder / "images", item.entry) for item in items}
         # The place of an item in the process, which the released order of noise depends on.
         places = {item: number * len(items) + i for i, item in enumerate(items)}
         left = [item for item in items if not _finished(paths[item])]
         if left and maker is None:
             maker = FrameMaker(load_model(config.model.params, ckpt, device), config)
+        claim(folder / "made_by.json", info)
         done = len(items) - len(left)
         with Progress(len(items), "generate", "frames", done) as progress:
             for start in range(0, len(left), inference.batch_size):

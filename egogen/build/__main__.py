@@ -10,7 +10,7 @@ from pathlib import Path
 from egogen.build.judge import REASONS, Limits
 from egogen.build.sheet import write_sheets
 from egogen.build.table import Timing, read_table
-from egogen.build.write import Request, begin, write_dataset, write_pairs
+from egogen.build.write import Request, write_dataset, write_pairs
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
 from egogen.layout import DATASETS, SPLITS
 
@@ -61,7 +61,6 @@ def main(argv: Sequence[str]) -> int:
     timing = Timing(args.before, args.fraction, args.after)
     request = Request(args.name, timing, args.height, args.fps)
     limits = Limits(args.min_difference, args.min_sharpness)
-    begin(args.out, request)
     pairs, failures = write_pairs(args.out, args.videos, rows, request)
     wrong = {pair.row: limits.broken_by(pair.record) for pair in pairs}
     kept = [pair for pair in pairs if not set(wrong[pair.row]) & set(args.drop)]

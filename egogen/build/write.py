@@ -57,7 +57,7 @@ def frame_name(row: Row, number: int) -> str:
     return f"{row.clip_id}/{row.id}/frame_{number:010d}.jpg"
 
 
-def begin(root: Path, request: Request) -> None:
+def _begin(root: Path, request: Request) -> None:
     """Claim the folder. Raises EgoGenError when something else is there."""
     record = build_folder(root, request.dataset) / "made_by.json"
     if not record.exists() and frame_folder(root, request.dataset, "train").parent.exists():
@@ -70,6 +70,7 @@ def write_pairs(
 ) -> tuple[list[Pair], list[str]]:
     """Write the missing pairs -> (all pairs in the order of `rows`, a line per one that failed)."""
     places = _find_all(videos, rows)
+    _begin(root, request)
     done: dict[tuple[str, str], Pair] = {}
     failures: list[str] = []
     with Progress(len(rows), "build", "pairs") as bar:

@@ -48,8 +48,12 @@ def load_settings(path: Path | None = None) -> None:
 
 
 def missing_paths(named: dict[str, str | os.PathLike | None]) -> list[str]:
-    """'NAME=PATH' of all that do not exist; entries that are None are not asked for."""
-    return [f"{name}={p}" for name, p in named.items() if p is not None and not Path(p).exists()]
+    """'NAME=PATH' of all that do not exist, or are empty; those that are None are not asked for."""
+    return [
+        f"{name}={path}" if path else f"{name} (not set)"
+        for name, path in named.items()
+        if path is not None and not (path and Path(path).exists())
+    ]
 
 
 def require_paths(named: dict[str, str | os.PathLike | None]) -> None:

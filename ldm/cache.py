@@ -27,12 +27,14 @@ from egogen.actions import inside
 from egogen.atomic import read_json, write_bytes
 from egogen.chunks import floor_chunk
 from egogen.claims import check_claim, claim
+from egogen.devices import usable_device
 from egogen.errors import run_command
 from egogen.progress import Progress
 from ldm.checkpoint import load_start
 from ldm.config import TrainConfig, load_config
 from ldm.data import Located, locate_entries
 from ldm.model import FROZEN_PARTS, LegoModel
+from ldm.paths import check_paths
 from ldm.pictures import read_pixels
 
 SHARD = 512  # entries a file
@@ -114,7 +116,7 @@ def write_cache(
     located = locate_entries(data)
     made_from = identity(located, data, model, dtype)
     info = folder / "cache.json"
-    claim(info, made_from)
+    check_claim(info, made_from)
     numbers = floor_chunk(range(-(-len(located) // SHARD)), n_chunk, chunk_idx)
     groups = {number: located[number * SHARD : (number + 1) * SHARD] for number in numbers}
     with Progress(sum(map(len, groups.values())), f"cache {folder.name}", "entries") as progress:
@@ -123,6 +125,7 @@ def write_cache(
             if not _whole(path):
                 tensors = encode_shard(model, group, data, made_from["both_flips"], batch_size)
                 tensors = {n: t.to(DTYPES[dtype]).contiguous() for n, t in tensors.items()}
+                claim(info, made_from)
                 write_bytes(path, save(tensors))
             progress.update(len(group))
 
@@ -179,16 +182,20 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--n_chunk", type=int, default=1, help="split the work over so many jobs")
     parser.add_argument("--chunk_idx", type=int, default=1, help="1 to n_chunk")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)"
+    )
     parser.add_argument("overrides", nargs="*", help="dotted config keys, key=value")
     args = parser.parse_intermixed_args(argv)
     config = load_config(TrainConfig, args.config, args.overrides)
     out = args.out or config.data.params.cache_path
     if not out:
         raise EgoGenError("--out is not given, and the config has no data.params.cache_path")
+    check_paths(config)
+    device = usable_device(args.device)
     model = LegoModel(config.model.params)
     load_start(model, config.model.params.ckpt_path)
-    model.to(args.device).eval()
+    model.to(device).eval()
     for part in PARTS:
         data = config.data.params[part].params
         chunk = args.n_chunk, args.chunk_idx

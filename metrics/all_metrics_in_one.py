@@ -17,10 +17,9 @@ import argparse
 import os
 from collections.abc import Sequence
 
-import torch
-
 from egogen import layout
 from egogen.actions import DESCRIPTION_KEY
+from egogen.devices import usable_device
 from egogen.errors import EgoGenError, run_command
 from metrics.evaluate import evaluate
 from metrics.registry import GROUPS, METRICS, WEIGHTS, Settings
@@ -60,16 +59,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def usable_device(name: str) -> str:
-    """`name`, once a tensor was put there; raises EgoGenError where none can be."""
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise EgoGenError(f"--device {name}: cannot be used here ({reason})") from None
-    return name
-
-
 def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     for name, value in (("--batch-size", options.batch_size), ("--workers", options.workers)):
@@ -78,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     settings = Settings(
         options.dataset,
         options.weights,
-        usable_device(options.device or Settings.default_device()),
+        str(usable_device(options.device)),
         options.batch_size,
         options.workers,
         options.llava_key,

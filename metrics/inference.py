@@ -6,8 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import torch
-
+from egogen.devices import usable_device
 from egogen.errors import EXIT_INCOMPLETE, run_command
 from ldm.config import GenerateConfig, load_config
 from ldm.generate import generate_chunk
@@ -23,11 +22,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--ckpt", required=True)
     parser.add_argument("--n_chunk", type=int, default=1)
     parser.add_argument("--chunk_idx", type=int, default=1, help="1 to n_chunk")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)"
+    )
     parser.add_argument("overrides", nargs="*", help="dotted config keys, key=value")
     arguments = parser.parse_intermixed_args(argv)
     config = load_config(GenerateConfig, [arguments.config], arguments.overrides)
-    device = torch.device(arguments.device)
+    device = usable_device(arguments.device)
     failures = generate_chunk(
         config, arguments.ckpt, arguments.n_chunk, arguments.chunk_idx, device
     )

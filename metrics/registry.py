@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from egogen.actions import DESCRIPTION_KEY
 from egogen.errors import EgoGenError
@@ -50,10 +49,6 @@ class Settings:
     batch_size: int = 8
     workers: int = 2
     llava_key: str = DESCRIPTION_KEY
-
-    @staticmethod
-    def default_device() -> str:
-        return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass

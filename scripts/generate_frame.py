@@ -77,8 +77,8 @@ def main(argv: Sequence[str]) -> int:
     if options.max_new_tokens < 1 or options.temperature < 0:
         raise EgoGenError("--max-new-tokens, --temperature: expected at least 1 and at least 0")
 
-    import torch  # slow to import: bad arguments are told first
-
+    # Slow to import: bad arguments are told first.
+    from egogen.devices import usable_device
     from ldm.config import GenerateConfig, load_config
     from ldm.one_frame import check_photo, generate_frame
     from ldm.pictures import write_picture
@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
         ldm=paths["ldm"],
         config=config,
         settings=Decoding(options.temperature, max_new_tokens=options.max_new_tokens),
-        device=torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        device=usable_device(options.device),
     )
     record = {
         "image": str(options.image),

@@ -20,6 +20,7 @@ from transformers import BitsAndBytesConfig, LlavaConfig, logging
 from transformers.modeling_utils import set_zero3_state
 
 from egogen.atomic import atomic_path
+from egogen.devices import usable_device
 from egogen.errors import EgoGenError
 from llava.checkpoint_config import (
     ADDED_ROWS,
@@ -62,10 +63,6 @@ class Loaded:
     image_processor: ImageProcessor
     template: Template
     folder: Path
-
-
-def pick_device(device: str | None) -> torch.device:
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -231,7 +228,7 @@ def load(
 
     On `device` as a whole, or with `device_map` (one of DEVICE_MAPS) over all that there are.
     """
-    target = pick_device(device)
+    target = usable_device(device)
     whole = None if target.type == "cpu" and not quantization else {"": target}
     model = load_model(
         folder,

@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from egogen.atomic import read_json
-from egogen.download.group import MANIFEST, choose, fetch_group, plan, verify
+from egogen.download.group import choose, fetch_group, plan, verify
+from egogen.download.manifest import read_manifest
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
 from egogen.settings import load_settings
 
@@ -20,7 +20,7 @@ The same command again continues what was stopped and skips what is finished."""
 
 
 def main(argv: Sequence[str]) -> int:
-    manifest = read_json(MANIFEST)
+    manifest = read_manifest()
     parser = argparse.ArgumentParser(
         prog="python -m egogen.download",
         description=__doc__,
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--manifest", type=Path, help="another list of groups, names and links")
     args = parser.parse_args(argv)
     if args.manifest:
-        manifest = read_json(args.manifest)
+        manifest = read_manifest(args.manifest)
     if args.group not in manifest:
         raise EgoGenError(f"{args.group}: no such group, expected one of {', '.join(manifest)}")
     group = manifest[args.group]

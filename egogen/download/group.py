@@ -19,7 +19,6 @@ from egogen.download.fetch import Patience, check_space, fetch, sha256
 from egogen.download.unpack import Member, crc, parts_of, unpack
 from egogen.errors import EgoGenError
 
-MANIFEST = Path(__file__).with_name("manifest.json")
 RECORDS = ".downloads"
 
 

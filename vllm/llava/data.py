@@ -61,6 +61,8 @@ def _conversation(item: Any, where: str) -> Conversation:
             continue
         if speaker != ("human", "gpt")[len(turns) % 2]:
             raise EgoGenError(f"{where}: turn {number}: expected human and gpt in turn")
+        if speaker == "gpt" and not turn["value"].strip():
+            raise EgoGenError(f"{where}: turn {number}: an empty answer, expected text")
         turns.append(_turn(turn["value"], image is not None))
         if image is not None and sum(IMAGE_MARK in text for text in turns) > 1:
             raise EgoGenError(

@@ -44,6 +44,15 @@ def prompt_ids(loaded: Loaded, action: str, query: str = QUERY) -> list[int]:
     return encode_prompt(prompt_for(asked(action, query), loaded.template), loaded.tokenizer)
 
 
+def too_long(loaded: Loaded, action: str, query: str, more: int) -> str:
+    """Why the prompt and `more` tokens behind it are no task for the model, or ""."""
+    length = len(expand(prompt_ids(loaded, action, query), loaded.model.patches)) + more
+    context = loaded.model.config.text_config.max_position_embeddings
+    if length <= context:
+        return ""
+    return f"{length} tokens with prompt, picture and answer, expected at most {context}"
+
+
 def _half(values: torch.Tensor) -> np.ndarray:
     return values.to(torch.float16).cpu().numpy()
 

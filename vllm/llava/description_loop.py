@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from egogen.progress import Progress
 from egogen.seeds import stable_seed
 from llava.checkpoint import Loaded
 from llava.decoding import Decoding
-from llava.describe import Description, describe_frames
+from llava.describe import Description, describe_frames, too_long
 from llava.engine import Engine, transformers_engine
 from llava.feature_stores import FeatureStores, model_info
 from llava.labels import QUERY, clean_label
@@ -78,18 +78,23 @@ def chunk_entries(job: Job) -> list[ActionEntry]:
     return [entry for entry in entries if entry.clip in clips]
 
 
-def prepare(job: Job, entry: ActionEntry) -> Sample:
-    """Clean the label and read the frame."""
+def prepare(job: Job, loaded: Loaded, entry: ActionEntry, answer: int) -> Sample:
+    """Clean the label, look whether an answer of so many tokens fits, and read the frame."""
     action = clean_label(entry.label, job.dataset, job.label_style)
     if not action:
         return Sample(entry, "", None, f"label {entry.label!r} names no action")
+    problem = too_long(loaded, action, job.query, answer)
+    if problem:
+        return Sample(entry, action, None, problem)
     try:
         return Sample(entry, action, read_rgb(inside(job.image_dir, entry.image_0)))
     except EgoGenError as error:
         return Sample(entry, action, None, str(error))
 
 
-def batches(job: Job, entries: Sequence[ActionEntry]) -> Iterator[list[Sample]]:
+def batches(
+    job: Job, loaded: Loaded, entries: Sequence[ActionEntry], answer: Callable[[ActionEntry], int]
+) -> Iterator[list[Sample]]:
     """Prepared samples, `batch_size` at a time; the next batch is read while one is described."""
     groups = [
         entries[first : first + job.batch_size] for first in range(0, len(entries), job.batch_size)
@@ -97,7 +102,7 @@ def batches(job: Job, entries: Sequence[ActionEntry]) -> Iterator[list[Sample]]:
     with ThreadPoolExecutor(min(job.batch_size, 8)) as pool:
         reading = None
         for group in [*groups, []]:
-            ahead = [pool.submit(prepare, job, entry) for entry in group]
+            ahead = [pool.submit(prepare, job, loaded, entry, answer(entry)) for entry in group]
             if reading is not None:
                 yield [future.result() for future in reading]
             reading = ahead
@@ -132,13 +137,15 @@ def run(
     loaded: Loaded,
     engine: Engine | None = None,
     origin: Mapping[str, Any] | None = None,
+    answer: Callable[[ActionEntry], int] | None = None,
 ) -> int:
     """Describe the chunk; finished entries are kept. Returns the exit code.
 
     `engine` writes the texts (default: the model, by `job.settings`) and `origin` says what decides
     them besides model and question; both are recorded beside the results, and results of another
-    origin refused. Entries that cannot be described (unreadable frame, label without action) are
-    named at the end. Released sampling is one stream over the chunk, so it keeps nothing.
+    origin refused. `answer` says how many tokens an entry's text may have. Entries that cannot be
+    described (unreadable frame, label without action, too long for the model) are named at the end.
+    Released sampling is one stream over the chunk, so it keeps nothing.
     """
     entries = chunk_entries(job)
     made_by = model_info(loaded) | {"query": job.query, "label_style": job.label_style}
@@ -153,9 +160,10 @@ def run(
     if path and not path.exists():
         write_results(path, entries, done)
     engine = engine or transformers_engine(loaded, job.settings, job.seed)
+    answer = answer or (lambda entry: job.settings.max_new_tokens)
     problems = []
     with Progress(len(entries), "describe", "frames", done=len(done)) as progress:
-        for batch in batches(job, left):
+        for batch in batches(job, loaded, left, answer):
             problems += [sample for sample in batch if sample.problem]
             ready = [sample for sample in batch if not sample.problem]
             if ready:

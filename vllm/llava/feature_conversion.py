@@ -12,6 +12,7 @@ P patches, C vision width, D language width.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ def _claim(job: Conversion, shape: tuple[int, int]) -> None:
     claim_store(job.target, job.kind, job.layout, info, job.projector)
 
 
-def _held(store: Any, entry: ActionEntry) -> bool:
+def _whole(store: Any, entry: ActionEntry) -> bool:
     try:
         store.shape(entry.image_0)
     except EgoGenError:
@@ -114,16 +115,37 @@ def _held(store: Any, entry: ActionEntry) -> bool:
     return True
 
 
+def _sound(source: Any, entries: Sequence[ActionEntry]) -> tuple[dict[str, str], tuple[int, int]]:
+    """Entry -> why its feature cannot be taken over; and (n, d) of the first one that can.
+
+    By the files' headers alone. Widths that differ from most are such a reason. Raises EgoGenError
+    when nothing is sound.
+    """
+    shapes, problems, frames = {}, {}, {entry.key: entry.image_0 for entry in entries}
+    for entry in entries:
+        try:
+            shapes[entry.key] = source.shape(entry.image_0)
+        except EgoGenError as error:
+            problems[entry.key] = str(error)
+    if not shapes:
+        raise EgoGenError(f"{source.root}: has no features of these entries")
+    usual = Counter(width for _, width in shapes.values()).most_common(1)[0][0]
+    for key, (_, width) in shapes.items():
+        if width != usual:
+            where = f"{source.root}: feature of {frames[key]}"
+            problems[key] = f"{where} has width {width}, expected {usual} as in most others"
+    return problems, next(shape for shape in shapes.values() if shape[1] == usual)
+
+
 class _Reader:
-    """What is to be written for a frame, and the largest residual so far."""
+    """The source, what is to be written for a frame of it, and the largest residual so far."""
 
     def __init__(self, job: Conversion):
         self.store, self.residual = open_store(job.source), 0.0
         unprojects = job.layout == "compact" and job.kind == "image"
         self.unproject = Unprojector(job.projector) if unprojects else None
 
-    def __call__(self, entry: ActionEntry) -> np.ndarray:
-        rows = self.store.read(entry.image_0)
+    def stored(self, entry: ActionEntry, rows: np.ndarray) -> np.ndarray:
         if self.unproject is None:
             return rows
         vision, residual = self.unproject(rows)
@@ -140,32 +162,41 @@ class _Reader:
 def convert(job: Conversion, entries: Sequence[ActionEntry]) -> int:
     """Convert the features of `entries`; what the target has already is kept. -> exit code.
 
-    Frames whose feature is missing or cut short are named at the end. Raises EgoGenError when the
-    features were not made with the projector.
+    Frames whose feature is missing, cut short or not finite are named at the end. Raises
+    EgoGenError when the features were not made with the projector.
     """
     _check(job)
-    source = open_store(job.source)
-    there = [entry for entry in entries if _held(source, entry)]
-    if not there:
-        raise EgoGenError(f"{job.source}: has no features of these entries")
-    _claim(job, source.shape(there[0].image_0))
+    problems, shape = _sound(open_store(job.source), entries)
+    _claim(job, shape)
     target, read = open_store(job.target), _Reader(job)
+    left = [e for e in entries if e.key not in problems and not _whole(target, e)]
     compact = job.layout == "compact"
     writer = (
         CompactWriter(job.target, job.kind, job.writer) if compact else ReleasedWriter(job.target)
     )
-    left = [entry for entry in there if not _held(target, entry)]
     done = len(entries) - len(left)
     with Progress(len(entries), f"to {job.layout}", "features", done=done) as progress:
         for first in range(0, len(left), BATCH):
             group = left[first : first + BATCH]
-            writer.write({entry.image_0: read(entry) for entry in group})
+            writer.write(_read_all(read, group, problems))
             progress.update(len(group))
     writer.close()
     if read.unproject is not None:
         print(f"largest residual of what was converted now: {read.residual:.2g}")
-    missing = [entry.key for entry in entries if not _held(source, entry)]
-    for key in missing:
-        print(f"not converted: entry {key}: no whole feature in {job.source}", file=sys.stderr)
-    print(f"{job.target}: {len(entries) - len(missing)} of {len(entries)} features")
-    return EXIT_INCOMPLETE if missing else 0
+    for key, problem in problems.items():
+        print(f"not converted: entry {key}: {problem}", file=sys.stderr)
+    print(f"{job.target}: {len(entries) - len(problems)} of {len(entries)} features")
+    return EXIT_INCOMPLETE if problems else 0
+
+
+def _read_all(
+    read: _Reader, entries: Sequence[ActionEntry], problems: dict[str, str]
+) -> dict[str, np.ndarray]:
+    """{frame: what is to be written}; a feature that cannot be read is noted instead."""
+    rows = {}
+    for entry in entries:
+        try:
+            rows[entry] = read.store.read(entry.image_0)
+        except EgoGenError as error:
+            problems[entry.key] = str(error)
+    return {entry.image_0: read.stored(entry, found) for entry, found in rows.items()}

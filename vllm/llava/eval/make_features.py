@@ -12,11 +12,11 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from egogen.actions import DESCRIPTION_KEY, read_actions
+from egogen.actions import DESCRIPTION_KEY, ActionEntry, read_actions
 from egogen.atomic import read_json
 from egogen.errors import EgoGenError, run_command
 from llava.description_loop import Job, run
-from llava.engine import given_texts
+from llava.engine import answer_ids, given_texts
 from llava.eval.arguments import add_arguments, check_least, job_fields, load_asked
 
 RESULT_KEY = "description"  # the field of the description loop's own results
@@ -79,7 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     loaded = load_asked(args)
     digest = hashlib.sha256("\0".join(f"{k}{t}" for k, t in sorted(texts.items())).encode())
     origin = {"texts": digest.hexdigest()[:16]}
-    return run(job, loaded, engine=given_texts(loaded, texts), origin=origin)
+
+    def tokens(entry: ActionEntry) -> int:
+        return len(answer_ids(loaded, job.query, texts[entry.clip, entry.action_id]))
+
+    return run(job, loaded, given_texts(loaded, texts), origin, answer=tokens)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,23 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _cannot_write(error: BaseException) -> bool:
-    """No space or no permission, also where a library (safetensors, torch) hides it in a text."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+WRONG_PLACE = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+
+
+def _cannot_write(error: BaseException) -> str | None:
+    """What to do about no space, no permission or a file where a folder goes; None for bugs.
+
+    Also where a library (safetensors, torch) hides a full disk in a text.
+    """
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-    return os.strerror(errno.ENOSPC) in str(error)
+        if error.errno in WRONG_PLACE:
+            return "choose another path"
+        if error.errno not in NO_ROOM:
+            return None
+    elif os.strerror(errno.ENOSPC) not in str(error):
+        return None
+    return "nothing was half-written, make room and run the same command again"
 
 
 def run_command(
@@ -46,14 +58,14 @@ def run_command(
         print(f"error: {_one_line(error)}", file=sys.stderr)
         code = EXIT_BAD_INPUT
     except Exception as error:
-        if not _cannot_write(error):
+        advice = _cannot_write(error)
+        if advice is None:
             raise
         if debug:
             traceback.print_exc()
         place = getattr(error, "filename", None) or "output"
         print(
-            f"error: {place}: {getattr(error, 'strerror', None) or _one_line(error)}; nothing was "
-            "half-written, make room and run the same command again",
+            f"error: {place}: {getattr(error, 'strerror', None) or _one_line(error)}; {advice}",
             file=sys.stderr,
         )
         code = EXIT_BAD_INPUT

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from egogen import EgoGenError
 from egogen.settings import load_settings
 from ldm.released_config import released_keys, translate
-from ldm.schema import AS_RELEASED, CHOICES, GenerateConfig, TrainConfig
+from ldm.schema import AS_RELEASED, AT_LEAST_1, CHOICES, GenerateConfig, TrainConfig
 
 __all__ = ["GenerateConfig", "TrainConfig", "as_list", "load_config", "load_model_params"]
 
@@ -65,6 +65,10 @@ def _check_values(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if value is not None and value not in allowed:
             raise EgoGenError(f"config: {key}={value!r}: expected one of {', '.join(allowed)}")
+    for key in AT_LEAST_1:
+        value = OmegaConf.select(config, key)
+        if value is not None and value < 1:
+            raise EgoGenError(f"config: {key}={value}: expected at least 1")
     place = "model.params.scheduler_config.params"
     for name, values in OmegaConf.select(config, place).items():
         if len(values) != 1:
@@ -101,7 +105,7 @@ def _read_yaml(path: str) -> DictConfig:
         layer = OmegaConf.load(path)
     except Exception as error:  # yaml's errors share no base with OmegaConf's
         raise EgoGenError(f"{path}: not a readable YAML file ({error})") from None
-    if not isinstance(layer, DictConfig):
+    if not isinstance(layer, DictConfig) or not layer:
         raise EgoGenError(f"{path}: expected a mapping at the top of the file")
     return layer
 
@@ -111,7 +115,8 @@ def _merge(config: DictConfig, layer: DictConfig, where: str) -> DictConfig:
     try:
         return OmegaConf.merge(config, layer)
     except OmegaConfBaseException as error:
-        raise EgoGenError(f"{where}: {str(error).splitlines()[0]}") from None
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise EgoGenError(f"{where}: {key}{str(error).splitlines()[0]}") from None
 
 
 def _check_keys(config: Any, layer: DictConfig, where: str, prefix: str) -> None:

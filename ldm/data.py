@@ -182,11 +182,14 @@ def read_features(item: Located, conditioner: DictConfig) -> dict[str, Any]:
 
 def read_condition(item: Located, data: DictConfig, conditioner: DictConfig) -> dict[str, Any]:
     """What the model sees of an entry when it generates: pixels (3, R, R) in [-1, 1], prompt and
-    features. Raises EgoGenError naming the file.
+    features. Raises EgoGenError naming the file, or the field of an empty prompt.
     """
+    prompt = item.entry.texts[data.text_prompt_key]
+    if not prompt.strip():
+        raise EgoGenError(f"{data.text_prompt_key}: is empty, expected what is to be generated")
     return {
         "pixels": read_pixels(inside(item.frames, item.entry.image_0), data.res),
-        "prompt": item.entry.texts[data.text_prompt_key],
+        "prompt": prompt,
         **read_features(item, conditioner),
     }
 
@@ -214,6 +217,13 @@ class TrainingPairs(Dataset):
         self.fixed, self.cache = fixed, cache
         self.located = locate_entries(data)
         check_stores(self.located, self.conditioner)
+        empty = [
+            i.entry.key for i in self.located if not i.entry.texts[data.text_prompt_key].strip()
+        ]
+        if empty:  # trained on as in the released code: the prompt of the unconditional branch
+            print(
+                f"note: {data.text_prompt_key} is empty in {len(empty)} entries, first {empty[0]}"
+            )
 
     def __len__(self) -> int:
         return len(self.located)

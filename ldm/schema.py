@@ -259,3 +259,14 @@ CHOICES = {
     "lightning.logger": ("tensorboard", "wandb", "none"),
     "lightning.validation_draws": ("fixed", "random"),
 }
+AT_LEAST_1 = (
+    "inference.steps",
+    "inference.batch_size",
+    "inference.height",
+    "data.params.batch_size",
+    "data.params.res",
+    "data.params.train.params.res",
+    "data.params.validation.params.res",
+    "lightning.checkpoint_every",
+    "lightning.log_every",
+)

@@ -86,18 +86,27 @@ def read_run(path: str | os.PathLike, name: str | None = None) -> Run:
             f"{path}: holds no {METRIC_FILE}; measure first: "
             "python metrics/all_metrics_in_one.py --help"
         )
-    inputs = read_json(found / INPUT_FILE)
+    inputs, overall = read_json(found / INPUT_FILE), read_json(found / METRIC_FILE)
+    if not isinstance(overall, dict):
+        raise EgoGenError(f"{found / METRIC_FILE}: expected an object of figures")
     if not isinstance(inputs, dict) or not {"metrics", "targets"} <= inputs.keys():
         raise EgoGenError(
             f"{found / INPUT_FILE}: expected 'metrics' and 'targets'; of an earlier version? "
             "Measure again: python metrics/all_metrics_in_one.py --help"
         )
+    samples = read_samples(found / SAMPLE_FILE)
+    missing = sorted(inputs["targets"].keys() - samples.keys())
+    if missing:
+        raise EgoGenError(
+            f"{found / SAMPLE_FILE}: {len(missing)} of {len(inputs['targets'])} frames are missing,"
+            f" first {missing[0]}; measure again"
+        )
     named = found.parent if found.name in INSIDE else found
     return Run(
         name or named.name,
         found,
-        read_json(found / METRIC_FILE),
-        read_samples(found / SAMPLE_FILE),
+        overall,
+        samples,
         read_clips(found / SAMPLE_FILE),
         inputs,
     )

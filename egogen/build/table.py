@@ -112,13 +112,20 @@ def read_table(path: Path, split: str) -> list[Row]:
     return rows
 
 
+def _check_texts(values: dict[str, str]) -> None:
+    for name in NEEDED:
+        if not values[name]:
+            raise ValueError(f"{name} is empty")
+    for name, value in values.items():
+        if any(ord(character) < 32 for character in value):
+            raise ValueError(f"{name} {value!r} holds a control character")
+
+
 def _row(line: dict, split: str, counts: dict[str, int]) -> Row:
     if None in line or None in line.values():
         raise ValueError("has more or fewer fields than the header")
     values = {name: value.strip() for name, value in line.items()}
-    for name in NEEDED:
-        if not values[name]:
-            raise ValueError(f"{name} is empty")
+    _check_texts(values)
     times = {}
     for name in ("start", "end", "contact"):
         if values.get(name):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from egogen.errors import EgoGenError, run_command
+from egogen.settings import setting
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -23,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-b", "--base", nargs="+", required=True, help="YAML files, later ones win")
     parser.add_argument("-t", "--train", action="store_true", help="train (else: print the config)")
     parser.add_argument("--gpus", help="as in 0,1,2,3 (default: all of them, or the CPU)")
-    parser.add_argument("-l", "--logdir", type=Path, default=Path("logs"))
+    parser.add_argument("-l", "--logdir", type=Path, help="default: logs, in LEGO_OUTPUT")
     parser.add_argument("-s", "--seed", type=int, default=23)
     parser.add_argument(
         "-r", "--resume", action="store_true", help="continue, even with changed config values"
@@ -49,7 +50,8 @@ def main(argv: Sequence[str]) -> None:
     gpus = args.gpus
     if gpus is None and torch.cuda.is_available():
         gpus = ",".join(map(str, range(torch.cuda.device_count())))
-    train(config, args.logdir / args.name, gpus, args.seed, args.resume)
+    logdir = args.logdir or setting("LEGO_OUTPUT") / "logs"
+    train(config, logdir / args.name, gpus, args.seed, args.resume)
 
 
 if __name__ == "__main__":

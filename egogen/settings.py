@@ -1,15 +1,22 @@
-"""Where things are: `settings.env`, read once; variables of the environment win over its lines."""
+"""Where things are: `settings.env`, read once; variables of the environment win over its lines.
+
+`python -m egogen.settings` prints them as a shell can read them, which the scripts do.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
-from egogen.errors import EgoGenError
+from egogen import layout
+from egogen.errors import EgoGenError, run_command
 
 SETTINGS = Path(__file__).resolve().parents[1] / "settings.env"
-NAMES = ("LEGO_DATASET", "LEGO_FEATURES", "LEGO_WEIGHTS")
+NAMES = ("LEGO_DATASET", "LEGO_FEATURES", "LEGO_WEIGHTS", "LEGO_OUTPUT")
+MODEL_FOLDER = "llava-llama-2-13b-chat-forecasting-finetune"  # as released
 LINE = re.compile(r"(?:export\s+)?([A-Z_]+)=(.*)")
 
 
@@ -61,3 +68,47 @@ def require_paths(named: dict[str, str | os.PathLike | None]) -> None:
     missing = missing_paths(named)
     if missing:
         raise EgoGenError(f"no such file or folder: {', '.join(missing)}")
+
+
+def setting(name: str) -> Path:
+    """One of NAMES as a path: the environment's value, or else the file's."""
+    load_settings()
+    if name not in os.environ:
+        raise EgoGenError(f"{name}: neither in the environment nor in {SETTINGS.name}")
+    return Path(os.environ[name])
+
+
+def stage_1_paths(dataset: str, split: str) -> dict[str, Path]:
+    """Where the scripts of stage 1 look, and put, what they are not told a path of.
+
+    Features made here do not go where the released ones are: nothing would keep them apart there.
+    """
+    data, home = setting("LEGO_DATASET"), setting("LEGO_OUTPUT") / "vllm" / "out" / dataset
+    return {
+        "pretrained": setting("LEGO_WEIGHTS") / "pretrained" / "llava_pretrained",
+        "model_path": home / MODEL_FOLDER,
+        "image_dir": layout.frame_folder(data, dataset, split),
+        "action_label": layout.action_file(data, dataset, split),
+        "save_path": home / "described" / MODEL_FOLDER / split,
+        "save_image_feature_path": home / "features" / "image" / split,
+        "save_text_feature_path": home / "features" / "text" / split,
+    }
+
+
+def main(argv: Sequence[str]) -> None:
+    """`python -m egogen.settings [DATASET SPLIT]`: lines NAME=VALUE, quoted for a shell."""
+    named: dict[str, Path] = {name: setting(name) for name in NAMES}
+    if argv:
+        dataset, split = (*argv, "val")[:2]
+        if dataset not in layout.DATASETS or split not in layout.SPLITS:
+            raise EgoGenError(
+                f"{dataset} {split}: expected {' or '.join(layout.DATASETS)}, then "
+                f"{' or '.join(layout.SPLITS)}"
+            )
+        named |= stage_1_paths(dataset, split)
+    for name, path in named.items():
+        print(f"{name}={shlex.quote(str(path))}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytorch_lightning as pl
 
 from egogen import EgoGenError
 from egogen.atomic import atomic_path
+from egogen.stopping import SIGNALS, StoppedBySignal, requeue
 
 LAST = "last.ckpt"
 
@@ -104,10 +104,6 @@ def check_space(folder: Path, copies: int, size: int) -> None:
         )
 
 
-class StoppedBySignal(EgoGenError):
-    """The run was asked to end early; its checkpoint is written."""
-
-
 class StopOnSignal(pl.Callback):
     """SIGUSR1 (which Slurm is asked to send before the time limit) and SIGTERM end the run after
     the optimizer step under way, with a checkpoint; under Slurm, SIGUSR1 also requeues the job.
@@ -116,8 +112,6 @@ class StopOnSignal(pl.Callback):
     its file is not written atomically, and would later be preferred to a newer last.ckpt.
     """
 
-    SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
-
     def __init__(self, checkpoints: Checkpoints):
         self.checkpoints = checkpoints
         self.received: int | None = None
@@ -125,7 +119,7 @@ class StopOnSignal(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, *_) -> None:
         self.step = trainer.global_step
-        for number in self.SIGNALS:  # Lightning puts back what was there before the run
+        for number in SIGNALS:  # Lightning puts back what was there before the run
             signal.signal(number, self._note)
 
     def _note(self, number: int, _) -> None:
@@ -154,19 +148,3 @@ class StopOnSignal(pl.Callback):
         raise StoppedBySignal(
             f"{self.checkpoints.folder / LAST}: step {self.step}: stopped by a signal; {after}"
         )
-
-
-def requeue() -> str:
-    """Ask Slurm to run this job again; -> what came of it, empty outside Slurm."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if "SLURM_ARRAY_JOB_ID" in os.environ:
-        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    if job is None:
-        return ""
-    try:
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-    except OSError as error:
-        return f"job {job} was not requeued ({error})"
-    if done.returncode:
-        return f"job {job} was not requeued ({done.stderr.strip()})"
-    return f"job {job} is requeued"

@@ -21,6 +21,7 @@ from egogen import layout
 from egogen.actions import DESCRIPTION_KEY
 from egogen.devices import usable_device
 from egogen.errors import EgoGenError, run_command
+from egogen.settings import setting
 from metrics.evaluate import evaluate
 from metrics.registry import GROUPS, METRICS, WEIGHTS, Settings
 
@@ -35,8 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", required=True, choices=layout.DATASETS)
     parser.add_argument("--llava_key", default=DESCRIPTION_KEY, help="field of the descriptions")
     parser.add_argument("--gen_path", required=True, help="folder of generated frames")
-    parser.add_argument("--gt_path", required=True, help="the folder val_gt_for_metric")
-    parser.add_argument("--edit_file", required=True, help="action file, as ego4d_val.json")
+    parser.add_argument("--gt_path", help="folder val_gt_for_metric (default: in LEGO_DATASET)")
+    parser.add_argument("--edit_file", help="action file (default: in LEGO_DATASET)")
     parser.add_argument(
         "--source-path",
         help="folder of image_0, the source frames (default: val beside gt_path)",
@@ -72,10 +73,15 @@ def main(argv: Sequence[str]) -> int:
         options.workers,
         options.llava_key,
     )
+    gt_path, edit_file = options.gt_path, options.edit_file
+    if not (gt_path and edit_file):
+        data = setting("LEGO_DATASET")
+        gt_path = gt_path or layout.frame_folder(data, options.dataset, layout.GROUND_TRUTH)
+        edit_file = edit_file or layout.action_file(data, options.dataset, "val")
     evaluate(
         options.gen_path,
-        options.gt_path,
-        options.edit_file,
+        gt_path,
+        edit_file,
         settings,
         source_path=options.source_path,
         names=options.metrics,

@@ -20,6 +20,7 @@ from egogen import layout
 from egogen.actions import DESCRIPTION_KEY
 from egogen.atomic import atomic_path, write_text
 from egogen.errors import EgoGenError, run_command
+from egogen.settings import setting
 from metrics.compared_runs import Versus, compare_runs, read_run
 from metrics.report_data import (
     ReportData,
@@ -50,10 +51,9 @@ def write_report(
 
 def gather(options: argparse.Namespace) -> ReportData:
     """Read everything the options name; raises EgoGenError for the first thing that is wrong."""
-    frames = layout.frame_folder(options.dataset_root, options.dataset, options.split)
-    edit_file = options.edit_file or layout.action_file(
-        options.dataset_root, options.dataset, options.split
-    )
+    root = options.dataset_root or setting("LEGO_DATASET")
+    frames = layout.frame_folder(root, options.dataset, options.split)
+    edit_file = options.edit_file or layout.action_file(root, options.dataset, options.split)
     metric_folder = options.metric or default_folder(options.gen_path)
     score = read_score(options.score, required=("done_rate",))
     overall, intervals = read_overall(metric_folder)
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         "--gen_path runs/quickstart/images --out runs/quickstart/report",
     )
     parser.add_argument("--dataset", required=True, choices=layout.DATASETS)
-    parser.add_argument("--dataset-root", required=True, type=Path)
+    parser.add_argument("--dataset-root", type=Path, help="default: LEGO_DATASET")
     parser.add_argument("--split", default="val", choices=layout.SPLITS)
     parser.add_argument("--gen_path", required=True, help="folder of generated frames")
     parser.add_argument(

@@ -8,4 +8,4 @@ root=${LEGO_ROOT:?}
 source "$root/scripts/slurm_job.sh"
 cd "$root"
 echo "chunk $SLURM_ARRAY_TASK_ID on $(hostname), $(date), attempt $((${SLURM_RESTART_COUNT:-0} + 1))"
-job_run "$(job_python)" metrics/inference.py "$@" --chunk_idx "$SLURM_ARRAY_TASK_ID"
+job_run "$(project_python)" metrics/inference.py "$@" --chunk_idx "$SLURM_ARRAY_TASK_ID"

@@ -1,11 +1,7 @@
 # Sourced by job files, on the node: run the job's command so that preemption, the time limit and a
 # requeue lose nothing. Slurm sends USR1 to the job's shell before the end (--signal=B:USR1@...).
 
-job_python() {  # the interpreter: PYTHON, or the project's environment, or what is on the path
-  if [ -n "${PYTHON:-}" ]; then echo "$PYTHON"
-  elif [ -x "$root/.venv/bin/python" ]; then echo "$root/.venv/bin/python"
-  else echo python; fi
-}
+source "$root/scripts/settings.sh"
 
 # A command whose finished work is on the disk at any time: it gets TERM, and the job is queued again.
 job_run() {

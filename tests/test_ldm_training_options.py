@@ -12,13 +12,14 @@ from small_training import CONFIG, losses, train_run, write_run
 from torch._utils import ExceptionWrapper
 
 from egogen import EgoGenError
+from egogen.stopping import StoppedBySignal, requeue
 from ldm.callbacks import TrainingLog
 from ldm.checkpoint import read_weights
 from ldm.cluster import cluster_environment
 from ldm.config import TrainConfig, load_config
 from ldm.model import LegoModel
 from ldm.order import ValidationBatches
-from ldm.saving import Checkpoints, StoppedBySignal, check_space, checkpoint_bytes, requeue
+from ldm.saving import Checkpoints, check_space, checkpoint_bytes
 from ldm.train import build_data, build_logger, micro_batches, workers_errors_in_one_line
 from ldm.training import LegoTraining
 

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import slurm_cluster
 import torch
+from safetensors.torch import load_file
 from small_dataset import write_split
 from small_training import CONFIG, write_run
+from small_tuning import flags, write_inputs
 from vllm_tiny import write_released
 
 from egogen import layout
@@ -97,6 +99,40 @@ def test_training_job():
     assert result.returncode == 0, result.stderr
     assert "--nodes=2 --ntasks-per-node=8" in result.stderr
     assert result.stderr.strip().endswith("--train lightning.trainer.num_nodes=2")
+
+
+def test_tuning_job(tmp_path):
+    model, images, data = (tmp_path / name for name in ("model", "images", "data.json"))
+    for folder in (model, images):
+        folder.mkdir()
+    script = "vllm/scripts/sbatch_finetune.sh"
+    result = shell(script, "ego4d", model, data, images, tmp_path / "out", "--dry-run")
+    assert result.returncode == 2 and f"DATA={data}: no such file" in result.stderr
+    data.write_text("[]")
+    words = ["ego4d", model, data, images, tmp_path / "out", "--nodes", 2, "--gpus", 8, "--seed", 7]
+    result = shell(script, *words, "--dry-run")
+    assert result.returncode == 0, result.stderr
+    assert "--nodes=2 --ntasks-per-node=8" in result.stderr
+    assert f"--output_dir {tmp_path / 'out'} --seed 7" in result.stderr
+    result = shell(script, "ego5d", "--dry-run")
+    assert result.returncode == 2 and "usage: sbatch_finetune.sh ego4d|epickitchen" in result.stderr
+
+
+def test_description_job_by_the_settings(tmp_path):
+    write_split(tmp_path, "ego4d", "val")
+    words = ["vllm/scripts/sbatch_inference.sh", "--dataset", "ego4d", "--model_path", tmp_path]
+    places = {"LEGO_DATASET": str(tmp_path), "LEGO_OUTPUT": str(tmp_path / "out")}
+    result = shell(*words, "--dry-run", **places)
+    assert result.returncode == 0, result.stderr
+    home = tmp_path / "out/vllm/out/ego4d"
+    for words in (
+        f"--image-dir {layout.frame_folder(tmp_path, 'ego4d', 'val')}",
+        f"--action-label {layout.action_file(tmp_path, 'ego4d', 'val')}",
+        f"--save-path {home}/described/llava-llama-2-13b-chat-forecasting-finetune/val",
+        f"--save-image-feature-path {home}/features/image/val",
+        "--dataset ego4d",
+    ):
+        assert words in result.stderr, words
 
 
 def test_bad_values():
@@ -254,3 +290,31 @@ def test_training_near_the_end_of_its_time_is_queued_again(cluster, tmp_path_fac
     alone = [sys.executable, "main.py", "--name", "alone", *words]
     subprocess.run(alone, cwd=PROJECT, check=True, capture_output=True, env=os.environ | SMALL_JOBS)
     assert losses(root / "logs" / "queued") == losses(root / "logs" / "alone")
+
+
+@pytest.mark.slurm
+def test_tuning_near_the_end_of_its_time_is_queued_again(cluster, tmp_path_factory):
+    """Two processes, told by Slurm's signal, write a checkpoint; the end is as if undisturbed."""
+    root = tmp_path_factory.mktemp("tuning")
+    paths = [str(path) for path in write_inputs(root).values()]
+    more = flags(max_steps=90, save_steps=5, per_device_train_batch_size=2)
+    line = ["bash", "vllm/scripts/sbatch_finetune.sh", "ego4d", *paths, str(root / "out"), *more]
+    small = {**SMALL_JOBS, "ENGINE": "ddp", "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
+    environment = cluster.environment | small | {"LEGO_SBATCH": "--ntasks-per-node=2 --overcommit"}
+    result = subprocess.run(line, env=environment, cwd=PROJECT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    job = re.search(r"tune: job (\d+)", result.stdout).group(1)
+    while not (root / "out" / "checkpoint-5" / "whole.json").exists():
+        assert cluster.states()[job] in ("PENDING", "RUNNING"), logs("tune", job)
+        time.sleep(0.05)
+    cluster.run(["scancel", "--signal=USR1", "--batch", job])
+    assert set(cluster.wait_for(job).values()) == {"COMPLETED"}, logs("tune", job)
+    said = logs("tune", job)
+    assert "attempt 2" in said and re.search(r"step \d+: stopped by a signal", said), said
+    alone = ["bash", "vllm/scripts/finetune_ego4d.sh", *paths, str(root / "alone"), *more]
+    environment = {**os.environ, **small, "GPUS": "2"}
+    subprocess.run(alone, cwd=PROJECT, check=True, capture_output=True, env=environment)
+    one, other = (load_file(root / name / "model.safetensors") for name in ("out", "alone"))
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], atol=1e-6, rtol=1e-5, msg=name)

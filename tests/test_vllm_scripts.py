@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 
 import pytest
 from small_tuning import ROOT
@@ -9,7 +10,8 @@ from small_tuning import ROOT
 from llava.train.arguments import AS_RELEASED, parse
 
 # Stands in for the interpreter: a machine with eight GPUs, and a command line that is printed.
-FAKE = """#!/usr/bin/env bash
+FAKE = f"""#!/usr/bin/env bash
+if [[ $2 == egogen.settings ]]; then exec {sys.executable} "$@"; fi
 if [[ $1 == -c ]]; then echo 8; exit 0; fi
 printf '%s\\n' "$@"
 """
@@ -83,9 +85,10 @@ def keep(self):
 
 @pytest.mark.parametrize("script", ["finetune_ego4d.sh", "finetune_epickitchen.sh"])
 def test_all_missing_paths_are_told_at_once(script, paths):
-    done = start(script, paths / "none", "--output_dir", "x")
+    done = start(script, paths / "none", "--output_dir", "x", LEGO_DATASET=str(paths / "nowhere"))
     assert done.returncode == 2
-    for word in (f"MODEL={paths / 'none'}: no such folder", "DATA (--data_path) is not", "IMAGES"):
+    images = f"IMAGES={paths / 'nowhere'}/EgoGen/"
+    for word in (f"MODEL={paths / 'none'}: no such folder", "DATA (--data_path) is not", images):
         assert word in done.stderr
     assert "OUTPUT" not in done.stderr.partition("usage")[0]
 
@@ -108,6 +111,30 @@ def test_paths_by_every_way(paths):
     command = done.stdout.splitlines()
     assert command[:2] == ["-m", "llava.train.train"] and command[-2:] == ["--lora_enable", "True"]
     for flag, path in (("model_name_or_path", model), ("data_path", data), ("output_dir", output)):
+        assert command[command.index(f"--{flag}") + 1] == str(path)
+
+
+def test_paths_by_the_settings(paths):
+    """One file says where everything is; the script needs no word."""
+    (paths / "settings.env").write_text(
+        "".join(f"LEGO_{name}={paths}/{name}\n" for name in ("DATASET", "WEIGHTS", "OUTPUT"))
+        + f"LEGO_FEATURES={paths}\n"
+    )
+    images = paths / "DATASET/EgoGen/ego4d.fho/train"
+    for folder in (images, paths / "WEIGHTS/pretrained/llava_pretrained"):
+        folder.mkdir(parents=True)
+    data = paths / "DATASET/gpt_curated/curated_ego4d.json"
+    data.parent.mkdir()
+    data.write_text("[]")
+    words = dict(PYTHON=str(paths / "python"), LEGO_SETTINGS=str(paths / "settings.env"))
+    command = start("finetune_ego4d.sh", **words).stdout.splitlines()
+    expected = {
+        "model_name_or_path": paths / "WEIGHTS/pretrained/llava_pretrained",
+        "data_path": data,
+        "image_folder": images,
+        "output_dir": paths / "OUTPUT/vllm/out/ego4d/llava-llama-2-13b-chat-forecasting-finetune",
+    }
+    for flag, path in expected.items():
         assert command[command.index(f"--{flag}") + 1] == str(path)
 
 

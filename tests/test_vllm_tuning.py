@@ -1,6 +1,8 @@
 """Tuning: a killed run ends with the weights of an undisturbed one; bad input is told in a line."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from vllm_tiny import write_released
 
 from egogen import layout
 from egogen.errors import run_command
+from egogen.stopping import SIGNALS, StoppedBySignal
 from llava.train import trainer
 from llava.train.train import main
 
@@ -87,6 +90,31 @@ def test_killed_tuning_ends_the_same(
     assert weights.keys() == expected.keys()
     for name, value in weights.items():
         torch.testing.assert_close(value, expected[name], atol=1e-7, rtol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_told_to_stop_it_writes_a_checkpoint(
+    model_folder, images, undisturbed, tmp_path, monkeypatch, number
+):
+    """Between its regular checkpoints; the same command goes on from there."""
+
+    class Told(trainer.StepProgress):
+        def on_step_begin(self, args, state, control, **more):
+            if state.global_step == 0:
+                os.kill(os.getpid(), number)
+
+    before = [signal.getsignal(known) for known in SIGNALS]
+    command = arguments(model_folder, images, tmp_path / "out")
+    with monkeypatch.context() as patch, pytest.raises(StoppedBySignal, match="step 1: stopped"):
+        patch.setattr(trainer, "StepProgress", Told)
+        main(command)
+    assert (tmp_path / "out" / "checkpoint-1" / "whole.json").exists()
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    assert [signal.getsignal(known) for known in SIGNALS] == before
+    main(command)
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    for name, value in load_file(undisturbed / "model.safetensors").items():
+        torch.testing.assert_close(weights[name], value, atol=1e-7, rtol=1e-6, msg=name)
 
 
 def test_only_language_model_and_projector_learn(model_folder, undisturbed):

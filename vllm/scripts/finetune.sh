@@ -7,14 +7,19 @@
 #   DATA    --data_path           the conversations file
 #   IMAGES  --image_folder        folder that its pictures are relative to
 #   OUTPUT  --output_dir          where checkpoints and the tuned model go
+# What is given in no way is looked for by settings.env, except in the mini run: MODEL in
+# LEGO_WEIGHTS/pretrained, DATA in LEGO_DATASET/gpt_curated (if it is clear which), IMAGES in
+# LEGO_DATASET; OUTPUT is below LEGO_OUTPUT/vllm/out.
 # Further variables:
 #   ENGINE  zero3_offload | zero3 | zero2 | fsdp | ddp, or a DeepSpeed file  (default: the script's)
 #   GPUS    processes on this machine  (default: one per visible GPU, at least one)
 #   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT  for several machines
 #   PYTHON  the interpreter  (default: python)
+# Behind srun with a task a GPU (vllm/scripts/sbatch_finetune.sh) each task is one of the processes.
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 root="$(cd "$here/../.." && pwd)"
-PYTHON="${PYTHON:-python}"
+source "$root/scripts/settings.sh"
+PYTHON="$(project_python)"
 export PYTHONPATH="$root:$root/vllm${PYTHONPATH:+:$PYTHONPATH}"
 
 flag_value() { # flag_value NAME "$@": the value that follows --NAME, or stands in --NAME=value
@@ -25,6 +30,20 @@ flag_value() { # flag_value NAME "$@": the value that follows --NAME, or stands 
     previous="$item"
   done
   printf '%s' "$value"
+}
+
+path_by_settings() { # path_by_settings NAME: where a file of $dataset is by settings.env, or nothing
+  local found
+  [[ -n "${dataset:-}" ]] || return 0
+  from_settings "$dataset" train
+  case $1 in
+    MODEL) printf '%s' "$pretrained" ;;
+    IMAGES) printf '%s' "$image_dir" ;;
+    OUTPUT) printf '%s' "$model_path" ;;
+    DATA)
+      found=("$LEGO_DATASET"/gpt_curated/*"$dataset"*.json)
+      if (( ${#found[@]} == 1 )) && [[ -f "${found[0]}" ]]; then printf '%s' "${found[0]}"; fi ;;
+  esac
 }
 
 find_paths() { # find_paths "$@": sets paths and flags, or tells all that is wrong with the paths
@@ -39,6 +58,7 @@ find_paths() { # find_paths "$@": sets paths and flags, or tells all that is wro
     name="${pair%%:*}" flag="${pair#*:}"
     value="$(flag_value "$flag" "$@")"
     value="${value:-${positional[$index]:-${!name:-}}}"
+    value="${value:-$(path_by_settings "$name")}"
     index=$((index + 1))
     if [[ -z "$value" ]]; then
       wrong+=("$name (--$flag) is not given")
@@ -67,7 +87,9 @@ run_tuning() { # run_tuning DEFAULT_ENGINE [flags]: with the paths and flags tha
     *.json) shared+=(--deepspeed "$engine") ;;
     *) echo "error: ENGINE=$engine: expected zero3_offload, zero3, zero2, fsdp, ddp or FILE.json" >&2; exit 2 ;;
   esac
-  if [[ "$engine" != ddp || "$gpus" != 1 || "${NNODES:-1}" != 1 ]]; then
+  if [[ -n "${LEGO_TASK_PER_GPU:-}" ]]; then
+    export RANK="$SLURM_PROCID" LOCAL_RANK="$SLURM_LOCALID" WORLD_SIZE="$SLURM_NTASKS"
+  elif [[ "$engine" != ddp || "$gpus" != 1 || "${NNODES:-1}" != 1 ]]; then
     launch+=(-m torch.distributed.run --nproc_per_node "$gpus")
     if [[ "${NNODES:-1}" == 1 ]]; then
       launch+=(--standalone)

@@ -5,5 +5,6 @@
 #       bash vllm/scripts/finetune_ego4d.sh
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/finetune.sh"
+dataset=ego4d
 find_paths "$@"
 run_published 150

@@ -5,5 +5,6 @@
 #       bash vllm/scripts/finetune_epickitchen.sh
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/finetune.sh"
+dataset=epickitchen
 find_paths "$@"
 run_published 140

@@ -5,6 +5,9 @@
 #   bash vllm/scripts/sbatch_inference.sh --model_path M --image_dir I --action_label A \
 #       --save_path S --save_image_feature_path F --save_text_feature_path T [--chunks 5] [FLAGS ...]
 #
+# With --dataset ego4d|epickitchen [--split val] those that are not given are by settings.env: the frames
+# and action file of LEGO_DATASET, and model, descriptions and features below LEGO_OUTPUT/vllm/out.
+#
 # model_path               tuned weights
 # image_dir                frames of the split
 # action_label             its action file
@@ -17,17 +20,21 @@
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 source "$root/scripts/slurm.sh"
+source "$root/scripts/settings.sh"
 
 names=(model_path image_dir action_label save_path save_image_feature_path save_text_feature_path)
-chunks=${CHUNKS:-5}
+chunks=${CHUNKS:-5} split=${SPLIT:-val} dataset=
 flags=()
 while [ $# -gt 0 ]; do
   name=${1#--}
-  if [[ " ${names[*]} chunks " == *" $name "* && $1 == --* ]]; then
+  if [[ " ${names[*]} chunks split dataset " == *" $name "* && $1 == --* ]]; then
     [ $# -ge 2 ] || fail "$1 needs a value"
-    declare "$name=$2"; shift 2
+    declare "$name=$2"
+    [ "$name" != dataset ] || flags+=(--dataset "$2")
+    shift 2
   else flags+=("$1"); shift; fi
 done
+[ -z "$dataset" ] || from_settings "$dataset" "$split"
 missing=()
 for name in "${names[@]}"; do [ -n "${!name:-}" ] || missing+=("$name"); done
 [ "${#missing[@]}" = 0 ] || fail "not given: ${missing[*]} (as --NAME VALUE or environment variable)"

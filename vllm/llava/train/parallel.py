@@ -30,6 +30,15 @@ def wait_for_all() -> None:
         torch.distributed.barrier()
 
 
+def any_process(value: bool, device: torch.device) -> bool:
+    """Whether `value` holds in any of the processes, which all have to ask."""
+    if not torch.distributed.is_initialized():
+        return value
+    flag = torch.tensor(int(value), device=device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag)
+
+
 def read_deepspeed(path: str | Path, cpu: bool) -> dict[str, Any]:
     """A DeepSpeed file without its scheduler, which would override --lr_scheduler_type.
 

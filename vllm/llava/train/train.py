@@ -128,6 +128,7 @@ def tune(trainer: Tuner, tuning: TuningArguments) -> None:
         trainer.train(resume_from_checkpoint=start)
     except EgoGenError as error:  # of a data worker it comes with the worker's traceback in front
         raise EgoGenError(str(error).strip().rpartition("EgoGenError: ")[2]) from None
+    trainer.stop.raise_if_stopped(Path(tuning.output_dir), trainer.state.global_step)
 
 
 def save(trainer: Tuner, loaded: Loaded, flags: Flags) -> None:

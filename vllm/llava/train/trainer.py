@@ -16,6 +16,7 @@ from llava.checkpoint import Loaded
 from llava.train.order import EpochOrder
 from llava.train.parallel import processes
 from llava.train.saving import WholeCheckpoints
+from llava.train.stopping import StopOnSignal
 
 
 def released_warmup(step: int, warmup_steps: int) -> float:
@@ -72,6 +73,8 @@ class Tuner(Trainer):
         self.add_callback(StepProgress())
         mark = {"engine": self.args.engine, "processes": processes()}
         self.add_callback(WholeCheckpoints(loaded, self.args.kept, mark))
+        self.stop = StopOnSignal()
+        self.add_callback(self.stop)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochOrder:
         data = self.train_dataset if train_dataset is None else train_dataset

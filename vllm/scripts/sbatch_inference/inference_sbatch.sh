@@ -8,4 +8,4 @@ root=${LEGO_ROOT:?}
 source "$root/scripts/slurm_job.sh"
 export PYTHONPATH="$root:$root/vllm${PYTHONPATH:+:$PYTHONPATH}"
 echo "chunk $SLURM_ARRAY_TASK_ID on $(hostname), $(date), attempt $((${SLURM_RESTART_COUNT:-0} + 1))"
-job_run "$(job_python)" -m llava.eval.run_llava_in_loop "$@" --chunk-idx "$SLURM_ARRAY_TASK_ID"
+job_run "$(project_python)" -m llava.eval.run_llava_in_loop "$@" --chunk-idx "$SLURM_ARRAY_TASK_ID"

@@ -11,4 +11,4 @@ if unfinished=$(scontrol show job "$array" -o 2>/dev/null | grep -v "JobState=CO
     | grep -o "ArrayTaskId=[0-9,-]*" | cut -d= -f2 | sort -n | tr '\n' ' ') && [ -n "$unfinished" ]; then
   echo "chunks that did not succeed: ${unfinished% } (their logs: describe_${array}_N.log)" >&2
 fi
-"$(job_python)" "$root/vllm/scripts/merge_inference_results.py" "$@"
+"$(project_python)" "$root/vllm/scripts/merge_inference_results.py" "$@"

@@ -25,6 +25,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
 from egogen import EgoGenError
+from egogen.alone import alone
 from egogen.atomic import read_json, write_json, write_text
 from ldm.architecture import downsampling_factor
 from ldm.cache import EncoderCache
@@ -254,20 +255,22 @@ def train(
     trainer = build_trainer(config, folder, gpus, callbacks)
     log.total = micro_batches(config, len(train_pairs), trainer.world_size)
     log.batch = config.data.params.batch_size * trainer.world_size
-    if rank_zero_only.rank == 0:
+    first = rank_zero_only.rank == 0
+    if first:
         print(told_batch(config, len(train_pairs), trainer.world_size), file=sys.stderr)
-        (folder / "finished.json").unlink(missing_ok=True)  # a longer run is being asked for
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-    ckpt = checkpoint_to_resume(folder)
     data = PairData(train_pairs, val_pairs, config, seed)
-    with workers_errors_in_one_line():
+    with alone(folder / ".lock", "training", needed=first), workers_errors_in_one_line():
+        if first:
+            (folder / "finished.json").unlink(missing_ok=True)  # a longer run is being asked for
+            write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+        ckpt = checkpoint_to_resume(folder)
         trainer.fit(module, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    if trainer.is_global_zero:
-        record = {"steps": trainer.global_step, "asked": asked_length(config)}
-        write_json(folder / "finished.json", record)
-        print(f"{folder / 'checkpoints' / LAST}: trained for {trainer.global_step} steps")
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        if trainer.is_global_zero:
+            record = {"steps": trainer.global_step, "asked": asked_length(config)}
+            write_json(folder / "finished.json", record)
+            print(f"{folder / 'checkpoints' / LAST}: trained for {trainer.global_step} steps")
 
 
 @contextmanager

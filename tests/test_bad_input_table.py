@@ -16,10 +16,11 @@ from egogen.errors import run_command
 
 # What a command that was refused on its way may leave: the same command continues with it.
 BEGUN = {
-    "tune": ("out", "out/tuning_settings.json"),
+    "tune": ("out", "out/.lock", "out/tuning_settings.json"),
     "train": (
         "out",
         "out/a",
+        "out/a/.lock",
         "out/a/config.yaml",
         "out/a/metrics.jsonl",
         "out/a/checkpoints",

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from other_process import held
 from zip_archives import packed
 
 from egogen.download import fetch as fetching
@@ -287,9 +288,7 @@ def test_group_errors(server, tmp_path, monkeypatch):
 
 def test_second_download_into_a_folder_says_so(server, tmp_path):
     group, out = group_of(server, tmp_path), tmp_path / "out"
-    from egogen.download.group import _alone
-
-    with _alone(out), pytest.raises(EgoGenError, match="another download"):
+    with held(out / ".downloads" / "lock"), pytest.raises(EgoGenError, match="another process is"):
         fetch_group(group, group["files"], out, QUICK)
 
 

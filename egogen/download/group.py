@@ -6,14 +6,13 @@ first downloaded, archives still to unpack) and, for archives, a list of what ca
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from egogen.alone import alone
 from egogen.atomic import read_json, write_json, write_text
 from egogen.download.fetch import Patience, check_space, fetch, sha256
 from egogen.download.unpack import Member, crc, parts_of, unpack
@@ -113,25 +112,12 @@ def plan(files: list[dict], folder: Path) -> list[str]:
     return lines
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second download into it."""
-    place = folder / RECORDS / "lock"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with open(place, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise EgoGenError(f"{folder}: another download into this folder is running") from None
-        yield
-
-
 def fetch_group(
     group: dict, files: list[dict], folder: Path, patience: Patience | None = None
 ) -> list[str]:
     """Fetch and unpack what is not finished -> one line per file that could not be."""
     folder, bad = folder.absolute(), []
-    with _alone(folder):
+    with alone(folder / RECORDS / "lock", f"downloading into {folder}"):
         items = [Item(entry, folder) for entry in files]
         missing = [item for item in items if not item.finished()]
         for item in items:

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from egogen.actions import ActionEntry, inside, read_actions
+from egogen.alone import alone
 from egogen.chunks import ceil_chunk
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError
 from egogen.frames import read_rgb
@@ -154,29 +155,41 @@ def run(
     path = job.save_path and result_file(job.save_path, job.chunk_idx)
     if path:
         claim_results(job.save_path, {"num_chunks": job.num_chunks, **made_by})
-    keep = job.settings.sampling != "released"
-    done = finished(path, entries, stores) if keep else {}
-    left = [entry for entry in entries if entry.key not in done]
-    if path and not path.exists():
-        write_results(path, entries, done)
     engine = engine or transformers_engine(loaded, job.settings, job.seed)
     answer = answer or (lambda entry: job.settings.max_new_tokens)
-    problems = []
-    with Progress(len(entries), "describe", "frames", done=len(done)) as progress:
-        for batch in batches(job, loaded, left, answer):
-            problems += [sample for sample in batch if sample.problem]
-            ready = [sample for sample in batch if not sample.problem]
-            if ready:
-                described = describe_batch(job, loaded, ready, engine)
-                stores.write([sample.entry for sample in ready], described)
-                for sample, description in zip(ready, described, strict=True):
-                    done[sample.entry.key] = fields_of(sample, description)
-                if path:
+    lock = path.with_name(f".{path.stem}.lock") if path else Path(".lock")
+    with alone(lock, f"describing chunk {job.chunk_idx}", needed=path is not None):
+        keep = job.settings.sampling != "released"
+        done = finished(path, entries, stores) if keep else {}
+        if path and not path.exists():
+            write_results(path, entries, done)
+        left = batches(job, loaded, [e for e in entries if e.key not in done], answer)
+        problems = []
+        with Progress(len(entries), "describe", "frames", done=len(done)) as progress:
+            for batch in left:
+                problems += [sample for sample in batch if sample.problem]
+                ready = [sample for sample in batch if not sample.problem]
+                done |= _described(job, loaded, ready, engine, stores)
+                if path and ready:
                     write_results(path, entries, done)
-            progress.update(len(batch))
-    stores.close()
+                progress.update(len(batch))
+        stores.close()
     for sample in problems:
         print(f"not described: entry {sample.entry.key}: {sample.problem}", file=sys.stderr)
     where = path or ", ".join(str(root) for root in job.roots.values() if root)
     print(f"{where}: {len(done)} of {len(entries)} entries described")
     return EXIT_INCOMPLETE if problems else 0
+
+
+def _described(
+    job: Job, loaded: Loaded, samples: Sequence[Sample], engine: Engine, stores: FeatureStores
+) -> dict[str, dict[str, str]]:
+    """Describe a batch and write its features -> entry's key: what the result file says of it."""
+    if not samples:
+        return {}
+    described = describe_batch(job, loaded, samples, engine)
+    stores.write([sample.entry for sample in samples], described)
+    return {
+        sample.entry.key: fields_of(sample, description)
+        for sample, description in zip(samples, described, strict=True)
+    }

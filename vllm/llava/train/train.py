@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
+from egogen.alone import alone
 from egogen.atomic import read_json, write_json
 from egogen.errors import EgoGenError, run_command
 from egogen.progress import track
@@ -176,8 +177,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             dropout=lora.lora_dropout,
             quantized=lora.bits != 16,
         )
-    if is_first():
-        write_json(output / SETTINGS_FILE, settings)
     trainer = Tuner(
         loaded,
         model,
@@ -185,11 +184,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         train_dataset=data,
         data_collator=Collator(loaded.tokenizer.pad_id),
     )
-    tune(trainer, flags.tuning)
-    save(trainer, loaded, flags)
-    if is_first():
-        write_json(output / FINISHED_FILE, {"steps": trainer.state.global_step, **settings})
-        print(f"{output}: tuned for {trainer.state.global_step} steps")
+    with alone(output / ".lock", "tuning", needed=is_first()):
+        if is_first():
+            write_json(output / SETTINGS_FILE, settings)
+        tune(trainer, flags.tuning)
+        save(trainer, loaded, flags)
+        if is_first():
+            write_json(output / FINISHED_FILE, {"steps": trainer.state.global_step, **settings})
+            print(f"{output}: tuned for {trainer.state.global_step} steps")
 
 
 if __name__ == "__main__":

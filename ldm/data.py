@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -222,7 +223,8 @@ class TrainingPairs(Dataset):
         ]
         if empty:  # trained on as in the released code: the prompt of the unconditional branch
             print(
-                f"note: {data.text_prompt_key} is empty in {len(empty)} entries, first {empty[0]}"
+                f"note: {data.text_prompt_key} is empty in {len(empty)} entries, first {empty[0]}",
+                file=sys.stderr,
             )
 
     def __len__(self) -> int:

@@ -10,12 +10,5 @@ set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 source "$root/scripts/slurm.sh"
 [ $# -gt 0 ] || fail "usage: train.sh --nodes N --gpus M --name NAME --base CONFIG --train"
-logs="$root/logs/out"
-mkdir -p "$logs"
-export LEGO_ROOT="$root"
-tasks=$LEGO_GPUS
-[ "$tasks" != 0 ] || tasks=1
-job=$(submit --job-name=lego-train "--nodes=$LEGO_NODES" "--ntasks-per-node=$tasks" \
-  "--output=$logs/train_%j.log" "$root/sbatch_inference/train_sbatch.sh" "$@" \
-  "lightning.trainer.num_nodes=$LEGO_NODES")
-echo "train: job $job on $LEGO_NODES nodes of $tasks processes; logs in $logs"
+submit_training train "$root/logs/out" "$root/sbatch_inference/train_sbatch.sh" "$@" \
+  "lightning.trainer.num_nodes=$LEGO_NODES"

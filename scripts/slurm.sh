@@ -51,3 +51,15 @@ submit() {
   answer=$("${line[@]}")
   echo "${answer%%;*}"
 }
+
+# submit_training WHAT LOGS JOB_FILE WORDS...: one job with a process a GPU on all of its nodes
+submit_training() {
+  local what=$1 logs=$2 tasks=$LEGO_GPUS job
+  shift 2
+  [ "$tasks" != 0 ] || tasks=1
+  mkdir -p "$logs"
+  export LEGO_ROOT="$root"
+  job=$(submit "--job-name=lego-$what" "--nodes=$LEGO_NODES" "--ntasks-per-node=$tasks" \
+    "--output=$logs/${what}_%j.log" "$@")
+  echo "$what: job $job on $LEGO_NODES nodes of $tasks processes; logs in $logs"
+}

@@ -117,7 +117,7 @@ def fetch_group(
 ) -> list[str]:
     """Fetch and unpack what is not finished -> one line per file that could not be."""
     folder, bad = folder.absolute(), []
-    with alone(folder / RECORDS / "lock", f"downloading into {folder}"):
+    with alone(folder / RECORDS / "lock", "downloading"):
         items = [Item(entry, folder) for entry in files]
         missing = [item for item in items if not item.finished()]
         for item in items:

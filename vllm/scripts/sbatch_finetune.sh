@@ -15,12 +15,5 @@ script="$here/finetune_${1:-}.sh"
 dataset=${1/mini/}
 shift
 find_paths "$@"
-logs="$root/vllm/out/logs"
-mkdir -p "$logs"
-export LEGO_ROOT="$root"
-tasks=$LEGO_GPUS
-[ "$tasks" != 0 ] || tasks=1
-job=$(submit --job-name=lego-tune "--nodes=$LEGO_NODES" "--ntasks-per-node=$tasks" \
-  "--output=$logs/tune_%j.log" "$here/sbatch_inference/finetune_sbatch.sh" "$script" \
-  "${paths[@]}" ${flags[@]+"${flags[@]}"})
-echo "tune: job $job on $LEGO_NODES nodes of $tasks processes; logs in $logs"
+submit_training tune "$root/vllm/out/logs" "$here/sbatch_inference/finetune_sbatch.sh" "$script" \
+  "${paths[@]}" ${flags[@]+"${flags[@]}"}

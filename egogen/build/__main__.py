@@ -7,10 +7,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from egogen.alone import alone
 from egogen.build.judge import REASONS, Limits
 from egogen.build.sheet import write_sheets
-from egogen.build.table import Timing, read_table
-from egogen.build.write import Request, write_dataset, write_pairs
+from egogen.build.table import Row, Timing, read_table
+from egogen.build.write import (
+    Request,
+    build_folder,
+    find_clips,
+    refuse_foreign,
+    write_dataset,
+    write_pairs,
+)
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
 from egogen.layout import DATASETS, SPLITS
 
@@ -60,8 +68,18 @@ def main(argv: Sequence[str]) -> int:
     rows = read_table(args.table, args.split)
     timing = Timing(args.before, args.fraction, args.after)
     request = Request(args.name, timing, args.height, args.fps)
+    places = find_clips(args.videos, rows)
+    refuse_foreign(args.out, request)
+    with alone(build_folder(args.out, args.name) / ".lock", "building"):
+        return build(args, places, rows, request)
+
+
+def build(
+    args: argparse.Namespace, places: dict[str, Path], rows: Sequence[Row], request: Request
+) -> int:
+    """Write the dataset and say what became of it -> exit code."""
     limits = Limits(args.min_difference, args.min_sharpness)
-    pairs, failures = write_pairs(args.out, args.videos, rows, request)
+    pairs, failures = write_pairs(args.out, places, rows, request)
     wrong = {pair.row: limits.broken_by(pair.record) for pair in pairs}
     kept = [pair for pair in pairs if not set(wrong[pair.row]) & set(args.drop)]
     write_dataset(args.out, args.name, pairs, kept)

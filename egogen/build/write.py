@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from egogen.atomic import atomic_path, read_json, write_bytes, write_json, write
 from egogen.build.clips import find_clip, open_clip
 from egogen.build.judge import measure
 from egogen.build.table import Row, Timing
-from egogen.claims import claim
+from egogen.claims import check_claim, claim
 from egogen.errors import EgoGenError
 from egogen.layout import GROUND_TRUTH, SPLITS, action_file, frame_folder, metadata_file
 from egogen.progress import Progress
@@ -57,20 +57,27 @@ def frame_name(row: Row, number: int) -> str:
     return f"{row.clip_id}/{row.id}/frame_{number:010d}.jpg"
 
 
-def _begin(root: Path, request: Request) -> None:
-    """Claim the folder. Raises EgoGenError when something else is there."""
-    record = build_folder(root, request.dataset) / "made_by.json"
+def refuse_foreign(root: Path, request: Request) -> None:
+    """Raises EgoGenError when the folder holds something else, or the same of another request."""
+    record = _claim_file(root, request)
     if not record.exists() and frame_folder(root, request.dataset, "train").parent.exists():
         raise EgoGenError(f"{root}: holds {request.dataset} frames that were not built here")
-    claim(record, asdict(request))
+    check_claim(record, asdict(request))
+
+
+def _claim_file(root: Path, request: Request) -> Path:
+    return build_folder(root, request.dataset) / "made_by.json"
 
 
 def write_pairs(
-    root: Path, videos: Path, rows: Sequence[Row], request: Request
+    root: Path, places: Mapping[str, Path], rows: Sequence[Row], request: Request
 ) -> tuple[list[Pair], list[str]]:
-    """Write the missing pairs -> (all pairs in the order of `rows`, a line per one that failed)."""
-    places = _find_all(videos, rows)
-    _begin(root, request)
+    """Write the missing pairs -> (all pairs in the order of `rows`, a line per one that failed).
+
+    `places`: of every clip. To be called by one process at a time (the files that `write_dataset`
+    writes name what one table asks for).
+    """
+    claim(_claim_file(root, request), asdict(request))
     done: dict[tuple[str, str], Pair] = {}
     failures: list[str] = []
     with Progress(len(rows), "build", "pairs") as bar:
@@ -96,7 +103,7 @@ def _by_clip(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return groups
 
 
-def _find_all(videos: Path, rows: Iterable[Row]) -> dict[str, Path]:
+def find_clips(videos: Path, rows: Iterable[Row]) -> dict[str, Path]:
     """All clips are looked for before any work, and all that are missing are named."""
     places, missing = {}, []
     for clip in dict.fromkeys(row.clip for row in rows):

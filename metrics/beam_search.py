@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
+from metrics.blip_attention import held_pictures
+
 
 @dataclass(frozen=True)
 class SearchRules:
@@ -71,7 +73,7 @@ class _Search:
 
 
 class _Decoder:
-    """Log-probabilities of the next piece; keys and values of pictures and pieces are kept."""
+    """Log-probabilities of the next piece; keys and values of the pieces so far are kept."""
 
     def __init__(self, network: nn.Module, states: torch.Tensor):
         self.network, self.states = network, states
@@ -79,11 +81,9 @@ class _Decoder:
 
     def widen(self, beams: int) -> None:
         """From one row a picture to `beams` rows a picture."""
-        self.cache.batch_repeat_interleave(beams)
-        self.states = self.states.repeat_interleave(beams, dim=0)
+        self.cache.self_attention_cache.batch_repeat_interleave(beams)
 
     def reorder(self, rows: torch.Tensor) -> None:
-        # Rows move among the beams of one picture, so what they see of the picture stays.
         self.cache.self_attention_cache.reorder_cache(rows)
 
     def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
@@ -100,11 +100,17 @@ def beam_search(
 ) -> list[tuple[float, list[int]]]:
     """(score, pieces with the prompt, without the end) of the best caption of each picture.
 
-    `network` is a decoder of transformers with cross-attention, `states` (n, tokens, width) what it
-    attends to. The pictures of a batch do not influence each other.
+    `network` is BLIP's decoder, `states` (n, tokens, width) what it attends to. The pictures of a
+    batch do not influence each other.
     """
-    decoder, device = _Decoder(network, states), states.device
-    count, beams = len(states), rules.beams
+    with held_pictures(network, states):
+        return _search(_Decoder(network, states), len(states), prompt, rules, states.device)
+
+
+def _search(
+    decoder: _Decoder, count: int, prompt: list[int], rules: SearchRules, device: torch.device
+) -> list[tuple[float, list[int]]]:
+    beams = rules.beams
     pieces = torch.tensor([prompt] * count, device=device)
     log_probabilities, width = decoder(pieces), 1  # all beams of a picture begin alike
     totals = torch.zeros(count, 1, device=device)

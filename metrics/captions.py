@@ -18,6 +18,7 @@ from transformers import BlipConfig, BlipForConditionalGeneration, BlipTextConfi
 from egogen.frames import read_rgb
 from egogen.progress import track
 from metrics.beam_search import SearchRules, beam_search
+from metrics.blip_attention import picture_states
 from metrics.frame_pairs import Pair
 from metrics.library_networks import library_network
 from metrics.pictures import CLIP_MEAN, CLIP_STD, batches, read_ahead, to_tensor
@@ -102,7 +103,7 @@ def texts_of(tokenizer, found: Sequence[list[int]]) -> list[str]:
 @torch.inference_mode()
 def captions(network, tokenizer, inputs: torch.Tensor) -> list[str]:
     """Inputs (n, 3, 384, 384) -> a caption each."""
-    states = network.vision_model(pixel_values=inputs).last_hidden_state
+    states = picture_states(network.vision_model, inputs)
     found = beam_search(network.text_decoder, states, prompt_pieces(tokenizer), RULES)
     return texts_of(tokenizer, [pieces for _, pieces in found])
 

@@ -18,6 +18,7 @@ from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
 from metrics import captions
 from metrics.beam_search import SearchRules, beam_search
+from metrics.blip_attention import picture_states
 from metrics.frame_pairs import find_pairs
 from metrics.state_dicts import load_state_dict
 
@@ -53,7 +54,7 @@ def compare(kind: str, network, tokenizer, count: int) -> torch.Tensor:
     np.testing.assert_allclose(
         inputs[0, :, ::16, ::16].numpy(), stored["first_input_384_stride16"], atol=1e-6
     )
-    states = network.vision_model(pixel_values=inputs).last_hidden_state
+    states = picture_states(network.vision_model, inputs)
     np.testing.assert_allclose(
         states[:, ::48, ::16].numpy(), arrays["visual_encoder_tok_stride48_ch_stride16"], atol=5e-4
     )

@@ -22,7 +22,7 @@ CUT = {
     "carrots": ("carrot", "##s"),
 }
 # Of the prompt, the golden captions and the long text; none occurs in the other texts.
-OTHERS = {"picture": 3861, "##bl": 16558, "tab": 21628, "ھ": 29844, "soup": 11350}
+OTHERS = {"picture": 3861, "##bl": 16558, "tab": 21628, "##ھ": 29844, "soup": 11350}
 
 
 def pieces() -> dict[str, int]:

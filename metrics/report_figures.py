@@ -62,7 +62,7 @@ def interval_text(interval: Sequence[float] | None, key: Key, signed: bool = Fal
 
 
 def percent(value: float | None) -> str:
-    return DASH if value is None else f"{100 * value:.0f} %"
+    return DASH if value is None else f"{100 * value:.1f} %"
 
 
 def key_of(name: str) -> Key:

@@ -99,7 +99,7 @@ def test_best_and_worst_come_first_with_their_figures(written, measured):
     assert page.index('id="best"') < page.index(keys[1]) < page.index('id="worst"')
     figures = json.loads((measured / "run/metric/metric.json").read_text())
     assert f"{figures['psnr']:.2f} dB" in page and f"{figures['psnr_changed_gain']:+.2f}" in page
-    assert "75<small>%" in page.replace(" ", "") and "action done" in page and "not done" in page
+    assert "75.0<small>%" in page.replace(" ", "") and "action done" in page and "not done" in page
     assert page.count('class="drawing"') == 5  # two training curves, the spread of three figures
 
 

@@ -50,7 +50,13 @@ class Preset:
 
 PRESETS = {
     "quick": Preset(pairs=1800, val_pairs=150, train_steps=1200),
-    "full": Preset(pairs=2400, val_pairs=240, train_steps=2600, tune=("--num_train_epochs", "5")),
+    "full": Preset(
+        pairs=2400,
+        val_pairs=240,
+        train_steps=3200,
+        tune=("--num_train_epochs", "7"),
+        train=("model.base_learning_rate=1e-3",),  # the context comes into use sooner
+    ),
     "tiny": Preset(  # for the tests: everything runs, nothing is learnt
         pairs=24,
         val_pairs=3,

@@ -6,7 +6,8 @@
 
 Both sides are measured in this process on the same full-size networks with random weights, which
 are built before and count for neither. The loop does what the released script does: one pair at a
-time, no reading ahead, and in BLIP the keys and values of the picture anew for every word piece.
+time, no reading ahead, and BLIP with the library's unfused attention and nothing kept between
+word pieces.
 Time is processor time of one thread on the CPU and wall time on CUDA; reading counts.
 """
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import DynamicCache
 
 from metrics.blip_attention import held_pictures
 
@@ -76,15 +76,14 @@ class _Decoder:
     """Log-probabilities of the next piece; keys and values of the pieces so far are kept."""
 
     def __init__(self, network: nn.Module, states: torch.Tensor):
-        self.network, self.states = network, states
-        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        self.network, self.states, self.cache = network, states, DynamicCache()
 
     def widen(self, beams: int) -> None:
         """From one row a picture to `beams` rows a picture."""
-        self.cache.self_attention_cache.batch_repeat_interleave(beams)
+        self.cache.batch_repeat_interleave(beams)
 
     def reorder(self, rows: torch.Tensor) -> None:
-        self.cache.self_attention_cache.reorder_cache(rows)
+        self.cache.reorder_cache(rows)
 
     def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
         """The pieces (rows, new) that it has not seen yet -> (rows, vocabulary)."""
@@ -104,13 +103,13 @@ def beam_search(
     batch do not influence each other.
     """
     with held_pictures(network, states):
-        return _search(_Decoder(network, states), len(states), prompt, rules, states.device)
+        return _search(_Decoder(network, states), prompt, rules)
 
 
 def _search(
-    decoder: _Decoder, count: int, prompt: list[int], rules: SearchRules, device: torch.device
+    decoder: _Decoder, prompt: list[int], rules: SearchRules
 ) -> list[tuple[float, list[int]]]:
-    beams = rules.beams
+    count, device, beams = len(decoder.states), decoder.states.device, rules.beams
     pieces = torch.tensor([prompt] * count, device=device)
     log_probabilities, width = decoder(pieces), 1  # all beams of a picture begin alike
     totals = torch.zeros(count, 1, device=device)

@@ -74,8 +74,8 @@ def write_pairs(
 ) -> tuple[list[Pair], list[str]]:
     """Write the missing pairs -> (all pairs in the order of `rows`, a line per one that failed).
 
-    `places`: of every clip. To be called by one process at a time (the files that `write_dataset`
-    writes name what one table asks for).
+    `places`: clip -> video or folder of frames. To be called by one process at a time: frames that
+    `rows` do not ask for, another process's unfinished ones too, are removed.
     """
     claim(_claim_file(root, request), asdict(request))
     done: dict[tuple[str, str], Pair] = {}
@@ -104,7 +104,7 @@ def _by_clip(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def find_clips(videos: Path, rows: Iterable[Row]) -> dict[str, Path]:
-    """All clips are looked for before any work, and all that are missing are named."""
+    """Clip -> its video or folder of frames. Raises EgoGenError that names all that are missing."""
     places, missing = {}, []
     for clip in dict.fromkeys(row.clip for row in rows):
         try:

@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     from omegaconf import OmegaConf
 
     from ldm.config import TrainConfig, load_config
-    from ldm.train import train
+    from ldm.training.run import train
 
     config = load_config(TrainConfig, args.base, args.overrides)
     if not args.train:

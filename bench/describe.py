@@ -5,7 +5,7 @@
 
 Both sides describe the same pictures with the same prompts and as many greedy tokens, and keep the
 same features. `plain` calls transformers' `generate` for one picture after the other with
-`output_hidden_states=True`, as the published runs did; `project` calls `llava.describe`. Prints
+`output_hidden_states=True`, as the published runs did; `project` calls `llava.describing.describe`. Prints
 JSON: samples a second and peak memory beyond the weights of each, and their ratios. On a CPU the
 time is the process's CPU time and each side runs in a forked process of its own, so that one's peak
 is not the other's; on a GPU the time is that of the clock.
@@ -32,11 +32,11 @@ from PIL import Image  # noqa: E402
 from transformers import CLIPVisionConfig, LlamaConfig  # noqa: E402
 
 from egogen.errors import run_command  # noqa: E402
-from llava.checkpoint import Loaded  # noqa: E402
-from llava.checkpoint_config import CLIP_L_14  # noqa: E402
+from llava.checkpoints.config import CLIP_L_14  # noqa: E402
+from llava.checkpoints.load import Loaded  # noqa: E402
 from llava.conversation import TEMPLATES  # noqa: E402
-from llava.decoding import Decoding  # noqa: E402
-from llava.describe import describe_frames, prompt_ids  # noqa: E402
+from llava.describing.decoding import Decoding  # noqa: E402
+from llava.describing.describe import describe_frames, prompt_ids  # noqa: E402
 from llava.image_processing import ImageProcessor  # noqa: E402
 from llava.model import Llava, build_config  # noqa: E402
 from llava.tokens import expand  # noqa: E402

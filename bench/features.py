@@ -30,9 +30,9 @@ from omegaconf import OmegaConf  # noqa: E402
 from egogen.actions import ActionEntry  # noqa: E402
 from egogen.atomic import write_json  # noqa: E402
 from egogen.errors import run_command  # noqa: E402
-from egogen.features import INFO_FILE, CompactWriter, ReleasedWriter  # noqa: E402
-from egogen.progress import track  # noqa: E402
-from egogen.projector import Projector, write_projector  # noqa: E402
+from egogen.features.projector import Projector, write_projector  # noqa: E402
+from egogen.features.store import INFO_FILE, CompactWriter, ReleasedWriter  # noqa: E402
+from egogen.jobs import track  # noqa: E402
 from ldm.data import Located, project, read_features  # noqa: E402
 
 PATCHES, VISION, WIDTH = 256, 1024, 5120

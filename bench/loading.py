@@ -31,20 +31,20 @@ from transformers import CLIPVisionConfig, LlamaConfig  # noqa: E402
 
 from egogen.atomic import write_json  # noqa: E402
 from egogen.errors import run_command  # noqa: E402
-from llava.checkpoint import load_model  # noqa: E402
-from llava.checkpoint_config import (  # noqa: E402
+from llava.checkpoints.config import (  # noqa: E402
     CLIP_L_14,
     CONFIG_FILE,
     TOWER_FOLDER,
     read_config,
     released_fields,
 )
-from llava.checkpoint_files import (  # noqa: E402
+from llava.checkpoints.files import (  # noqa: E402
     RELEASED_NAMES,
     read_weights,
     rename,
     write_weights,
 )
+from llava.checkpoints.load import load_model  # noqa: E402
 from llava.model import Llava, build_config  # noqa: E402
 
 CASES = {  # name -> files, options of load_model

@@ -35,16 +35,9 @@ from golden_weights import DATA  # noqa: E402
 from word_piece_folder import write_vocabulary  # noqa: E402
 
 from egogen.errors import run_command  # noqa: E402
-from metrics import (  # noqa: E402
-    beam_search,
-    captions,
-    clip_image,
-    egovlp,
-    frechet,
-    perceptual,
-    text_similarity,
-)
 from metrics.frame_pairs import Pair, find_pairs  # noqa: E402
+from metrics.measures import captions, clip_image, egovlp, frechet, perceptual  # noqa: E402
+from metrics.networks import beam_search, text_similarity  # noqa: E402
 from metrics.registry import METRICS, Metric, Settings, choose  # noqa: E402
 
 MANIFESTS = {  # weight file -> names and shapes of what it holds
@@ -85,7 +78,7 @@ def random_state(path: Path) -> dict[str, torch.Tensor]:
 
 
 class RecomputingDecoder:
-    """Stands in for the decoder of `metrics.beam_search`: nothing is kept between word pieces."""
+    """Stands in for the decoder of `metrics.networks.beam_search`: nothing is kept between word pieces."""
 
     def __init__(self, network: torch.nn.Module, states: torch.Tensor):
         self.network, self.states, self.seen = network, states, None

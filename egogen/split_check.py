@@ -12,9 +12,9 @@ from pathlib import Path
 from egogen import layout
 from egogen.actions import DESCRIPTION_KEY, ActionEntry, inside, read_clip_sizes, scan_actions
 from egogen.errors import EgoGenError
-from egogen.features import open_store, read_info
+from egogen.features.store import open_store, read_info
 from egogen.frames import read_rgb
-from egogen.progress import track
+from egogen.jobs import track
 
 IMAGE_ROWS = 256  # patches of 224 x 224 pixels, 14 x 14 each, where the store does not say
 FILES_PER_MESSAGE = 32  # how many files a worker takes at a time

@@ -26,16 +26,16 @@ from egogen import EgoGenError
 from egogen.actions import inside
 from egogen.atomic import read_json, write_bytes
 from egogen.chunks import floor_chunk
-from egogen.claims import check_claim, claim
 from egogen.devices import usable_device
 from egogen.errors import run_command
-from egogen.progress import Progress
-from ldm.checkpoint import load_start
+from egogen.jobs import Progress
+from egogen.provenance import check_claim, claim
+from ldm.checkpoints.load import load_start
 from ldm.config import TrainConfig, load_config
 from ldm.data import Located, locate_entries
+from ldm.images import read_pixels
 from ldm.model import FROZEN_PARTS, LegoModel
 from ldm.paths import check_paths
-from ldm.pictures import read_pixels
 
 SHARD = 512  # entries a file
 DTYPES = {"float32": torch.float32, "float16": torch.float16}

@@ -17,12 +17,12 @@ from torch.utils.data import Dataset
 
 from egogen import EgoGenError
 from egogen.actions import ActionEntry, inside, read_actions
-from egogen.features import INFO_FILE, open_store, read_info
-from egogen.projector import Projector, read_projector
+from egogen.features.projector import Projector, read_projector
+from egogen.features.store import INFO_FILE, open_store, read_info
 from egogen.seeds import stable_seed
 from ldm.conditioning import pad_text_rows
 from ldm.config import as_list
-from ldm.pictures import read_pixels
+from ldm.images import read_pixels
 
 
 def _root(path: str, name: str) -> Path:

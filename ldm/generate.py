@@ -13,15 +13,15 @@ from omegaconf import DictConfig
 from egogen import EgoGenError
 from egogen.actions import ActionEntry, inside, read_clip_sizes
 from egogen.chunks import floor_chunk
-from egogen.claims import check_claim, claim
 from egogen.frames import read_rgb
-from egogen.progress import Progress
-from ldm.checkpoint import load_for_generation, read_weights
+from egogen.jobs import Progress
+from egogen.provenance import check_claim, claim
+from ldm.checkpoints.load import load_for_generation, read_weights
 from ldm.data import Located, check_stores, locate_entries, read_condition, stack
+from ldm.images import to_picture, write_picture
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
 from ldm.noise import ProcessNoise, SampleNoise
 from ldm.paths import check_paths
-from ldm.pictures import to_picture, write_picture
 from ldm.samplers import SAMPLERS, draws_of_noise
 from ldm.sampling import Conditioning, NoiseSource, guidance_branches, guided_denoiser
 

@@ -30,15 +30,15 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from egogen import EgoGenError
-from egogen.features import as_feature, load_feature
+from egogen.features.store import as_feature, load_feature
 from egogen.frames import read_rgb, to_rgb
 from egogen.seeds import stable_seed
 from ldm.conditioning import FeatureConditioner
 from ldm.config import load_model_params
 from ldm.data import to_features
 from ldm.generate import generate_batch, load_model
+from ldm.images import to_picture, to_pixels
 from ldm.model import DTYPES, LegoModel
-from ldm.pictures import to_picture, to_pixels
 from ldm.sampling import NoiseSource
 from ldm.schema import CHOICES, InferenceConfig, ModelParams
 
@@ -109,7 +109,7 @@ class LegoPipeline(DiffusionPipeline):
     def from_checkpoint(
         cls, ckpt: str | os.PathLike, config: str | os.PathLike, overrides: Sequence[str] = ()
     ) -> LegoPipeline:
-        """A checkpoint, released or of `ldm.training`, and a YAML that it belongs to; its averages
+        """A checkpoint, released or of `ldm.training.module`, and a YAML that it belongs to; its averages
         unless an override says `model.params.load_ema=false`.
         """
         overrides = ["model.params.load_ema=true", *overrides]  # of a training YAML: another matter

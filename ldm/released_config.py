@@ -28,15 +28,17 @@ CLASSES: dict[str, dict[str, str]] = {
         "ldm.modules.encoders.modules.FrozenCLIPEmbedder": "transformers.CLIPTextModel"
     },
     "model.params.scheduler_config": {
-        "ldm.lr_scheduler.LambdaLinearScheduler": "ldm.training.rate_factor"
+        "ldm.lr_scheduler.LambdaLinearScheduler": "ldm.training.module.rate_factor"
     },
     "data": {
-        "main.DataModuleFromConfig": "ldm.train.PairData",
+        "main.DataModuleFromConfig": "ldm.training.run.PairData",
         "egogen_dataset.EgoGenDatasetEval": "ldm.data.read_condition",
     },
     "data.params.train": {"egogen_dataset.EgoGenDataset": "ldm.data.TrainingPairs"},
     "data.params.validation": {"egogen_dataset.EgoGenDataset": "ldm.data.TrainingPairs"},
-    "lightning.callbacks.image_logger": {"main.ImageLogger": "ldm.callbacks.SamplePictures"},
+    "lightning.callbacks.image_logger": {
+        "main.ImageLogger": "ldm.training.callbacks.SamplePictures"
+    },
 }
 
 

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 from egogen.atomic import atomic_path, write_json
 from egogen.errors import EgoGenError, run_command
-from metrics.compared_runs import Versus, compare_runs, read_run
-from metrics.comparison_plot import comparison_picture
-from metrics.comparison_table import text_table
+from metrics.reporting.comparison import comparison_picture
+from metrics.reporting.comparison_table import text_table
+from metrics.reporting.runs import Versus, compare_runs, read_run
 
 JSON_FILE, PICTURE_FILE = "compare.json", "compare.png"
 

@@ -6,9 +6,9 @@ import hashlib
 import os
 
 from egogen.errors import EgoGenError
-from metrics.bootstrap import SUFFIX, intervals
 from metrics.digests import content_digest
 from metrics.frame_pairs import Population, find_pairs, source_folder
+from metrics.intervals import SUFFIX, intervals
 from metrics.registry import METRICS, Metric, Settings, choose
 from metrics.results import METRIC_FILE, Results, default_folder, load
 

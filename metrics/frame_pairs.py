@@ -12,8 +12,8 @@ from pathlib import Path
 from egogen.actions import ActionEntry, inside, scan_actions
 from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
+from egogen.jobs import track
 from egogen.layout import GROUND_TRUTH
-from egogen.progress import track
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 ASPECT_SLACK = 0.02  # relative; frames are saved at whole pixels, so aspects agree only nearly

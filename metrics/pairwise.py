@@ -1,6 +1,6 @@
 """Two runs over the same frames: difference, interval, p-value and win rate of every figure.
 
-Intervals are those of `metrics.bootstrap`: whole clips are resampled, in both runs the same ones.
+Intervals are those of `metrics.intervals`: whole clips are resampled, in both runs the same ones.
 The p-value of a figure with per-frame values is that of the paired sign-flip (randomisation) test
 on the mean difference: if the runs were equally good, which of the two values of a clip came from
 which run would be arbitrary, so the signs of all differences of a clip are flipped at random. It
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from egogen.seeds import stable_seed
-from metrics.bootstrap import SEED, around, clip_numbers, percentiles, resampled_means
+from metrics.intervals import SEED, around, clip_numbers, percentiles, resampled_means
 from metrics.registry import Key
 
 FLIPS = 10_000  # drawn; all 2^clips where that is fewer

@@ -21,8 +21,7 @@ from egogen.actions import DESCRIPTION_KEY
 from egogen.atomic import atomic_path, write_text
 from egogen.errors import EgoGenError, run_command
 from egogen.settings import setting
-from metrics.compared_runs import Versus, compare_runs, read_run
-from metrics.report_data import (
+from metrics.reporting.data import (
     ReportData,
     read_curve,
     read_overall,
@@ -30,8 +29,9 @@ from metrics.report_data import (
     read_score,
     select,
 )
-from metrics.report_html import page
-from metrics.report_sheet import sheet
+from metrics.reporting.html import page
+from metrics.reporting.runs import Versus, compare_runs, read_run
+from metrics.reporting.sheet import sheet
 from metrics.results import default_folder
 
 SHEET_SAMPLES = 4  # best and worst ones in report.png, each
@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--against-images", type=Path, help="its frames: shows what gained and lost"
     )
-    parser.add_argument("--score", help="JSON of python -m egogen.mini.score for these frames")
+    parser.add_argument("--score", help="JSON of python -m mini.oracle.score for these frames")
     parser.add_argument("--swapped-score", help="the same of frames with other descriptions")
     parser.add_argument("--description-score", help="JSON: shares of descriptions that are right")
     parser.add_argument(

@@ -16,8 +16,8 @@ import argparse  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 
 from egogen.errors import run_command  # noqa: E402
+from ldm.checkpoints.convert import FORMS, convert  # noqa: E402
 from ldm.config import load_model_params  # noqa: E402
-from ldm.convert import FORMS, convert  # noqa: E402
 
 EPILOG = """\
 what each form holds:

@@ -4,4 +4,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
-exec .venv/bin/python scripts/mini_run.py full "$@"
+exec .venv/bin/python mini/run.py full "$@"

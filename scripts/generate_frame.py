@@ -80,9 +80,9 @@ def main(argv: Sequence[str]) -> int:
     # Slow to import: bad arguments are told first.
     from egogen.devices import usable_device
     from ldm.config import GenerateConfig, load_config
-    from ldm.one_frame import check_photo, generate_frame
-    from ldm.pictures import write_picture
-    from llava.decoding import Decoding
+    from ldm.images import write_picture
+    from lego.frame import check_photo, generate_frame
+    from llava.describing.decoding import Decoding
 
     check_photo(photo, options.image)
     overrides = [*options.overrides]

@@ -5,4 +5,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
-exec .venv/bin/python scripts/mini_run.py quick "$@"
+exec .venv/bin/python mini/run.py quick "$@"

@@ -22,16 +22,16 @@ from vllm_tiny import write_released
 import egogen.build.__main__
 import egogen.check
 import egogen.download.__main__
-import egogen.mini.__main__
-import egogen.mini.score
 import ldm.cache
 import llava.eval.convert_features
 import llava.eval.make_features
 import llava.eval.run_llava_in_loop
 import llava.train.train
 import main as training
+import mini.__main__
+import mini.oracle.score
 from egogen import layout
-from ldm.weights import to_own
+from ldm.checkpoints.layouts import to_own
 from metrics import all_metrics_in_one, compare, copy_source, inference, report
 
 PROJECT = Path(__file__).parents[1]
@@ -71,11 +71,11 @@ ENTRIES: dict[str, tuple[Callable, str]] = {
         "dataset {root}/out --manifest {root}/manifest.json",
     ),
     "render": (
-        egogen.mini.__main__.main,
+        mini.__main__.main,
         "{root}/out --datasets ego4d --pairs 3 --val-pairs 1 --workers 1",
     ),
     "score": (
-        egogen.mini.score.main,
+        mini.oracle.score.main,
         "--dataset-root {root}/mini --name ego4d --gen-path {root}/mini/made --out {root}/out.json",
     ),
     "tune": (
@@ -165,7 +165,7 @@ def write_world(root: Path) -> None:
 def write_mini(root: Path) -> None:
     """A rendered dataset, and its targets as the frames that were made."""
     words = [str(root), "--pairs", "6", "--val-pairs", "3", "--datasets", DATASET, "--workers", "1"]
-    egogen.mini.__main__.main(words)
+    mini.__main__.main(words)
     shutil.copytree(layout.frame_folder(root, DATASET, layout.GROUND_TRUTH), root / "made")
 
 

@@ -13,7 +13,7 @@ import torch
 from recipe import array, image, tensor
 from transformers import CLIPTokenizer
 
-from ldm.checkpoint import load_released
+from ldm.checkpoints.load import load_released
 from ldm.config import TrainConfig, load_config
 from ldm.model import LegoModel
 

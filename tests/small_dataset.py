@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from egogen import layout
-from egogen.features import write_feature
+from egogen.features.store import write_feature
 
 WIDTH = 8  # of the features
 

@@ -9,9 +9,9 @@ import torch
 from omegaconf import DictConfig
 from transformers import CLIPTextConfig, CLIPTokenizer
 
+from ldm.checkpoints.layouts import Weights
 from ldm.config import load_model_params
 from ldm.model import LegoModel
-from ldm.weights import Weights
 
 # Which parts a run may have averages of.
 KINDS = {"none": (), "unet": ("unet",), "both": ("unet", "conditioner")}

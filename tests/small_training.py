@@ -12,9 +12,9 @@ from small_dataset import WIDTH, write_dataset, write_features
 
 from ldm.architecture import build_autoencoder
 from ldm.config import TrainConfig, load_config
-from ldm.mini.text_tower import build_tower, save_tower, train_tokenizer
-from ldm.saving import Checkpoints
+from ldm.training.saving import Checkpoints
 from main import main
+from mini.start.ldm_text_tower import build_tower, save_tower, train_tokenizer
 
 CONFIG = Path(__file__).parents[1] / "configs" / "train_mini.yaml"
 SMALL = (

@@ -16,7 +16,7 @@ from PIL import Image
 from egogen.atomic import atomic_path, read_json, write_json, write_npy, write_text
 from egogen.errors import EgoGenError, run_command
 from egogen.frames import read_rgb
-from egogen.progress import Progress
+from egogen.jobs import Progress
 from egogen.seeds import stable_seed
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -8,15 +8,15 @@ import torch
 
 from egogen.atomic import write_json
 from egogen.errors import EgoGenError
-from egogen.features import (
+from egogen.features.projector import Projector, write_projector
+from egogen.features.shards import PATTERN, ShardReader, ShardWriter
+from egogen.features.store import (
     INFO_FILE,
     CompactWriter,
     feature_key,
     open_store,
     read_feature,
 )
-from egogen.projector import Projector, write_projector
-from egogen.shards import PATTERN, ShardReader, ShardWriter
 
 ROWS, VISION, WIDTH = 16, 6, 24
 

@@ -46,7 +46,7 @@ def refused(done):
 
 def test_dataset(small_disk):
     out = small_disk(300) / "mini"
-    words = ["-m", "egogen.mini", out, "--pairs", 12, "--seed", 3, "--datasets", "ego4d"]
+    words = ["-m", "mini", out, "--pairs", 12, "--seed", 3, "--datasets", "ego4d"]
     refused(call(*words))
     assert not list(out.rglob("*.tmp*"))
     small_disk(20000)

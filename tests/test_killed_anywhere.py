@@ -31,7 +31,7 @@ SAME_BYTES = (
 
 
 def line(out: Path) -> list[str]:
-    return [sys.executable, "scripts/mini_run.py", "tiny", "--out", str(out)]
+    return [sys.executable, "mini/run.py", "tiny", "--out", str(out)]
 
 
 def killed(out: Path, seconds: float) -> bool:

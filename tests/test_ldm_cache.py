@@ -8,12 +8,12 @@ import ldm.cache
 from egogen import EgoGenError
 from ldm.cache import PARTS, EncoderCache
 from ldm.cache import main as cache_main
-from ldm.checkpoint import load_start, read_weights
+from ldm.checkpoints.load import load_start, read_weights
 from ldm.config import TrainConfig, load_config
 from ldm.data import locate_entries
 from ldm.model import FROZEN_PARTS, LegoModel
-from ldm.train import build_data
-from ldm.training import LegoTraining
+from ldm.training.module import LegoTraining
+from ldm.training.run import build_data
 
 
 @pytest.fixture(scope="module")

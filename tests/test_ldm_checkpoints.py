@@ -22,7 +22,9 @@ from small_model import assert_equal_weights, random_model, write_small
 from transformers import CLIPTextConfig
 
 from egogen import EgoGenError
-from ldm.checkpoint import (
+from ldm.checkpoints.convert import bare_model
+from ldm.checkpoints.layouts import POSITIONS, UPDATES, Weights, from_released, to_own, to_released
+from ldm.checkpoints.load import (
     load,
     load_for_generation,
     load_start,
@@ -30,14 +32,12 @@ from ldm.checkpoint import (
     read_weights,
     start_weights,
 )
+from ldm.checkpoints.released_names import CONV_IN, released_names
 from ldm.config import TrainConfig, load_config
-from ldm.convert import bare_model
-from ldm.ema import Average
 from ldm.model import LegoModel
 from ldm.pipeline import LegoPipeline
-from ldm.released_names import CONV_IN, released_names
 from ldm.schedule import released_schedule
-from ldm.weights import POSITIONS, UPDATES, Weights, from_released, to_own, to_released
+from ldm.training.ema import Average
 
 PROJECT = Path(__file__).parents[1]
 UNTOUCHED = json.loads((DATA / "surgery.json").read_text())["load_ema_false"]["missing_outside_ema"]

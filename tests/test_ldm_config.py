@@ -11,8 +11,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from egogen import EgoGenError
+from ldm.checkpoints.convert import bare_model
 from ldm.config import GenerateConfig, TrainConfig, load_config, load_model_params
-from ldm.convert import bare_model
 from ldm.released_config import CLASSES, WITHOUT_EFFECT, generic_key, translate
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -12,13 +12,13 @@ from transformers import CLIPTextConfig
 
 from egogen import EgoGenError
 from ldm.architecture import CLIP_VIT_L14_TEXT
-from ldm.checkpoint import read_weights
+from ldm.checkpoints.convert import bare_model, convert, read_any
+from ldm.checkpoints.layouts import Weights, to_own, to_released
+from ldm.checkpoints.load import read_weights
+from ldm.checkpoints.released_names import released_names
 from ldm.config import GenerateConfig, load_config
-from ldm.convert import bare_model, convert, read_any
 from ldm.model import LegoModel
 from ldm.pipeline import LegoPipeline
-from ldm.released_names import released_names
-from ldm.weights import Weights, to_own, to_released
 
 PROJECT = Path(__file__).parents[1]
 

@@ -10,7 +10,7 @@ from released_model import DATA, check
 
 from ldm.config import TrainConfig, load_config
 from ldm.data import TrainingPairs, locate_entries, read_condition
-from ldm.pictures import read_pixels
+from ldm.images import read_pixels
 
 GOLDEN = np.load(DATA / "dataset.npz")
 FACTS = json.loads((DATA / "dataset.json").read_text())

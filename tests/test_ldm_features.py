@@ -14,8 +14,8 @@ from egogen.actions import read_actions
 from egogen.atomic import write_json
 from egogen.check import main as check
 from egogen.errors import EgoGenError
-from egogen.features import INFO_FILE, CompactWriter, ReleasedWriter
-from egogen.projector import Projector, write_projector
+from egogen.features.projector import Projector, write_projector
+from egogen.features.store import INFO_FILE, CompactWriter, ReleasedWriter
 from ldm.conditioning import FeatureConditioner
 from ldm.data import Located, check_stores, project, read_features, stack
 

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTokenizer
 
 from egogen import EgoGenError
-from egogen.features import write_feature
+from egogen.features.store import write_feature
 from ldm.generate import run_folder
-from ldm.pictures import to_picture
+from ldm.images import to_picture
 
 DATA = Path(__file__).parent / "data" / "ldm"
 

@@ -22,12 +22,12 @@ from small_model import (
 
 from egogen import EgoGenError
 from egogen.seeds import stable_seed
+from ldm.checkpoints.layouts import to_own
 from ldm.data import to_features
 from ldm.generate import generate_batch
-from ldm.pictures import to_picture, to_pixels
+from ldm.images import to_picture, to_pixels
 from ldm.pipeline import LegoPipeline
 from ldm.schema import InferenceConfig
-from ldm.weights import to_own
 
 STEPS = 2
 NAMES = [("clip_0", "0"), ("clip_1", "7")]

@@ -18,7 +18,7 @@ from released_model import (
 )
 
 from egogen import EgoGenError
-from ldm.checkpoint import load_released, read_weights
+from ldm.checkpoints.load import load_released, read_weights
 from ldm.conditioning import FeatureConditioner, pad_text_rows
 
 TOKENS = json.loads((DATA / "tokens.json").read_text())

@@ -13,13 +13,13 @@ from torch.utils.data import default_collate
 
 from egogen import EgoGenError
 from ldm.cache import PARTS
-from ldm.checkpoint import read_weights
+from ldm.checkpoints.load import read_weights
 from ldm.config import TrainConfig, load_config
 from ldm.data import locate_entries
 from ldm.model import LegoModel
-from ldm.order import EpochBatches
-from ldm.train import build_data, train
-from ldm.training import LegoTraining
+from ldm.training.module import LegoTraining
+from ldm.training.order import EpochBatches
+from ldm.training.run import build_data, train
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,15 +13,15 @@ from torch._utils import ExceptionWrapper
 
 from egogen import EgoGenError
 from egogen.stopping import StoppedBySignal, requeue
-from ldm.callbacks import TrainingLog
-from ldm.checkpoint import read_weights
-from ldm.cluster import cluster_environment
+from ldm.checkpoints.load import read_weights
 from ldm.config import TrainConfig, load_config
 from ldm.model import LegoModel
-from ldm.order import ValidationBatches
-from ldm.saving import Checkpoints, check_space, checkpoint_bytes
-from ldm.train import build_data, build_logger, micro_batches, workers_errors_in_one_line
-from ldm.training import LegoTraining
+from ldm.training.callbacks import TrainingLog
+from ldm.training.cluster import cluster_environment
+from ldm.training.module import LegoTraining
+from ldm.training.order import ValidationBatches
+from ldm.training.run import build_data, build_logger, micro_batches, workers_errors_in_one_line
+from ldm.training.saving import Checkpoints, check_space, checkpoint_bytes
 
 
 @pytest.fixture(scope="module")

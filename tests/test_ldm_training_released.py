@@ -14,14 +14,14 @@ from omegaconf import OmegaConf
 from released_model import DATA, SETTINGS, TINY, check, inputs, pixels, tiny_model
 from torch.utils.data import DataLoader
 
-from ldm.callbacks import AverageUpdate
+from ldm.checkpoints.released_names import released_names
 from ldm.conditioning import dropout_masks
 from ldm.config import TrainConfig, load_config
 from ldm.data import TrainingPairs
-from ldm.ema import Average
-from ldm.released_names import released_names
 from ldm.schedule import NoiseSchedule, released_schedule
-from ldm.training import LegoTraining, bound_weights, rate_factor
+from ldm.training.callbacks import AverageUpdate
+from ldm.training.ema import Average
+from ldm.training.module import LegoTraining, bound_weights, rate_factor
 
 GOLDEN = np.load(DATA / "train.npz")
 EXPECTED = json.loads((DATA / "train.json").read_text())

@@ -13,11 +13,11 @@ from PIL import Image
 from released_model import DATA, SETTINGS, check, inputs, pixels, tiny_model
 
 from egogen.chunks import floor_chunk
-from egogen.features import write_feature
+from egogen.features.store import write_feature
 from ldm import generate
 from ldm.conditioning import FeatureConditioner, pad_text_rows
 from ldm.config import GenerateConfig, load_config
-from ldm.pictures import to_picture
+from ldm.images import to_picture
 from ldm.sampling import (
     Conditioning,
     ancestral_step_sizes,

@@ -12,7 +12,9 @@ from offline import offline  # noqa: F401 (no hidden downloads)
 from safetensors.torch import save_file
 from word_piece_folder import write_vocabulary
 
-from metrics import all_metrics_in_one, egovlp, text_similarity
+from metrics import all_metrics_in_one
+from metrics.measures import egovlp
+from metrics.networks import text_similarity
 from metrics.registry import KEYS, METRICS
 
 FOLDER = {"ego4d": "ego4d.fho", "epickitchen": "epickitchen"}

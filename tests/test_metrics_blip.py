@@ -16,11 +16,11 @@ from word_piece_folder import write_vocabulary
 
 from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
-from metrics import captions
-from metrics.beam_search import SearchRules, beam_search
-from metrics.blip_attention import picture_states
 from metrics.frame_pairs import find_pairs
-from metrics.state_dicts import load_state_dict
+from metrics.measures import captions
+from metrics.networks.beam_search import SearchRules, beam_search
+from metrics.networks.blip_attention import picture_states
+from metrics.networks.loading import load_state_dict
 
 
 @pytest.fixture(scope="module")

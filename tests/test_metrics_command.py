@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 from egogen.errors import EgoGenError
-from metrics import copy_source, reference_features
+from metrics import copy_source
 from metrics.all_metrics_in_one import main
 from metrics.frame_pairs import find_pairs
+from metrics.measures import reference_features
 from metrics.registry import METRICS, Measured, Metric
 from metrics.results import PARTS
 

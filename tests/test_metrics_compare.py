@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 
 from egogen.errors import run_command
-from metrics import bootstrap, compare
+from metrics import compare
+from metrics import intervals as bootstrap
 from metrics.all_metrics_in_one import main as measure
-from metrics.bootstrap import clip_numbers, intervals, percentiles, resampled_means
-from metrics.compared_runs import compare_runs, read_run
-from metrics.frechet import frechet_distance
+from metrics.intervals import clip_numbers, intervals, percentiles, resampled_means
+from metrics.measures.frechet import frechet_distance
 from metrics.pairwise import compare_columns, compare_resampled, sign_flip_p
 from metrics.registry import KEYS, Measured
+from metrics.reporting.runs import compare_runs, read_run
 
 PROJECT = Path(__file__).resolve().parents[1]
 DATA = Path(__file__).parent / "data" / "metrics" / "ego4d"

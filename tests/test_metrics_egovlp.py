@@ -17,10 +17,11 @@ from PIL import Image
 from word_piece_folder import write_vocabulary
 
 from egogen.errors import EgoGenError
-from metrics import egovlp, text_similarity
 from metrics.frame_pairs import Pair, find_pairs
-from metrics.video_transformer import GroupedAttention
-from metrics.word_pieces import word_pieces
+from metrics.measures import egovlp
+from metrics.networks import text_similarity
+from metrics.networks.video_transformer import GroupedAttention
+from metrics.networks.word_pieces import word_pieces
 
 FOLDER = {"ego4d": "ego4d.fho", "epickitchen": "epickitchen"}
 MODES = {"no_context": egovlp.still_videos, "with_context": egovlp.videos_with_source}

@@ -19,10 +19,11 @@ from offline import offline  # noqa: F401 (no hidden downloads)
 from safetensors.torch import save_file
 
 from egogen.errors import EgoGenError
-from metrics import all_metrics_in_one, clip_image, frechet, perceptual
+from metrics import all_metrics_in_one
 from metrics.frame_pairs import find_pairs
-from metrics.pictures import read_pair, read_unresized, squeezed
-from metrics.state_dicts import load_state_dict
+from metrics.images import read_pair, read_unresized, squeezed
+from metrics.measures import clip_image, frechet, perceptual
+from metrics.networks.loading import load_state_dict
 
 FOLDER = {"ego4d": "ego4d.fho", "epickitchen": "epickitchen"}
 NETWORKS = {

@@ -9,11 +9,11 @@ from PIL import Image
 from egogen import EgoGenError
 from egogen.actions import DESCRIPTION_KEY, read_actions, read_clip_sizes
 from egogen.layout import GROUND_TRUTH, action_file, frame_folder, metadata_file
-from egogen.mini.__main__ import main
-from egogen.mini.clips import Clip
-from egogen.mini.kinds import KINDS
-from egogen.mini.texts import cleaned, parse_description, place_words
-from egogen.mini.write import conversations_file, truth_file
+from mini.__main__ import main
+from mini.world.clips import Clip
+from mini.world.kinds import KINDS
+from mini.world.texts import cleaned, parse_description, place_words
+from mini.world.write import conversations_file, truth_file
 
 STORED = {
     (1920, 1080): {"ego4d": (455, 256), "epickitchen": (456, 256)},
@@ -210,4 +210,4 @@ def test_names_of_clips_are_unique():
 def test_the_command_says_how_it_is_used(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert "python -m egogen.mini" in capsys.readouterr().out
+    assert "python -m mini" in capsys.readouterr().out

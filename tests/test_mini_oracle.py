@@ -5,12 +5,12 @@ import pytest
 from PIL import Image, ImageFilter
 
 from egogen import EgoGenError
-from egogen.changed_region import changed_mask
-from egogen.mini.clips import Clip
-from egogen.mini.oracle import action_done, judge
-from egogen.mini.reading import read_picture
-from egogen.mini.render import Renderer
-from egogen.mini.scene import after
+from metrics.measures.changed_region import changed_mask
+from mini.oracle.oracle import action_done, judge
+from mini.oracle.reading import read_picture
+from mini.world.clips import Clip
+from mini.world.render import Renderer
+from mini.world.scene import after
 
 CLIPS = 60
 

@@ -21,7 +21,7 @@ def call(*words, **options):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     out = tmp_path_factory.mktemp("tiny") / "run"
-    done = call("scripts/mini_run.py", "tiny", "--out", out)
+    done = call("mini/run.py", "tiny", "--out", out)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
 
@@ -53,7 +53,7 @@ def test_everything_is_there(tiny):
 
 
 def test_a_second_run_does_nothing(tiny):
-    done = call("scripts/mini_run.py", "tiny", "--out", tiny)
+    done = call("mini/run.py", "tiny", "--out", tiny)
     assert done.returncode == 0 and "==" not in done.stdout and "report:" in done.stdout
 
 
@@ -61,7 +61,7 @@ def test_a_lost_frame_comes_back(tiny):
     frame = next(images_of(tiny).rglob("*.jpg"))
     before = frame.read_bytes()
     frame.unlink()
-    done = call("scripts/mini_run.py", "tiny", "--out", tiny)
+    done = call("mini/run.py", "tiny", "--out", tiny)
     assert done.returncode == 0, done.stderr
     assert frame.read_bytes() == before
     assert "== frames of" in done.stdout and "== training" not in done.stdout

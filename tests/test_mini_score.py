@@ -8,8 +8,8 @@ import pytest
 from egogen import EgoGenError
 from egogen.actions import DESCRIPTION_KEY, read_actions
 from egogen.layout import action_file, frame_folder
-from egogen.mini.__main__ import main as make
-from egogen.mini.score import main, read_truth, score_descriptions
+from mini.__main__ import main as make
+from mini.oracle.score import main, read_truth, score_descriptions
 
 
 @pytest.fixture(scope="module")

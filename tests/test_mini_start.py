@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from egogen.mini.write import write_dataset
-from ldm.checkpoint import load_start, read_weights
+from ldm.checkpoints.load import load_start, read_weights
 from ldm.config import TrainConfig, load_config
-from ldm.mini.autoencoder import frame_paths, psnr_of, read_frames
-from ldm.mini.start import CONFIG
-from ldm.mini.start import main as start_main
-from ldm.mini.text_tower import FACTS, fact_labels, sample_texts
 from ldm.model import LegoModel
+from mini.start.ldm import CONFIG
+from mini.start.ldm import main as start_main
+from mini.start.ldm_autoencoder import frame_paths, psnr_of, read_frames
+from mini.start.ldm_text_tower import FACTS, fact_labels, sample_texts
+from mini.world.write import write_dataset
 
 START = CONFIG.parent / "mini" / "start.safetensors"
 

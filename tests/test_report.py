@@ -16,8 +16,8 @@ from egogen import layout
 from egogen.actions import read_actions
 from egogen.errors import EgoGenError, run_command
 from metrics import all_metrics_in_one, report
-from metrics.report_curves import smooth
-from metrics.report_data import Sample, read_curve, select
+from metrics.reporting.curves import smooth
+from metrics.reporting.data import Sample, read_curve, select
 from metrics.results import read_samples
 
 EVIL = '<script>document.body.innerHTML=""</script> "quoted" & \N{SNOWMAN} ' + "long" * 60

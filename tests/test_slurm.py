@@ -22,7 +22,7 @@ from vllm_tiny import write_released
 
 from egogen import layout
 from egogen.actions import read_actions
-from egogen.features import read_feature
+from egogen.features.store import read_feature
 
 PROJECT = Path(__file__).resolve().parents[1]
 CLIPS = 12
@@ -218,10 +218,10 @@ def test_merge_job_says_which_chunks_are_missing(cluster, described, tmp_path):
 
 @pytest.mark.slurm
 def test_generation_and_metrics(cluster, described, tmp_path_factory):
-    from ldm.checkpoint import load_start
+    from ldm.checkpoints.layouts import Weights, to_own
+    from ldm.checkpoints.load import load_start
     from ldm.config import TrainConfig, load_config
     from ldm.model import LegoModel
-    from ldm.weights import Weights, to_own
 
     root = tmp_path_factory.mktemp("stage2")
     overrides = write_run(root)

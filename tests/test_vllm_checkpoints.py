@@ -12,10 +12,9 @@ from vllm_layouts import assert_same, bin_shards, change, picture, write_two_lay
 from vllm_tiny import read, released_state, write_released
 
 from egogen.errors import EgoGenError
-from llava import checkpoint_config
-from llava.checkpoint import load, load_model
-from llava.checkpoint_config import read_config
-from llava.checkpoint_files import (
+from llava.checkpoints import config as checkpoint_config
+from llava.checkpoints.config import read_config
+from llava.checkpoints.files import (
     COMPUTED,
     HUB_NAMES,
     MODEL_NAMES,
@@ -23,6 +22,7 @@ from llava.checkpoint_files import (
     check_weights,
     rename,
 )
+from llava.checkpoints.load import load, load_model
 from llava.model import Llava
 
 TOWER = "model.vision_tower.vision_tower.vision_model."

@@ -14,14 +14,14 @@ from vllm_layouts import CASE, assert_same, bin_shards, change, outcome, picture
 from vllm_tiny import read, released_state, write_released
 
 from egogen.errors import EgoGenError
-from llava import checkpoint
-from llava.checkpoint import load, load_model, quantization_of, read_state, save_tools
-from llava.checkpoint_config import read_config
-from llava.checkpoint_files import read_weights
-from llava.convert import convert
+from llava.checkpoints import load as checkpoint
+from llava.checkpoints.config import read_config
+from llava.checkpoints.convert import convert
+from llava.checkpoints.files import read_weights
+from llava.checkpoints.load import load, load_model, quantization_of, read_state, save_tools
+from llava.describing.stores import model_info
 from llava.eval.arguments import load_asked
 from llava.eval.run_llava_in_loop import parse
-from llava.feature_stores import model_info
 from llava.tokens import IMAGE_ID
 
 bitsandbytes = pytest.mark.skipif(
@@ -147,7 +147,7 @@ def test_hub_to_released_and_back(two_layers, tmp_path):
 
 
 def test_shards_of_a_large_checkpoint(released, reference, tmp_path, monkeypatch):
-    monkeypatch.setattr("llava.checkpoint_files.SHARD_SIZE", "100KB")
+    monkeypatch.setattr("llava.checkpoints.files.SHARD_SIZE", "100KB")
     bits = shutil.copytree(released, tmp_path / "bits")
     bin_shards(released_state(), bits)
     files = convert(bits, tmp_path / "hub", "hub")
@@ -169,7 +169,7 @@ def test_killed_conversion_is_no_checkpoint(released, reference, tmp_path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("llava.convert._write_processor", killed)
+        patch.setattr("llava.checkpoints.convert._write_processor", killed)
         with pytest.raises(KeyboardInterrupt):
             convert(released, tmp_path, "hub")
     with pytest.raises(EgoGenError, match="config.json: no such file"):

@@ -13,20 +13,20 @@ from vllm_tiny import read, write_released
 
 from egogen.chunks import ceil_chunk
 from egogen.errors import EgoGenError, run_command
-from egogen.features import feature_path, open_store, read_feature, read_info
-from egogen.projector import write_projector
-from egogen.shards import PATTERN
-from llava import description_loop
-from llava.checkpoint import load
-from llava.decoding import Decoding
-from llava.describe import describe_frames, prompt_ids
-from llava.description_loop import Job, run
-from llava.engine import answer_ids, transformers_engine
+from egogen.features.projector import write_projector
+from egogen.features.shards import PATTERN
+from egogen.features.store import feature_path, open_store, read_feature, read_info
+from llava.checkpoints.load import load
+from llava.describing import loop as description_loop
+from llava.describing.decoding import Decoding
+from llava.describing.describe import describe_frames, prompt_ids
+from llava.describing.engine import answer_ids, transformers_engine
+from llava.describing.feature_conversion import projector_from
+from llava.describing.loop import Job, run
+from llava.describing.merge import chunk_files, merge_results
+from llava.describing.results import result_file
 from llava.eval import convert_features, make_features
-from llava.feature_conversion import projector_from
 from llava.labels import clean_label, question
-from llava.merge import chunk_files, merge_results
-from llava.results import result_file
 from llava.tokens import expand
 
 GENERATION, LOOP = read("generation.json"), read("loop_output.json")

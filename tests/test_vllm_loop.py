@@ -11,14 +11,14 @@ from vllm_tiny import write_released
 
 from egogen import layout
 from egogen.errors import EgoGenError, run_command
-from egogen.features import read_feature
-from llava import description_loop
-from llava.checkpoint import load
-from llava.decoding import Decoding
-from llava.description_loop import Job, run
+from egogen.features.store import read_feature
+from llava.checkpoints.load import load
+from llava.describing import loop as description_loop
+from llava.describing.decoding import Decoding
+from llava.describing.loop import Job, run
+from llava.describing.merge import check_complete, chunk_files, merge_results
+from llava.describing.results import read_results, result_file
 from llava.eval import run_llava_in_loop
-from llava.merge import check_complete, chunk_files, merge_results
-from llava.results import read_results, result_file
 
 DATASET, CLIPS, ACTIONS = "ego4d", 4, 2
 

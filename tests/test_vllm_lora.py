@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from small_tuning import flags, write_inputs
 
 from egogen.errors import EgoGenError, run_command
-from llava.checkpoint import load, load_model
+from llava.checkpoints.load import load, load_model
 from llava.train import merge_lora
 from llava.train.train import main
 

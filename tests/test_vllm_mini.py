@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from egogen.mini.texts import parse_description
-from egogen.mini.write import write_dataset
-from llava.checkpoint import load
+from llava.checkpoints.load import load
 from llava.image_processing import ImageProcessor
-from llava.mini.pretrain import scene_pixels, word_directions
-from llava.mini.scenes import (
+from mini.start.vllm import main
+from mini.start.vllm_pretrain import scene_pixels, word_directions
+from mini.start.vllm_scenes import (
     KIND_NAMES,
     SPOTS,
     caption,
@@ -19,7 +18,8 @@ from llava.mini.scenes import (
     questions,
     read_scenes,
 )
-from llava.mini_base import main
+from mini.world.texts import parse_description
+from mini.world.write import write_dataset
 
 GRID = 16
 TINY = "--vision-steps 2 --language-steps 4 --batch-size 4 --hidden 32 --heads 1 --layers 1"

@@ -8,9 +8,9 @@ from recipe import image
 from vllm_batches import MARKED, encoded, tuning_batch
 from vllm_tiny import DATA, read, write_released
 
-from llava.checkpoint import load
-from llava.decoding import Decoding, distribution
-from llava.describe import describe_frames, prompt_ids
+from llava.checkpoints.load import load
+from llava.describing.decoding import Decoding, distribution
+from llava.describing.describe import describe_frames, prompt_ids
 from llava.image_processing import ImageProcessor
 from llava.labels import clean_label
 from llava.tokenizer import load_tokenizer

@@ -6,13 +6,13 @@ import torch
 from vllm_layouts import golden_request
 from vllm_tiny import read, write_released
 
-from llava.checkpoint import load
+from llava.checkpoints.load import load
 from llava.conversation import TEMPLATES
-from llava.decoding import Decoding, Written, decode, greedy
-from llava.describe import describe_frames, prompt_ids
-from llava.engine import answer_ids
+from llava.describing.decoding import Decoding, Written, decode, greedy
+from llava.describing.describe import describe_frames, prompt_ids
+from llava.describing.engine import answer_ids
+from llava.describing.teacher_forcing import text_rows
 from llava.labels import question
-from llava.teacher_forcing import text_rows
 from llava.tokens import encode_conversation, expand
 
 GENERATION = read("generation.json")

@@ -8,9 +8,9 @@ from recipe import image
 from vllm_tiny import DATA
 
 from llava.conversation import TEMPLATES
-from llava.data import Collator, read_conversations
 from llava.tokenizer import load_tokenizer
 from llava.tokens import encode_conversation, expand_sample
+from llava.train.data import Collator, read_conversations
 
 # The released code masks a whole sample whose text holds "[/INST] " or "</s>"; here the mark is
 # taken apart, so these two cannot be equal.

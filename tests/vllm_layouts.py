@@ -12,8 +12,8 @@ from recipe import image, tensor
 from safetensors.torch import save_file
 from vllm_tiny import read, released_state, write_released
 
-from llava.decoding import Decoding
-from llava.describe import describe_frames, prompt_ids
+from llava.describing.decoding import Decoding
+from llava.describing.describe import describe_frames, prompt_ids
 from llava.labels import clean_label
 from llava.tokens import expand
 

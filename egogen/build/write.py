@@ -21,10 +21,10 @@ from egogen.atomic import atomic_path, read_json, write_bytes, write_json, write
 from egogen.build.clips import find_clip, open_clip
 from egogen.build.judge import measure
 from egogen.build.table import Row, Timing
-from egogen.claims import check_claim, claim
 from egogen.errors import EgoGenError
+from egogen.jobs import Progress
 from egogen.layout import GROUND_TRUTH, SPLITS, action_file, frame_folder, metadata_file
-from egogen.progress import Progress
+from egogen.provenance import check_claim, claim
 
 JPEG_QUALITY = 95
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from egogen.atomic import read_json, write_json
 from egogen.errors import EgoGenError
-from egogen.progress import Progress
+from egogen.jobs import Progress
 
 BLOCK = 1 << 20
 TIMEOUT_SECONDS = 60

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from egogen.atomic import atomic_path
 from egogen.download.fetch import BLOCK, check_space
 from egogen.errors import EgoGenError
-from egogen.progress import Progress
+from egogen.jobs import Progress
 
 
 @dataclass(frozen=True)

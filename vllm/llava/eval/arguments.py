@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from egogen.errors import EgoGenError
-from egogen.features import LAYOUTS
+from egogen.features.store import LAYOUTS
 from llava.labels import DATASETS, QUERY, STYLES, check_query, dataset_of
 
 if TYPE_CHECKING:
-    from llava.checkpoint import Loaded
+    from llava.checkpoints.load import Loaded
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
@@ -80,7 +80,7 @@ def check_least(args: argparse.Namespace, **least: float) -> None:
 
 
 def job_fields(args: argparse.Namespace, action_label: Path) -> dict[str, Any]:
-    """What the shared flags say of a `llava.description_loop.Job`."""
+    """What the shared flags say of a `llava.describing.loop.Job`."""
     return {
         "image_dir": args.image_dir,
         "action_label": action_label,
@@ -97,7 +97,7 @@ def job_fields(args: argparse.Namespace, action_label: Path) -> dict[str, Any]:
 
 
 def load_asked(args: argparse.Namespace) -> Loaded:
-    from llava.checkpoint import load  # slow to import: bad arguments are told first
+    from llava.checkpoints.load import load  # slow to import: bad arguments are told first
 
     return load(
         args.model_path,

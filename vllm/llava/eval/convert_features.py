@@ -9,7 +9,7 @@ from pathlib import Path
 from egogen.actions import read_actions
 from egogen.chunks import floor_chunk
 from egogen.errors import run_command
-from egogen.features import LAYOUTS
+from egogen.features.store import LAYOUTS
 
 EXAMPLE = """example:
   python -m llava.eval.convert_features --kind image --to compact \\
@@ -37,7 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--chunk-idx", type=int, default=1, help="1 to the number of chunks")
     args = parser.parse_args(argv)
     entries = floor_chunk(read_actions(args.action_label), args.num_chunks, args.chunk_idx)
-    from llava.feature_conversion import Conversion, convert, projector_from  # slow to import
+    from llava.describing.feature_conversion import (  # slow to import
+        Conversion,
+        convert,
+        projector_from,
+    )
 
     needs = args.projector and args.kind == "image" and args.to == "compact"
     job = Conversion(

@@ -15,8 +15,8 @@ from pathlib import Path
 from egogen.actions import DESCRIPTION_KEY, ActionEntry, read_actions
 from egogen.atomic import read_json
 from egogen.errors import EgoGenError, run_command
-from llava.description_loop import Job, run
-from llava.engine import answer_ids, given_texts
+from llava.describing.engine import answer_ids, given_texts
+from llava.describing.loop import Job, run
 from llava.eval.arguments import add_arguments, check_least, job_fields, load_asked
 
 RESULT_KEY = "description"  # the field of the description loop's own results

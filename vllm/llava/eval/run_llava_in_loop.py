@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from egogen.errors import run_command
-from llava.decoding import SAMPLINGS, TOP_K, Decoding
-from llava.description_loop import Job, run
+from llava.describing.decoding import SAMPLINGS, TOP_K, Decoding
+from llava.describing.loop import Job, run
 from llava.eval.arguments import add_arguments, check_least, job_fields, load_asked
 
 EXAMPLE = """example:

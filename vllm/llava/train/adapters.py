@@ -14,7 +14,7 @@ import torch
 
 from egogen.atomic import read_json, write_json
 from egogen.errors import EgoGenError
-from llava.checkpoint import load_model, save_tools, with_tools
+from llava.checkpoints.load import load_model, save_tools, with_tools
 from llava.model import Llava
 from llava.train.saving import half_of, publish
 

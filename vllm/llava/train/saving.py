@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from egogen.atomic import read_json, write_json
 from egogen.errors import EgoGenError
-from llava.checkpoint import Loaded, save_tools
+from llava.checkpoints.load import Loaded, save_tools
 from llava.train.parallel import wait_for_all
 
 WHOLE_FILE = "whole.json"  # written last into a checkpoint folder

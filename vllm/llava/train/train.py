@@ -13,12 +13,12 @@ from transformers import set_seed
 from egogen.alone import alone
 from egogen.atomic import read_json, write_json
 from egogen.errors import EgoGenError, run_command
-from egogen.progress import track
-from llava.checkpoint import Loaded, load_model, save_tools, with_tools
+from egogen.jobs import track
+from llava.checkpoints.load import Loaded, load_model, save_tools, with_tools
 from llava.conversation import TEMPLATES
-from llava.data import Collator, TuningData, read_conversations
 from llava.train.adapters import ADAPTER_FOLDER, add_adapters, merge, write_origin
 from llava.train.arguments import Flags, TuningArguments, parse
+from llava.train.data import Collator, TuningData, read_conversations
 from llava.train.parallel import is_first, leave_deepspeed, wait_for_all
 from llava.train.saving import half_of, newest_whole, publish
 from llava.train.trainer import Tuner

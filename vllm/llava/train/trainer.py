@@ -11,8 +11,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
-from egogen.progress import LOG_EVERY_SECONDS, Progress
-from llava.checkpoint import Loaded
+from egogen.jobs import LOG_EVERY_SECONDS, Progress
+from llava.checkpoints.load import Loaded
 from llava.train.order import EpochOrder
 from llava.train.parallel import processes
 from llava.train.saving import WholeCheckpoints

@@ -1,0 +1,305 @@
+"""The feature store: what stage 1 saves of each source frame, and stage 2 is conditioned on.
+
+Two layouts, read through the same functions:
+
+released   one half-precision .npy per source frame and kind, beside one another in the frames'
+           folders; image features are the projector's output, (256, 5120) at full size
+compact    few large files (`egogen.features.shards`); image features are the vision tower's output,
+           (256, 1024) at full size, with the projector once beside them (`egogen.features.projector`), and
+           text features at most TEXT_ROWS rows
+
+`feature_info.json` in the store's folder says what made it and which layout it has; a folder
+without it has the released one. P patches, n text rows, C vision width, D language width.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from egogen.actions import inside, safe_relative
+from egogen.atomic import read_json, write_npy
+from egogen.errors import EgoGenError
+from egogen.features.shards import ShardReader, ShardWriter
+
+TEXT_ROWS = 77  # stage 2 never uses more
+INFO_FILE = "feature_info.json"
+LAYOUTS = ("released", "compact")
+
+
+def feature_path(root: str | os.PathLike, image_0: str) -> Path:
+    """Where the feature of source frame `image_0` (relative to its folder) lies under `root`."""
+    relative = PurePosixPath(safe_relative(image_0, f"{root}: image_0"))
+    return inside(root, str(relative.with_suffix(".npy")))
+
+
+def find_feature(root: str | os.PathLike, image_0: str) -> Path:
+    """Like `feature_path`, and finds files whose every "jpg", in folders too, became "npy"."""
+    path = feature_path(root, image_0)
+    if "jpg" not in image_0.removesuffix("jpg") or path.exists():
+        return path
+    released = inside(root, image_0.replace("jpg", "npy"))
+    return released if released.exists() else path
+
+
+class ReleasedStore:
+    """One .npy per frame. `projector` is None: what is stored is what stage 2 is told."""
+
+    projector = None
+
+    def __init__(self, root: str | os.PathLike):
+        self.root = Path(root)
+
+    def stored(self, image_0: str, width: int | None = None, rows: int | None = None) -> np.ndarray:
+        """(n, d) rows, float16 or, where a file has more, float32; `width` (d) and `rows` (n) are
+        checked when given.
+
+        Released text features of shape (n, k, d) give their last entry along k; one of (d,), which
+        the released code wrote for one-token answers, gives (1, d). Nothing pickled is ever loaded.
+        """
+        path = find_feature(self.root, image_0)
+        array = as_feature(_load(path, image_0), path, width, rows)
+        return array if array.dtype == np.float16 else array.astype(np.float32, copy=False)
+
+    read = stored
+
+    def shape(self, image_0: str) -> tuple[int, int]:
+        """(n, d), from the header; a file cut short is an error, values are not looked at."""
+        path = find_feature(self.root, image_0)
+        array = _as_rows(_load(path, image_0, mmap_mode="r"))
+        _check_shape(array.shape, path, None, None)
+        return array.shape
+
+
+class FrameFeature(NamedTuple):
+    """What errors call an entry of a compact store; put into words when there is one."""
+
+    root: Path
+    image_0: str
+
+    def __str__(self) -> str:
+        return f"{self.root}: feature of frame {self.image_0}"
+
+
+class CompactStore:
+    """Shards. What is stored of a picture is (P, C); `projector` makes (P, D) of it."""
+
+    def __init__(self, root: str | os.PathLike, info: Mapping[str, Any]):
+        self.root, self.info = Path(root), info
+        self.shards = ShardReader(root)
+
+    @cached_property
+    def projector(self):
+        """`egogen.features.projector.Projector` of an image store, None for text."""
+        if self.info.get("kind") != "image":
+            return None
+        from egogen.features.projector import read_projector  # torch takes a second to import
+
+        return read_projector(self.root)
+
+    def stored(self, image_0: str, width: int | None = None, rows: int | None = None) -> np.ndarray:
+        """(P, C) or (n, D) float16; `width` (D, after the projector) and `rows` are checked."""
+        array = self._at(self.shards.read, image_0)
+        self._check_rows(array.shape, image_0, width, rows)
+        _check_finite(array, self._where(image_0))
+        return array
+
+    def read(self, image_0: str, width: int | None = None, rows: int | None = None) -> np.ndarray:
+        """What stage 2 is told, (n, D) float16; a picture's rows go through the projector here."""
+        array = self.stored(image_0, width, rows)
+        if self.projector is None:
+            return array
+        import torch
+
+        return self.projector(torch.from_numpy(array)).half().numpy()
+
+    def shape(self, image_0: str) -> tuple[int, int]:
+        """(n, D) of `read`, without reading."""
+        shape = self._at(self.shards.shape, image_0)
+        self._check_rows(shape, image_0, None, None)
+        return shape[0], self._width(shape[1])
+
+    def _where(self, image_0: str) -> FrameFeature:
+        return FrameFeature(self.root, image_0)
+
+    def _at(self, reader, image_0: str):
+        try:
+            return reader(feature_key(image_0))
+        except KeyError:
+            raise EgoGenError(f"{self.root}: no feature of frame {image_0} in its shards") from None
+
+    def _width(self, stored: int) -> int:
+        return stored if self.projector is None else self.projector.output_width
+
+    def _check_rows(self, shape, image_0: str, width: int | None, rows: int | None) -> None:
+        where = self._where(image_0)
+        if self.projector is not None:
+            _check_shape(shape, where, self.projector.input_width, rows)
+        if width is not None and self._width(shape[-1]) != width:
+            raise EgoGenError(
+                f"{where}: width {self._width(shape[-1])} of the language model, expected {width}"
+            )
+        _check_shape(shape, where, None, rows)
+
+
+def feature_key(image_0: str) -> str:
+    """The name of a frame's entry in shards: its path without the suffix."""
+    return posixpath.splitext(posixpath.normpath(safe_relative(image_0, "image_0")))[0]
+
+
+def open_store(root: str | os.PathLike) -> ReleasedStore | CompactStore:
+    """The store in a folder, whichever layout it has; opened once and kept."""
+    info = Path(root) / INFO_FILE
+    try:
+        stamp = info.stat().st_mtime_ns
+    except OSError:
+        stamp = 0
+    return _open_store(str(root), stamp)
+
+
+@lru_cache(maxsize=64)
+def _open_store(root: str, stamp: int) -> ReleasedStore | CompactStore:
+    info = read_info(root) if stamp else {}
+    if info.get("layout", "released") == "released":
+        return ReleasedStore(root)
+    return CompactStore(root, info)
+
+
+def read_info(root: str | os.PathLike) -> dict[str, Any]:
+    """What made the store, {} when it does not say. Raises EgoGenError for unknown layouts."""
+    path = Path(root) / INFO_FILE
+    info = read_json(path) if path.exists() else {}
+    layout = info.get("layout", "released") if isinstance(info, dict) else info
+    if layout not in LAYOUTS:
+        raise EgoGenError(f"{path}: layout {layout!r}, expected one of {', '.join(LAYOUTS)}")
+    return info
+
+
+def read_feature(
+    root: str | os.PathLike, image_0: str, width: int | None = None, rows: int | None = None
+) -> np.ndarray:
+    """The feature of one frame as stage 2 is told it, (n, d), from either layout."""
+    return open_store(root).read(image_0, width, rows)
+
+
+def as_feature(
+    array: np.ndarray, where: Any, width: int | None = None, rows: int | None = None
+) -> np.ndarray:
+    """(n, d) of an array as the released code wrote it, checked; errors begin with `where`."""
+    array = _as_rows(array)
+    _check(array, where, width, rows)
+    return array
+
+
+def load_feature(
+    path: str | os.PathLike, width: int | None = None, rows: int | None = None
+) -> np.ndarray:
+    """The feature in one .npy, (n, d) float; `width` and `rows` are checked when given."""
+    return as_feature(_load(Path(path)), path, width, rows)
+
+
+def write_feature(root: str | os.PathLike, image_0: str, rows: np.ndarray) -> Path:
+    """Write rows (n, d) as float16, atomically. Raises EgoGenError unless finite and n, d >= 1."""
+    path = feature_path(root, image_0)
+    write_npy(path, _half(rows, path))
+    return path
+
+
+class ReleasedWriter:
+    """Writes features of batches of frames, a .npy each."""
+
+    def __init__(self, root: str | os.PathLike):
+        self.root = Path(root)
+
+    def write(self, items: Mapping[str, np.ndarray]) -> None:
+        """{image_0: (n, d)}."""
+        for image_0, rows in items.items():
+            write_feature(self.root, image_0, rows)
+
+    def close(self) -> None:
+        """Nothing is left to be done; compact stores have something."""
+
+
+class CompactWriter:
+    """Writes features of batches of frames into shards; text is cut to TEXT_ROWS rows.
+
+    `writer` is a name of this job's own among those that write to the folder.
+    """
+
+    def __init__(self, root: str | os.PathLike, kind: str, writer: str):
+        self.root, self.kind = Path(root), kind
+        self.shards = ShardWriter(root, writer)
+
+    def write(self, items: Mapping[str, np.ndarray]) -> None:
+        """{image_0: (P, C) vision features or (n, D) text features}."""
+        most = TEXT_ROWS if self.kind == "text" else None
+        self.shards.write(
+            {
+                feature_key(image_0): _half(rows[:most], FrameFeature(self.root, image_0))
+                for image_0, rows in items.items()
+            }
+        )
+
+    def close(self) -> None:
+        """Join what has been written in small files."""
+        self.shards.join()
+
+
+def _load(path: Path, image_0: str = "", **options) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False, **options)
+    except FileNotFoundError:
+        frame = f" (for frame {image_0})" if image_0 else ""
+        raise EgoGenError(f"{path}: no such feature file{frame}") from None
+    except (ValueError, OSError, EOFError, SyntaxError, MemoryError) as error:
+        raise EgoGenError(f"{path}: not a readable .npy array ({error})") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        raise EgoGenError(
+            f"{path}: expected a floating point array, found {getattr(array, 'dtype', type(array))}"
+        )
+    return array
+
+
+def _as_rows(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 3 and array.shape[1] > 0:
+        return array[:, -1, :]
+    return array[None] if array.ndim == 1 else array
+
+
+def _half(rows: np.ndarray, where: Any) -> np.ndarray:
+    with np.errstate(over="ignore"):  # too large for half precision is infinite, and refused below
+        half = np.asarray(rows).astype(np.float16)
+    _check(half, where, None, None)
+    return half
+
+
+def _check(array: np.ndarray, where: Any, width: int | None, rows: int | None) -> None:
+    _check_shape(array.shape, where, width, rows)
+    _check_finite(array, where)
+
+
+def _check_shape(shape, where: Any, width: int | None, rows: int | None) -> None:
+    expected = f"({rows if rows is not None else 'n'}, {width if width is not None else 'd'})"
+    wrong = len(shape) != 2 or min(shape) < 1
+    wrong = wrong or (width is not None and shape[1] != width)
+    wrong = wrong or (rows is not None and shape[0] != rows)
+    if wrong:
+        raise EgoGenError(f"{where}: feature of shape {tuple(shape)}, expected {expected}")
+
+
+def _check_finite(array: np.ndarray, where: Any) -> None:
+    if array.dtype == np.float16:
+        # numpy's own test takes thirty times as long for half precision. By their bits, infinity
+        # and NaN are the largest numbers of either sign: 0x7c00 and more, 0xfc00 and more.
+        array = np.ascontiguousarray(array)
+        finite = array.view(np.int16).max() < 0x7C00 and array.view(np.uint16).max() < 0xFC00
+    else:
+        finite = np.isfinite(array).all()
+    if not finite:
+        raise EgoGenError(f"{where}: feature holds NaN or infinity, expected finite numbers")

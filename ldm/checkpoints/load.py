@@ -1,0 +1,135 @@
+"""Reading checkpoints of stage 2 into a `LegoModel`; `ldm.checkpoints.layouts` knows their layouts."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from egogen import EgoGenError
+from egogen.weight_files import load_torch
+from ldm.checkpoints.diffusers_folder import read_folder
+from ldm.checkpoints.layouts import (
+    Weights,
+    check_names,
+    from_own,
+    from_released,
+    is_own,
+    is_released,
+    shapes_of,
+    widened,
+)
+from ldm.checkpoints.released_names import CONV_IN
+from ldm.model import FROZEN_PARTS, LegoModel
+
+UNREADABLE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    SafetensorError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    OSError,
+)
+
+
+def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Tensors of a .ckpt/.pth or .safetensors file; nothing pickled is ever executed.
+
+    Raises EgoGenError when the file is missing, truncated, or its state dict holds anything but
+    tensors. Classes of the training code that a .ckpt names beside it are not looked at.
+    """
+    return read_file(path)[0]
+
+
+def read_file(path: str | os.PathLike) -> tuple[dict[str, Tensor], int]:
+    """-> the state dict, see `read_weights`, and how often its averages were updated (`ldm.
+    training` writes that beside it; 0 where nothing is said).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise EgoGenError(f"{path}: no such checkpoint")
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else load_torch(path)
+    except UNREADABLE as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # its text advises to load unsafely
+            first = "not to be read without executing it"
+        raise EgoGenError(f"{path}: not a readable checkpoint of plain tensors ({first})") from None
+    state = content.get("state_dict", content)
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise EgoGenError(f"{path}: expected a state dict of tensors (under 'state_dict')")
+    updates = content.get("ema_updates", 0)
+    return dict(state), updates if isinstance(updates, int) else 0
+
+
+def load_released(
+    model: LegoModel, state: Mapping[str, Tensor], use_ema: bool = True, where: str = "checkpoint"
+) -> None:
+    """Load a released state dict into `model`, the UNet's average by default.
+
+    Raises EgoGenError listing missing, unexpected and mis-shaped entries of any part.
+    """
+    load(model, from_released(state, model, where).chosen(use_ema, where))
+
+
+def load_own(
+    model: LegoModel, state: Mapping[str, Tensor], use_ema: bool = True, where: str = "checkpoint"
+) -> None:
+    """Load a checkpoint written by `ldm.training.module`."""
+    load(model, from_own(state, model, where).chosen(use_ema, where))
+
+
+def load_for_generation(
+    model: LegoModel, state: Mapping[str, Tensor], use_ema: bool, where: str = "checkpoint"
+) -> None:
+    """A released checkpoint or one of `ldm.training.module`, told apart by its names."""
+    (load_own if is_own(state) else load_released)(model, state, use_ema, where)
+
+
+def load_start(model: LegoModel, path: str | None) -> None:
+    """Weights that training starts from. None: random.
+
+    Stable Diffusion v1 (.ckpt or .safetensors with CompVis names, or a folder of diffusers), a
+    released checkpoint, one of this project in any form, or a file of the frozen parts alone in
+    this project's names (the mini world's). The first convolution is widened by zeros where it
+    takes fewer channels than the model's. What Stable Diffusion lacks, the conditioner, stays
+    random; anything else that is missing is an error.
+    """
+    if not path:
+        return
+    if Path(path).is_dir():
+        load(model, read_folder(path, model, start=True).live)
+        return
+    state = read_weights(path)
+    frozen = {name: value for name, value in state.items() if name.split(".")[0] in FROZEN_PARTS}
+    if frozen and len(frozen) == len(state):
+        own = shapes_of(model.state_dict())
+        expected = {n: shape for n, shape in own.items() if n.split(".")[0] in FROZEN_PARTS}
+        check_names(shapes_of(frozen), expected, path)
+        load(model, frozen)
+    else:
+        load(model, start_weights(state, model, path).live)
+
+
+def start_weights(state: dict[str, Tensor], model: LegoModel, where: str) -> Weights:
+    if is_own(state):
+        return from_own(state, model, where)
+    if not is_released(state):
+        raise EgoGenError(f"{where}: holds neither Stable Diffusion v1 nor weights of this project")
+    if CONV_IN in state:
+        state[CONV_IN] = widened(state[CONV_IN], model.unet.config.in_channels)
+    return from_released(state, model, where, start=True)
+
+
+def load(model: LegoModel, values: Mapping[str, Tensor]) -> None:
+    """Copy checked values in; their number type becomes the model's."""
+    model.load_state_dict(values, strict=False)

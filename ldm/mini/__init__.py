@@ -1,1 +1,0 @@
-"""Small frozen networks of the mini world, in place of Stable Diffusion's autoencoder and CLIP."""

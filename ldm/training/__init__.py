@@ -1,0 +1,1 @@
+"""Training of stage 2 under Lightning."""

@@ -1,0 +1,191 @@
+"""Stage 2 under Lightning: loss, optimizer, average and validation of a `LegoModel`.
+
+What is trained: the UNet and, unless `conditioner.trained` is false (as released), the projections
+and the self-attention. The frozen encoders are left out of the module tree while a cache stands in
+for them, so that they take no memory on the device; checkpoints hold them all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from egogen.seeds import stable_seed
+from ldm.checkpoints.layouts import OWN, OWN_EMA
+from ldm.data import project
+from ldm.model import FROZEN_PARTS, LegoModel
+from ldm.schedule import released_schedule
+from ldm.training.ema import Average
+
+
+def rate_factor(step: int, params: DictConfig) -> float:
+    """Factor of the learning rate before optimizer step `step` (latent diffusion's linear rule).
+
+    f_start to f_max over warm_up_steps, then towards f_min, reached at cycle_lengths. Released:
+    no warm-up and f_max = f_min = 1, a constant rate.
+    """
+    warm, length = params.warm_up_steps[0], params.cycle_lengths[0]
+    start, top, low = params.f_start[0], params.f_max[0], params.f_min[0]
+    if step < warm:
+        return start + (top - start) * step / warm
+    return low + (top - low) * max(0.0, (length - step) / length)
+
+
+def bound_weights(params: DictConfig) -> Tensor:
+    """(timesteps,) weights that make the mean squared error of the noise the variational bound.
+
+    beta_t^2 / (2 sigma_t^2 alpha_t (1 - alphas_cumprod_t)) (DDPM, equation 12), sigma_t^2 the
+    posterior variance; where that is 0, at t = 0, the next one's weight, as released. For the log
+    alone: the loss is not weighted.
+    """
+    vectors = released_schedule(params.linear_start, params.linear_end, params.timesteps)
+    betas, variance = vectors["betas"], vectors["posterior_variance"]
+    weights = betas**2 / (2 * variance * (1 - betas) * (1 - vectors["alphas_cumprod"]))
+    weights[0] = weights[1]
+    return weights
+
+
+class LegoTraining(pl.LightningModule):
+    """`cached`: batches hold encoder outputs (see `ldm.cache`) in place of pixels and texts."""
+
+    def __init__(self, model: LegoModel, config: DictConfig, seed: int, cached: bool = False):
+        super().__init__()
+        self.model, self.config, self.seed = model, config, seed
+        model.unet.requires_grad_(True)
+        model.conditioner.requires_grad_(config.model.params.conditioner.trained)
+        if config.model.params.unet_config.params.use_checkpoint:
+            model.unet.enable_gradient_checkpointing()
+        if config.lightning.channels_last:
+            model.unet.to(memory_format=torch.channels_last)
+        if config.lightning.compile:
+            model.unet.compile()
+        self.average = None
+        if config.model.params.use_ema:
+            self.average = Average(model, config.model.params.ema_decay)
+        with torch.no_grad():
+            self.register_buffer("empty_prompt", model.encode_text([""]), persistent=False)
+        self.register_buffer("bound_weights", bound_weights(config.model.params), persistent=False)
+        self._validation = ExitStack()
+        self._frozen: dict[str, nn.Module] = {}
+        if cached:
+            self._frozen = {part: getattr(model, part) for part in FROZEN_PARTS}
+            for part in FROZEN_PARTS:
+                setattr(model, part, None)
+
+    def frozen_parts(self) -> list[nn.Module]:
+        return [self._frozen.get(part) or getattr(self.model, part) for part in FROZEN_PARTS]
+
+    @contextmanager
+    def encoders(self) -> Iterator[None]:
+        """Inside, the frozen encoders are in the model and on its device."""
+        for part, module in self._frozen.items():
+            setattr(self.model, part, module.to(self.device))
+        try:
+            yield
+        finally:
+            for part, module in self._frozen.items():
+                setattr(self.model, part, None)
+                module.to("cpu")
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the model holds the averages (where there are any) and is in evaluation mode."""
+        mode = self.model.training
+        self.model.eval()
+        try:
+            if self.average is None:
+                yield
+            else:
+                with self.average.applied():
+                    yield
+        finally:
+            self.model.train(mode)
+
+    def encode(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch of `TrainingPairs` -> what `LegoModel.training_loss` takes."""
+        batch = project(batch)
+        source, edited = batch.pop("source"), batch.pop("edited")
+        if source.shape[1] == 3:  # pixels; moments have twice the latent channels
+            source, edited = self.model.encode_moments(torch.cat([source, edited])).chunk(2)
+            batch["prompt"] = self.model.encode_text(batch["prompt"])
+        return {**batch, "source_moments": source, "edited_moments": edited}
+
+    def losses(self, batch: dict[str, Any]) -> Tensor:
+        """Per sample: (B,)."""
+        return self.model.training_loss(self.encode(batch), self.empty_prompt)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        # The conditioner's own dropout draws from torch's global stream: tie it to the place in
+        # the training, so that a resumed run draws what an undisturbed one does.
+        place = self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank
+        torch.manual_seed(stable_seed(*place))
+        losses = self.losses(batch)
+        self._log("loss", losses, batch["t"])
+        return losses.mean()
+
+    def on_validation_start(self) -> None:
+        """The averages go in once for the whole validation, not once a batch."""
+        self._validation.enter_context(self.averaged())
+
+    def on_validation_end(self) -> None:
+        self._validation.close()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._log("val_loss", self.losses(batch), batch["t"])
+
+    def _log(self, name: str, losses: Tensor, t: Tensor) -> None:
+        """The mean over samples and, beside a loss of the noise, the bound; losses, t: (B,)."""
+        values = {name: losses.mean()}
+        if self.config.model.params.parameterization == "eps":
+            values[f"{name}_vlb"] = (self.bound_weights[t] * losses.detach()).mean()
+        self.log_dict(values, sync_dist=True, batch_size=len(t))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW over everything trained; weight decay on all of it, as released."""
+        settings, options = self.config.model, self.config.lightning.trainer
+        mixed = not str(options.get("precision", 32)).startswith(("32", "64"))
+        optimizer = torch.optim.AdamW(
+            [p for p in self.parameters() if p.requires_grad],
+            lr=settings.base_learning_rate,
+            weight_decay=settings.weight_decay,
+            # Otherwise a launch, or a pass over memory, per parameter. Lightning cannot clip for
+            # it in mixed precision: it would undo the scaling of gradients only inside its step.
+            fused=not (mixed and options.get("gradient_clip_val")),
+        )
+        params = settings.params.scheduler_config.params
+        schedule = LambdaLR(optimizer, lambda step: rate_factor(step, params))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Averages and frozen parts join the state dict: the file generates without any other."""
+        state = checkpoint["state_dict"]
+        for part, module in self._frozen.items():
+            for name, value in module.state_dict().items():
+                state[f"{OWN}{part}.{name}"] = value
+        if self.average is not None:
+            for name, value in self.average.state_dict().items():
+                state[OWN_EMA + name] = value
+            checkpoint["ema_updates"] = self.average.updates
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The reverse; Lightning then loads what is left."""
+        state = checkpoint["state_dict"]
+        names = [name for name in state if name.startswith(OWN_EMA)]
+        shadow = {name.removeprefix(OWN_EMA): state.pop(name) for name in names}
+        if self.average is not None:
+            self.average.load_state_dict(shadow, checkpoint["ema_updates"])
+        for part in self._frozen:
+            prefix = f"{OWN}{part}."
+            names = [name for name in state if name.startswith(prefix)]
+            values = {name.removeprefix(prefix): state.pop(name) for name in names}
+            self._frozen[part].load_state_dict(values)

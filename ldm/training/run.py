@@ -1,0 +1,296 @@
+"""Putting a training run together: data, model, Lightning's Trainer, and the run's folder.
+
+logs/<name>/   config.yaml, checkpoints/last.ckpt, metrics.jsonl, samples/, finished.json, events
+               (and wandb_id, where the log goes to W&B)
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+import logging
+import secrets
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch.utils.data import DataLoader
+
+from egogen import EgoGenError
+from egogen.alone import alone
+from egogen.atomic import read_json, write_json, write_text
+from ldm.architecture import downsampling_factor
+from ldm.cache import EncoderCache
+from ldm.checkpoints.load import is_own, load_start, read_weights
+from ldm.data import TrainingPairs, locate_entries
+from ldm.model import LegoModel
+from ldm.paths import check_paths
+from ldm.training.callbacks import AverageUpdate, SamplePictures, TrainingLog
+from ldm.training.cluster import cluster_environment, device_options
+from ldm.training.module import LegoTraining
+from ldm.training.order import EpochBatches, ResumableLoader, ValidationBatches
+from ldm.training.saving import LAST, Checkpoints, StopOnSignal
+
+# What may differ when a run is continued: it decides how long and how, not what comes out.
+MAY_CHANGE = ("lightning", "inference", "data.params.num_workers", "data.params.cache_path")
+
+
+class PairData(pl.LightningDataModule):
+    """Loaders of both splits, in an order that a resume continues exactly."""
+
+    def __init__(self, train: TrainingPairs, val: TrainingPairs, config: DictConfig, seed: int):
+        super().__init__()
+        self.train, self.val, self.seed = train, val, seed
+        params = config.data.params
+        self.batch_size = params.batch_size
+        self.options = {"num_workers": params.num_workers, "pin_memory": torch.cuda.is_available()}
+        if params.num_workers:
+            self.options |= {"persistent_workers": True, "multiprocessing_context": "spawn"}
+
+    def position(self) -> tuple[int, int]:
+        """(epoch, micro-batches of it that are behind us), of the running fit loop."""
+        loop = self.trainer.fit_loop
+        batches = loop.epoch_loop.batch_progress
+        return loop.epoch_progress.current.processed, batches.current.processed
+
+    def train_dataloader(self) -> ResumableLoader:
+        place = self.trainer.global_rank, self.trainer.world_size
+        batches = EpochBatches(len(self.train), self.batch_size, self.seed, *place)
+        return ResumableLoader(self.train, batches, self.position, **self.options)
+
+    def val_dataloader(self) -> DataLoader:
+        place = self.trainer.global_rank, self.trainer.world_size
+        batches = ValidationBatches(
+            len(self.val), self.batch_size, lambda: self.trainer.current_epoch, *place
+        )
+        return DataLoader(self.val, batch_sampler=batches, **self.options)
+
+
+def run_folder(config: DictConfig, folder: Path, resume: bool) -> bool:
+    """Check the run's folder; -> whether it holds a finished run of this config and length.
+
+    Raises EgoGenError when the folder holds a checkpoint made with another config, unless `resume`
+    says to go on.
+    """
+    path = folder / "config.yaml"
+    if path.exists() and (folder / "checkpoints" / LAST).exists() and not resume:
+        known = OmegaConf.load(path)
+        changed = _differences(known, config)
+        if changed:
+            raise EgoGenError(
+                f"{path}: this run was begun with other values of {', '.join(changed[:5])}; choose "
+                "another --name, or continue with the new values by --resume"
+            )
+    finished = folder / "finished.json"
+    return finished.exists() and read_json(finished)["asked"] == asked_length(config)
+
+
+def asked_length(config: DictConfig) -> dict[str, Any]:
+    return {name: config.lightning.trainer.get(name) for name in ("max_steps", "max_epochs")}
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(config, dict):
+        return {prefix: config}
+    flat = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _differences(known: DictConfig, config: DictConfig) -> list[str]:
+    pair = [_flat(OmegaConf.to_container(c, resolve=True)) for c in (known, config)]
+    keys = sorted(pair[0].keys() | pair[1].keys())
+    return [
+        key
+        for key in keys
+        if pair[0].get(key) != pair[1].get(key) and not key.startswith(MAY_CHANGE)
+    ]
+
+
+def build_data(config: DictConfig, model: LegoModel, seed: int) -> tuple[TrainingPairs, ...]:
+    params, cache_path = config.model.params, config.data.params.cache_path
+    pairs = []
+    for part in ("train", "validation"):
+        data = config.data.params[part].params
+        side = data.res // downsampling_factor(params)
+        cache = None
+        if cache_path:
+            cache = EncoderCache(Path(cache_path) / part, locate_entries(data), data, model)
+        pairs.append(
+            TrainingPairs(
+                data,
+                params,
+                latent_shape=(params.channels, side, side),
+                seed=seed,
+                cache=cache,
+                fixed=part == "validation" and config.lightning.validation_draws == "fixed",
+            )
+        )
+    return tuple(pairs)
+
+
+def build_logger(config: DictConfig, folder: Path) -> Any:
+    """TensorBoard, W&B (a resumed run goes on in the same W&B run), or False."""
+    kind = config.lightning.logger
+    if kind == "none":
+        return False
+    if kind == "tensorboard":
+        return pl.loggers.TensorBoardLogger(folder.parent, name=folder.name, version="")
+    if importlib.util.find_spec("wandb") is None:
+        raise EgoGenError("config: lightning.logger=wandb: pip install wandb first")
+    path = folder / "wandb_id"
+    if rank_zero_only.rank == 0 and not path.exists():
+        write_text(path, secrets.token_hex(4))
+    identity = path.read_text() if path.exists() else None
+    return pl.loggers.WandbLogger(name=folder.name, save_dir=folder, id=identity, resume="allow")
+
+
+def build_trainer(config: DictConfig, folder: Path, gpus: str | None, callbacks: list):
+    """Lightning's Trainer from `lightning.trainer`; `gpus` as in "0,1,2", None for the CPU."""
+    options = OmegaConf.to_container(config.lightning.trainer, resolve=True)
+    known = list(inspect.signature(pl.Trainer.__init__).parameters)
+    for key in options:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise EgoGenError(
+                f"config: unknown key 'lightning.trainer.{key}'; did you mean "
+                f"'lightning.trainer.{near}'?"
+            )
+    options |= device_options(gpus)
+    devices, nodes = options.setdefault("devices", 1), options.get("num_nodes", 1)
+    count = len(devices) if isinstance(devices, list) else devices
+    if count != 1 or nodes != 1:
+        options.setdefault("strategy", "ddp")
+    try:
+        return pl.Trainer(
+            **options,
+            plugins=cluster_environment(count, nodes),
+            callbacks=callbacks,
+            logger=build_logger(config, folder),
+            default_root_dir=folder,
+            log_every_n_steps=config.lightning.log_every,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+    except (TypeError, ValueError, RuntimeError) as error:  # the latter two: devices and Slurm
+        raise EgoGenError(f"config: lightning.trainer: {error}") from None
+
+
+def micro_batches(config: DictConfig, samples: int, world: int) -> int:
+    """Of the whole run, on each rank, for the time left."""
+    options = config.lightning.trainer
+    epoch = max(1, samples // (config.data.params.batch_size * world))
+    accumulated = options.get("accumulate_grad_batches", 1)
+    epochs, steps = options.get("max_epochs"), options.get("max_steps", -1)
+    if epochs is None or epochs < 0:
+        epochs = float("inf") if steps > 0 else 1000  # Lightning's own default
+    if steps <= 0:
+        return epoch * epochs
+    whole, rest = divmod(steps, -(-epoch // accumulated))
+    return min(epoch * epochs, epoch * whole + accumulated * rest)
+
+
+def told_batch(config: DictConfig, samples: int, world: int) -> str:
+    batch = config.data.params.batch_size
+    accumulated = config.lightning.trainer.get("accumulate_grad_batches", 1)
+    return (
+        f"train: {samples} pairs; {batch} a batch x {world} processes x {accumulated} accumulated "
+        f"= {batch * world * accumulated} an optimizer step"
+    )
+
+
+def checkpoint_to_resume(folder: Path) -> Path | None:
+    """The run's last.ckpt, checked: a file of another stage is refused by name."""
+    path = folder / "checkpoints" / LAST
+    if not path.exists():
+        return None
+    if not is_own(read_weights(path)):
+        raise EgoGenError(f"{path}: not a checkpoint of stage 2's training")
+    return path
+
+
+def train(
+    config: DictConfig, folder: Path, gpus: str | None = None, seed: int = 23, resume: bool = False
+) -> None:
+    """Train, or continue, the run in `folder`. Nothing is done when it is finished."""
+    if run_folder(config, folder, resume) and not resume:
+        print(f"{folder}: training is finished, nothing to do")
+        return
+    check_paths(config)
+    _quiet()
+    pl.seed_everything(seed, verbose=False)
+    model = LegoModel(config.model.params)
+    load_start(model, config.model.params.ckpt_path)
+    train_pairs, val_pairs = build_data(config, model, seed)
+    settings, cached = config.lightning, bool(config.data.params.cache_path)
+    torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = settings.tf32
+    module = LegoTraining(model, config, seed, cached)
+    log = TrainingLog(folder, settings.log_every)
+    checkpoints = Checkpoints(
+        folder / "checkpoints",
+        settings.checkpoint_every,
+        settings.keep_every,
+        settings.keep_at_most,
+    )
+    callbacks = [  # in this order: a checkpoint is written when the rest of its step is done
+        AverageUpdate(config.model.params.ema_every_micro_batch),
+        log,
+        SamplePictures(folder / "samples", val_pairs, config),
+        checkpoints,
+        StopOnSignal(checkpoints),
+    ]
+    trainer = build_trainer(config, folder, gpus, callbacks)
+    log.total = micro_batches(config, len(train_pairs), trainer.world_size)
+    log.batch = config.data.params.batch_size * trainer.world_size
+    first = rank_zero_only.rank == 0
+    if first:
+        print(told_batch(config, len(train_pairs), trainer.world_size), file=sys.stderr)
+    data = PairData(train_pairs, val_pairs, config, seed)
+    with alone(folder / ".lock", "training", needed=first), workers_errors_in_one_line():
+        if first:
+            (folder / "finished.json").unlink(missing_ok=True)  # a longer run is being asked for
+            write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+        ckpt = checkpoint_to_resume(folder)
+        trainer.fit(module, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        if trainer.is_global_zero:
+            record = {"steps": trainer.global_step, "asked": asked_length(config)}
+            write_json(folder / "finished.json", record)
+            print(f"{folder / 'checkpoints' / LAST}: trained for {trainer.global_step} steps")
+
+
+@contextmanager
+def workers_errors_in_one_line() -> Iterator[None]:
+    """An error of a loader's worker arrives with its traceback as text; what it says ends it."""
+    try:
+        yield
+    except EgoGenError as error:
+        kind = f"{EgoGenError.__module__}.{EgoGenError.__name__}: "
+        raise type(error)(str(error).rpartition(kind)[2].strip()) from error
+
+
+def _quiet() -> None:
+    """Lightning's advertisements and advice that does not apply here."""
+    for name in ("pytorch_lightning", "lightning_fabric", "pytorch_lightning.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")
+    warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*number of training batches.*smaller than the logging.*")
+    warnings.filterwarnings("ignore", ".*lr_scheduler.step.*before.*optimizer.step.*")

@@ -1,0 +1,150 @@
+"""When a training run's checkpoints are written, how many are kept, and what signals do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from egogen import EgoGenError
+from egogen.atomic import atomic_path
+from egogen.stopping import SIGNALS, StoppedBySignal, requeue
+
+LAST = "last.ckpt"
+
+
+def validation_follows(trainer: pl.Trainer) -> bool:
+    """Whether the epoch ends with this batch, and its validation comes (or came) before its end."""
+    every = trainer.check_val_every_n_epoch or 1
+    return (
+        trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        and trainer.enable_validation
+        and (trainer.current_epoch + 1) % every == 0
+    )
+
+
+class Checkpoints(pl.Callback):
+    """checkpoints/last.ckpt every `every` optimizer steps and at the end, whole or not at all.
+
+    `keep_every` > 0 also keeps a copy under its step every that many steps, the newest
+    `keep_at_most` (0: all) of them. Where a validation follows a step, the file is written after
+    it, so that no kill can make a run miss one. The place in the training that a file tells is
+    always the end of a micro-batch: Lightning goes on from there exactly, from other places not.
+    """
+
+    def __init__(self, folder: Path, every: int, keep_every: int = 0, keep_at_most: int = 3):
+        self.folder, self.every = folder, every
+        self.keep_every, self.keep_at_most = keep_every, keep_at_most
+        self.saved, self.place = -1, None
+
+    def on_train_start(self, trainer: pl.Trainer, module) -> None:
+        self.saved = trainer.global_step
+        if trainer.is_global_zero:
+            copies = 2 + (self.keep_at_most if self.keep_every else 0)  # last.ckpt, and its next
+            check_space(self.folder, copies, checkpoint_bytes(module))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
+        self.place = trainer.fit_loop.state_dict()
+        if not validation_follows(trainer):
+            self.save_if_due(trainer)
+
+    def on_save_checkpoint(self, trainer, module, checkpoint) -> None:
+        checkpoint["loops"]["fit_loop"] = self.place
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_) -> None:
+        if validation_follows(trainer):
+            self.save_if_due(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, *_) -> None:
+        if trainer.global_step != self.saved:
+            self.save(trainer)
+
+    def save_if_due(self, trainer: pl.Trainer) -> None:
+        step = trainer.global_step
+        due = step % self.every == 0 or (self.keep_every and step % self.keep_every == 0)
+        if due and step != self.saved:
+            self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Called on every rank; the first one writes."""
+        path, step = self.folder / LAST, trainer.global_step
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(path)  # takes part in gathering, writes nothing
+        else:
+            with atomic_path(path) as temporary:
+                trainer.save_checkpoint(temporary)
+            if self.keep_every and step % self.keep_every == 0:
+                kept = self.folder / f"step_{step:08d}.ckpt"
+                kept.unlink(missing_ok=True)
+                os.link(path, kept)  # last.ckpt is replaced, never written into
+                for old in sorted(self.folder.glob("step_*.ckpt"))[: -self.keep_at_most]:
+                    old.unlink()
+        self.saved = step
+
+
+def checkpoint_bytes(module: pl.LightningModule) -> int:
+    """Size of a checkpoint of `ldm.training.module`: weights, averages, and two moments of AdamW."""
+    trained = sum(p.nbytes for p in module.parameters() if p.requires_grad)
+    frozen = sum(p.nbytes for part in module.frozen_parts() for p in part.state_dict().values())
+    return frozen + trained * (3 if module.average is None else 4)
+
+
+def check_space(folder: Path, copies: int, size: int) -> None:
+    """Raises EgoGenError unless `folder` can hold `copies` checkpoints, those in it included."""
+    there = sum(path.stat().st_size for path in folder.glob("*.ckpt"))
+    free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+    if free + there < copies * size:
+        raise EgoGenError(
+            f"{folder}: No space left on device for {copies} checkpoints of {size / 1e9:.3g} GB: "
+            f"{free / 1e9:.3g} GB are free; expected room for them before training begins "
+            "(lightning.keep_every and lightning.keep_at_most say how many are kept)"
+        )
+
+
+class StopOnSignal(pl.Callback):
+    """SIGUSR1 (which Slurm is asked to send before the time limit) and SIGTERM end the run after
+    the optimizer step under way, with a checkpoint; under Slurm, SIGUSR1 also requeues the job.
+
+    A validation that follows the step comes first. Lightning's own requeueing is not used:
+    its file is not written atomically, and would later be preferred to a newer last.ckpt.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        self.checkpoints = checkpoints
+        self.received: int | None = None
+        self.step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, *_) -> None:
+        self.step = trainer.global_step
+        for number in SIGNALS:  # Lightning puts back what was there before the run
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _) -> None:
+        self.received = number
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
+        if not validation_follows(trainer):
+            self.stop_if_asked(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_) -> None:
+        if validation_follows(trainer):
+            self.stop_if_asked(trainer)
+
+    def stop_if_asked(self, trainer: pl.Trainer) -> None:
+        """Where an optimizer step has ended; the ranks agree, whichever the signal has reached."""
+        if trainer.global_step == self.step:
+            return
+        self.step = trainer.global_step
+        if not trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+            return
+        if self.checkpoints.saved != self.step:
+            self.checkpoints.save(trainer)
+        after = "the same command continues the run"
+        if trainer.is_global_zero and self.received == signal.SIGUSR1:
+            after = requeue() or after
+        raise StoppedBySignal(
+            f"{self.checkpoints.folder / LAST}: step {self.step}: stopped by a signal; {after}"
+        )

@@ -1,0 +1,129 @@
+"""Both stages for one photograph: describe the action, then generate its frame, in one process."""
+
+from __future__ import annotations
+
+import gc
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+
+from egogen.errors import EgoGenError
+from egogen.seeds import stable_seed
+from ldm.data import to_features
+from ldm.generate import generate_batch, load_model, prepare
+from ldm.images import to_picture, to_pixels
+from llava.checkpoints.load import load
+from llava.describing.decoding import Decoding
+from llava.describing.describe import Description, describe_frames
+from llava.labels import clean_label
+
+SAMPLE = ("photo", "0")  # stands for clip and action in everything that is drawn at random
+WIDEST = 6.0  # longer side over shorter; beyond it a frame squeezed to a square shows nothing
+
+
+@dataclass(frozen=True)
+class Frame:
+    """`picture` has the photograph's aspect."""
+
+    picture: Image.Image
+    action: str
+    description: str
+
+
+def verb_phrase(action: str) -> str:
+    """What the question asks about: "pick up the mug", also from "#C C picks up the mug"."""
+    phrase = clean_label(action, "ego4d" if action.lstrip().startswith("#") else "epickitchen")
+    if not phrase:
+        raise EgoGenError(f"--action {action!r}: names no action, expected e.g. 'pick up the mug'")
+    return phrase
+
+
+def check_photo(photo: Image.Image, path: str | os.PathLike) -> None:
+    if max(photo.size) > WIDEST * min(photo.size):
+        raise EgoGenError(
+            f"{path}: {photo.width}x{photo.height} pixels, expected at most {WIDEST:g} times as "
+            "long as wide"
+        )
+
+
+def describe(
+    folder: str | os.PathLike,
+    photo: Image.Image,
+    action: str,
+    seed: int,
+    settings: Decoding,
+    device: torch.device,
+    width: int,
+) -> Description:
+    """Stage 1 alone; its model is let go of afterwards, so that stage 2 has the memory.
+
+    Raises EgoGenError when its features are not `width` wide, as stage 2 expects.
+    """
+    loaded = load(folder, device=str(device))
+    found = loaded.model.config.text_config.hidden_size
+    if found != width:
+        raise EgoGenError(
+            f"{folder}: features of width {found}, but the config of stage 2 has "
+            f"model.params.conditioner.feature_dim={width}: not from the same run"
+        )
+    seeds = [stable_seed(seed, *SAMPLE)]
+    description = describe_frames(loaded, [photo], [action], seeds=seeds, settings=settings)[0]
+    if not description.text:
+        raise EgoGenError(f"{folder}: gave no description of {action!r}; try another --seed")
+    del loaded
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return description
+
+
+def condition(photo: Image.Image, description: Description, config: DictConfig) -> dict:
+    """What stage 2 sees, as `ldm.data.read_condition` gives it for an entry on disk.
+
+    Raises EgoGenError when the features have another number of rows than the config expects.
+    """
+    conditioner = config.model.params.conditioner
+    image_rows = description.image_features if conditioner.variant in ("image", "both") else None
+    text_rows = description.text_features if conditioner.variant in ("text", "both") else None
+    if image_rows is not None and len(image_rows) != conditioner.image_rows:
+        raise EgoGenError(
+            f"stage 1 gives {len(image_rows)} image rows, but the config of stage 2 has "
+            f"model.params.conditioner.image_rows={conditioner.image_rows}"
+        )
+    return {
+        "pixels": to_pixels(photo, config.data.params.res),
+        "prompt": description.text,
+        **to_features(image_rows, text_rows, conditioner),
+    }
+
+
+def generate_frame(
+    photo: Image.Image,
+    action: str,
+    *,
+    vllm: str | os.PathLike,
+    ldm: str | os.PathLike,
+    config: DictConfig,
+    settings: Decoding,
+    device: torch.device,
+) -> Frame:
+    """Photograph (RGB, upright) and action -> the frame in which it is done, and its description.
+
+    `config` is a `GenerateConfig`; the first of its guidance scales and its seed are used. Equal
+    input gives an equal frame.
+    """
+    action, inference = verb_phrase(action), config.inference
+    if not Path(ldm).is_file():
+        raise EgoGenError(f"{ldm}: no such checkpoint")  # told before stage 1 is run
+    width = config.model.params.conditioner.feature_dim
+    description = describe(vllm, photo, action, inference.seed, settings, device, width)
+    sample = condition(photo, description, config)
+    model = prepare(load_model(config.model.params, str(ldm), device), inference)
+    scales = inference.scales_img[0], inference.scales_txt[0]
+    decoded = generate_batch(model, [sample], [SAMPLE], inference, *scales)[0]
+    picture = to_picture(decoded, photo.size, inference.height, inference.picture)
+    return Frame(picture, action, description.text)

@@ -1,0 +1,103 @@
+"""Frechet Inception distance as the released script computes it: pytorch-fid's own Inception.
+
+Other libraries resize like TensorFlow 1 and give other features (1037.80 for 1035.66 on the tests'
+pictures).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+
+from egogen.errors import EgoGenError
+from egogen.frames import read_rgb
+from egogen.jobs import track
+from metrics.frame_pairs import Pair
+from metrics.images import batches, read_ahead, squeezed, to_tensor
+from metrics.measures.reference_features import kept
+from metrics.networks.loading import load_state_dict
+from metrics.registry import METRICS, Measured, Settings
+
+SIDE = 299  # pixels
+FEATURES = 2048  # pool features; with fewer pictures than that the covariance is singular
+
+
+def inception(path) -> torch.nn.Module:
+    """The network up to its pool features, from a pt_inception weight file."""
+    from pytorch_fid import inception as library
+
+    state = load_state_dict(path)
+    # The library fetches weights when it builds the network; it gets them from the file instead.
+    with mock.patch.object(library, "load_state_dict_from_url", lambda *_, **__: state):
+        try:
+            network = library.InceptionV3([3], resize_input=False, normalize_input=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise EgoGenError(f"{path}: not the FID Inception weights ({reason})") from None
+    return network.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def pool_features(network: torch.nn.Module, pictures: Sequence[torch.Tensor]) -> np.ndarray:
+    """Pictures (3, H, W) in [0, 1], of any sizes -> (n, 2048) float64."""
+    device = next(network.parameters()).device
+    batch = squeezed(pictures, SIDE, "bilinear", device)  # (n, 3, 299, 299)
+    return network(batch)[0][:, :, 0, 0].double().cpu().numpy()
+
+
+def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Distance of two sets of features X1 (n, d) and X2 (m, d), n, m >= 2, float64.
+
+    |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr sqrt(S1 S2) (Heusel et al. 2017, equation 6). The last
+    term is the sum of the singular values of X2 X1^T / sqrt((n-1)(m-1)), both centred, which is
+    exact for singular covariances too, where a matrix square root is not.
+    """
+    mean_term = np.sum((first.mean(0) - second.mean(0)) ** 2)
+    centred = [rows - rows.mean(0) for rows in (first, second)]
+    scaled = [rows / np.sqrt(len(rows) - 1) for rows in centred]
+    traces = sum(np.sum(rows**2) for rows in scaled)
+    if max(len(first), len(second)) > first.shape[1]:  # R^T R = X^T X, with at most d rows
+        scaled = [np.linalg.qr(rows, mode="r") for rows in scaled]
+    cross = np.linalg.svd(scaled[1] @ scaled[0].T, compute_uv=False).sum()
+    return float(mean_term + traces - 2 * cross)
+
+
+def measure(pairs: Sequence[Pair], settings: Settings) -> Measured:
+    """`fid` of all generated against all ground truth frames, in one number, and its features.
+
+    Features of ground truth frames that were seen before are read (`metrics.measures.reference_features`).
+    """
+    if len(pairs) < 2:
+        raise EgoGenError(f"fid: {len(pairs)} frame, expected at least 2 (a covariance)")
+    if len(pairs) <= FEATURES:
+        print(
+            f"warning: FID of {len(pairs)} frames, fewer than {FEATURES + 1}: biased upwards, "
+            "compare it only with numbers from as many frames",
+            file=sys.stderr,
+        )
+    weights = METRICS["fid"].weight_files(settings)[0]
+    network = inception(weights).to(settings.device)
+
+    def features_of(what: str, paths: Sequence[Path]) -> np.ndarray:
+        read = read_ahead(lambda path: to_tensor(read_rgb(path)), paths, settings.workers)
+        read = track(read, len(paths), f"fid, {what}", "frames")
+        return np.concatenate(
+            [pool_features(network, batch) for batch in batches(read, settings.batch_size)]
+        )
+
+    target = kept(
+        pairs,
+        weights,
+        settings.device,
+        lambda: features_of("ground truth", [pair.target for pair in pairs]),
+    )
+    generated = features_of("generated", [pair.generated for pair in pairs])
+    return Measured(
+        {"fid": frechet_distance(target, generated)},
+        features={"generated": generated, "target": target},
+    )

@@ -1,0 +1,72 @@
+"""LPIPS version 0.1 (squeeze, vgg, alex): torchmetrics' networks, backbones from weight files.
+
+The released script passes pictures in [0, 1] where the metric means [-1, 1]. The released keys keep
+that, so that they compare with published numbers; `<key>_scaled` is the metric as it is defined.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torchmetrics.functional.image.lpips import _LPIPS
+
+from egogen.jobs import track
+from metrics.frame_pairs import Pair
+from metrics.images import batches, read_ahead, read_pair
+from metrics.networks.loading import fill, load_state_dict
+from metrics.registry import METRICS, Measured, Settings, finite_mean
+
+SLICE = re.compile(r"^slice(s\.)?\d+\.")
+
+
+def network(kind: str, path) -> torch.nn.Module:
+    """The LPIPS network of `kind` with the `features.*` of a torchvision classifier file."""
+    lpips = _LPIPS(pretrained=True, net=kind, pnet_rand=True)
+    state = load_state_dict(path)
+    # The library cuts the backbone into slices and keeps the layers' numbers: slice3.6.weight, or
+    # slices.2.6.weight, is features.6.weight of the file.
+    names = {name: SLICE.sub("features.", name) for name in lpips.net.state_dict()}
+    fill(lpips.net, {own: state[name] for own, name in names.items() if name in state}, path)
+    return lpips.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def distances(lpips: torch.nn.Module, pairs: Sequence[tuple], device: str) -> list[tuple]:
+    """Pairs of pictures (3, H, W) in [0, 1] -> (as released, scaled to [-1, 1]) for each.
+
+    Pictures of one size go through the network together.
+    """
+    values: list[tuple] = [()] * len(pairs)
+    by_size = sorted(range(len(pairs)), key=lambda number: tuple(pairs[number][0].shape))
+    for _, group in itertools.groupby(by_size, key=lambda number: tuple(pairs[number][0].shape)):
+        numbers = list(group)
+        first, second = (
+            torch.stack([pairs[number][side] for number in numbers]).to(device) for side in (0, 1)
+        )
+        released = lpips(first, second).flatten().tolist()
+        scaled = lpips(first, second, normalize=True).flatten().tolist()
+        for number, value in zip(numbers, zip(released, scaled, strict=True), strict=True):
+            values[number] = value
+    return values
+
+
+def _measure(kind: str, pairs: Sequence[Pair], settings: Settings) -> Measured:
+    key = f"lpips_{kind}"
+    lpips = network(kind, METRICS[key].weight_files(settings)[0]).to(settings.device)
+    read = track(read_ahead(read_pair, pairs, settings.workers), len(pairs), key, "frames")
+    # Feature maps of one picture just fit a processor's cache; batches are up to a third slower.
+    size = 1 if settings.device == "cpu" else settings.batch_size
+    values = [
+        value for batch in batches(read, size) for value in distances(lpips, batch, settings.device)
+    ]
+    columns = dict(zip((key, f"{key}_scaled"), map(list, zip(*values, strict=True)), strict=True))
+    return Measured({name: finite_mean(column) for name, column in columns.items()}, columns)
+
+
+measure_squeeze = partial(_measure, "squeeze")
+measure_vgg = partial(_measure, "vgg")
+measure_alex = partial(_measure, "alex")

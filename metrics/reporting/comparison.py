@@ -1,0 +1,147 @@
+"""Drawings of two runs side by side: every frame of both, and every figure's difference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from metrics.pairwise import Comparison
+from metrics.registry import KEYS
+from metrics.reporting.comparison_table import p_text
+from metrics.reporting.curves import ACCENT, INK, SECOND, plain_axes
+from metrics.reporting.runs import Versus
+
+PAPER, DARK = "#fbfaf8", "#1d1c1a"
+MANY = 1500  # points that a drawing holds one by one; more become a picture
+COLUMNS = 4  # of panels in compare.png
+PANEL = (3.5, 3.3)  # inches
+
+
+def draw_frames(
+    axes: Axes, versus: Versus, found: Comparison, ink: str = INK, colours=(SECOND, ACCENT)
+) -> None:
+    """A point a frame, A's value across and B's up; on the diagonal they are equal."""
+    key = KEYS[found.key]
+    values = np.array(versus.values(found.key))
+    values = values[:, np.isfinite(values).all(axis=0)]
+    better = (values[1] > values[0]) == key.higher_is_better
+    plain_axes(axes, ink)
+    low, high = values.min(), values.max()
+    margin = 0.05 * (high - low) or 0.5
+    limits = (low - margin, high + margin)
+    axes.plot(limits, limits, color=ink, alpha=0.4, linewidth=1)
+    for wins, colour in zip((False, True), colours, strict=True):
+        chosen = values[:, better == wins]
+        axes.scatter(
+            *chosen,
+            s=9 if values.shape[1] < 400 else 4,
+            color=colour,
+            alpha=0.55,
+            linewidths=0,
+            rasterized=values.shape[1] > MANY,
+        )
+    axes.set(xlim=limits, ylim=limits, box_aspect=1)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
+    unit = f", {key.unit}" if key.unit else ""
+    axes.set_title(f"{key.title}{unit}", color=ink, fontsize=10, loc="left", fontweight="bold")
+    axes.set_xlabel(f"A: {_short(versus.first.name)}", color=ink)
+    axes.set_ylabel(f"B: {_short(versus.second.name)}", color=ink)
+    share = f"B better in {100 * found.win_rate:.0f} %, p {p_text(found.p_value)}"
+    where = (0.97, 0.04, "right", "bottom") if key.higher_is_better else (0.03, 0.96, "left", "top")
+    x, y, horizontal, vertical = where
+    axes.text(x, y, share, transform=axes.transAxes, ha=horizontal, va=vertical, color=ink, size=8)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 34 else f"{name[:16]}\N{HORIZONTAL ELLIPSIS}{name[-16:]}"
+
+
+def effects(versus: Versus) -> list[tuple[str, float, list[float]]]:
+    """(title, difference, interval) in standard deviations of the frames' differences.
+
+    Positive where B is better, whatever the figure's direction. Figures without per-frame values
+    or without an interval have no such size.
+    """
+    found = []
+    for figure in versus.figures:
+        values = np.array(versus.values(figure.key))
+        differences = values[1] - values[0]
+        differences = differences[np.isfinite(differences)]
+        deviation = float(np.std(differences)) if len(differences) > 1 else 0.0
+        if figure.wins is None or figure.interval is None or deviation == 0:
+            continue
+        key = KEYS[figure.key]
+        scale = (1 if key.higher_is_better else -1) / deviation
+        interval = sorted(scale * end for end in figure.interval)
+        found.append((key.title, scale * figure.difference, interval))
+    return found
+
+
+def draw_effects(axes: Axes, versus: Versus, ink: str = INK, colours=(SECOND, ACCENT)) -> None:
+    """A row a figure: the paired effect with its interval; right of zero B is better."""
+    plain_axes(axes, ink)
+    rows = effects(versus)
+    for place, (_, effect, (low, high)) in enumerate(rows):
+        clear = low > 0 or high < 0
+        colour = ink if not clear else colours[int(effect > 0)]
+        axes.plot([low, high], [place, place], color=colour, linewidth=2, alpha=0.8)
+        axes.plot(effect, place, "o", color=colour, markersize=6)
+    axes.axvline(0, color=ink, linewidth=1, alpha=0.5)
+    axes.grid(axis="x", color=ink, alpha=0.12, linewidth=0.8)
+    axes.grid(axis="y", visible=False)
+    axes.set_yticks(range(len(rows)), [title for title, _, _ in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_title("Effect, in deviations", color=ink, fontsize=10, loc="left", fontweight="bold")
+    sides = "\N{LEFTWARDS ARROW} A better     B better \N{RIGHTWARDS ARROW}"
+    axes.set_xlabel(sides, color=ink)
+
+
+def panels(versus: Versus) -> list[tuple]:
+    """(drawing function, *its arguments): the effects, then the frames of each figure.
+
+    The scaled LPIPS look like the released ones, and are left to the table.
+    """
+    found: list[tuple] = [(draw_effects, versus)] if effects(versus) else []
+    return found + [
+        (draw_frames, versus, figure)
+        for figure in versus.figures
+        if figure.wins is not None and not figure.key.endswith("_scaled")
+    ]
+
+
+def comparison_picture(versus: Versus, dpi: int = 120) -> Image.Image:
+    """All panels and the names of the runs in one picture, RGB."""
+    drawn = panels(versus)
+    columns = min(COLUMNS, max(2, len(drawn)))
+    rows = -(-max(1, len(drawn)) // columns)
+    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.6), layout="constrained")
+    figure.patch.set_facecolor(PAPER)
+    title = f"A: {_short(versus.first.name)}   B: {_short(versus.second.name)}"
+    count = f"{len(versus.frames)} frames of {versus.clips} clips"
+    figure.suptitle(f"{title}   ({count})", color=DARK, fontsize=12, fontweight="bold")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (function, *arguments) in zip(grid, drawn, strict=False):
+        axes.set_facecolor(PAPER)
+        function(axes, *arguments, DARK)
+    for axes in grid[len(drawn) :]:
+        axes.set_axis_off()
+    if not drawn:
+        _write_overall(grid[0], versus.figures)
+    canvas = FigureCanvasAgg(figure)
+    figure.set_dpi(dpi)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3].copy())
+
+
+def _write_overall(axes: Axes, figures: Sequence[Comparison]) -> None:
+    """For runs that have only figures of whole folders in common."""
+    lines = [f"{KEYS[one.key].title}: {one.first:.2f} / {one.second:.2f}" for one in figures]
+    axes.text(0, 0.9, "\n".join(lines), transform=axes.transAxes, va="top", color=DARK)

@@ -1,0 +1,108 @@
+"""Drawings of a report: training curves and the spread of a figure over samples."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from metrics.reporting.data import Curve
+
+INK = "#010203"  # becomes `currentColor` in a page, so that it can be read on light and dark
+ACCENT, SECOND = "#e8590c", "#1c7ed6"
+SMOOTHING = 0.05  # of all points: the share that a smoothed one averages over
+RC = {"svg.fonttype": "none", "font.size": 9.0, "svg.hashsalt": "report"}
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Centred running mean, over fewer values at the ends."""
+    half = int(len(values) * SMOOTHING / 2)
+    if half < 1:
+        return values
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    number = np.arange(len(values))
+    low, high = np.maximum(number - half, 0), np.minimum(number + half + 1, len(values))
+    return (total[high] - total[low]) / (high - low)
+
+
+def plain_axes(axes: Axes, ink: str) -> None:
+    for name, spine in axes.spines.items():
+        spine.set_visible(name in ("left", "bottom"))
+        spine.set_color(ink)
+        spine.set_alpha(0.35)
+    axes.tick_params(colors=ink, length=0, pad=5)
+    axes.grid(axis="y", color=ink, alpha=0.12, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def draw_curve(axes: Axes, curve: Curve, ink: str = INK) -> None:
+    """Training loss as a faint line with its running mean, validation loss with its points."""
+    plain_axes(axes, ink)
+    for name, points in curve.lines.items():
+        steps, values = np.array(sorted(points), dtype=np.float64).T
+        if name == "training":
+            axes.plot(steps, values, color=ACCENT, linewidth=0.8, alpha=0.3)
+            axes.plot(steps, smooth(values), color=ACCENT, linewidth=1.8, label=name)
+        else:
+            marker = "o" if len(steps) < 40 else None
+            axes.plot(
+                steps, values, color=SECOND, linewidth=1.8, marker=marker, markersize=3, label=name
+            )
+    axes.set_title(curve.title, color=ink, fontsize=10, loc="left", fontweight="bold")
+    axes.set_xlabel("step", color=ink)
+    axes.set_ylabel("loss", color=ink)
+    if len(curve.lines) > 1:
+        axes.legend(frameon=False, labelcolor=ink)
+
+
+def draw_histogram(
+    axes: Axes, values: Sequence[float], title: str, signed: bool = False, ink: str = INK
+) -> None:
+    """How often a figure takes which value; below zero in another colour where that says much."""
+    plain_axes(axes, ink)
+    counts, edges = np.histogram(values, bins=min(24, max(6, len(values) // 4)))
+    centres = (edges[1:] + edges[:-1]) / 2
+    colours = [SECOND if signed and centre < 0 else ACCENT for centre in centres]
+    axes.bar(centres, counts, width=0.92 * np.diff(edges), color=colours)
+    axes.axvline(float(np.mean(values)), color=ink, linewidth=1.2, linestyle="--", alpha=0.7)
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(7))
+    axes.set_title(title, color=ink, fontsize=10, loc="left", fontweight="bold")
+    axes.set_ylabel("frames", color=ink)
+
+
+def drawing(draw, *arguments, size=(5.4, 2.7)) -> Figure:
+    """One drawing of its own, transparent."""
+    figure = Figure(figsize=size, layout="constrained")
+    figure.patch.set_alpha(0.0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0.0)
+    draw(axes, *arguments)
+    return figure
+
+
+def to_svg(figure: Figure) -> str:
+    """An <svg> element for a page: text stays text, ink takes the page's colour."""
+    import matplotlib
+
+    out = io.StringIO()
+    with matplotlib.rc_context(RC):
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    return text.replace("<svg ", '<svg class="drawing" role="img" ', 1)
+
+
+def to_pixels(figure: Figure, dpi: int = 150) -> np.ndarray:
+    """(H, W, 4) uint8."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba()).copy()

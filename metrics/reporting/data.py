@@ -1,0 +1,291 @@
+"""What a report shows: samples with pictures and figures, overall figures, training curves."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from egogen.actions import inside, read_actions
+from egogen.atomic import read_json
+from egogen.errors import EgoGenError
+from metrics.intervals import SUFFIX
+from metrics.registry import KEYS, METRICS
+from metrics.reporting.runs import Versus
+from metrics.results import METRIC_FILE, SAMPLE_FILE, read_samples
+
+RANKED_BY = ("psnr_changed_gain", "psnr")  # the first that was measured orders the samples
+
+
+@dataclass
+class Sample:
+    """One generated frame beside what it started from and what it should have become."""
+
+    key: str  # clip/action
+    label: str
+    description: str
+    source: Path
+    generated: Path
+    target: Path
+    figures: dict[str, float]
+    done: bool | None = None  # did the action happen, by the oracle of the mini data set
+    why_not: str = ""
+    frame: str = ""  # clip/action/frame.jpg, as per_sample.csv calls it
+    captions: dict[str, str] = field(default_factory=dict)  # metric's title -> what it saw
+
+
+@dataclass
+class Curve:
+    """Losses of one training run; points are (step, value)."""
+
+    title: str
+    lines: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+
+@dataclass
+class ReportData:
+    title: str
+    subtitle: str
+    samples: list[Sample]  # best first
+    ranked_by: str
+    overall: dict[str, float | None]
+    score: dict | None = None  # mini.oracle.score of these frames
+    swapped: dict | None = None  # the same of frames made with another action's description
+    descriptions: dict | None = None  # shares of descriptions that state the right facts
+    curves: list[Curve] = field(default_factory=list)
+    intervals: dict[str, list[float]] = field(default_factory=dict)  # key -> [low, high]
+    versus: Versus | None = None  # this run is B
+    other_images: Path | None = None  # frames of A, where they are to be shown
+
+    @property
+    def columns(self) -> list[str]:
+        """Figures that frames have, in the order of `KEYS`; scaled LPIPS are left to the CSV."""
+        measured = set().union(*(sample.figures.keys() for sample in self.samples))
+        return [key for key in KEYS if key in measured and not key.endswith("_scaled")]
+
+
+def read_samples_of(
+    gen_path: str | os.PathLike,
+    frames: str | os.PathLike,
+    edit_file: str | os.PathLike,
+    metric_folder: str | os.PathLike,
+    llava_key: str,
+    score: dict | None,
+    rank_by: str | None = None,
+) -> tuple[list[Sample], str]:
+    """(measured samples, best first; the figure they are ordered by).
+
+    Raises EgoGenError when the entries, their figures and their pictures do not fit together.
+    """
+    figures = read_samples(Path(metric_folder) / SAMPLE_FILE)
+    rows = {f"{row['clip']}/{row['action_id']}": row for row in (score or {}).get("rows", [])}
+    captions = read_captions(metric_folder)
+    samples = []
+    for entry in read_actions(edit_file):
+        if entry.image_1 not in figures:
+            continue
+        row = rows.get(entry.key, {})
+        samples.append(
+            Sample(
+                entry.key,
+                entry.label,
+                entry.texts.get(llava_key, ""),
+                inside(frames, entry.image_0),
+                generated_frame(Path(gen_path), entry.image_1),
+                inside(frames, entry.image_1),
+                figures[entry.image_1],
+                row.get("done"),
+                str(row.get("why_not") or ""),
+                entry.image_1,
+                {
+                    title: texts[entry.key]
+                    for title, texts in captions.items()
+                    if entry.key in texts
+                },
+            )
+        )
+    if not samples:
+        raise EgoGenError(
+            f"{edit_file}: none of its entries is in {metric_folder}/{SAMPLE_FILE}, "
+            "expected figures of the same frames"
+        )
+    ranked_by = _ranked_by(samples, rank_by, metric_folder)
+    samples.sort(key=lambda sample: (-rank(sample, ranked_by), sample.key))
+    return samples, ranked_by
+
+
+def _ranked_by(samples: Sequence[Sample], wanted: str | None, folder: str | os.PathLike) -> str:
+    measured = {name for sample in samples for name in sample.figures if name in KEYS}
+    if wanted is None:
+        return next((name for name in (*RANKED_BY, *KEYS) if name in measured), "")
+    if wanted not in measured:
+        raise EgoGenError(
+            f"--rank-by {wanted}: no such figure in {folder}/{SAMPLE_FILE}, "
+            f"expected one of: {', '.join(sorted(measured))}"
+        )
+    return wanted
+
+
+def read_captions(metric_folder: str | os.PathLike) -> dict[str, dict[str, str]]:
+    """{metric's title: {clip/action: caption}} of the caption files that are there."""
+    found = {}
+    for metric in METRICS.values():
+        for name in metric.documents:
+            path = Path(metric_folder) / name
+            if path.exists():
+                found[metric.title] = {
+                    f"{clip}/{action}": str(caption).strip()
+                    for clip, actions in read_json(path).items()
+                    for action, caption in actions.items()
+                }
+    return found
+
+
+def generated_frame(root: Path, relative: str) -> Path:
+    path = inside(root, relative)
+    png = path.with_suffix(".png")
+    return png if png.exists() and not path.exists() else path
+
+
+def rank(sample: Sample, key: str) -> float:
+    """The larger the better, whatever the figure's direction; -inf without a value."""
+    value = sample.figures.get(key, math.nan)
+    if math.isnan(value):
+        return -math.inf
+    return value if key not in KEYS or KEYS[key].higher_is_better else -value
+
+
+def gained_and_lost(data: ReportData, count: int) -> tuple[list[tuple[Sample, float]], ...]:
+    """Two lists of at most `count` (sample, B - A), largest gains and largest losses first.
+
+    By the figure that ranks the samples; frames that neither gained nor lost are in no list.
+    """
+    if data.versus is None:
+        return [], []
+    up = data.ranked_by not in KEYS or KEYS[data.ranked_by].higher_is_better
+    found = []
+    for sample in data.samples:
+        before = data.versus.first.samples.get(sample.frame, {}).get(data.ranked_by, math.nan)
+        change = sample.figures.get(data.ranked_by, math.nan) - before
+        if math.isfinite(change) and change != 0:
+            found.append((sample, change))
+    found.sort(key=lambda pair: (-pair[1] if up else pair[1], pair[0].key))
+    gained = [pair for pair in found if (pair[1] > 0) == up][:count]
+    lost = [pair for pair in reversed(found) if (pair[1] > 0) != up][:count]
+    return gained, lost
+
+
+def read_overall(
+    metric_folder: str | os.PathLike,
+) -> tuple[dict[str, float | None], dict[str, list[float]]]:
+    """metric.json -> (figures, intervals by the key of their figure).
+
+    Raises EgoGenError naming the command that writes it when it is not there.
+    """
+    path = Path(metric_folder) / METRIC_FILE
+    if not path.exists():
+        raise EgoGenError(
+            f"{path}: no such file; measure first: python metrics/all_metrics_in_one.py --help"
+        )
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise EgoGenError(f"{path}: expected an object of figures, found {type(found).__name__}")
+    figures = {
+        name: value
+        for name, value in found.items()
+        if not name.endswith(SUFFIX) and (value is None or _is_number(value))
+    }
+    intervals = {
+        name.removesuffix(SUFFIX): value
+        for name, value in found.items()
+        if name.endswith(SUFFIX)
+        and isinstance(value, list)
+        and len(value) == 2
+        and all(map(_is_number, value))
+    }
+    return figures, intervals
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def read_score(path: str | os.PathLike | None, required: Sequence[str] = ()) -> dict | None:
+    """An optional JSON object of scores; numbers named in `required` must be there."""
+    if path is None:
+        return None
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise EgoGenError(f"{path}: expected an object of scores, found {type(found).__name__}")
+    for name in required:
+        if not isinstance(found.get(name), int | float):
+            raise EgoGenError(f"{path}: field {name!r}: expected a number of mini.oracle.score")
+    rows = found.get("rows", [])
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and {"clip", "action_id"} <= row.keys() for row in rows
+    ):
+        raise EgoGenError(f"{path}: field 'rows': expected objects with 'clip' and 'action_id'")
+    return found
+
+
+def read_curve(path: str | os.PathLike, title: str) -> Curve:
+    """Losses of stage 1 (a Trainer's trainer_state.json) or stage 2 (metrics.jsonl).
+
+    A last line that a killed run left unfinished is not read.
+    """
+    path = Path(path)
+    if path.suffix == ".jsonl":
+        records = _json_lines(path)
+    else:
+        state = read_json(path)
+        records = state.get("log_history") if isinstance(state, dict) else None
+        if not isinstance(records, list):
+            raise EgoGenError(f"{path}: expected an object with the list 'log_history'")
+    names = {"loss": "training", "val_loss": "validation", "eval_loss": "validation"}
+    curve = Curve(title)
+    for record in (record for record in records if isinstance(record, dict)):
+        for name, line in names.items():
+            point = record.get("step"), record.get(name)
+            if all(isinstance(value, int | float) and math.isfinite(value) for value in point):
+                curve.lines.setdefault(line, []).append(point)
+    if not curve.lines:
+        raise EgoGenError(f"{path}: holds no losses, expected records with 'step' and 'loss'")
+    return curve
+
+
+def _json_lines(path: Path) -> list:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EgoGenError(f"{path}: not a readable log ({error})") from None
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise EgoGenError(f"{path}: line {number}: not valid JSON ({error})") from None
+    return records
+
+
+def select(
+    samples: Sequence[Sample], best: int, worst: int, others: int
+) -> dict[str, list[Sample]]:
+    """{"best" | "worst" | "others": samples} of a list ordered best first, each sample once.
+
+    The others are taken at equal distances from those in between, best first.
+    """
+    if len(samples) <= best + worst:  # both ends meet: share what there is
+        best = min(best, math.ceil(len(samples) * best / max(1, best + worst)))
+        worst = len(samples) - best
+    middle = list(samples[best : len(samples) - worst])
+    count = min(others, len(middle))
+    chosen = [middle[(2 * number + 1) * len(middle) // (2 * count)] for number in range(count)]
+    return {
+        "best": list(samples[:best]),
+        "worst": list(samples[len(samples) - worst :])[::-1] if worst else [],
+        "others": chosen,
+    }

@@ -1,0 +1,192 @@
+"""Reading the results of two runs and comparing every figure that both have."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from egogen.atomic import read_json
+from egogen.errors import EgoGenError
+from metrics.intervals import SUFFIX
+from metrics.pairwise import Comparison, compare_columns, compare_resampled
+from metrics.registry import KEYS
+from metrics.results import INPUT_FILE, METRIC_FILE, PARTS, SAMPLE_FILE, read_clips, read_samples
+
+INSIDE = ("metric", "metrics")  # where a run's folder holds its results
+
+
+@dataclass
+class Run:
+    """The results of one run, as `metrics.results` wrote them."""
+
+    name: str
+    folder: Path
+    overall: dict
+    samples: dict[str, dict[str, float]]
+    clips: dict[str, str]
+    inputs: dict
+
+
+@dataclass
+class Versus:
+    """Two runs side by side, over the frames that both measured (sorted)."""
+
+    first: Run
+    second: Run
+    frames: list[str]
+    figures: list[Comparison]
+    skipped: list[str]  # lines: what was not compared, and why
+
+    @property
+    def clips(self) -> int:
+        return len({self.first.clips[frame] for frame in self.frames})
+
+    def values(self, key: str) -> tuple[list[float], list[float]]:
+        """Per-frame values of A and B, nan where there is none."""
+        return tuple(
+            [run.samples[frame].get(key, math.nan) for frame in self.frames]
+            for run in (self.first, self.second)
+        )
+
+    def to_json(self) -> dict:
+        names = ("frames", "wins", "ties", "losses", "win_rate", "p_value", "test")
+        return {
+            "a": {"name": self.first.name, "folder": str(self.first.folder)},
+            "b": {"name": self.second.name, "folder": str(self.second.folder)},
+            "frames": len(self.frames),
+            "clips": self.clips,
+            "figures": {
+                found.key: {
+                    "a": found.first,
+                    "b": found.second,
+                    "difference": found.difference,
+                    "difference" + SUFFIX: found.interval,
+                    "higher_is_better": KEYS[found.key].higher_is_better,
+                    "better": found.better(KEYS[found.key]) or None,
+                    **{name: getattr(found, name) for name in names},
+                }
+                for found in self.figures
+            },
+            "skipped": self.skipped,
+        }
+
+
+def read_run(path: str | os.PathLike, name: str | None = None) -> Run:
+    """Results in `path` or in the folder `metric` of it; the name is that of the run's folder."""
+    folder = Path(os.path.abspath(path))
+    if not folder.is_dir():
+        raise EgoGenError(f"{path}: no such folder, expected the results of a run")
+    candidates = [folder, *(folder / inside for inside in INSIDE)]
+    found = next((one for one in candidates if (one / METRIC_FILE).is_file()), None)
+    if found is None:
+        raise EgoGenError(
+            f"{path}: holds no {METRIC_FILE}; measure first: "
+            "python metrics/all_metrics_in_one.py --help"
+        )
+    inputs, overall = read_json(found / INPUT_FILE), read_json(found / METRIC_FILE)
+    if not isinstance(overall, dict):
+        raise EgoGenError(f"{found / METRIC_FILE}: expected an object of figures")
+    if not isinstance(inputs, dict) or not {"metrics", "targets"} <= inputs.keys():
+        raise EgoGenError(
+            f"{found / INPUT_FILE}: expected 'metrics' and 'targets'; of an earlier version? "
+            "Measure again: python metrics/all_metrics_in_one.py --help"
+        )
+    samples = read_samples(found / SAMPLE_FILE)
+    missing = sorted(inputs["targets"].keys() - samples.keys())
+    if missing:
+        raise EgoGenError(
+            f"{found / SAMPLE_FILE}: {len(missing)} of {len(inputs['targets'])} frames are missing,"
+            f" first {missing[0]}; measure again"
+        )
+    named = found.parent if found.name in INSIDE else found
+    return Run(
+        name or named.name,
+        found,
+        overall,
+        samples,
+        read_clips(found / SAMPLE_FILE),
+        inputs,
+    )
+
+
+def common_frames(first: Run, second: Run) -> list[str]:
+    """Frames that both measured; raises EgoGenError when there are none, or truths differ."""
+    frames = sorted(first.samples.keys() & second.samples.keys())
+    if not frames:
+        raise EgoGenError(
+            f"{first.folder} and {second.folder}: no frame in common, expected runs over one split"
+        )
+    truths = [run.inputs["targets"] for run in (first, second)]
+    for frame in frames:
+        if truths[0].get(frame) != truths[1].get(frame):
+            raise EgoGenError(
+                f"{frame}: measured against another ground truth in {first.folder} than in "
+                f"{second.folder}, expected the same file"
+            )
+    return frames
+
+
+def _incomparable(name: str, first: Run, second: Run, same_frames: bool) -> str | None:
+    """Why a metric's values in both runs do not mean the same, or None."""
+    found = [run.inputs["metrics"][name]["from"] for run in (first, second)]
+    checked = ["weights", "dataset", *(["sources", "texts"] if same_frames else [])]
+    for field in checked:
+        if found[0].get(field) != found[1].get(field):
+            return f"{name}: computed with other {field} in A than in B"
+    return None
+
+
+def compare_runs(first: Run, second: Run) -> Versus:
+    """Every figure of both, in the order of `KEYS`; what cannot be compared is named."""
+    versus = Versus(first, second, common_frames(first, second), [], [])
+    same_frames = first.samples.keys() == second.samples.keys()
+    if not same_frames:
+        only = [len(run.samples) - len(versus.frames) for run in (first, second)]
+        versus.skipped.append(f"frames: {only[0]} only in A, {only[1]} only in B")
+    both = [name for name in first.inputs["metrics"] if name in second.inputs["metrics"]]
+    for run, letter in ((first, "A"), (second, "B")):
+        alone = [name for name in run.inputs["metrics"] if name not in both]
+        if alone:
+            versus.skipped.append(f"measured only in {letter}: {', '.join(alone)}")
+    for name in both:
+        reason = _incomparable(name, first, second, same_frames)
+        if reason:
+            versus.skipped.append(reason)
+            continue
+        for key in first.inputs["metrics"][name]["figures"]:
+            if key in KEYS and key in second.inputs["metrics"][name]["figures"]:
+                _compare(versus, name, key, same_frames)
+    if not versus.figures:
+        reasons = "; ".join(versus.skipped)
+        raise EgoGenError(f"{first.folder} and {second.folder}: nothing to compare ({reasons})")
+    return versus
+
+
+def _compare(versus: Versus, metric: str, key: str, same_frames: bool) -> None:
+    """Append the comparison of one figure, or why there is none."""
+    runs = (versus.first, versus.second)
+    values = versus.values(key)
+    clips = [versus.first.clips[frame] for frame in versus.frames]
+    found = compare_columns(key, *values, clips, KEYS[key].higher_is_better)
+    if found is None and same_frames:
+        found = _compare_overall(key, metric, runs, len(versus.frames))
+    if found is not None:
+        versus.figures.append(found)
+    elif key != "psnr_pooled":  # `psnr` says all that can be said of it
+        versus.skipped.append(f"{key}: no value that the runs share")
+
+
+def _compare_overall(key: str, metric: str, runs: Sequence[Run], frames: int) -> Comparison | None:
+    overall = tuple(run.overall.get(key) for run in runs)
+    if not all(isinstance(value, int | float) for value in overall):
+        return None
+    resampled = [
+        read_json(run.folder / PARTS / f"{metric}.json").get("resampled", {}).get(key)
+        for run in runs
+    ]
+    if not all(resampled):
+        return None
+    return compare_resampled(key, overall, resampled, frames)

@@ -1,0 +1,1 @@
+"""Reads rendered frames and judges whether the action is done."""

@@ -1,0 +1,236 @@
+"""Reading a picture of the mini world: which object is where, what state it is in, who holds it.
+
+Only the picture is used. Every kind has a hue (or lightness) of its own, so pixels are classed by
+hue and saturation, which a change of light hardly moves; a thing is where its class is densest.
+Works at any size: the picture is squeezed to GRID x GRID first, so a frame that was generated at
+64 x 64 is read in the same way as a full one. Positions are relative, x right and y down in [0, 1].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from mini.world.kinds import HOLD, SIDES
+
+GRID = 128
+BLUR = 0.8  # px of the grid: takes noise away before pixels are classed
+
+HUES = {  # kind: lowest and highest hue in degrees, least saturation, least value
+    "apple": (-18, 11, 0.6, 0.2),
+    "carrot": (11, 35, 0.66, 0.35),
+    "jar": (36, 61, 0.55, 0.35),
+    "knife": (63, 98, 0.4, 0.35),
+    "bottle": (112, 165, 0.3, 0.15),
+    "bowl": (166, 198, 0.36, 0.2),
+    "mug": (204, 240, 0.44, 0.2),
+    "lunch box": (255, 297, 0.26, 0.2),
+    "sponge": (308, 346, 0.22, 0.35),
+}
+LEAST = 0.0024  # share of the picture that a thing must cover to be seen
+WINDOW = (0.2, 0.24)  # a thing's pixels lie within such a box
+SKIN_BLUR = 1.3  # px more, for skin is told from wood by little
+WALL = 0.2  # things out of focus above this height are neither plates nor pans
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One object: centre, width and height (relative), share of the picture, state, holder."""
+
+    kind: str
+    x: float
+    y: float
+    width: float
+    height: float
+    area: float
+    state: str = ""  # open, closed, cut, washed, filled, or nothing special
+    held_by: str | None = None
+
+
+@dataclass(frozen=True)
+class SeenHand:
+    """Centre of the skin of one hand, and its share of the picture."""
+
+    x: float
+    y: float
+    area: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a picture shows. `masks`: class -> (GRID, GRID) bool; classes are the kinds, skin,
+    white, flesh and dark."""
+
+    objects: dict[str, Seen]
+    hands: dict[str, SeenHand]
+    masks: dict[str, np.ndarray] = field(repr=False, compare=False)
+
+    def share(self, name: str, box: tuple[float, float, float, float]) -> float:
+        """Share of the box (left, top, right, bottom; relative) that class `name` covers."""
+        part = self.masks[name][_rows(box[1], box[3]), _rows(box[0], box[2])]
+        return float(part.mean()) if part.size else 0.0
+
+
+def _rows(low: float, high: float) -> slice:
+    start = min(max(round(low * GRID), 0), GRID)
+    return slice(start, min(max(round(high * GRID), start), GRID))
+
+
+def classes(image: Image.Image) -> dict[str, np.ndarray]:
+    """Class -> (GRID, GRID) bool. A pixel may be of several classes or of none."""
+    small = image.convert("RGB").resize((GRID, GRID), Image.Resampling.BICUBIC)
+    small = small.filter(ImageFilter.GaussianBlur(BLUR))
+    rgb = np.asarray(small, np.float32) / 255
+    value, low = rgb.max(-1), rgb.min(-1)
+    chroma = value - low
+    saturation = chroma / np.maximum(value, 0.02)
+    hue = _hue(rgb, value, np.maximum(chroma, 1e-4))
+    masks = {}
+    for kind, (first, last, least, bright) in HUES.items():
+        between = ((hue - first) % 360) <= (last - first)
+        masks[kind] = between & (saturation > least) & (value > bright)
+    below = (np.arange(GRID) >= WALL * GRID)[:, None]
+    masks["white"] = (low > 0.72) & (saturation < 0.2)
+    masks["plate"] = masks["white"] & (saturation < 0.15) & below
+    masks["flesh"] = (
+        (hue > 32) & (hue < 64) & (saturation > 0.1) & (saturation < 0.5) & (value > 0.7)
+    )
+    masks["dark"] = value < 0.27
+    masks["pan"] = (value < 0.21) & below
+    masks["skin"] = _skin(small)
+    return masks
+
+
+def _skin(small: Image.Image) -> np.ndarray:
+    """Pixels redder than the table, yet less so than fruit. Ratios of channels forget the light."""
+    small = small.filter(ImageFilter.GaussianBlur(SKIN_BLUR))
+    rgb = np.maximum(np.asarray(small, np.float32) / 255, 0.01)
+    first, second = np.log(rgb[..., 0] / rgb[..., 1]), np.log(rgb[..., 1] / rgb[..., 2])
+    table = float(np.median(first[round(WALL * GRID) :]))
+    skin = (first > max(table + 0.085, 0.13)) & (first < 0.6) & (second > 0.03) & (second < 0.6)
+    return skin & (
+        _sums(skin, 5, 5) >= 15
+    )  # fruit fades into the table through skin, in thin rings
+
+
+def _hue(rgb: np.ndarray, value: np.ndarray, chroma: np.ndarray) -> np.ndarray:
+    """Hue in degrees, (H, W)."""
+    red, green, blue = np.moveaxis(rgb, -1, 0)
+    hue = np.where(
+        value == red,
+        (green - blue) / chroma,
+        np.where(value == green, 2 + (blue - red) / chroma, 4 + (red - green) / chroma),
+    )
+    return hue * 60 % 360
+
+
+def _sums(mask: np.ndarray, wide: int, high: int) -> np.ndarray:
+    """Number of set pixels in the box of odd size (wide, high) around every pixel."""
+    padded = np.pad(
+        mask.astype(np.float32), ((high // 2 + 1, high // 2), (wide // 2 + 1, wide // 2))
+    )
+    sums = padded.cumsum(0).cumsum(1)
+    return sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
+
+
+def _densest(mask: np.ndarray, window: tuple[float, float]) -> tuple[int, int]:
+    """Centre (column, row) of the box of size `window` (relative) that holds most of the mask."""
+    boxes = _sums(mask, round(window[0] * GRID) | 1, round(window[1] * GRID) | 1)
+    best = boxes >= boxes.max() - 0.5  # the middle of all equally good places
+    rows, columns = np.nonzero(best)
+    return round(columns.mean()), round(rows.mean())
+
+
+def locate(mask: np.ndarray, window: tuple[float, float] = WINDOW) -> Seen | None:
+    """The thing that a class shows, or None when too little of it is there."""
+    if mask.mean() < LEAST:
+        return None
+    column, row = _densest(mask, window)
+    for _ in range(3):
+        near = _near(column, row, window, 0.62)
+        rows, columns = np.nonzero(mask[near])
+        if not len(rows):
+            return None
+        column = round(near[1].start + columns.mean())
+        row = round(near[0].start + rows.mean())
+    area = len(rows) / GRID**2
+    if area < LEAST:
+        return None
+    left, right = np.percentile(columns, (3, 97)) + near[1].start
+    top, bottom = np.percentile(rows, (3, 97)) + near[0].start
+    return Seen(
+        "",
+        float(columns.mean() + near[1].start + 0.5) / GRID,
+        float(rows.mean() + near[0].start + 0.5) / GRID,
+        float(right - left + 1) / GRID,
+        float(bottom - top + 1) / GRID,
+        area,
+    )
+
+
+def _near(column: int, row: int, window: tuple[float, float], factor: float):
+    wide, high = window[0] * factor * GRID, window[1] * factor * GRID
+    return (
+        slice(max(round(row - high), 0), min(round(row + high) + 1, GRID)),
+        slice(max(round(column - wide), 0), min(round(column + wide) + 1, GRID)),
+    )
+
+
+def read_picture(image: Image.Image) -> Reading:
+    """Read any picture of the mini world, of any size, sharp or blurred."""
+    masks = classes(image)
+    hands = {}
+    for side in SIDES:
+        half = masks["skin"].copy()
+        half[:, GRID // 2 :] &= side == "right"
+        half[:, : GRID // 2] &= side == "left"
+        seen = locate(half, (0.16, 0.26))
+        if seen is not None:
+            hands[side] = SeenHand(seen.x, seen.y, seen.area)
+    found = {}
+    for kind in (*HUES, "plate", "pan"):
+        seen = locate(masks[kind])
+        if seen is not None:
+            found[kind] = seen
+    reading = Reading(found, hands, masks)
+    objects = {
+        kind: Seen(
+            kind, seen.x, seen.y, seen.width, seen.height, seen.area,
+            _state(reading, kind, seen), holder(reading, seen),
+        )
+        for kind, seen in found.items()
+    }  # fmt: skip
+    return Reading(objects, hands, masks)
+
+
+def holder(reading: Reading, seen: Seen) -> str | None:
+    """The hand that holds a thing up in front of the body, or None."""
+    for side in SIDES:
+        hand = reading.hands.get(side)
+        near = hand and abs(hand.x - seen.x) < 0.1 and -0.1 < hand.y - seen.y < 0.2
+        if near and abs(seen.x - HOLD[side][0]) < 0.12 and 0.5 < seen.y < 0.76:
+            return side
+    return None
+
+
+def _state(reading: Reading, kind: str, seen: Seen) -> str:
+    left, right = seen.x - seen.width / 2, seen.x + seen.width / 2
+    top, bottom = seen.y - seen.height / 2, seen.y + seen.height / 2
+    if kind == "jar":
+        mouth = (seen.x - 0.05, top - 0.03, seen.x + 0.04, top + 0.07)
+        return "open" if reading.share("dark", mouth) > 0.08 else "closed"
+    if kind == "lunch box":
+        inner = (left, top + 0.3 * seen.height, right, bottom)
+        return "open" if reading.share("white", inner) > 0.03 else "closed"
+    if kind in ("apple", "carrot"):
+        inner = (left, top, right, bottom)
+        return "cut" if seen.width > 0.2 and reading.share("white", inner) > 0.06 else ""
+    if kind in ("bowl", "mug", "pan"):
+        inner = (left, top - 0.04, right, bottom)
+        if reading.share("white", inner) > 0.1:
+            sponge = reading.objects.get("sponge")
+            close = sponge and abs(sponge.x - seen.x) < 0.15 and abs(sponge.y - seen.y) < 0.15
+            return "washed" if close else "filled"
+    return ""

@@ -1,0 +1,201 @@
+"""Scores of generated frames and of descriptions, by the oracle and by the truth of a mini dataset.
+
+`python -m mini.oracle.score --dataset-root ROOT --name ego4d --split val --gen-path DIR`
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from egogen.actions import DESCRIPTION_KEY, ActionEntry, inside, read_actions
+from egogen.atomic import read_json, write_json
+from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
+from egogen.frames import read_rgb
+from egogen.jobs import track
+from egogen.layout import DATASETS, SPLITS, action_file, frame_folder
+from metrics.measures.changed_region import changed_region_scores
+from mini.oracle.oracle import judge
+from mini.oracle.reading import read_picture
+from mini.world.texts import parse_description
+from mini.world.write import truth_file
+
+FACTS = ("verb", "object", "hand", "target")
+
+
+def read_truth(root: str | Path, dataset: str) -> dict[str, Any]:
+    """clip -> {"scene", "actions": {id: {verb, object, hand, target, tool, where}}}."""
+    path = truth_file(Path(root), dataset)
+    truth = read_json(path)
+    if not isinstance(truth, dict) or not all(
+        isinstance(clip, dict) and isinstance(clip.get("actions"), dict) for clip in truth.values()
+    ):
+        raise EgoGenError(f"{path}: expected clips with 'actions', as written by mini")
+    return truth
+
+
+def score_frame(
+    source: Image.Image, target: Image.Image, generated: Image.Image, own: Mapping, others: Mapping
+) -> dict[str, Any]:
+    """One generated frame: was its own action done, which of the `others` (id -> action) were, and
+    PSNR in the region that changes, against copying the source. Sizes may differ from the target's.
+    """
+    before, now = read_picture(source), read_picture(generated)
+    done, why = judge(before, now, own)
+    scores = changed_region_scores(source, generated, target)
+    return {
+        "done": done,
+        "why_not": why,
+        "others_done": [name for name, action in others.items() if judge(before, now, action)[0]],
+        "others": len(others),
+        "psnr_changed": scores and scores.generated,
+        "psnr_copy": scores and scores.copied,
+        "psnr_gain": scores and scores.gain,
+    }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rates and mean dB over the rows of `score_frame`, each with its "verb"."""
+    others = sum(row["others"] for row in rows)
+    verbs: dict[str, list] = {}
+    for row in rows:
+        verbs.setdefault(row["verb"], []).append(row["done"])
+    return {
+        "count": len(rows),
+        "done_rate": _mean(row["done"] for row in rows),
+        "other_action_rate": (
+            sum(len(row["others_done"]) for row in rows) / others if others else None
+        ),
+        **{
+            name: _mean(row[name] for row in rows)
+            for name in ("psnr_changed", "psnr_copy", "psnr_gain")
+        },
+        "by_verb": {
+            verb: {"count": len(done), "done_rate": _mean(done)}
+            for verb, done in sorted(verbs.items())
+        },
+    }
+
+
+def _own_truth(truth: Mapping, entry: ActionEntry, path: Path) -> Mapping[str, Mapping]:
+    actions = truth.get(entry.clip, {}).get("actions", {})
+    if entry.action_id not in actions:
+        raise EgoGenError(f"{path}: no truth for entry {entry.key}, expected one for each entry")
+    return actions
+
+
+def score_folder(root: str | Path, dataset: str, split: str, gen_path: str | Path) -> dict:
+    """Score GEN_PATH/<image_1> of a split; missing frames are named and left out."""
+    folder, gen_path = frame_folder(root, dataset, split), Path(gen_path)
+    truth = read_truth(root, dataset)
+    entries = read_actions(action_file(root, dataset, split))
+    rows, missing = [], []
+    for entry in track(entries, len(entries), f"score {dataset} {split}", "frames"):
+        generated = inside(gen_path, entry.image_1)
+        if not generated.is_file():
+            missing.append(entry.key)
+            continue
+        actions = _own_truth(truth, entry, truth_file(Path(root), dataset))
+        own = actions[entry.action_id]
+        row = score_frame(
+            read_rgb(inside(folder, entry.image_0)),
+            read_rgb(inside(folder, entry.image_1)),
+            read_rgb(generated),
+            own,
+            {name: action for name, action in actions.items() if name != entry.action_id},
+        )
+        facts = {name: own[name] for name in FACTS}
+        rows.append({"clip": entry.clip, "action_id": entry.action_id, **facts, **row})
+    if not rows:
+        raise EgoGenError(
+            f"{gen_path}: none of the {len(entries)} frames of {dataset} {split} is there, "
+            f"expected <clip>/<action>/<frame>.jpg such as {entries[0].image_1}"
+        )
+    head = {"name": dataset, "split": split, **summary(rows), "missing": missing}
+    return {**head, "rows": rows}
+
+
+def score_descriptions(truth: Mapping, texts: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Share of descriptions that state the right facts. `texts`: clip -> action id -> description.
+
+    "target" is over actions that have one; "object_hand_target" and "all" (verb too) ask for
+    everything at once. Raises EgoGenError for a text whose action the truth does not know.
+    """
+    rows = []
+    for clip, actions in texts.items():
+        for action_id, text in actions.items():
+            if action_id not in truth.get(clip, {}).get("actions", {}):
+                raise EgoGenError(f"description of {clip}/{action_id}: no such action in the truth")
+            known, said = truth[clip]["actions"][action_id], parse_description(text)
+            row = {name: said[name] == known[name] for name in FACTS}
+            row["object_hand_target"] = row["object"] and row["hand"] and row["target"]
+            row["all"] = row["object_hand_target"] and row["verb"]
+            if known["target"] is None:
+                row["target"] = None
+            rows.append(row)
+    names = (*FACTS, "object_hand_target", "all")
+    return {"count": len(rows), **{name: _mean(row[name] for row in rows) for name in names}}
+
+
+def score_action_file(root: str | Path, dataset: str, path: str | Path, key: str) -> dict[str, Any]:
+    """`score_descriptions` of the texts under `key` of an action file."""
+    texts: dict[str, dict[str, str]] = {}
+    for entry in read_actions(path, (key,)):
+        texts.setdefault(entry.clip, {})[entry.action_id] = entry.texts[key]
+    return {
+        "name": dataset,
+        "file": str(path),
+        **score_descriptions(read_truth(root, dataset), texts),
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mini.oracle.score",
+        description="Score generated frames of a mini dataset with the oracle, or descriptions of "
+        "its actions with the truth.",
+        epilog="example: python -m mini.oracle.score --dataset-root runs/mini_data --name ego4d "
+        "--split val --gen-path runs/images --out runs/score.json",
+    )
+    parser.add_argument("--dataset-root", type=Path, required=True)
+    parser.add_argument("--name", choices=DATASETS, required=True, help="dataset")
+    parser.add_argument("--split", choices=SPLITS, default="val")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--gen-path", type=Path, help="frames in clip/action/frame folders")
+    what.add_argument("--descriptions", type=Path, help="action file with descriptions")
+    parser.add_argument("--key", default=DESCRIPTION_KEY, help="where they stand (%(default)s)")
+    parser.add_argument("--out", type=Path, help="write figures and one row a sample here (JSON)")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    args = _parser().parse_args(argv)
+    if args.descriptions:
+        result = score_action_file(args.dataset_root, args.name, args.descriptions, args.key)
+        shown = ["count", *FACTS, "object_hand_target", "all"]
+    else:
+        result = score_folder(args.dataset_root, args.name, args.split, args.gen_path)
+        shown = ["count", "done_rate", "other_action_rate", "psnr_changed", "psnr_copy"]
+    if args.out:
+        write_json(args.out, result)
+    for name in shown:
+        value = result[name]
+        print(f"{name}: {value:.4g}" if isinstance(value, int | float) else f"{name}: none")
+    if result.get("psnr_gain") is not None:
+        print(f"psnr_gain: {result['psnr_gain']:+.2f} dB in the changed region, against copying")
+    if result.get("missing"):
+        print(f"missing: {len(result['missing'])} frames, the first is {result['missing'][0]}")
+    return EXIT_INCOMPLETE if result.get("missing") else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

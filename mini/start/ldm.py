@@ -1,0 +1,84 @@
+"""Make what stage 2 starts from in the mini world, in place of Stable Diffusion v1.5.
+
+    python -m mini.start.ldm --dataset-root DATA --out configs/mini
+
+writes start.safetensors (autoencoder and text tower, half precision) and text_tower/ (its config
+and vocabulary). The files in configs/mini were made by this command on a dataset of seed 101, which
+no run of the quick start uses: `python -m mini DATA --pairs 3000 --seed 101`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from egogen.atomic import atomic_path
+from egogen.errors import run_command
+from egogen.layout import DATASETS
+from ldm.architecture import build_autoencoder
+from ldm.config import TrainConfig, load_config
+from mini.start.ldm_autoencoder import frame_paths, latent_scale, read_frames, train_autoencoder
+from mini.start.ldm_text_tower import (
+    build_tower,
+    sample_texts,
+    save_tower,
+    train_tokenizer,
+    train_tower,
+)
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "train_mini.yaml"
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m mini.start.ldm",
+        description="Train the small autoencoder and text tower of the mini world.",
+        epilog="example: python -m mini.start.ldm --dataset-root runs/data --out configs/mini",
+    )
+    parser.add_argument("--dataset-root", type=Path, required=True)
+    parser.add_argument("--name", nargs="+", choices=DATASETS, default=list(DATASETS))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=2200, help="of the autoencoder")
+    parser.add_argument("--text-steps", type=int, default=400)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    config = load_config(TrainConfig, [str(CONFIG)])
+    params = config.model.params
+
+    torch.manual_seed(args.seed)
+    texts = list(sample_texts(args.seed, 1500))
+    tokenizer = train_tokenizer(texts, 768)
+    tower = build_tower(tokenizer, params.unet_config.params.context_dim, layers=2, heads=4)
+    told = train_tower(tower, tokenizer, texts, steps=args.text_steps, seed=args.seed)
+    print(f"text tower: {told:.1%} of the facts told right")
+
+    frames = read_frames(
+        frame_paths(args.dataset_root, args.name), config.data.params.train.params.res
+    )
+    torch.manual_seed(args.seed)
+    vae = build_autoencoder(params.first_stage_config.params, params.scale_factor)
+    psnr = train_autoencoder(
+        vae, frames, steps=args.steps, batch_size=args.batch_size, peak=2e-3, seed=args.seed
+    )
+    print(f"autoencoder: {psnr:.2f} dB, scale_factor {latent_scale(vae, frames[:512]):.4f}")
+
+    parts = {"vae": vae, "text_encoder": tower}
+    state = {
+        f"{part}.{name}": value.half().contiguous()
+        for part, module in parts.items()
+        for name, value in module.state_dict().items()
+        if value.is_floating_point()
+    }
+    save_tower(tower, tokenizer, args.out / "text_tower")
+    with atomic_path(args.out / "start.safetensors") as temporary:
+        save_file(state, temporary)
+    print(f"{args.out / 'start.safetensors'}: {sum(v.numel() for v in state.values()):,} values")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,105 @@
+"""Train the small autoencoder on rendered frames: reconstruction with a light KL term.
+
+Latents of Stable Diffusion come from a far larger network that was also trained adversarially; on
+rendered scenes of 64 x 64 pixels a plain reconstruction loss is enough for an oracle to read a
+decoded picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn import functional
+
+from egogen.actions import read_actions
+from egogen.frames import read_rgb
+from egogen.jobs import Progress, track
+from egogen.layout import SPLITS, action_file, frame_folder
+from egogen.seeds import stable_seed
+from ldm.images import to_pixels
+
+KL_WEIGHT = 1e-4  # per latent value; keeps the latents bounded and smooth
+
+
+def frame_paths(root: Path, datasets: Sequence[str]) -> list[Path]:
+    """One source frame a clip (a clip's actions start from equal ones) and all target frames."""
+    paths = []
+    for dataset in datasets:
+        for split in SPLITS:
+            folder = frame_folder(root, dataset, split)
+            entries = read_actions(action_file(root, dataset, split))
+            sources = {entry.clip: entry.image_0 for entry in entries}
+            paths += [folder / name for name in sources.values()]
+            paths += [folder / entry.image_1 for entry in entries]
+    return paths
+
+
+def read_frames(paths: Sequence[Path], resolution: int) -> Tensor:
+    """-> uint8 (N, 3, R, R), squeezed as stage 2 squeezes them."""
+    frames = torch.empty(len(paths), 3, resolution, resolution, dtype=torch.uint8)
+    for row, path in enumerate(track(paths, len(paths), "read", "frames")):
+        frames[row] = ((to_pixels(read_rgb(path), resolution) + 1) * 127.5).round().to(torch.uint8)
+    return frames
+
+
+def rate_at(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up over 2 % of the steps, then a cosine to zero."""
+    warm = max(1, steps // 50)
+    return peak * min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def reconstruction_loss(vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """pixels (B, 3, R, R) in [-1, 1] -> loss and the mean squared error (for the record)."""
+    posterior = vae.encode(pixels).latent_dist
+    decoded = vae.decode(posterior.sample()).sample
+    squared = functional.mse_loss(decoded, pixels)
+    absolute = functional.l1_loss(decoded, pixels)
+    divergence = posterior.kl().mean() / posterior.mean[0].numel()
+    return squared + 0.3 * absolute + KL_WEIGHT * divergence, squared.detach()
+
+
+def train_autoencoder(
+    vae: AutoencoderKL, frames: Tensor, *, steps: int, batch_size: int, peak: float, seed: int
+) -> float:
+    """Train in place on `frames` (N, 3, R, R) uint8; -> PSNR in dB over the last tenth of steps."""
+    generator = torch.Generator().manual_seed(stable_seed(seed, "autoencoder"))
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=peak, weight_decay=0.0, fused=True)
+    vae.requires_grad_(True).train()
+    errors = []
+    with Progress(steps, "autoencoder", "steps") as progress:
+        for step in range(steps):
+            rows = torch.randint(len(frames), (batch_size,), generator=generator)
+            pixels = frames[rows].float() / 127.5 - 1
+            # brightness and contrast of each channel vary more than in the frames themselves
+            gain = 1 + 0.08 * torch.randn(batch_size, 3, 1, 1, generator=generator)
+            loss, squared = reconstruction_loss(vae, (pixels * gain).clamp(-1, 1))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(step, steps, peak)
+            optimizer.step()
+            errors.append(squared.item())
+            progress.update()
+    vae.eval().requires_grad_(False)
+    return psnr_of(float(np.mean(errors[-max(1, steps // 10) :])))
+
+
+def psnr_of(squared_error: float) -> float:
+    """Mean squared error of values in [-1, 1] -> dB."""
+    return 10 * math.log10(4 / squared_error)
+
+
+@torch.no_grad()
+def latent_scale(vae: AutoencoderKL, frames: Tensor) -> float:
+    """1 / standard deviation of the latents, as `scale_factor` is defined."""
+    latents = torch.cat(
+        [vae.encode(f.float() / 127.5 - 1).latent_dist.mean for f in frames.split(64)]
+    )
+    return 1 / latents.std().item()

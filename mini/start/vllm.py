@@ -1,0 +1,143 @@
+"""Make the small pretrained starting point of the mini world ("llava_pretrained" there).
+
+A vocabulary of the tuning texts, a CLIP vision tower that tells what its patches show, and a Llama
+that answers questions about the frames: all that tuning starts from, made on the train split alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from transformers import CLIPVisionConfig, LlamaConfig, set_seed
+
+from egogen.atomic import read_json, write_json
+from egogen.errors import run_command
+from llava.checkpoints.load import Loaded, save_tools
+from llava.conversation import find_template
+from llava.image_processing import ImageProcessor
+from llava.model import Llava, build_config
+from llava.train.data import read_conversations
+from mini.start.vllm_pretrain import LanguagePlan, pretrain_language, pretrain_vision, scene_pixels
+from mini.start.vllm_scenes import caption, label_words, mirror, questions, read_scenes
+from mini.start.vllm_tokenizer import train_tokenizer
+from mini.world.texts import QUESTION
+
+EXAMPLE = """example:
+  python -m mini.start.vllm --dataset-root data/mini --name ego4d --out runs/mini/base"""
+FINISHED_FILE = "finished.json"
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m mini.start.vllm",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--dataset-root", type=Path, required=True, help="root of a mini dataset")
+    add("--name", nargs="+", default=["ego4d", "epickitchen"], help="datasets (default: both)")
+    add("--out", type=Path, required=True)
+    add("--seed", type=int, default=0)
+    add("--vision-steps", type=int, default=200)
+    add("--language-steps", type=int, default=600)
+    add("--batch-size", type=int, default=16)
+    add("--vision-rate", type=float, default=3e-3)
+    add("--language-rate", type=float, default=3e-3)
+    add("--whole-share", type=float, default=0.25, help="language steps that see whole pictures")
+    add("--vocabulary", type=int, default=640, help="pieces, the 256 bytes among them")
+    add("--hidden", type=int, default=96, help="width d of the language model and the features")
+    add("--layers", type=int, default=3, help="layers of the language model")
+    add("--heads", type=int, default=3)
+    add("--vision-hidden", type=int, default=64)
+    add("--vision-layers", type=int, default=3, help="the last one is never run (layer -2 is read)")
+    add("--image-size", type=int, default=64)
+    add("--patch", type=int, default=4)
+    return parser.parse_args(argv)
+
+
+def build(args: argparse.Namespace, vocabulary: int) -> Llava:
+    """A model of the asked size with random weights. Frames are squeezed whole into the square.
+
+    Weights start larger and rotary positions turn slower than Llama's: with so few and so narrow
+    heads, words would else not find patches by what these show, hundreds of positions away.
+    """
+    text = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=args.hidden,
+        intermediate_size=args.hidden * 2,
+        initializer_range=args.hidden**-0.5,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.heads,
+        max_position_embeddings=2048,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=args.vision_hidden,
+        intermediate_size=args.vision_hidden * 3,
+        num_hidden_layers=args.vision_layers,
+        num_attention_heads=max(1, args.vision_hidden // 32),
+        image_size=args.image_size,
+        patch_size=args.patch,
+        projection_dim=args.vision_hidden,
+    )
+    config = build_config(
+        text, vision, image_aspect_ratio="squeeze", conversation_template="llama_2_short"
+    )
+    return Llava(config)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    settings = {name: str(value) for name, value in vars(args).items() if name != "out"}
+    path = args.out / FINISHED_FILE
+    if path.exists() and read_json(path)["settings"] == settings:
+        print(f"{args.out}: finished, nothing to do")
+        return
+    path.unlink(missing_ok=True)
+    set_seed(args.seed)
+    scenes = read_scenes(args.dataset_root, args.name)
+    scenes += [mirror(scene) for scene in scenes]
+    texts = [QUESTION.split("\n")[-1], *(word for words in label_words() for word in words)]
+    for name in args.name:
+        for conversation in read_conversations(args.dataset_root / f"{name}_conversations.json"):
+            texts += conversation.turns
+    for scene in scenes:
+        rng = np.random.default_rng(args.seed)
+        texts += [*caption(scene, rng), *questions(scene, rng, len(scene.things))]
+    tokenizer = train_tokenizer(texts, args.out, args.vocabulary)
+    model = build(args, len(tokenizer))
+    processor = ImageProcessor(args.image_size, "squeeze")
+    loaded = Loaded(
+        model, tokenizer, processor, find_template(model.config.conversation_template), args.out
+    )
+    pixels = scene_pixels(scenes, processor)
+    plan = LanguagePlan(
+        args.language_steps, args.batch_size, args.language_rate, whole_share=args.whole_share
+    )
+    losses = {
+        "vision": pretrain_vision(
+            loaded,
+            scenes,
+            pixels,
+            steps=args.vision_steps,
+            batch_size=args.batch_size,
+            rate=args.vision_rate,
+            seed=args.seed,
+        ),
+        "language": pretrain_language(loaded, scenes, pixels, plan, args.seed),
+    }
+    model.save_pretrained(args.out)
+    save_tools(loaded, args.out)
+    write_json(path, {"settings": settings, "final_loss": losses, "scenes": len(scenes)})
+    print(f"{args.out}: pretrained on {len(scenes)} scenes, final losses {losses}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,166 @@
+"""Pretraining on mini scenes: vision on labels of patches, then language on what stands where."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from egogen.frames import read_rgb
+from egogen.jobs import Progress
+from egogen.seeds import stable_seed
+from llava.checkpoints.load import Loaded
+from llava.conversation import IMAGE_MARK
+from llava.image_processing import ImageProcessor
+from llava.tokens import Encoded, collate, encode_conversation, expand_sample
+from mini.start.vllm_scenes import Scene, caption, label_words, patch_labels, questions
+
+BACKGROUND_WEIGHT = 0.1  # nearly all patches are table
+
+
+def scene_pixels(scenes: Sequence[Scene], processor: ImageProcessor) -> torch.Tensor:
+    """(N, 3, size, size) of all source frames; those of mirrored scenes are flipped."""
+    pixels: dict[Path, torch.Tensor] = {}
+    for scene in scenes:
+        if scene.frame not in pixels:
+            pixels[scene.frame] = processor(read_rgb(scene.frame))
+    return torch.stack(
+        [pixels[each.frame].flip(-1) if each.mirrored else pixels[each.frame] for each in scenes]
+    )
+
+
+def _schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Short linear warmup, full rate for most of the steps, and the last third linearly to zero."""
+    warmup, falling = max(1, steps // 20), max(1, steps // 3)
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / warmup, (steps - step) / falling)
+    )
+
+
+def _learn(parameters, loss_of, *, steps: int, rate: float, what: str) -> float:
+    """Minimise `loss_of(step)` with AdamW; returns the mean loss of the last tenth."""
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
+    schedule, losses = _schedule(optimizer, steps), []
+    with Progress(steps, what, "steps") as progress:
+        for step in range(steps):
+            loss = loss_of(step)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+            progress.update()
+    return float(np.mean(losses[-max(1, steps // 10) :]))
+
+
+def word_directions(loaded: Loaded) -> list[torch.Tensor]:
+    """Per group of labels the unit directions (labels, D) of their words among the embeddings."""
+    table = loaded.model.get_input_embeddings().weight.detach()
+    groups = []
+    for words in label_words():
+        means = [table[torch.tensor(loaded.tokenizer.encode(word))].mean(0) for word in words]
+        groups.append(F.normalize(torch.stack(means), dim=-1))
+    return groups
+
+
+def pretrain_vision(
+    loaded: Loaded,
+    scenes: Sequence[Scene],
+    pixels: torch.Tensor,
+    *,
+    steps: int,
+    batch_size: int,
+    rate: float,
+    seed: int,
+) -> float:
+    """Train tower and projector so that patches tell kind, spot and condition of what they show.
+
+    As with CLIP's tower, what a patch shows lies in the direction of the words for it; these are
+    the language model's own embeddings, so that it finds words and patches alike.
+    """
+    model, directions = loaded.model, word_directions(loaded)
+    vision = model.config.vision_config
+    grid = vision.image_size // vision.patch_size
+    labels = torch.from_numpy(np.stack([patch_labels(scene, grid) for scene in scenes]))
+    labels = labels.flatten(2)  # (N, 3, P)
+    weights = [torch.ones(len(words)) for words in directions]
+    for weight in weights:
+        weight[0] = BACKGROUND_WEIGHT
+    generator = torch.Generator().manual_seed(stable_seed(seed, "vision"))
+
+    def loss_of(_: int) -> torch.Tensor:
+        rows = torch.randint(len(scenes), (batch_size,), generator=generator)
+        gain = 1 + 0.1 * torch.randn(batch_size, 3, 1, 1, generator=generator)
+        features = model.image_features(pixels[rows] * gain)  # (B, P, D)
+        total = torch.zeros(())
+        for words, weight, target in zip(directions, weights, labels[rows].unbind(1), strict=True):
+            logits = (features @ words.T).flatten(0, 1)
+            total = total + F.cross_entropy(logits, target.flatten(), weight)
+        return total
+
+    parts = (model.model.vision_tower, model.model.multi_modal_projector)
+    parameters = [parameter for part in parts for parameter in part.parameters()]
+    return _learn(parameters, loss_of, steps=steps, rate=rate, what="pretrain vision")
+
+
+@dataclass(frozen=True)
+class LanguagePlan:
+    """Steps and batches of the language pretraining.
+
+    All but the last `whole_share` of the steps see `kept` patches of a picture, mostly of things:
+    among hundreds of patches of bare table, attention takes very long to find what is asked about.
+    The last steps see whole pictures, half as many at a time.
+    """
+
+    steps: int
+    batch_size: int
+    rate: float
+    kept: int = 40
+    whole_share: float = 0.25
+    caption_share: float = 0.3
+    rounds: int = 6
+
+
+def pretrain_language(
+    loaded: Loaded, scenes: Sequence[Scene], pixels: torch.Tensor, plan: LanguagePlan, seed: int
+) -> float:
+    """Train projector and language model to tell, and to answer, what stands where."""
+    model, rng = loaded.model, np.random.default_rng(stable_seed(seed, "language"))
+    generator = torch.Generator().manual_seed(stable_seed(seed, "patches"))
+    model.model.vision_tower.requires_grad_(False)
+    with torch.no_grad():
+        seen = torch.cat([model.vision_features(part) for part in pixels.split(64)])  # (N, P, C)
+    grid = math.isqrt(model.patches)
+    shown = torch.from_numpy(np.stack([patch_labels(scene, grid)[0] for scene in scenes]) > 0)
+    weights = torch.where(shown.flatten(1), 1.0, BACKGROUND_WEIGHT)  # (N, P)
+
+    def sample(row: int, patches: int) -> Encoded:
+        captioned = rng.random() < plan.caption_share
+        turns = caption(scenes[row], rng) if captioned else questions(scenes[row], rng, plan.rounds)
+        turns[0] = f"{IMAGE_MARK}\n{turns[0]}"
+        encoded = encode_conversation(turns, loaded.template, loaded.tokenizer)
+        return expand_sample(encoded, patches)
+
+    def loss_of(step: int) -> torch.Tensor:
+        whole = step >= plan.steps * (1 - plan.whole_share)
+        patches = model.patches if whole else min(plan.kept, model.patches)
+        rows = rng.integers(len(scenes), size=max(1, plan.batch_size // (1 + whole)))
+        batch = collate([sample(int(row), patches) for row in rows], loaded.tokenizer.pad_id)
+        features = seen[torch.from_numpy(rows)]
+        if not whole:
+            chosen = torch.multinomial(weights[rows], patches, generator=generator).sort(1).values
+            features = features.gather(1, chosen[..., None].expand(-1, -1, features.shape[-1]))
+        embeds = model.embed(batch.pop("input_ids"), model.model.multi_modal_projector(features))
+        return model(inputs_embeds=embeds, **batch).loss
+
+    return _learn(
+        model.parameters(), loss_of, steps=plan.steps, rate=plan.rate, what="pretrain language"
+    )

@@ -1,0 +1,166 @@
+"""What the mini dataset says about its scenes: labels of patches, captions and questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from egogen.actions import read_actions
+from egogen.atomic import read_json
+from egogen.errors import EgoGenError
+from egogen.layout import action_file, frame_folder
+from mini.world.kinds import KINDS, PLACES, SIDES
+
+KIND_NAMES = tuple(KINDS)
+SPOTS = (*PLACES, *(f"held {side}" for side in SIDES))
+STATES = ("", "closed", "open")
+BACKGROUND = "table"  # the word for patches without a thing, label 0 of each group
+CAPTION_QUESTION = "What is where?"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One source frame and the truth about it: kind -> {box, place, condition, held_by}.
+
+    `mirrored`: the truth is about the frame flipped from left to right.
+    """
+
+    frame: Path
+    things: dict[str, dict[str, Any]]
+    mirrored: bool = False
+
+    def spot(self, kind: str) -> str:
+        thing = self.things[kind]
+        return f"held {thing['held_by']}" if thing["held_by"] else thing["place"]
+
+
+def read_scenes(root: Path, names: Sequence[str], split: str = "train") -> list[Scene]:
+    """One scene per clip of the split, of all named datasets."""
+    scenes = []
+    for name in names:
+        truth = read_json(root / f"{name}_truth.json")
+        entries = read_actions(action_file(root, name, split))
+        first = {entry.clip: entry for entry in reversed(entries)}
+        for clip, entry in first.items():
+            if clip not in truth:
+                raise EgoGenError(f"{root / name}_truth.json: clip {clip!r} is missing")
+            frame = frame_folder(root, name, split) / entry.image_0
+            scenes.append(Scene(frame, truth[clip]["scene"]["things"]))
+    return sorted(scenes, key=lambda scene: str(scene.frame))
+
+
+def mirror(scene: Scene) -> Scene:
+    """The scene flipped from left to right: as good as another, since no rule prefers a side."""
+    things = {}
+    for kind, thing in scene.things.items():
+        left, top, width, height = thing["box"]
+        flipped = {"box": [1 - left - width, top, width, height]}
+        for name in ("place", "held_by"):
+            flipped[name] = thing[name] and _other_side(thing[name])
+        things[kind] = {**thing, **flipped}
+    return replace(scene, things=things, mirrored=not scene.mirrored)
+
+
+def _other_side(text: str) -> str:
+    swapped = {"left": "right", "right": "left"}
+    return " ".join(swapped.get(word, word) for word in text.split())
+
+
+def label_words() -> tuple[tuple[str, ...], ...]:
+    """A word or a few for each label of `patch_labels`, in its three groups."""
+    return (
+        (BACKGROUND, *KIND_NAMES),
+        (BACKGROUND, *map(spot_words, SPOTS)),
+        (BACKGROUND, "whole", *STATES[1:]),
+    )
+
+
+def spot_words(spot: str) -> str:
+    """A short name: "far corner left", "near side right", "hand left"."""
+    for word, said in (("held", "hand"), ("outer", "corner"), ("inner", "side")):
+        spot = spot.replace(word, said)
+    return spot
+
+
+def patch_labels(scene: Scene, grid: int) -> np.ndarray:
+    """(3, grid, grid) int64: kind, spot and condition per patch, each 0 where no thing is.
+
+    A patch belongs to the thing whose box its centre is in; nearer things (lower base) win.
+    """
+    labels = np.zeros((3, grid, grid), np.int64)
+    centres = (np.arange(grid) + 0.5) / grid
+    for kind in sorted(scene.things, key=lambda name: _base(scene.things[name])):
+        left, top, width, height = scene.things[kind]["box"]
+        rows = (centres >= top) & (centres <= top + height)
+        columns = (centres >= left) & (centres <= left + width)
+        labels[:, rows[:, None] & columns[None, :]] = np.array(
+            [
+                1 + KIND_NAMES.index(kind),
+                1 + SPOTS.index(scene.spot(kind)),
+                1 + STATES.index(scene.things[kind]["condition"]),
+            ]
+        )[:, None]
+    return labels
+
+
+def _base(thing: dict[str, Any]) -> float:
+    return thing["box"][1] + thing["box"][3] + (1.0 if thing["held_by"] else 0.0)
+
+
+def place_words(spot: str) -> str:
+    """Where a thing is, in words."""
+    depth, ring, side = spot.split() if not spot.startswith("held") else ("held", "", spot[5:])
+    if depth == "held":
+        return f"in the {side} hand"
+    if depth == "near":
+        return f"at the near side {side} of the middle"
+    if ring == "outer":
+        return f"at the far {side} corner of the table"
+    return f"at the far side {side} of the middle"
+
+
+def caption(scene: Scene, rng: np.random.Generator) -> list[str]:
+    """A question and an answer that lists all things in random order: "mug left near side, ..."."""
+    parts = []
+    for kind in rng.permutation(sorted(scene.things)):
+        where, _, side = spot_words(scene.spot(kind)).rpartition(" ")
+        condition = scene.things[kind]["condition"]
+        parts.append(f"{kind} {side} {where} {condition}".strip())
+    return [CAPTION_QUESTION, ", ".join(parts) + "."]
+
+
+def _question(
+    kind: str, name: str, spot: str, side: str, rng: np.random.Generator
+) -> tuple[str, str]:
+    """Where a thing is, which hand is for it, or both as a sentence that begins with the hand."""
+    forms = [
+        (f"Where is the {kind}?", f"The {name} is {place_words(spot)}."),
+        (f"Which hand is for the {kind}?", f"The {side} hand, for the {name}."),
+    ]
+    asked = f"How does the person reach the {kind} that is displayed in the video frame?"
+    if spot.startswith("held"):
+        forms.append((asked, f"With the {side} hand, the person keeps holding the {name}."))
+    else:
+        told = f"the person reaches for the {name} {place_words(spot)}"
+        forms.append((asked, f"With the {side} hand, {told}."))
+        told = f"the {side} hand to the {name} {place_words(spot)}"
+        forms.append((asked, f"The person stretches out {told}."))
+    return forms[rng.integers(len(forms))]
+
+
+def questions(scene: Scene, rng: np.random.Generator, count: int) -> list[str]:
+    """Turns (question, answer, question, ...) on `count` things and one hand, in random order."""
+    rounds = []
+    for kind in rng.permutation(sorted(scene.things))[:count]:
+        name, spot = f"{KINDS[kind].colour} {kind}", scene.spot(kind)
+        side = spot.split()[-1]
+        rounds.append(_question(kind, name, spot, side, rng))
+    side = str(rng.choice(SIDES))
+    held = [kind for kind in scene.things if scene.spot(kind) == f"held {side}"]
+    answer = f"keeps holding the {KINDS[held[0]].colour} {held[0]}" if held else "stays empty"
+    rounds.append((f"What does the {side} hand do?", f"The {side} hand {answer}."))
+    return [turn for k in rng.permutation(len(rounds)) for turn in rounds[k]]

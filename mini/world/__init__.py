@@ -1,0 +1,1 @@
+"""The rendered table-top world."""

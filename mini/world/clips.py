@@ -1,0 +1,155 @@
+"""One clip: its scene, pictures, texts and truth, from (seed, dataset, split, index) alone."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from egogen.actions import DESCRIPTION_KEY
+from egogen.seeds import stable_seed
+from mini.world import texts
+from mini.world.kinds import HOLD, KINDS
+from mini.world.render import Renderer
+from mini.world.scene import Scene, Thing, after, sample_scene
+
+FPS = {"ego4d": 30.0, "epickitchen": 50.0}
+PARTICIPANTS = 37
+JPEG_QUALITY = 92
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip of which the first `count` of its `actions_per_clip` actions are asked for."""
+
+    seed: int
+    dataset: str
+    split: str
+    index: int
+    actions_per_clip: int
+    count: int
+
+    def _rng(self, what: object) -> np.random.Generator:
+        return np.random.default_rng(
+            stable_seed(self.seed, self.dataset, self.split, self.index, what)
+        )
+
+    @cached_property
+    def scene(self) -> Scene:
+        return sample_scene(self._rng("scene"), self.dataset, self.actions_per_clip)
+
+    @cached_property
+    def name(self) -> str:
+        """A uuid for Ego4D, "P01_11" for Epic-Kitchens; train and val never share one."""
+        if self.dataset == "ego4d":
+            text = f"{self.seed} {self.split} {self.index}".encode()
+            digits = hashlib.sha256(text).hexdigest()
+            parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:32])
+            return "-".join(parts)
+        number = 2 * self.index + (self.split != "train")
+        return f"P{number % PARTICIPANTS + 1:02d}_{number // PARTICIPANTS + 1:02d}"
+
+    @cached_property
+    def frame_numbers(self) -> list[int]:
+        """Frame number of the source, then of each target."""
+        rng = self._rng("frames")
+        first = int(rng.integers(100, 90_000))
+        return [first, *(first + int(step) for step in rng.integers(20, 90, self.actions_per_clip))]
+
+    def frame_name(self, number: int) -> str:
+        return f"frame_{number:010d}.jpg"
+
+    def entries(self) -> dict[str, dict[str, str]]:
+        """action id -> the released JSON fields."""
+        source, *targets = self.frame_numbers
+        entries = {}
+        for k in range(self.count):
+            action = self.scene.actions[k]
+            entries[str(k)] = {
+                "image_0": f"{self.name}/{k}/{self.frame_name(source)}",
+                "image_1": f"{self.name}/{k}/{self.frame_name(targets[k])}",
+                "action": texts.label(action, self.dataset, self._rng(("label", k))),
+                DESCRIPTION_KEY: texts.describe(self.scene, action, self._rng(("text", k))),
+            }
+        return entries
+
+    def pictures(self) -> list[bytes]:
+        """JPEG bytes of the source picture, then of each target."""
+        renderer = Renderer(self.scene)
+        state = self.scene.state
+        states = [state, *(after(state, action) for action in self.scene.actions[: self.count])]
+        return [jpeg(renderer.picture(each)) for each in states]
+
+    def metadata(self) -> dict[str, Any]:
+        """Size and rate of the original video; per action its object's box there, [x, y, w, h]."""
+        width, height = self.scene.video_size
+        boxes = {}
+        for k in range(self.count):
+            action = self.scene.actions[k]
+            x, y, w, h = box_of(self.scene, self.scene.state.things[action.object])
+            boxes[str(k)] = {
+                "object": action.object,
+                "bbox": [round(x * width), round(y * height), round(w * width), round(h * height)],
+            }
+        return {
+            "width": width,
+            "height": height,
+            "fps": FPS[self.dataset],
+            "split": self.split,
+            "actions": boxes,
+        }
+
+    def truth(self) -> dict[str, Any]:
+        """What the scene holds and what each action does, for scoring."""
+        scene = self.scene
+        things = {
+            kind: {
+                "box": [round(value, 4) for value in box_of(scene, thing)],
+                "place": thing.place,
+                "condition": thing.condition,
+                "held_by": thing.held or None,
+            }
+            for kind, thing in scene.state.things.items()
+        }
+        actions = {}
+        for k in range(self.count):
+            fields = {name: value or None for name, value in asdict(scene.actions[k]).items()}
+            spot = scene.state.things[scene.actions[k].target or scene.actions[k].object]
+            actions[str(k)] = {**fields, "where": texts.place_words(spot)}
+        return {
+            "split": self.split,
+            "scene": {"size": list(scene.size), "table": scene.table, "things": things},
+            "actions": actions,
+        }
+
+
+def box_of(scene: Scene, thing: Thing) -> tuple[float, float, float, float]:
+    """Relative box (left, top, width, height) of a thing in the source picture."""
+    width, height = scene.size
+    unit = scene.unit * thing.scale
+    wide, high = (side * unit for side in KINDS[thing.kind].size)
+    x, y = thing.x * width, thing.y * height
+    if thing.held:
+        dx, dy = scene.sway[thing.held]
+        x, y = (HOLD[thing.held][0] + dx) * width, (HOLD[thing.held][1] + dy) * height
+        if thing.kind == "knife":  # held up aslant, its tip towards the middle
+            x += 0.4 * unit if thing.held == "left" else -0.4 * unit
+            wide, high = 1.1 * unit, 1.1 * unit
+            y += 0.15 * unit
+        else:
+            x -= KINDS[thing.kind].grasp[0] * unit
+            y -= KINDS[thing.kind].grasp[1] * unit
+    left, top = max(x - wide / 2, 0.0), max(y - high, 0.0)
+    right, bottom = min(x + wide / 2, width), min(y, height)
+    return left / width, top / height, (right - left) / width, (bottom - top) / height
+
+
+def jpeg(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Reading and converting checkpoints of stage 1."""

@@ -1,0 +1,217 @@
+"""Converting checkpoint folders between the released layout and Hugging Face's, both ways.
+
+Weights keep their bits and their precision. What transformers' Llava asks for beyond them (a second
+projector layer, a row of the vocabulary for the picture's mark) is added on the way to the hub's
+layout and taken off on the way back.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import normalizers
+from torch import Tensor
+from transformers import (
+    AddedToken,
+    CLIPImageProcessor,
+    GenerationConfig,
+    LlamaTokenizer,
+    LlavaConfig,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from egogen.atomic import read_json, write_json
+from egogen.errors import EgoGenError
+from llava.checkpoints.config import (
+    ADDED_ROWS,
+    CONFIG_FILE,
+    ORIGIN,
+    TOWER_FOLDER,
+    is_released,
+    read_config,
+    read_fields,
+    released_fields,
+)
+from llava.checkpoints.files import HUB_NAMES, RELEASED_NAMES, rename, weight_files, write_weights
+from llava.checkpoints.load import EMBEDDINGS, HEAD, read_state
+from llava.conversation import IMAGE_MARK
+from llava.image_processing import load_image_processor
+from llava.model import projector_layers, with_identity
+from llava.tokenizer import (
+    ADDED_FILE,
+    FAST_FILE,
+    SentencePieceTokenizer,
+    TextTokenizer,
+    load_tokenizer,
+    save_tokenizer,
+    write_tokenizer_config,
+)
+from llava.tokenizer import CONFIG_FILE as TOKENIZER_CONFIG_FILE
+
+LAYOUTS = ("llava", "hub")
+RECORD_FILE = "converted.json"  # says what a folder was converted from
+_SPACE = "\u2581"  # how sentencepiece writes a space
+
+
+def convert(
+    source: Path, out: Path, layout: str, vision_tower: str | None = None
+) -> list[Path] | None:
+    """Write the checkpoint in `source` to `out` in another layout ("llava" or "hub").
+
+    config.json is written last, so that a folder has it only when it is whole. Returns the weight
+    files, None when they have been converted before. Raises EgoGenError for a folder that holds
+    another checkpoint.
+    """
+    if layout not in LAYOUTS:
+        raise EgoGenError(f"layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
+    config = read_config(source, vision_tower)
+    record = {
+        "source": str(source.resolve()),
+        "layout": layout,
+        "bytes": {path.name: path.stat().st_size for path in weight_files(source)},
+    }
+    if (out / CONFIG_FILE).exists():
+        if (out / RECORD_FILE).exists() and read_json(out / RECORD_FILE) == record:
+            return None
+        raise EgoGenError(f"{out}: holds another checkpoint, expected an empty or a new folder")
+    state = read_state(source, config, vision_tower)
+    files = (_write_hub if layout == "hub" else _write_llava)(source, out, config, state)
+    write_json(out / RECORD_FILE, record)
+    return files
+
+
+def _write_hub(
+    source: Path, out: Path, config: LlavaConfig, state: dict[str, Tensor]
+) -> list[Path]:
+    fields, tokenizer = read_fields(source), load_tokenizer(source)
+    image_id = len(tokenizer)
+    added = max(0, image_id + 1 - config.text_config.vocab_size)
+    if projector_layers(config) == 1:
+        state = with_identity(state)
+    if added:
+        for name in (EMBEDDINGS, HEAD):
+            rows = state[name].new_zeros(added, state[name].shape[1])
+            state[name] = torch.cat([state[name], rows])
+    files = write_weights(state, out, lambda name: rename(name, HUB_NAMES))
+    _write_processor(source, out, config, tokenizer)
+    rows = config.text_config.vocab_size + added
+    _write_generation(out, config, suppress_tokens=list(range(image_id, rows)))
+    config.text_config.vocab_size = rows
+    config.image_token_index = image_id
+    config.architectures = ["LlavaForConditionalGeneration"]
+    config.dtype = str(state[HEAD].dtype).removeprefix("torch.")
+    written = {**config.to_dict(), ADDED_ROWS: added}
+    if is_released(fields):
+        written[ORIGIN] = fields
+    write_json(out / CONFIG_FILE, written, indent=2)
+    return files
+
+
+def _write_llava(
+    source: Path, out: Path, config: LlavaConfig, state: dict[str, Tensor]
+) -> list[Path]:
+    fields, tokenizer = read_fields(source), load_tokenizer(source)
+    names = RELEASED_NAMES[projector_layers(config)]
+    files = write_weights(state, out, lambda name: rename(name, names))
+    tower = config.vision_config.to_diff_dict()
+    write_json(out / TOWER_FOLDER / CONFIG_FILE, tower, indent=2)
+    _save_tokenizer(tokenizer, out)
+    _image_processor(source, config).save(out)
+    _write_generation(out, config)
+    origin = fields if is_released(fields) else fields.get(ORIGIN)
+    released = released_fields(config, origin, TOWER_FOLDER)
+    dtype = str(state[HEAD].dtype).removeprefix("torch.")
+    write_json(out / CONFIG_FILE, {**released, "torch_dtype": dtype}, indent=2)
+    return files
+
+
+def _image_processor(source: Path, config: LlavaConfig):
+    return load_image_processor(source, config.vision_config.image_size, config.image_aspect_ratio)
+
+
+def _write_generation(out: Path, config: LlavaConfig, **more: Any) -> None:
+    text = config.text_config
+    GenerationConfig(
+        bos_token_id=text.bos_token_id,
+        eos_token_id=text.eos_token_id,
+        pad_token_id=text.pad_token_id,
+        **more,
+    ).save_pretrained(out)
+
+
+def _length(folder: Path) -> dict[str, int]:
+    """`model_max_length` where tokenizer_config.json says one."""
+    path = folder / TOKENIZER_CONFIG_FILE
+    config = read_json(path) if path.exists() else {}
+    return {name: config[name] for name in ("model_max_length",) if name in config}
+
+
+def _save_tokenizer(tokenizer: TextTokenizer, out: Path) -> None:
+    """The tokenizer's files, without what was added to them for transformers."""
+    save_tokenizer(tokenizer, out)
+    marks = {mark: number for mark, number in tokenizer.added.items() if mark != IMAGE_MARK}
+    if isinstance(tokenizer, SentencePieceTokenizer) and IMAGE_MARK in tokenizer.added:
+        length = _length(tokenizer.folder).get("model_max_length", 2048)
+        write_tokenizer_config(out, length, tokenizer.legacy)
+        (out / FAST_FILE).unlink(missing_ok=True)
+        (out / ADDED_FILE).unlink()
+        if marks:
+            write_json(out / ADDED_FILE, marks)
+
+
+def _write_processor(
+    source: Path, out: Path, config: LlavaConfig, tokenizer: TextTokenizer
+) -> None:
+    """What transformers' AutoProcessor reads; sentencepiece's own file stays beside it."""
+    processor = _image_processor(source, config)
+    fast = fast_tokenizer(source, tokenizer)
+    save_tokenizer(tokenizer, out)
+    LlavaProcessor(
+        image_processor=CLIPImageProcessor(**processor.settings()),
+        tokenizer=fast,
+        patch_size=config.vision_config.patch_size,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        image_token=IMAGE_MARK,
+        num_additional_image_tokens=1,
+    ).save_pretrained(out)
+    path = out / TOKENIZER_CONFIG_FILE
+    write_json(path, {**read_json(path), "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2)
+    write_json(out / ADDED_FILE, {**tokenizer.added, IMAGE_MARK: len(tokenizer)})
+    processor.save(out)
+
+
+def fast_tokenizer(source: Path, tokenizer: TextTokenizer) -> PreTrainedTokenizerFast:
+    """transformers' tokenizer that gives the ids of `tokenizer`, with the picture's mark added.
+
+    The released code tokenises what is on either side of a picture alone, so that a space comes in
+    front of each, whether text begins with one or not; the library's conversion does otherwise.
+    """
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        pieces = LlamaTokenizer.from_pretrained(source).backend_tokenizer
+        pieces.pre_tokenizer = None
+        pieces.normalizer = normalizers.Sequence(
+            [normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)]
+        )
+        fast = PreTrainedTokenizerFast(
+            tokenizer_object=pieces,
+            legacy=tokenizer.legacy,
+            bos_token="<s>",
+            eos_token="</s>",
+            unk_token="<unk>",
+            pad_token="<unk>",
+            padding_side="left",
+            **_length(source),
+        )
+    else:
+        fast = PreTrainedTokenizerFast.from_pretrained(source, padding_side="left")
+    mark = AddedToken(IMAGE_MARK, special=True, normalized=False)
+    fast.add_tokens([mark], special_tokens=True)
+    if fast.convert_tokens_to_ids(IMAGE_MARK) != len(tokenizer):
+        raise EgoGenError(
+            f"{source}: tokenizer gives {IMAGE_MARK} the id "
+            f"{fast.convert_tokens_to_ids(IMAGE_MARK)}, expected {len(tokenizer)}"
+        )
+    return fast

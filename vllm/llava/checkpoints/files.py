@@ -1,0 +1,205 @@
+"""Weight files of checkpoint folders: found, read as data, renamed, checked, written.
+
+Tensors read here are maps of the files: memory is used where and while one is looked at, so that
+a 26 GB checkpoint can be renamed, converted and put on a GPU on a machine with far less.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from egogen.atomic import atomic_path, read_json, write_json
+from egogen.errors import EgoGenError
+from egogen.jobs import Progress
+from egogen.weight_files import load_torch
+
+# Names of every layout -> names of transformers' Llava, as regular expressions.
+MODEL_NAMES = {
+    # the released layout and LLaVA-1.5
+    r"^model\.(embed_tokens|layers|norm)\.": r"model.language_model.\1.",
+    r"^model\.mm_projector\.(weight|bias)$": r"model.multi_modal_projector.linear_1.\1",
+    r"^model\.mm_projector\.0\.": "model.multi_modal_projector.linear_1.",
+    r"^model\.mm_projector\.2\.": "model.multi_modal_projector.linear_2.",
+    r"^model\.vision_tower\.vision_tower\.": "model.vision_tower.",
+    # the hub's
+    r"^language_model\.model\.": "model.language_model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+    r"^vision_tower\.": "model.vision_tower.",
+    r"^multi_modal_projector\.": "model.multi_modal_projector.",
+    # both, behind what was renamed above
+    r"^model\.vision_tower\.vision_model\.": "model.vision_tower.",
+}
+# A vision tower's own folder; what else a whole CLIP model holds is not read.
+TOWER_NAMES = {r"^(vision_model\.)?(?=(embeddings|pre_|encoder|post_|head))": "model.vision_tower."}
+_RELEASED_NAMES = {
+    r"^model\.language_model\.": "model.",
+    r"^model\.vision_tower\.": "model.vision_tower.vision_tower.vision_model.",
+}
+RELEASED_NAMES = {  # by the number of projector layers
+    1: {**_RELEASED_NAMES, r"^model\.multi_modal_projector\.linear_1\.": "model.mm_projector."},
+    2: {
+        **_RELEASED_NAMES,
+        r"^model\.multi_modal_projector\.linear_1\.": "model.mm_projector.0.",
+        r"^model\.multi_modal_projector\.linear_2\.": "model.mm_projector.2.",
+    },
+}
+HUB_NAMES = {
+    r"^model\.language_model\.": "language_model.model.",
+    r"^lm_head\.": "language_model.lm_head.",
+    r"^model\.vision_tower\.": "vision_tower.vision_model.",
+    r"^model\.multi_modal_projector\.": "multi_modal_projector.",
+}
+COMPUTED = ("rotary_emb.inv_freq", "position_ids")  # buffers of older files, computed anew
+WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")  # or their `.index.json` with shards
+SHARD_SIZE = "4GB"
+SHOWN = 8  # names of each kind in an error line
+
+
+def rename(name: str, rules: Mapping[str, str]) -> str:
+    """`name` after all rules, in their order."""
+    for pattern, replacement in rules.items():
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The folder's weight files: safetensors before .bin, whole or as an index lists them.
+
+    Raises EgoGenError when there are none, or shards are missing.
+    """
+    for name in WHOLE_FILES:
+        index = folder / f"{name}.index.json"
+        if index.exists():
+            return _shards(index)
+        if (folder / name).exists():
+            return [folder / name]
+    raise EgoGenError(
+        f"{folder}: holds no weights, expected {' or '.join(WHOLE_FILES)} or shards with an index"
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    fields = read_json(index)
+    names = fields.get("weight_map") if isinstance(fields, dict) else None
+    if not isinstance(names, dict) or not all(
+        isinstance(name, str) and name == os.path.basename(name) for name in names.values()
+    ):
+        raise EgoGenError(f"{index}: expected a 'weight_map' from weights to files beside it")
+    files = [index.parent / name for name in sorted(set(names.values()))]
+    missing = [file.name for file in files if not file.exists()]
+    if missing:
+        raise EgoGenError(f"{index}: {len(missing)} shards are missing: {', '.join(missing)}")
+    return files
+
+
+def read_file(path: Path) -> dict[str, Tensor]:
+    """Tensors of one weight file by name, mapped. Nothing pickled is executed.
+
+    Raises EgoGenError for a file that is cut short, is none, or holds other things than tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state = load_torch(path)
+    except (
+        SafetensorError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise EgoGenError(f"{path}: not a readable file of weights ({error})") from error
+    other = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
+    if other:
+        raise EgoGenError(f"{path}: entry {other[0]!r} is no tensor, expected weights alone")
+    return dict(state)
+
+
+def read_weights(folder: Path, rules: Mapping[str, str] = MODEL_NAMES) -> dict[str, Tensor]:
+    """All weights of a folder under the names that `rules` make of theirs, mapped."""
+    return {
+        rename(name, rules): value
+        for path in weight_files(folder)
+        for name, value in read_file(path).items()
+        if not name.endswith(COMPUTED)
+    }
+
+
+def read_tower(files: Iterable[Path]) -> dict[str, Tensor]:
+    """A vision tower from the weight files of its own folder, under its names in the model."""
+    state = {}
+    for path in files:
+        for name, value in read_file(path).items():
+            inside = rename(name, TOWER_NAMES)
+            if inside != name and not name.endswith(COMPUTED):
+                state[inside] = value
+    return state
+
+
+def check_weights(
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: object
+) -> None:
+    """Compare {name: shape}. Raises one EgoGenError that lists what is missing, unknown, other."""
+    other = {
+        f"{name} {tuple(found[name])} for {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in found and tuple(found[name]) != tuple(shape)
+    }
+    problems = [
+        f"{words} {len(names)} ({_list(names)})"
+        for words, names in (
+            ("lacks", expected.keys() - found.keys()),
+            ("holds unknown", found.keys() - expected.keys()),
+            ("has another shape for", other),
+        )
+        if names
+    ]
+    if problems:
+        raise EgoGenError(f"{where}: weights that config.json does not fit: {'; '.join(problems)}")
+
+
+def _list(names: Iterable[str]) -> str:
+    names = sorted(names)
+    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return ", ".join([*names[:SHOWN], *more])
+
+
+def write_weights(
+    state: Mapping[str, Tensor], folder: Path, name_of: Callable[[str], str]
+) -> list[Path]:
+    """Write safetensors, shards of 4 GB with their index; each file appears whole or not at all.
+
+    At most one shard is in memory. Returns the files.
+    """
+    named = {name_of(name): value for name, value in state.items()}
+    # Planned on tensors without data: those of one mapped file count as one there.
+    sizes = {name: value.to("meta") for name, value in named.items()}
+    plan = split_torch_state_dict_into_shards(
+        sizes, filename_pattern="model{suffix}.safetensors", max_shard_size=SHARD_SIZE
+    )
+    with Progress(len(plan.filename_to_tensors), "write", "shards") as progress:
+        for file, names in plan.filename_to_tensors.items():
+            with atomic_path(folder / file) as temporary:
+                save_file(
+                    {name: named[name].contiguous() for name in names},
+                    temporary,
+                    metadata={"format": "pt"},
+                )
+            progress.update(1)
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        write_json(folder / "model.safetensors.index.json", index, indent=2)
+    return [folder / file for file in plan.filename_to_tensors]

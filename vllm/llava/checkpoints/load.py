@@ -1,0 +1,267 @@
+"""Checkpoint folders: config.json decides what a folder holds and how it is to be used.
+
+Read are folders written here, the released LLaVA layout (LLaVA-1.5's too) and Hugging Face Llava
+folders; `checkpoint_config` and `checkpoint_files` know them, `convert` writes them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import BitsAndBytesConfig, LlavaConfig, logging
+from transformers.modeling_utils import set_zero3_state
+
+from egogen.atomic import atomic_path
+from egogen.devices import usable_device
+from egogen.errors import EgoGenError
+from llava.checkpoints.config import (
+    ADDED_ROWS,
+    hub_file,
+    is_released,
+    read_config,
+    read_fields,
+    tower_folder,
+    tower_name,
+)
+from llava.checkpoints.files import (
+    WHOLE_FILES,
+    check_weights,
+    read_tower,
+    read_weights,
+    weight_files,
+)
+from llava.conversation import Template, find_template
+from llava.image_processing import ImageProcessor, load_image_processor
+from llava.model import PROJECTOR, Llava, projector_layers
+from llava.tokenizer import TextTokenizer, load_tokenizer, save_tokenizer
+
+QUANTIZATIONS = ("4bit", "8bit")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+UNQUANTIZED = ["model.vision_tower", PROJECTOR, "lm_head"]
+EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
+# What transformers wants beside the weights of a hub folder, carried along when it is tuned.
+HUB_FILES = ("processor_config.json", "chat_template.json", "chat_template.jinja")
+
+if not sys.stderr.isatty():
+    logging.disable_progress_bar()  # the library's bars fill a log; ours print lines there
+
+
+@dataclass
+class Loaded:
+    """A model with everything that is needed to talk to it. `folder` is where it came from."""
+
+    model: Llava
+    tokenizer: TextTokenizer
+    image_processor: ImageProcessor
+    template: Template
+    folder: Path
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """ "auto": half precision on a GPU, as released, and float32 elsewhere."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.float16
+    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
+
+
+def read_state(
+    folder: str | os.PathLike, config: LlavaConfig, vision_tower: str | None = None
+) -> dict[str, Tensor]:
+    """All weights of a checkpoint under the model's own names, mapped from the files.
+
+    A vision tower inside the checkpoint is used; if there is none, that of `vision_tower`, of the
+    folder that config.json names or that lies beside the weights, or of the hub. Raises EgoGenError
+    that lists every weight which is missing, unknown or of another shape than `config` says.
+    """
+    folder = Path(folder)
+    state = read_weights(folder)
+    if projector_layers(config) == 1:
+        _join_layers(state)
+    added = getattr(config, ADDED_ROWS, 0)
+    for name in (EMBEDDINGS, HEAD) if added else ():
+        state[name] = state[name][:-added]
+    if not any(name.startswith("model.vision_tower.") for name in state):
+        fields = read_fields(folder)
+        named = tower_name(fields) if is_released(fields) else None
+        state |= read_tower(_tower_files(folder, vision_tower or named, bool(vision_tower)))
+    with torch.device("meta"), set_zero3_state():  # nothing to be shared out by DeepSpeed
+        expected = {name: value.shape for name, value in Llava(config).state_dict().items()}
+    check_weights({name: value.shape for name, value in state.items()}, expected, folder)
+    return state
+
+
+def _join_layers(state: dict[str, Tensor]) -> None:
+    """Make one layer of a projector of two without activation, as hub folders hold one layer.
+
+    The second is the identity there, and the product exact.
+    """
+    names = [
+        f"{PROJECTOR}.linear_{layer}.{kind}" for layer in (1, 2) for kind in ("weight", "bias")
+    ]
+    if not all(name in state for name in names):
+        return
+    weight_1, bias_1, weight_2, bias_2 = (state[name].float() for name in names)
+    dtype = state[names[0]].dtype
+    state[names[0]] = (weight_2 @ weight_1).to(dtype)
+    state[names[1]] = (weight_2 @ bias_1 + bias_2).to(dtype)
+    del state[names[2]], state[names[3]]
+
+
+def _tower_files(checkpoint: Path, name: str | None, given: bool) -> list[Path]:
+    """Weight files of the vision tower that a checkpoint without one asks for."""
+    local = Path(name) if given and name else tower_folder(name, checkpoint)
+    if local is not None and local.is_dir():
+        return weight_files(local)
+    found = next((file for file in WHOLE_FILES if (path := hub_file(name, file))), None)
+    if found is None:
+        raise EgoGenError(
+            f"{checkpoint}: holds no vision tower, and {name!r} is neither a folder nor a name "
+            "that the hub or its local cache has, expected one (--vision-tower)"
+        )
+    return [path]
+
+
+def quantization_config(quantization: str | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """The language model's layers in 4 bits (NF4, scales in 8) or 8 bits; computed in `dtype`.
+
+    Vision tower, projector and head stay in `dtype`. Raises EgoGenError without bitsandbytes.
+    """
+    if quantization is None:
+        return None
+    if quantization not in QUANTIZATIONS:
+        raise EgoGenError(
+            f"quantization {quantization!r}: expected one of {', '.join(QUANTIZATIONS)}"
+        )
+    if find_spec("bitsandbytes") is None:
+        raise EgoGenError(
+            f"--load-{quantization}: bitsandbytes is not installed, expected it "
+            "(pip install bitsandbytes)"
+        )
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=UNQUANTIZED)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=UNQUANTIZED,
+    )
+
+
+def quantization_of(model: Llava) -> str | None:
+    """How the model was loaded: "4bit", "8bit" or None."""
+    return next(
+        (name for name in QUANTIZATIONS if getattr(model, f"is_loaded_in_{name}", False)), None
+    )
+
+
+def load_model(
+    folder: str | os.PathLike,
+    *,
+    dtype: torch.dtype = torch.float32,
+    attn: str = "sdpa",
+    vision_tower: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    max_memory: dict[int | str, int | str] | None = None,
+    offload_folder: str | os.PathLike | None = None,
+    quantization: str | None = None,
+) -> Llava:
+    """The model of a folder in any of the layouts, in evaluation mode.
+
+    Weights go from the mapped files straight to where they belong, one after the other: nothing
+    that is pickled is executed, and the host needs room for the weights that stay there, once.
+
+    device_map    where: None (the CPU), {"": device}, one of DEVICE_MAPS (over all GPUs, then the
+                  CPU, then `offload_folder`, each up to `max_memory`), or {module: device}
+    quantization  None, "4bit" or "8bit"
+
+    Raises EgoGenError when weights do not fit config.json, or a library is not there.
+    """
+    folder = Path(folder)
+    config = read_config(folder, vision_tower)
+    options = {
+        "quantization_config": quantization_config(quantization, dtype),
+        "device_map": device_map or ({"": "cpu"} if quantization else None),
+        "max_memory": max_memory,
+        "offload_folder": offload_folder,
+    }
+    state = read_state(folder, config, vision_tower)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        model = Llava.from_pretrained(
+            None,
+            config=config,
+            state_dict=state,
+            dtype=dtype,
+            attn_implementation=attn,
+            **{name: value for name, value in options.items() if value is not None},
+        )
+    except (RuntimeError, ValueError, OSError, ImportError) as error:
+        raise EgoGenError(f"{folder}: weights cannot be loaded ({error})") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    vars(model.config).pop(ADDED_ROWS, None)  # they are not in the model, nor in what it saves
+    model.source_folder = folder
+    return model.eval()
+
+
+def load(
+    folder: str | os.PathLike,
+    *,
+    dtype: str = "auto",
+    attn: str = "sdpa",
+    device: str | None = None,
+    device_map: str | None = None,
+    quantization: str | None = None,
+    vision_tower: str | None = None,
+) -> Loaded:
+    """Everything needed to describe pictures with the checkpoint in `folder`.
+
+    On `device` as a whole, or with `device_map` (one of DEVICE_MAPS) over all that there are.
+    """
+    target = usable_device(device)
+    whole = None if target.type == "cpu" and not quantization else {"": target}
+    model = load_model(
+        folder,
+        dtype=pick_dtype(dtype, target),
+        attn=attn,
+        vision_tower=vision_tower,
+        device_map=device_map or whole,
+        quantization=quantization,
+    )
+    return with_tools(model, folder)
+
+
+def with_tools(model: Llava, folder: str | os.PathLike) -> Loaded:
+    """The model together with tokenizer, image processor and template of its folder."""
+    config, tokenizer = model.config, load_tokenizer(folder)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise EgoGenError(
+            f"{folder}: tokenizer of {len(tokenizer)} pieces, expected at most the model's "
+            f"{model.get_input_embeddings().num_embeddings}"
+        )
+    processor = load_image_processor(
+        folder, config.vision_config.image_size, config.image_aspect_ratio
+    )
+    template = find_template(config.conversation_template)
+    return Loaded(model, tokenizer, processor, template, Path(folder))
+
+
+def save_tools(loaded: Loaded, folder: str | os.PathLike) -> None:
+    """Tokenizer and image processor files, so that a folder with weights is complete."""
+    save_tokenizer(loaded.tokenizer, folder)
+    loaded.image_processor.save(folder)
+    for name in HUB_FILES:
+        source, target = loaded.folder / name, Path(folder) / name
+        if source.exists() and source.resolve() != target.resolve():
+            with atomic_path(target) as temporary:
+                shutil.copyfile(source, temporary)

@@ -1,0 +1,1 @@
+"""Describing frames: engines, the loop over a split, results and feature stores."""

@@ -1,0 +1,202 @@
+"""Feature stores of one layout made from the other.
+
+released -> compact   vision features are found from the projected ones by least squares; the
+                      projector has more outputs (5120) than inputs (1024), so there is one answer.
+                      What it projects to is compared with what was stored, and refused when it is
+                      not that: then the features are another model's. Text is cut to 77 rows.
+compact -> released   vision features are projected; text is copied.
+
+P patches, C vision width, D language width.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from egogen.actions import ActionEntry
+from egogen.errors import EXIT_INCOMPLETE, EgoGenError
+from egogen.features.projector import Projector, read_projector
+from egogen.features.store import CompactWriter, ReleasedWriter, open_store, read_info
+from egogen.jobs import Progress
+from llava.checkpoints.config import read_config
+from llava.checkpoints.load import read_state
+from llava.describing.stores import claim_store
+
+LARGEST_RESIDUAL = 0.01  # half precision alone gives some 3e-4, bfloat16 2e-3, other weights 0.9
+BATCH = 32  # frames; what a kill may lose
+PREFIX = "model.multi_modal_projector."
+
+
+def projector_from(folder: Path) -> Projector:
+    """The projector of a checkpoint folder of any layout, or of a compact image store."""
+    if read_info(folder).get("layout") == "compact":
+        return read_projector(folder)
+    state = read_state(folder, read_config(folder))
+    state = {n.removeprefix(PREFIX): v for n, v in state.items() if n.startswith(PREFIX)}
+    return Projector(state, folder)
+
+
+class Unprojector:
+    """Least squares in float64 against a projector of one layer: (P, D) -> (P, C)."""
+
+    def __init__(self, projector: Projector):
+        if projector.layers != 1:
+            raise EgoGenError(
+                "the projector has two layers with GELU between, which least squares cannot undo; "
+                "make compact features anew with python -m llava.eval.make_features"
+            )
+        self.weight = projector.state["linear_1.weight"].double()  # (D, C)
+        self.bias = projector.state["linear_1.bias"].double()
+        self.inverse = torch.linalg.pinv(self.weight)  # (C, D)
+
+    def __call__(self, rows: np.ndarray) -> tuple[np.ndarray, float]:
+        """-> vision features (P, C) float16, and how far they project from `rows`, relative."""
+        projected = torch.from_numpy(rows).double()
+        vision = ((projected - self.bias) @ self.inverse.T).half()
+        error = vision.double() @ self.weight.T + self.bias - projected
+        return vision.numpy(), float(error.norm() / projected.norm())
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """From one folder to another. `projector` is needed for image features to compact alone."""
+
+    source: Path
+    target: Path
+    kind: str  # image | text
+    layout: str  # that of the target
+    writer: str = "1-of-1"
+    projector: Projector | None = None
+
+
+def _check(job: Conversion) -> None:
+    info = read_info(job.source)
+    known = info.get("layout", "released")
+    if not job.source.is_dir():
+        raise EgoGenError(f"{job.source}: no such folder, expected a feature store")
+    if known == job.layout:
+        raise EgoGenError(f"{job.source}: has the {known} layout already, expected the other one")
+    if info.get("kind", job.kind) != job.kind:
+        raise EgoGenError(f"{job.source}: a store of {info['kind']} features, not of {job.kind}")
+    if job.target.resolve() == job.source.resolve():
+        raise EgoGenError(f"{job.target}: source and target are one folder, expected two")
+    if job.layout == "compact" and job.kind == "image" and job.projector is None:
+        raise EgoGenError("image features to compact: expected --projector CHECKPOINT")
+
+
+def _claim(job: Conversion, shape: tuple[int, int]) -> None:
+    info = {k: v for k, v in read_info(job.source).items() if k not in ("kind", "layout", "dtype")}
+    info |= {"width": shape[1], "converted": True}
+    if job.kind == "image":
+        info["rows"] = shape[0]
+    for name in ("vision_width", "text_rows"):
+        info.pop(name, None)
+    if job.projector is not None and job.projector.output_width != shape[1]:
+        raise EgoGenError(
+            f"{job.source}: features of width {shape[1]}, but the projector makes "
+            f"{job.projector.output_width}: not from the same model"
+        )
+    claim_store(job.target, job.kind, job.layout, info, job.projector)
+
+
+def _whole(store: Any, entry: ActionEntry) -> bool:
+    try:
+        store.shape(entry.image_0)
+    except EgoGenError:
+        return False
+    return True
+
+
+def _sound(source: Any, entries: Sequence[ActionEntry]) -> tuple[dict[str, str], tuple[int, int]]:
+    """Entry -> why its feature cannot be taken over; and (n, d) of the first one that can.
+
+    By the files' headers alone. Widths that differ from most are such a reason. Raises EgoGenError
+    when nothing is sound.
+    """
+    shapes, problems, frames = {}, {}, {entry.key: entry.image_0 for entry in entries}
+    for entry in entries:
+        try:
+            shapes[entry.key] = source.shape(entry.image_0)
+        except EgoGenError as error:
+            problems[entry.key] = str(error)
+    if not shapes:
+        raise EgoGenError(f"{source.root}: has no features of these entries")
+    usual = Counter(width for _, width in shapes.values()).most_common(1)[0][0]
+    for key, (_, width) in shapes.items():
+        if width != usual:
+            where = f"{source.root}: feature of {frames[key]}"
+            problems[key] = f"{where} has width {width}, expected {usual} as in most others"
+    return problems, next(shape for shape in shapes.values() if shape[1] == usual)
+
+
+class _Reader:
+    """The source, what is to be written for a frame of it, and the largest residual so far."""
+
+    def __init__(self, job: Conversion):
+        self.store, self.residual = open_store(job.source), 0.0
+        unprojects = job.layout == "compact" and job.kind == "image"
+        self.unproject = Unprojector(job.projector) if unprojects else None
+
+    def stored(self, entry: ActionEntry, rows: np.ndarray) -> np.ndarray:
+        if self.unproject is None:
+            return rows
+        vision, residual = self.unproject(rows)
+        if residual > LARGEST_RESIDUAL:
+            raise EgoGenError(
+                f"{self.store.root}: feature of frame {entry.image_0}: no vision features project "
+                f"to it (residual {residual:.2g}, expected at most {LARGEST_RESIDUAL}); it was not "
+                "made with this projector"
+            )
+        self.residual = max(self.residual, residual)
+        return vision
+
+
+def convert(job: Conversion, entries: Sequence[ActionEntry]) -> int:
+    """Convert the features of `entries`; what the target has already is kept. -> exit code.
+
+    Frames whose feature is missing, cut short or not finite are named at the end. Raises
+    EgoGenError when the features were not made with the projector.
+    """
+    _check(job)
+    problems, shape = _sound(open_store(job.source), entries)
+    _claim(job, shape)
+    target, read = open_store(job.target), _Reader(job)
+    left = [e for e in entries if e.key not in problems and not _whole(target, e)]
+    compact = job.layout == "compact"
+    writer = (
+        CompactWriter(job.target, job.kind, job.writer) if compact else ReleasedWriter(job.target)
+    )
+    done = len(entries) - len(left)
+    with Progress(len(entries), f"to {job.layout}", "features", done=done) as progress:
+        for first in range(0, len(left), BATCH):
+            group = left[first : first + BATCH]
+            writer.write(_read_all(read, group, problems))
+            progress.update(len(group))
+    writer.close()
+    if read.unproject is not None:
+        print(f"largest residual of what was converted now: {read.residual:.2g}")
+    for key, problem in problems.items():
+        print(f"not converted: entry {key}: {problem}", file=sys.stderr)
+    print(f"{job.target}: {len(entries) - len(problems)} of {len(entries)} features")
+    return EXIT_INCOMPLETE if problems else 0
+
+
+def _read_all(
+    read: _Reader, entries: Sequence[ActionEntry], problems: dict[str, str]
+) -> dict[str, np.ndarray]:
+    """{frame: what is to be written}; a feature that cannot be read is noted instead."""
+    rows = {}
+    for entry in entries:
+        try:
+            rows[entry] = read.store.read(entry.image_0)
+        except EgoGenError as error:
+            problems[entry.key] = str(error)
+    return {entry.image_0: read.stored(entry, found) for entry, found in rows.items()}

@@ -1,16 +1,31 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then in a log."""
+"""What long work has in common: progress, chunks, a lock on its folder, and signals to stop.
+
+Two processes that would write into each other's work take a lock; work is split over the jobs of an
+array by one of two rules; training that is asked to stop says by which signal.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+import signal
+import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
 
+from egogen.errors import EgoGenError
+
 Item = TypeVar("Item")
 LOG_EVERY_SECONDS = 20.0
+# Slurm is asked to send the first before the time limit; the second comes with a preemption.
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
 
 class Progress:
@@ -63,3 +78,69 @@ def track(items: Iterable[Item], total: int, what: str, unit: str = "items") -> 
         for item in items:
             yield item
             progress.update()
+
+
+def _check_chunk(num_chunks: int, chunk_idx: int) -> None:
+    if num_chunks < 1:
+        raise EgoGenError(f"number of chunks {num_chunks}: expected at least 1")
+    if not 1 <= chunk_idx <= num_chunks:
+        raise EgoGenError(
+            f"chunk index {chunk_idx}: expected 1 to {num_chunks} (the first chunk is 1)"
+        )
+
+
+def ceil_chunk(items: Sequence[Item], num_chunks: int, chunk_idx: int) -> Sequence[Item]:
+    """Stage 1 (clips): pieces of ceil(n / num_chunks); the last ones may be shorter or empty."""
+    _check_chunk(num_chunks, chunk_idx)
+    size = -(-len(items) // num_chunks)
+    return items[size * (chunk_idx - 1) : size * chunk_idx]
+
+
+def floor_chunk(items: Sequence[Item], num_chunks: int, chunk_idx: int) -> Sequence[Item]:
+    """Stage 2 (entries): items [(k-1) n // K, k n // K) for chunk k of K."""
+    _check_chunk(num_chunks, chunk_idx)
+    count = len(items)
+    return items[(chunk_idx - 1) * count // num_chunks : chunk_idx * count // num_chunks]
+
+
+@contextmanager
+def lock(path: Path, doing: str, needed: bool = True) -> Iterator[None]:
+    """Hold a lock on the file `path`, which stays behind empty, against other processes.
+
+    The system lets go of it when this process ends, however it ends; loader workers do not inherit
+    it. On a file system without locks a note is all there is. `needed` is False in those processes
+    of a run for which another one holds it. Raises EgoGenError, "FOLDER: another process is `doing`
+    here", where it is held.
+    """
+    if not needed:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:  # "w" would change its time
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise EgoGenError(f"{path.parent}: another process is {doing} here") from None
+            print(f"note: {path}: no locks on this file system ({error.strerror})", file=sys.stderr)
+        yield
+
+
+class StoppedBySignal(EgoGenError):
+    """The run was asked to end early; its checkpoint is written."""
+
+
+def requeue() -> str:
+    """Ask Slurm to run this job again; -> what came of it, empty outside Slurm."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    if job is None:
+        return ""
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
+    except OSError as error:
+        return f"job {job} was not requeued ({error})"
+    if done.returncode:
+        return f"job {job} was not requeued ({done.stderr.strip()})"
+    return f"job {job} is requeued"

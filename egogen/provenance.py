@@ -1,4 +1,8 @@
-"""Saying beside results what made them, and refusing to mix them with those of something else."""
+"""Provenance records: a JSON file beside results that names what made them.
+
+For example `made_by.json` beside generated frames holds the checkpoint's fingerprint and the seed. A
+command that would add results of another origin to the folder is refused.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from egogen.atomic import read_json, write_json
 from egogen.errors import EgoGenError
 
 
-def check_claim(path: Path, info: dict[str, Any]) -> None:
+def check_provenance(path: Path, info: dict[str, Any]) -> None:
     """Raises EgoGenError, naming what differs, when there is a record that does not say `info`."""
     if not path.exists():
         return
@@ -23,12 +27,12 @@ def check_claim(path: Path, info: dict[str, Any]) -> None:
             )
 
 
-def claim(path: Path, info: dict[str, Any]) -> None:
+def record_provenance(path: Path, info: dict[str, Any]) -> None:
     """Write the record, or check the one that is there.
 
     To be called when there is something to be written: a record left by a command that then found
     its input wrong would refuse the next one.
     """
-    check_claim(path, info)
+    check_provenance(path, info)
     if not path.exists():
         write_json(path, info)

@@ -25,11 +25,10 @@ from torch import Tensor
 from egogen import EgoGenError
 from egogen.actions import inside
 from egogen.atomic import read_json, write_bytes
-from egogen.chunks import floor_chunk
 from egogen.devices import usable_device
 from egogen.errors import run_command
-from egogen.jobs import Progress
-from egogen.provenance import check_claim, claim
+from egogen.jobs import Progress, floor_chunk
+from egogen.provenance import check_provenance, record_provenance
 from ldm.checkpoints.load import load_start
 from ldm.config import TrainConfig, load_config
 from ldm.data import Located, locate_entries
@@ -116,7 +115,7 @@ def write_cache(
     located = locate_entries(data)
     made_from = identity(located, data, model, dtype)
     info = folder / "cache.json"
-    check_claim(info, made_from)
+    check_provenance(info, made_from)
     numbers = floor_chunk(range(-(-len(located) // SHARD)), n_chunk, chunk_idx)
     groups = {number: located[number * SHARD : (number + 1) * SHARD] for number in numbers}
     with Progress(sum(map(len, groups.values())), f"cache {folder.name}", "entries") as progress:
@@ -125,7 +124,7 @@ def write_cache(
             if not _whole(path):
                 tensors = encode_shard(model, group, data, made_from["both_flips"], batch_size)
                 tensors = {n: t.to(DTYPES[dtype]).contiguous() for n, t in tensors.items()}
-                claim(info, made_from)
+                record_provenance(info, made_from)
                 write_bytes(path, save(tensors))
             progress.update(len(group))
 
@@ -141,7 +140,7 @@ class EncoderCache:
             raise EgoGenError(f"{folder}: holds no cache; make it with python -m ldm.cache")
         found = read_json(info)
         dtype = found.get("dtype") if isinstance(found, dict) else None
-        check_claim(info, identity(located, data, model, dtype))
+        check_provenance(info, identity(located, data, model, dtype))
         for number in range(-(-len(located) // SHARD)):
             if not _whole(_shard(folder, number)):
                 raise EgoGenError(

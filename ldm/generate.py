@@ -12,10 +12,9 @@ from omegaconf import DictConfig
 
 from egogen import EgoGenError
 from egogen.actions import ActionEntry, inside, read_clip_sizes
-from egogen.chunks import floor_chunk
 from egogen.frames import read_rgb
-from egogen.jobs import Progress
-from egogen.provenance import check_claim, claim
+from egogen.jobs import Progress, floor_chunk
+from egogen.provenance import check_provenance, record_provenance
 from ldm.checkpoints.load import load_for_generation, read_weights
 from ldm.data import Located, check_stores, locate_entries, read_condition, stack
 from ldm.images import to_picture, write_picture
@@ -195,14 +194,14 @@ def generate_chunk(
     maker, failures, info = None, [], made_by(config, ckpt, n_chunk, device)
     for number, scales in enumerate(scale_pairs(inference)):
         folder = run_folder(ckpt, inference.seed, inference.steps, *scales, inference.sampler)
-        check_claim(folder / "made_by.json", info)
+        check_provenance(folder / "made_by.json", info)
         paths = {item: _output(folder / "images", item.entry) for item in items}
         # The place of an item in the process, which the released order of noise depends on.
         places = {item: number * len(items) + i for i, item in enumerate(items)}
         left = [item for item in items if not _finished(paths[item])]
         if left and maker is None:
             maker = FrameMaker(load_model(config.model.params, ckpt, device), config)
-        claim(folder / "made_by.json", info)
+        record_provenance(folder / "made_by.json", info)
         done = len(items) - len(left)
         with Progress(len(items), "generate", "frames", done) as progress:
             for start in range(0, len(left), inference.batch_size):

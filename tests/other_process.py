@@ -15,8 +15,8 @@ PROJECT = Path(__file__).parents[1]
 def held(lock: Path) -> Iterator[None]:
     """Another process works in the folder of `lock`."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom egogen.alone import alone\n"
-        "with alone(Path(sys.argv[1]), 'working'):\n"
+        "import sys\nfrom pathlib import Path\nfrom egogen.jobs import lock\n"
+        "with lock(Path(sys.argv[1]), 'working'):\n"
         "    print('held', flush=True); sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", code, str(lock)]

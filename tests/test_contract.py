@@ -10,9 +10,9 @@ import pytest
 from egogen import layout
 from egogen.actions import inside, read_actions, read_clip_sizes, scan_actions
 from egogen.atomic import read_json
-from egogen.chunks import ceil_chunk, floor_chunk
 from egogen.errors import EgoGenError
 from egogen.features.store import feature_path, read_feature, write_feature
+from egogen.jobs import ceil_chunk, floor_chunk
 
 GOOD = {"image_0": "c/0/a.jpg", "image_1": "c/0/b.jpg", "action": "#C C opens the jar"}
 

@@ -12,7 +12,7 @@ from small_training import CONFIG, losses, train_run, write_run
 from torch._utils import ExceptionWrapper
 
 from egogen import EgoGenError
-from egogen.stopping import StoppedBySignal, requeue
+from egogen.jobs import StoppedBySignal, requeue
 from ldm.checkpoints.load import read_weights
 from ldm.config import TrainConfig, load_config
 from ldm.model import LegoModel

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from released_model import DATA, SETTINGS, check, inputs, pixels, tiny_model
 
-from egogen.chunks import floor_chunk
 from egogen.features.store import write_feature
+from egogen.jobs import floor_chunk
 from ldm import generate
 from ldm.conditioning import FeatureConditioner, pad_text_rows
 from ldm.config import GenerateConfig, load_config

@@ -11,11 +11,11 @@ from recipe import image
 from vllm_layouts import golden_request
 from vllm_tiny import read, write_released
 
-from egogen.chunks import ceil_chunk
 from egogen.errors import EgoGenError, run_command
 from egogen.features.projector import write_projector
 from egogen.features.shards import PATTERN
 from egogen.features.store import feature_path, open_store, read_feature, read_info
+from egogen.jobs import ceil_chunk
 from llava.checkpoints.load import load
 from llava.describing import loop as description_loop
 from llava.describing.decoding import Decoding

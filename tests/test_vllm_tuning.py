@@ -12,7 +12,7 @@ from vllm_tiny import write_released
 
 from egogen import layout
 from egogen.errors import run_command
-from egogen.stopping import SIGNALS, StoppedBySignal
+from egogen.jobs import SIGNALS, StoppedBySignal
 from llava.train import trainer
 from llava.train.train import main
 

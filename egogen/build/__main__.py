@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from egogen.alone import alone
 from egogen.build.judge import REASONS, Limits
 from egogen.build.sheet import write_sheets
 from egogen.build.table import Row, Timing, read_table
@@ -20,6 +19,7 @@ from egogen.build.write import (
     write_pairs,
 )
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
+from egogen.jobs import lock
 from egogen.layout import DATASETS, SPLITS
 
 EXAMPLE = """example:
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
     request = Request(args.name, timing, args.height, args.fps)
     places = find_clips(args.videos, rows)
     refuse_foreign(args.out, request)
-    with alone(build_folder(args.out, args.name) / ".lock", "building"):
+    with lock(build_folder(args.out, args.name) / ".lock", "building"):
         return build(args, places, rows, request)
 
 

@@ -24,7 +24,7 @@ from egogen.build.table import Row, Timing
 from egogen.errors import EgoGenError
 from egogen.jobs import Progress
 from egogen.layout import GROUND_TRUTH, SPLITS, action_file, frame_folder, metadata_file
-from egogen.provenance import check_claim, claim
+from egogen.provenance import check_provenance, record_provenance
 
 JPEG_QUALITY = 95
 
@@ -62,7 +62,7 @@ def refuse_foreign(root: Path, request: Request) -> None:
     record = _claim_file(root, request)
     if not record.exists() and frame_folder(root, request.dataset, "train").parent.exists():
         raise EgoGenError(f"{root}: holds {request.dataset} frames that were not built here")
-    check_claim(record, asdict(request))
+    check_provenance(record, asdict(request))
 
 
 def _claim_file(root: Path, request: Request) -> Path:
@@ -77,7 +77,7 @@ def write_pairs(
     `places`: clip -> video or folder of frames. To be called by one process at a time: frames that
     `rows` do not ask for, another process's unfinished ones too, are removed.
     """
-    claim(_claim_file(root, request), asdict(request))
+    record_provenance(_claim_file(root, request), asdict(request))
     done: dict[tuple[str, str], Pair] = {}
     failures: list[str] = []
     with Progress(len(rows), "build", "pairs") as bar:

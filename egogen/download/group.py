@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from egogen.alone import alone
 from egogen.atomic import read_json, write_json, write_text
 from egogen.download.fetch import Patience, check_space, fetch, sha256
 from egogen.download.unpack import Member, crc, parts_of, unpack
 from egogen.errors import EgoGenError
+from egogen.jobs import lock
 
 RECORDS = ".downloads"
 
@@ -117,7 +117,7 @@ def fetch_group(
 ) -> list[str]:
     """Fetch and unpack what is not finished -> one line per file that could not be."""
     folder, bad = folder.absolute(), []
-    with alone(folder / RECORDS / "lock", "downloading"):
+    with lock(folder / RECORDS / "lock", "downloading"):
         items = [Item(entry, folder) for entry in files]
         missing = [item for item in items if not item.finished()]
         for item in items:

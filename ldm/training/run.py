@@ -25,8 +25,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
 from egogen import EgoGenError
-from egogen.alone import alone
 from egogen.atomic import read_json, write_json, write_text
+from egogen.jobs import lock
 from ldm.architecture import downsampling_factor
 from ldm.cache import EncoderCache
 from ldm.checkpoints.load import is_own, load_start, read_weights
@@ -259,7 +259,7 @@ def train(
     if first:
         print(told_batch(config, len(train_pairs), trainer.world_size), file=sys.stderr)
     data = PairData(train_pairs, val_pairs, config, seed)
-    with alone(folder / ".lock", "training", needed=first), workers_errors_in_one_line():
+    with lock(folder / ".lock", "training", needed=first), workers_errors_in_one_line():
         if first:
             (folder / "finished.json").unlink(missing_ok=True)  # a longer run is being asked for
             write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))

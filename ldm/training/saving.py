@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 
 from egogen import EgoGenError
 from egogen.atomic import atomic_path
-from egogen.stopping import SIGNALS, StoppedBySignal, requeue
+from egogen.jobs import SIGNALS, StoppedBySignal, requeue
 
 LAST = "last.ckpt"
 

@@ -12,11 +12,9 @@ from typing import Any
 from PIL import Image
 
 from egogen.actions import ActionEntry, inside, read_actions
-from egogen.alone import alone
-from egogen.chunks import ceil_chunk
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError
 from egogen.frames import read_rgb
-from egogen.jobs import Progress
+from egogen.jobs import Progress, ceil_chunk
 from egogen.seeds import stable_seed
 from llava.checkpoints.load import Loaded
 from llava.describing.decoding import Decoding
@@ -157,8 +155,8 @@ def run(
         claim_results(job.save_path, {"num_chunks": job.num_chunks, **made_by})
     engine = engine or transformers_engine(loaded, job.settings, job.seed)
     answer = answer or (lambda entry: job.settings.max_new_tokens)
-    lock = path.with_name(f".{path.stem}.lock") if path else Path(".lock")
-    with alone(lock, f"describing chunk {job.chunk_idx}", needed=path is not None):
+    held = path.with_name(f".{path.stem}.lock") if path else Path(".lock")
+    with lock(held, f"describing chunk {job.chunk_idx}", needed=path is not None):
         keep = job.settings.sampling != "released"
         done = finished(path, entries, stores) if keep else {}
         if path and not path.exists():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from egogen.actions import ActionEntry
 from egogen.atomic import read_json, write_json
 from egogen.errors import EgoGenError
-from egogen.provenance import claim
+from egogen.provenance import record_provenance
 
 if TYPE_CHECKING:  # importing it loads the model's libraries, which merging does not need
     from llava.describing.stores import FeatureStores
@@ -80,7 +80,7 @@ def claim_results(save_path: Path, info: dict[str, Any]) -> None:
 
     The number of chunks is part of it: files of another number overlap with these.
     """
-    claim(save_path / CLAIM_FILE, info)
+    record_provenance(save_path / CLAIM_FILE, info)
 
 
 def chunks_of(save_path: Path) -> int | None:

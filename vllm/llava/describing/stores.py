@@ -19,7 +19,7 @@ from egogen.features.store import (
     ReleasedWriter,
     open_store,
 )
-from egogen.provenance import claim
+from egogen.provenance import record_provenance
 from llava.checkpoints.load import Loaded, quantization_of
 from llava.describing.describe import Description
 from llava.model import Llava
@@ -78,7 +78,7 @@ def claim_store(
                 f"{root / PROJECTOR_FILE}: another model's projector; choose another folder, or "
                 "remove this one"
             )
-    claim(root / INFO_FILE, shape | dict(info))
+    record_provenance(root / INFO_FILE, shape | dict(info))
 
 
 class FeatureStores:

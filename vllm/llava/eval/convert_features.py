@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from egogen.actions import read_actions
-from egogen.chunks import floor_chunk
 from egogen.errors import run_command
 from egogen.features.store import LAYOUTS
+from egogen.jobs import floor_chunk
 
 EXAMPLE = """example:
   python -m llava.eval.convert_features --kind image --to compact \\

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from egogen.stopping import SIGNALS, StoppedBySignal, requeue
+from egogen.jobs import SIGNALS, StoppedBySignal, requeue
 from llava.train.parallel import any_process, is_first
 
 

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from egogen.alone import alone
 from egogen.atomic import read_json, write_json
 from egogen.errors import EgoGenError, run_command
-from egogen.jobs import track
+from egogen.jobs import lock, track
 from llava.checkpoints.load import Loaded, load_model, save_tools, with_tools
 from llava.conversation import TEMPLATES
 from llava.train.adapters import ADAPTER_FOLDER, add_adapters, merge, write_origin
@@ -184,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         train_dataset=data,
         data_collator=Collator(loaded.tokenizer.pad_id),
     )
-    with alone(output / ".lock", "tuning", needed=is_first()):
+    with lock(output / ".lock", "tuning", needed=is_first()):
         if is_first():
             write_json(output / SETTINGS_FILE, settings)
         tune(trainer, flags.tuning)

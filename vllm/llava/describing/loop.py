@@ -14,7 +14,7 @@ from PIL import Image
 from egogen.actions import ActionEntry, inside, read_actions
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError
 from egogen.frames import read_rgb
-from egogen.jobs import Progress, ceil_chunk
+from egogen.jobs import Progress, ceil_chunk, lock
 from egogen.seeds import stable_seed
 from llava.checkpoints.load import Loaded
 from llava.describing.decoding import Decoding

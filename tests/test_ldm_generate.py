@@ -247,5 +247,5 @@ def test_a_checkpoint_of_stage_1_is_refused(small, tmp_path):
     with pytest.raises(EgoGenError, match="expected a released one"):
         main(["--config", str(small / "config.yaml"), "--ckpt", str(path)])
     (tmp_path / "code.ckpt").write_bytes(pickle.dumps({"state_dict": Path("x")}))
-    with pytest.raises(EgoGenError, match="code.ckpt: not a readable weight file .*without exec"):
+    with pytest.raises(EgoGenError, match="code.ckpt: not a readable weight file "):
         main(["--config", str(small / "config.yaml"), "--ckpt", str(tmp_path / "code.ckpt")])

@@ -16,9 +16,9 @@ import pickletools
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError
@@ -141,7 +141,7 @@ def load_torch(path: str | os.PathLike) -> Mapping:
     for module, name in references:
         if module in SYSTEM_MODULES:
             raise ValueError(f"it refers to {module}.{name}, expected weights")
-    stand_ins = [
+    stand_ins: list[Any] = [
         type(name, (_StandIn,), {"__module__": module, "__qualname__": name})
         for module, name in references
     ]
@@ -155,27 +155,19 @@ def load_torch(path: str | os.PathLike) -> Mapping:
 
 def _references(path: Path, archive: bool) -> set[tuple[str, str]]:
     """(module, name) of everything that the pickles of a torch file refer to; they are not run."""
-    found = set()
     if archive:
         with zipfile.ZipFile(path) as file:
             names = [name for name in file.namelist() if name.endswith("/data.pkl")]
-            for name in names:
-                found |= _globals(file.read(name))
-        return found
-    with open(path, "rb") as file:
-        for _ in range(LEGACY_PICKLES):
-            found |= _globals(file)
-    return found
+            return {found for name in names for found in _globals(file.read(name))}
+    with open(path, "rb") as pickles:
+        return {found for _ in range(LEGACY_PICKLES) for found in _globals(pickles)}
 
 
-def _globals(pickled) -> set[tuple[str, str]]:
+def _globals(pickled: bytes | IO[bytes]) -> Iterator[tuple[str, str]]:
     """The GLOBAL opcodes of one pickle (bytes, or a file that stands at its beginning)."""
-    names = {
-        tuple(argument.split(" ", 1))
-        for opcode, argument, _ in pickletools.genops(pickled)
-        if opcode.name == "GLOBAL"
-    }
-    # Torch writes the names of Python 2, and reads them as those of Python 3.
-    return {
-        NAME_MAPPING.get(name, (IMPORT_MAPPING.get(name[0], name[0]), name[1])) for name in names
-    }
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name == "GLOBAL":
+            module, name = str(argument).split(" ", 1)
+            # Torch writes the names of Python 2, and reads them as those of Python 3.
+            renamed = (IMPORT_MAPPING.get(module, module), name)
+            yield NAME_MAPPING.get((module, name), renamed)

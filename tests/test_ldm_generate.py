@@ -237,7 +237,7 @@ def test_bad_features_and_frames_are_named(small, monkeypatch, tmp_path, capsys,
         path.write_bytes(content)
     assert code == 1 and len(done) == 3
     error = capsys.readouterr().err
-    wanted = {"nan": "NaN", "shape": "expected (4, 8)", "frame": "unreadable picture"}[kind]
+    wanted = {"nan": "NaN", "shape": "expected (4, 8)", "frame": "unreadable image"}[kind]
     assert "clip_0/1" in error and wanted in error and str(path) in error
 
 

@@ -1,8 +1,8 @@
 """A small CLIP-style text tower: a vocabulary of the mini world's texts, and weights for them.
 
-CLIP's tower was trained so that its output tells what a picture shows; this one is trained so that
+CLIP's tower was trained so that its output tells what an image shows; this one is trained so that
 its output tells what a description says (verb, object, hand, target, place), and to predict the
-next token, so that every row carries what has been said so far.
+next token, so that every row carries what was said up to it.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def train_tower(
     peak: float = 2e-3,
     seed: int = 0,
 ) -> float:
-    """Train in place -> share of facts told right from the last token, over the last tenth."""
+    """Train in place -> share of facts read rightly off the last token, over the last tenth."""
     tokens = tokenizer(
         texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
     ).input_ids
@@ -126,8 +126,8 @@ def train_tower(
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(step, steps, peak)
             optimizer.step()
-            told = torch.stack([part.argmax(1) for part in logits], dim=1)
-            right.append((told == labels[rows]).float().mean().item())
+            guesses = torch.stack([part.argmax(1) for part in logits], dim=1)
+            right.append((guesses == labels[rows]).float().mean().item())
             progress.update()
     tower.eval().requires_grad_(False)
     return float(np.mean(right[-max(1, steps // 10) :]))

@@ -1,4 +1,4 @@
-"""One clip: its scene, pictures, texts and truth, from (seed, dataset, split, index) alone."""
+"""One clip: its scene, images, texts and truth, from (seed, dataset, split, index) alone."""
 
 from __future__ import annotations
 
@@ -49,8 +49,7 @@ class Clip:
         if self.dataset == "ego4d":
             text = f"{self.seed} {self.split} {self.index}".encode()
             digits = hashlib.sha256(text).hexdigest()
-            parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:32])
-            return "-".join(parts)
+            return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:32]))
         number = 2 * self.index + (self.split != "train")
         return f"P{number % PARTICIPANTS + 1:02d}_{number // PARTICIPANTS + 1:02d}"
 
@@ -78,12 +77,12 @@ class Clip:
             }
         return entries
 
-    def pictures(self) -> list[bytes]:
-        """JPEG bytes of the source picture, then of each target."""
+    def images(self) -> list[bytes]:
+        """JPEG bytes of the source image, then of each target."""
         renderer = Renderer(self.scene)
         state = self.scene.state
         states = [state, *(after(state, action) for action in self.scene.actions[: self.count])]
-        return [jpeg(renderer.picture(each)) for each in states]
+        return [jpeg(renderer.image(each)) for each in states]
 
     def metadata(self) -> dict[str, Any]:
         """Size and rate of the original video; per action its object's box there, [x, y, w, h]."""
@@ -129,7 +128,7 @@ class Clip:
 
 
 def box_of(scene: Scene, thing: Thing) -> tuple[float, float, float, float]:
-    """Relative box (left, top, width, height) of a thing in the source picture."""
+    """Relative box (left, top, width, height) of a thing in the source image."""
     width, height = scene.size
     unit = scene.unit * thing.scale
     wide, high = (side * unit for side in KINDS[thing.kind].size)
@@ -149,7 +148,7 @@ def box_of(scene: Scene, thing: Thing) -> tuple[float, float, float, float]:
     return left / width, top / height, (right - left) / width, (bottom - top) / height
 
 
-def jpeg(picture: Image.Image) -> bytes:
+def jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return buffer.getvalue()

@@ -1,7 +1,7 @@
 """Scenes and actions: what stands where, which hand holds what, and what an action leaves behind.
 
 A scene is a function of its random generator alone; the state after an action is a function of the
-state before it and of the action, so that the target picture follows from what the source shows.
+state before it and of the action, so that the target image follows from what the source shows.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ SIZES = {
     "epickitchen": (((456, 256), (1920, 1080), 1.0),),
 }
 TABLES = ("planks", "stone", "cloth", "laminate")
+HELD = {"apple": 0.17, "carrot": 0.17, "mug": 0.1, "bottle": 0.2, "knife": 0.16, "sponge": 0.2}
 VERB_WEIGHTS = {"pick up": 0.3, "open": 1.2, "close": 1.2, "put": 1.0, "pour": 1.3, "cut": 1.2}
 
 
@@ -62,7 +63,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Scene:
-    """What the pictures of one clip share; `lit` in [-1, 1]: light from the left to the right."""
+    """What the images of one clip share; `lit` in [-1, 1]: light from the left to the right."""
 
     size: tuple[int, int]
     video_size: tuple[int, int]
@@ -73,9 +74,7 @@ class Scene:
     skin: tuple[float, float, float]
     sleeve: tuple[float, float, float]
     sway: dict[str, tuple[float, float]]  # per hand: shift of its poses, relative
-    tones: dict[
-        str, tuple[float, float, float]
-    ]  # per kind: hue shift, saturation and value factors
+    tones: dict[str, tuple[float, float, float]]  # per kind: hue shift, saturation, value factors
     state: State
     actions: tuple[Action, ...]
 
@@ -124,17 +123,15 @@ def sample_scene(rng: np.random.Generator, dataset: str, wanted_actions: int = 3
         skin=SKINS[rng.integers(len(SKINS))],
         sleeve=SLEEVES[rng.integers(len(SLEEVES))],
         sway={side: tuple(rng.uniform(-0.015, 0.015, 2).tolist()) for side in SIDES},
-        tones={
-            kind: (
-                float(rng.uniform(-3, 3)),
-                float(rng.uniform(0.93, 1.05)),
-                float(rng.uniform(0.93, 1.04)),
-            )
-            for kind in KINDS
-        },
+        tones={kind: _tone(rng) for kind in KINDS},
         state=state,
         actions=_choose(rng, options, wanted_actions),
     )
+
+
+def _tone(rng: np.random.Generator) -> tuple[float, float, float]:
+    hue, saturation, value = (rng.uniform(*ends) for ends in ((-3, 3), (0.93, 1.05), (0.93, 1.04)))
+    return float(hue), float(saturation), float(value)
 
 
 def _stand(rng: np.random.Generator, kind: str, place: str) -> Thing:
@@ -169,12 +166,7 @@ def _targets_of(held: str) -> tuple[str, ...]:
 def _holding_state(rng: np.random.Generator) -> State:
     """One hand holds something and has one or two targets on its side; the other side is free."""
     side = str(rng.choice(SIDES))
-    held = str(
-        rng.choice(
-            ("apple", "carrot", "mug", "bottle", "knife", "sponge"),
-            p=(0.17, 0.17, 0.1, 0.2, 0.16, 0.2),
-        )
-    )
+    held = str(rng.choice([*HELD], p=[*HELD.values()]))
     targets = [str(kind) for kind in rng.permutation(_targets_of(held))][:2]
     places = [f"far inner {side}", f"near inner {side}"]
     if held not in ("bottle", "knife"):

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes or reuses .venv and installs what is missing, at tested versions.
 PYTHON=${PYTHON:-python3}
 if [ ! -x .venv/bin/python ]; then

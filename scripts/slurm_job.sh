@@ -1,7 +1,8 @@
+# shellcheck shell=bash
 # Sourced by job files, on the node: run the job's command so that preemption, the time limit and a
 # requeue lose nothing. Slurm sends USR1 to the job's shell before the end (--signal=B:USR1@...).
 
-source "$root/scripts/settings.sh"
+source "${root:?}/scripts/settings.sh"
 
 # A command whose finished work is on the disk at any time: it gets TERM, and the job is queued again.
 job_run() {

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     args = _parser().parse_intermixed_args(argv)
     if "/" in args.name or args.name in (".", ".."):
         raise EgoGenError(f"--name {args.name}: expected a plain name; --logdir chooses the folder")
-    import torch  # slow to import: bad arguments are told first
+    import torch  # slow to import: bad arguments are reported first
     from omegaconf import OmegaConf
 
     from ldm.config import TrainConfig, load_config

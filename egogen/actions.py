@@ -99,7 +99,7 @@ def scan_actions(
 ) -> tuple[list[ActionEntry], list[str]]:
     """All good entries in the file's order, and one line for every entry that is not as released.
 
-    Raises EgoGenError when the file as a whole cannot be read as an action file.
+    Raises EgoGenError when the file cannot be read at all as an action file.
     """
     path = Path(path)
     entries: list[ActionEntry] = []
@@ -139,10 +139,13 @@ def read_clip_sizes(path: str | os.PathLike) -> dict[str, tuple[int, int]]:
     path, sizes = Path(path), {}
     for clip, fields in _clips(path).items():
         known = fields if isinstance(fields, dict) else {}
-        size = width, height = known.get("width"), known.get("height")
-        if not all(isinstance(x, int | float) and not isinstance(x, bool) and x > 0 for x in size):
+        size = [known.get("width"), known.get("height")]
+        sides = [
+            x for x in size if isinstance(x, int | float) and not isinstance(x, bool) and x > 0
+        ]
+        if len(sides) < 2:
             raise EgoGenError(
-                f"{path}: clip {clip!r}: expected positive 'width' and 'height', found {[*size]}"
+                f"{path}: clip {clip!r}: expected positive 'width' and 'height', found {size}"
             )
-        sizes[clip] = (int(width), int(height))
+        sizes[clip] = (int(sides[0]), int(sides[1]))
     return sizes

@@ -144,12 +144,9 @@ def key(before: str, lines: Sequence[Sequence[str]], outputs: Sequence[Path]) ->
 
 
 def run_commands(name: str, lines: Sequence[Sequence[str]]) -> None:
-    environment = dict(
-        os.environ,
-        PYTHONPATH=f"{PROJECT}:{PROJECT / 'vllm'}",
-        PYTHON=sys.executable,
-        TOKENIZERS_PARALLELISM="false",
-    )
+    paths = f"{PROJECT}:{PROJECT / 'vllm'}"
+    environment = os.environ | {"PYTHONPATH": paths, "PYTHON": sys.executable}
+    environment["TOKENIZERS_PARALLELISM"] = "false"
     if len(lines) > 1:  # one core each: threads of several processes would wait for each other
         environment["OMP_NUM_THREADS"] = "1"
     running = [subprocess.Popen(line, cwd=PROJECT, env=environment) for line in lines]

@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     if options.max_new_tokens < 1 or options.temperature < 0:
         raise EgoGenError("--max-new-tokens, --temperature: expected at least 1 and at least 0")
 
-    # Slow to import: bad arguments are told first.
+    # Slow to import: bad arguments are reported first.
     from egogen.devices import usable_device
     from ldm.config import GenerateConfig, load_config
     from ldm.images import write_picture

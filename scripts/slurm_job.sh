@@ -15,9 +15,9 @@ job_run() {
   return "$code"
 }
 
-# A command (behind srun) that has to be told in time: it gets USR1, writes its checkpoint and queues
+# A command (behind srun) that needs notice in time: it gets USR1, writes its checkpoint and queues
 # the job again itself. srun passes USR1 on to its tasks; at TERM it would kill them.
-job_run_told() {
+job_run_warned() {
   "$@" &
   child=$!
   trap 'kill -USR1 "$child"' USR1

@@ -34,7 +34,7 @@ def grey(image: Image.Image, width: int) -> np.ndarray:
 def difference(source: Image.Image, target: Image.Image) -> float:
     """Mean absolute difference of the two in grey levels, seen from afar (64 wide).
 
-    Brightness as a whole is taken out: a lamp that flickers is no action.
+    The median change is taken out: a lamp that flickers is no action.
     """
     one, other = grey(source, 64), grey(target.resize(source.size), 64)
     change = one - other

@@ -31,7 +31,7 @@ HUES = {  # kind: lowest and highest hue in degrees, least saturation, least val
 }
 LEAST = 0.0024  # share of the image that a thing must cover to be seen
 WINDOW = (0.2, 0.24)  # a thing's pixels lie within such a box
-SKIN_BLUR = 1.3  # px more, for skin is told from wood by little
+SKIN_BLUR = 1.3  # px more, skin differs from wood by little
 WALL = 0.2  # things out of focus above this height are neither plates nor pans
 
 
@@ -94,9 +94,8 @@ def classes(image: Image.Image) -> dict[str, np.ndarray]:
     below = (np.arange(GRID) >= WALL * GRID)[:, None]
     masks["white"] = (low > 0.72) & (saturation < 0.2)
     masks["plate"] = masks["white"] & (saturation < 0.15) & below
-    masks["flesh"] = (
-        (hue > 32) & (hue < 64) & (saturation > 0.1) & (saturation < 0.5) & (value > 0.7)
-    )
+    pale = (saturation > 0.1) & (saturation < 0.5) & (value > 0.7)
+    masks["flesh"] = (hue > 32) & (hue < 64) & pale
     masks["dark"] = value < 0.27
     masks["pan"] = (value < 0.21) & below
     masks["skin"] = _skin(small)
@@ -185,14 +184,10 @@ def read_image(image: Image.Image) -> Reading:
         half = masks["skin"].copy()
         half[:, GRID // 2 :] &= side == "right"
         half[:, : GRID // 2] &= side == "left"
-        seen = locate(half, (0.16, 0.26))
-        if seen is not None:
+        if seen := locate(half, (0.16, 0.26)):
             hands[side] = SeenHand(seen.x, seen.y, seen.area)
-    found = {}
-    for kind in (*HUES, "plate", "pan"):
-        seen = locate(masks[kind])
-        if seen is not None:
-            found[kind] = seen
+    kinds = (*HUES, "plate", "pan")
+    found = {kind: seen for kind in kinds if (seen := locate(masks[kind]))}
     reading = Reading(found, hands, masks)
     objects = {
         kind: replace(

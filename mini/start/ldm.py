@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
     tower = text_tower.build_tower(
         tokenizer, params.unet_config.params.context_dim, layers=2, heads=4
     )
-    right = text_tower.train_tower(tower, tokenizer, texts, steps=args.text_steps, seed=args.seed)
+    right = text_tower.train_tower(tower, tokenizer, texts, args.text_steps, args.seed)
     print(f"text tower: {right:.1%} of the facts right")
 
     paths = frame_paths(args.dataset_root, args.name)

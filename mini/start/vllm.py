@@ -1,7 +1,7 @@
 """Make the small pretrained starting point of the mini world ("llava_pretrained" there).
 
-A vocabulary of the tuning texts, a CLIP vision tower that tells what its patches show, and a Llama
-that answers questions about the frames: all that tuning starts from, made on the train split alone.
+A vocabulary of the tuning texts, a CLIP vision tower whose features say what patches show, and
+a Llama that answers questions about the frames: all that tuning starts from, made on train only.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path, size: int) -> TextTokeni
 
 
 def build(args: argparse.Namespace, vocabulary: int) -> Llava:
-    """A model of the asked size with random weights. Frames are squeezed whole into the square.
+    """A model of the asked size with random weights. Complete frames are squeezed into the square.
 
     Weights start larger and rotary positions turn slower than Llama's: with so few and so narrow
     heads, words would else not find patches by what these show, hundreds of positions away.

@@ -88,7 +88,8 @@ def word_directions(loaded: Loaded) -> list[torch.Tensor]:
 def pretrain_vision(
     loaded: Loaded, scenes: Sequence[Scene], pixels: torch.Tensor, plan: Plan, seed: int
 ) -> float:
-    """Train tower and projector so that patches tell kind, spot and condition of what they show.
+    """Train tower and projector so that features of patches say what kind of thing they show, where
+    and in which condition.
 
     As with CLIP's tower, what a patch shows lies in the direction of the words for it; these are
     the language model's own embeddings, so that it finds words and patches alike.
@@ -134,7 +135,7 @@ class LanguagePlan(Plan):
 def pretrain_language(
     loaded: Loaded, scenes: Sequence[Scene], pixels: torch.Tensor, plan: LanguagePlan, seed: int
 ) -> float:
-    """Train projector and language model to tell, and to answer, what stands where."""
+    """Train projector and language model to list, and to answer, what stands where."""
     model, rng = loaded.model, np.random.default_rng(stable_seed(seed, "language"))
     generator = torch.Generator().manual_seed(stable_seed(seed, "patches"))
     model.model.vision_tower.requires_grad_(False)
@@ -152,12 +153,12 @@ def pretrain_language(
         return expand_sample(encoded, patches)
 
     def loss_of(step: int) -> torch.Tensor:
-        whole = step >= plan.steps * (1 - plan.whole_share)
-        patches = model.patches if whole else min(plan.kept, model.patches)
-        rows = rng.integers(len(scenes), size=max(1, plan.batch_size // (1 + whole)))
+        complete = step >= plan.steps * (1 - plan.whole_share)
+        patches = model.patches if complete else min(plan.kept, model.patches)
+        rows = rng.integers(len(scenes), size=max(1, plan.batch_size // (1 + complete)))
         batch = collate([sample(int(row), patches) for row in rows], loaded.tokenizer.pad_id)
         features = seen[torch.from_numpy(rows)]
-        if not whole:
+        if not complete:
             chosen = torch.multinomial(weights[rows], patches, generator=generator).sort(1).values
             features = features.gather(1, chosen[..., None].expand(-1, -1, features.shape[-1]))
         embeds = model.embed(batch.pop("input_ids"), model.model.multi_modal_projector(features))

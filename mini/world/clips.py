@@ -16,7 +16,7 @@ from egogen.seeds import stable_seed
 from mini.world import texts
 from mini.world.kinds import HOLD, KINDS
 from mini.world.render import Renderer
-from mini.world.scene import Scene, Thing, after, sample_scene
+from mini.world.scene import Action, Scene, Thing, after, sample_scene
 
 FPS = {"ego4d": 30.0, "epickitchen": 50.0}
 PARTICIPANTS = 37
@@ -63,12 +63,15 @@ class Clip:
     def frame_name(self, number: int) -> str:
         return f"frame_{number:010d}.jpg"
 
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        return self.scene.actions[: self.count]
+
     def entries(self) -> dict[str, dict[str, str]]:
         """action id -> the released JSON fields."""
         source, *targets = self.frame_numbers
         entries = {}
-        for k in range(self.count):
-            action = self.scene.actions[k]
+        for k, action in enumerate(self.actions):
             entries[str(k)] = {
                 "image_0": f"{self.name}/{k}/{self.frame_name(source)}",
                 "image_1": f"{self.name}/{k}/{self.frame_name(targets[k])}",
@@ -79,29 +82,20 @@ class Clip:
 
     def images(self) -> list[bytes]:
         """JPEG bytes of the source image, then of each target."""
-        renderer = Renderer(self.scene)
-        state = self.scene.state
-        states = [state, *(after(state, action) for action in self.scene.actions[: self.count])]
+        renderer, state = Renderer(self.scene), self.scene.state
+        states = [state, *(after(state, action) for action in self.actions)]
         return [jpeg(renderer.image(each)) for each in states]
 
     def metadata(self) -> dict[str, Any]:
         """Size and rate of the original video; per action its object's box there, [x, y, w, h]."""
         width, height = self.scene.video_size
         boxes = {}
-        for k in range(self.count):
-            action = self.scene.actions[k]
+        for k, action in enumerate(self.actions):
             x, y, w, h = box_of(self.scene, self.scene.state.things[action.object])
-            boxes[str(k)] = {
-                "object": action.object,
-                "bbox": [round(x * width), round(y * height), round(w * width), round(h * height)],
-            }
-        return {
-            "width": width,
-            "height": height,
-            "fps": FPS[self.dataset],
-            "split": self.split,
-            "actions": boxes,
-        }
+            box = [round(x * width), round(y * height), round(w * width), round(h * height)]
+            boxes[str(k)] = {"object": action.object, "bbox": box}
+        video = {"width": width, "height": height, "fps": FPS[self.dataset]}
+        return {**video, "split": self.split, "actions": boxes}
 
     def truth(self) -> dict[str, Any]:
         """What the scene holds and what each action does, for scoring."""
@@ -116,15 +110,12 @@ class Clip:
             for kind, thing in scene.state.things.items()
         }
         actions = {}
-        for k in range(self.count):
-            fields = {name: value or None for name, value in asdict(scene.actions[k]).items()}
-            spot = scene.state.things[scene.actions[k].target or scene.actions[k].object]
+        for k, action in enumerate(self.actions):
+            fields = {name: value or None for name, value in asdict(action).items()}
+            spot = scene.state.things[action.target or action.object]
             actions[str(k)] = {**fields, "where": texts.place_words(spot)}
-        return {
-            "split": self.split,
-            "scene": {"size": list(scene.size), "table": scene.table, "things": things},
-            "actions": actions,
-        }
+        seen = {"size": list(scene.size), "table": scene.table, "things": things}
+        return {"split": self.split, "scene": seen, "actions": actions}
 
 
 def box_of(scene: Scene, thing: Thing) -> tuple[float, float, float, float]:

@@ -127,14 +127,12 @@ def lunch_box(pen: Pen, colour: np.ndarray, condition: str) -> None:
     pen.box(0, -0.25, 0.08, 0.05, colour * 0.55, round_by=0.02)
 
 
-PORES = ((-0.25, -0.34), (0.0, -0.4), (0.2, -0.31), (-0.1, -0.29), (0.28, -0.41), (-0.2, -0.14))
-PORES += ((0.12, -0.12), (0.3, -0.17))
-
-
 def sponge(pen: Pen, colour: np.ndarray, condition: str) -> None:
     pen.box(0, -0.15, 0.42, 0.16, colour, slope(0.12 * pen.lit, -0.08, 0.82), round_by=0.08)
     pen.poly(((-0.41, -0.25), (0.41, -0.25), (0.35, -0.46), (-0.35, -0.46)), colour, slope(0, 0.05))
-    for x, y in PORES:
+    top = ((-0.25, -0.34), (0.0, -0.4), (0.2, -0.31), (-0.1, -0.29), (0.28, -0.41))
+    front = ((-0.2, -0.14), (0.12, -0.12), (0.3, -0.17))
+    for x, y in (*top, *front):
         pen.ellipse(x, y, 0.035, 0.024, colour * 0.72)
 
 

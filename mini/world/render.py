@@ -66,9 +66,8 @@ class Renderer:
             pen = Pen(layer, x, y, unit, lit=self.scene.lit)
             if part == "back":
                 objects.shadow(pen, KINDS[thing.kind].size[0])
-                objects.BACK[thing.kind](pen, self.colour(thing.kind), thing.condition)
-            else:
-                objects.FRONT[thing.kind](pen, self.colour(thing.kind), thing.condition)
+            draw = (objects.BACK if part == "back" else objects.FRONT)[thing.kind]
+            draw(pen, self.colour(thing.kind), thing.condition)
             self.kept[key] = layer
         return self.kept[key]
 

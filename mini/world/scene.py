@@ -19,6 +19,7 @@ SIZES = {
 }
 TABLES = ("planks", "stone", "cloth", "laminate")
 HELD = {"apple": 0.17, "carrot": 0.17, "mug": 0.1, "bottle": 0.2, "knife": 0.16, "sponge": 0.2}
+CONDITIONS = {"open": "open", "close": "closed", "cut": "cut", "wash": "washed"}  # verb -> after it
 VERB_WEIGHTS = {"pick up": 0.3, "open": 1.2, "close": 1.2, "put": 1.0, "pour": 1.3, "cut": 1.2}
 
 
@@ -142,14 +143,20 @@ def _stand(rng: np.random.Generator, kind: str, place: str) -> Thing:
     return Thing(kind, float(spot.x + dx), float(spot.y + dy), scale, place, condition)
 
 
+def _opener_first(rng: np.random.Generator, kinds: list[str], probability: float) -> list[str]:
+    """Perhaps a jar or lunch box before the rest: opening and closing would be rare otherwise."""
+    if rng.random() >= probability:
+        return kinds
+    opener = "jar" if rng.random() < 0.5 else "lunch box"
+    return [opener, *(kind for kind in kinds if kind != opener)]
+
+
 def _idle_state(rng: np.random.Generator) -> State:
     """Both hands empty: four or five things, one of them near."""
     places = [name for name in PLACES if name.startswith("far")]
     places.append(str(rng.choice([name for name in PLACES if name.startswith("near")])))
     kinds = [str(kind) for kind in rng.permutation([*KINDS])]
-    if rng.random() < 0.7:  # opening and closing would be rare otherwise
-        opener = "jar" if rng.random() < 0.5 else "lunch box"
-        kinds = [opener, *(kind for kind in kinds if kind != opener)]
+    kinds = _opener_first(rng, kinds, 0.7)
     places = [str(place) for place in rng.permutation(places)][: int(rng.integers(4, 6))]
     if dict(zip(kinds, places, strict=False)).get("bottle", "").startswith("near"):
         places = [*places[1:], places[0]]  # so tall there, it would hide what stands behind it
@@ -174,10 +181,7 @@ def _holding_state(rng: np.random.Generator) -> State:
     places = [str(place) for place in rng.permutation(places)]
     things = [_stand(rng, kind, place) for kind, place in zip(targets, places, strict=False)]
     spare = [kind for kind in KINDS if kind not in (held, *targets)]
-    free_kinds = [str(kind) for kind in rng.permutation(spare)]
-    if rng.random() < 0.6:
-        opener = "jar" if rng.random() < 0.5 else "lunch box"
-        free_kinds = [opener, *(kind for kind in free_kinds if kind != opener)]
+    free_kinds = _opener_first(rng, [str(kind) for kind in rng.permutation(spare)], 0.6)
     free = [f"far inner {other(side)}", f"far outer {other(side)}"]
     free = [str(place) for place in rng.permutation(free)]
     if rng.random() < 0.4 and f"far outer {side}" not in places[: len(targets)]:
@@ -201,9 +205,8 @@ def possible_actions(state: State) -> list[Action]:
                 if PLACES[near.place].side == thing.held
                 and (near.place.split()[1] == "inner" or thing.kind not in ("bottle", "knife"))
             ]
-            for target in _targets_of(thing.kind):
-                if target in reach:
-                    actions.append(_work(thing.kind, thing.held, target))
+            targets = [kind for kind in _targets_of(thing.kind) if kind in reach]
+            actions += [_work(thing.kind, thing.held, target) for target in targets]
     for thing in on_table:
         side = PLACES[thing.place].side
         if state.hands[side].mode != "rest":
@@ -240,18 +243,14 @@ def after(state: State, action: Action) -> State:
     if action.verb == "pick up":
         things[action.object] = replace(thing, held=action.hand, place="")
         hands[action.hand] = Hand("hold")
-    elif action.verb in ("open", "close"):
-        condition = "open" if action.verb == "open" else "closed"
-        things[action.object] = replace(thing, condition=condition)
-        hands[action.hand] = Hand("touch", action.object)
+    elif action.verb in CONDITIONS:
+        things[action.object] = replace(thing, condition=CONDITIONS[action.verb])
+        mode = "touch" if action.verb in ("open", "close") else action.verb
+        hands[action.hand] = Hand(mode, action.object)
     elif action.verb == "put":
         things[action.object] = replace(thing, held="", inside=action.target)
         hands[action.hand] = Hand("release", action.target)
     elif action.verb == "pour":
         things[action.target] = replace(things[action.target], condition="filled")
         hands[action.hand] = Hand("pour", action.target)
-    elif action.verb in ("cut", "wash"):
-        condition = "cut" if action.verb == "cut" else "washed"
-        things[action.object] = replace(thing, condition=condition)
-        hands[action.hand] = Hand(action.verb, action.object)
     return State(things, hands)

@@ -55,7 +55,7 @@ def plan(request: dict[str, Any]) -> dict[tuple[str, str], list[Clip]]:
 
 
 def default_val_pairs(pairs: int, datasets: int, actions_per_clip: int) -> int:
-    """About a tenth in whole clips, at least one clip a dataset."""
+    """About a tenth, in complete clips, at least one clip a dataset."""
     clips = max(1, round(pairs / datasets / 10 / actions_per_clip))
     return min(clips * actions_per_clip * datasets, pairs // 2)
 

@@ -104,7 +104,7 @@ class Video:
         self.stream.thread_type = "AUTO"
         rate = self.stream.average_rate or self.stream.guessed_rate
         if not rate:
-            raise EgoGenError(f"{path}: says no frame rate")
+            raise EgoGenError(f"{path}: has no frame rate")
         self.fps = float(rate)
         self.start = float((self.stream.start_time or 0) * self.stream.time_base)
 

@@ -31,7 +31,7 @@ JPEG_QUALITY = 95
 
 @dataclass(frozen=True)
 class Request:
-    """What makes the frames; another one asks for another folder."""
+    """What frames depend on; a folder holds those of one request."""
 
     dataset: str  # whose layout and label style
     timing: Timing = field(default_factory=Timing)

@@ -20,16 +20,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python main.py --name mini --base configs/train_mini.yaml --train "
         "model.base_learning_rate=2e-4 lightning.trainer.max_steps=500",
     )
-    parser.add_argument("-n", "--name", required=True, help="the run's folder in --logdir")
-    parser.add_argument("-b", "--base", nargs="+", required=True, help="YAML files, later ones win")
-    parser.add_argument("-t", "--train", action="store_true", help="train (else: print the config)")
-    parser.add_argument("--gpus", help="as in 0,1,2,3 (default: all of them, or the CPU)")
-    parser.add_argument("-l", "--logdir", type=Path, help="default: logs, in LEGO_OUTPUT")
-    parser.add_argument("-s", "--seed", type=int, default=23)
-    parser.add_argument(
-        "-r", "--resume", action="store_true", help="continue, even with changed config values"
-    )
-    parser.add_argument("overrides", nargs="*", help="dotted config keys, key=value")
+    add = parser.add_argument
+    add("-n", "--name", required=True, help="the run's folder in --logdir")
+    add("-b", "--base", nargs="+", required=True, help="YAML files, later ones win")
+    add("-t", "--train", action="store_true", help="train (else: print the config)")
+    add("--gpus", help="as in 0,1,2,3 (default: all of them, or the CPU)")
+    add("-l", "--logdir", type=Path, help="default: logs, in LEGO_OUTPUT")
+    add("-s", "--seed", type=int, default=23)
+    add("-r", "--resume", action="store_true", help="continue, even with changed config values")
+    add("overrides", nargs="*", help="dotted config keys, key=value")
     return parser
 
 
@@ -37,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     args = _parser().parse_intermixed_args(argv)
     if "/" in args.name or args.name in (".", ".."):
         raise EgoGenError(f"--name {args.name}: expected a plain name; --logdir chooses the folder")
-    import torch  # slow to import: bad arguments are told first
+    import torch  # slow to import: bad arguments are reported first
     from omegaconf import OmegaConf
 
     from ldm.config import TrainConfig, load_config

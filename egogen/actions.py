@@ -76,15 +76,22 @@ def _entry(
             raise EgoGenError(
                 f"{where}: field {name!r}: expected text, found {type(fields[name]).__name__}"
             )
-    images = [
+    image_0, image_1 = (
         safe_relative(fields[name], f"{where}: field {name!r}") for name in ("image_0", "image_1")
-    ]
+    )
     texts = {
         name: text
         for name, text in fields.items()
         if isinstance(text, str) and name not in ("image_0", "image_1")
     }
-    return ActionEntry(clip, action_id, *images, texts)
+    return ActionEntry(clip, action_id, image_0, image_1, texts)
+
+
+def _clips(path: Path) -> dict[str, Any]:
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise EgoGenError(f"{path}: expected an object of clips, found {type(data).__name__}")
+    return data
 
 
 def scan_actions(
@@ -92,14 +99,12 @@ def scan_actions(
 ) -> tuple[list[ActionEntry], list[str]]:
     """All good entries in the file's order, and one line for every entry that is not as released.
 
-    Raises EgoGenError when the file as a whole cannot be read as an action file.
+    Raises EgoGenError when the file cannot be read at all as an action file.
     """
     path = Path(path)
-    data = read_json(path)
-    if not isinstance(data, dict):
-        raise EgoGenError(f"{path}: expected an object of clips, found {type(data).__name__}")
-    entries, problems = [], []
-    for clip, actions in data.items():
+    entries: list[ActionEntry] = []
+    problems: list[str] = []
+    for clip, actions in _clips(path).items():
         if not isinstance(actions, dict):
             problems.append(
                 f"{path}: clip {clip!r}: expected an object of actions, "
@@ -131,21 +136,16 @@ def read_actions(
 
 def read_clip_sizes(path: str | os.PathLike) -> dict[str, tuple[int, int]]:
     """Metadata file -> {clip: (width, height)} in pixels of the original video, nothing else."""
-    path = Path(path)
-    data = read_json(path)
-    if not isinstance(data, dict):
-        raise EgoGenError(f"{path}: expected an object of clips, found {type(data).__name__}")
-    sizes = {}
-    for clip, fields in data.items():
-        size = [
-            fields.get(name) if isinstance(fields, dict) else None for name in ("width", "height")
+    path, sizes = Path(path), {}
+    for clip, fields in _clips(path).items():
+        known = fields if isinstance(fields, dict) else {}
+        size = [known.get("width"), known.get("height")]
+        sides = [
+            x for x in size if isinstance(x, int | float) and not isinstance(x, bool) and x > 0
         ]
-        if not all(
-            isinstance(side, int | float) and not isinstance(side, bool) and side > 0
-            for side in size
-        ):
+        if len(sides) < 2:
             raise EgoGenError(
                 f"{path}: clip {clip!r}: expected positive 'width' and 'height', found {size}"
             )
-        sizes[clip] = (int(size[0]), int(size[1]))
+        sizes[clip] = (int(sides[0]), int(sides[1]))
     return sizes

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all: temporary name in the same folder, fsync, rename."""
+"""Files appear complete or not at all: temporary name in the same folder, fsync, rename."""
 
 from __future__ import annotations
 
@@ -27,10 +27,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last, so that writers which choose a format by it (Pillow, numpy) still do.
-    temporary = (
-        path.parent
-        / f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}{path.suffix}"
-    )
+    name = f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}{path.suffix}"
+    temporary = path.parent / name
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -63,15 +61,11 @@ def read_json(path: str | os.PathLike) -> Any:
     """Read a JSON file; when missing, not JSON, or with a key that stands twice: an error line."""
     path = Path(path)
 
-    def no_duplicates(pairs):
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
-        twice = (
-            sorted({key for key in keys if keys.count(key) > 1})
-            if len(set(keys)) < len(keys)
-            else []
-        )
-        if twice:
-            raise EgoGenError(f"{path}: key {twice[0]!r} stands twice in one object, expected once")
+        if len(set(keys)) < len(keys):
+            twice = min(key for key in keys if keys.count(key) > 1)
+            raise EgoGenError(f"{path}: key {twice!r} stands twice in one object, expected once")
         return dict(pairs)
 
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,13 +24,15 @@ from egogen.jobs import track
 
 IMAGE_ROWS = 256  # patches of 224 x 224 pixels, 14 x 14 each, where the store does not say
 FILES_PER_MESSAGE = 32  # how many files a worker takes at a time
+FRAMES, TARGETS = "frames", "targets"
+FEATURES = ("image", "text")  # those that stage 1 writes
 
 
 @dataclass(frozen=True)
 class FileTask:
     """One file to read in full: a frame, or a feature that belongs to one."""
 
-    column: str  # "frames", "targets", "image feats" or "text feats"
+    column: str  # FRAMES, TARGETS, or the name of a feature
     entry: str
     root: str
     relative: str
@@ -38,7 +40,7 @@ class FileTask:
 
 @dataclass
 class SplitReport:
-    """What was found in one split of one dataset."""
+    """What was found in one split of one dataset; columns are those of `summary_table`."""
 
     name: str
     action_file: Path
@@ -47,16 +49,22 @@ class SplitReport:
     asked: Counter = field(default_factory=Counter)  # column -> files or entries looked at
     problems: list[str] = field(default_factory=list)
 
+    def count(self, column: str, problem: str | None) -> None:
+        """One more file or entry was looked at, and has the problem or none."""
+        self.asked[column] += 1
+        if problem is None:
+            self.good[column] += 1
+        else:
+            self.problems.append(problem)
 
-def read_task(task: FileTask) -> tuple[str | None, tuple[int, int] | None]:
+
+def read_task(task: FileTask) -> tuple[str | None, tuple[int, ...] | None]:
     """Read one file in full -> (problem or None, shape of a feature or None)."""
     try:
-        if task.column in ("frames", "targets"):
+        if task.column in (FRAMES, TARGETS):
             read_rgb(inside(task.root, task.relative))
             return None, None
-        rows = None
-        if task.column == "image feats":
-            rows = read_info(task.root).get("rows", IMAGE_ROWS)
+        rows = read_info(task.root).get("rows", IMAGE_ROWS) if task.column == "image" else None
         store = open_store(task.root)
         store.stored(task.relative, rows=rows)  # every value of it
         return None, store.shape(task.relative)
@@ -72,72 +80,60 @@ def _read_tasks(tasks: Sequence[FileTask], workers: int) -> Iterator[tuple]:
         yield from pool.map(read_task, tasks, chunksize=FILES_PER_MESSAGE)
 
 
-def _check_texts(report: SplitReport, key: str) -> None:
-    report.asked["descriptions"] = len(report.entries)
-    for entry in report.entries:
-        if entry.texts.get(key, "").strip():
-            report.good["descriptions"] += 1
-        else:
-            report.problems.append(
-                f"{report.action_file}: entry {entry.key}: no description, "
-                f"expected text in field {key!r}"
-            )
-
-
-def _check_paths(report: SplitReport) -> None:
-    """Two entries that share a file also share its feature, or overwrite each other's result."""
+def _check_entries(report: SplitReport, key: str) -> None:
+    """Descriptions are there, and no two entries share a file: they would share its feature too,
+    or overwrite each other's result.
+    """
     owners: dict[str, str] = {}
     for entry in report.entries:
+        where = f"{report.action_file}: entry {entry.key}"
+        missing = f"{where}: no description, expected text in field {key!r}"
+        report.count("descriptions", None if entry.texts.get(key, "").strip() else missing)
         for name, path in (("image_0", entry.image_0), ("image_1", entry.image_1)):
             if path in owners:
                 report.problems.append(
-                    f"{report.action_file}: entry {entry.key}: field {name!r}: path {path} is used "
-                    f"twice, first by {owners[path]}, expected a file of its own"
+                    f"{where}: field {name!r}: path {path} is used twice, first by "
+                    f"{owners[path]}, expected a file of its own"
                 )
             owners.setdefault(path, f"{entry.key} {name}")
 
 
 def _check_metadata(report: SplitReport, path: Path) -> None:
-    clips = {entry.clip: None for entry in report.entries}
-    report.asked["metadata"] = len(clips)
+    clips = dict.fromkeys(entry.clip for entry in report.entries)
     try:
         sizes = read_clip_sizes(path)
     except EgoGenError as error:
+        report.asked["metadata"] = len(clips)
         report.problems.append(str(error))
         return
     for clip in clips:
-        if clip in sizes:
-            report.good["metadata"] += 1
-        else:
-            report.problems.append(f"{path}: no metadata of clip {clip!r}, expected its size")
+        missing = f"{path}: no metadata of clip {clip!r}, expected its size"
+        report.count("metadata", None if clip in sizes else missing)
 
 
 def _file_tasks(
-    report: SplitReport, root: Path, dataset: str, split: str, features: dict[str, str]
+    report: SplitReport, root: Path, dataset: str, split: str, features: Mapping[str, str]
 ) -> Iterator[FileTask]:
     frames = str(layout.frame_folder(root, dataset, split))
     targets = str(layout.frame_folder(root, dataset, layout.GROUND_TRUTH))
     for entry in report.entries:
         for path in (entry.image_0, entry.image_1):
-            yield FileTask("frames", entry.key, frames, path)
+            yield FileTask(FRAMES, entry.key, frames, path)
         if split == "val":
-            yield FileTask("targets", entry.key, targets, entry.image_1)
-        for column, folder in features.items():
-            yield FileTask(column, entry.key, folder, entry.image_0)
+            yield FileTask(TARGETS, entry.key, targets, entry.image_1)
+        for name, folder in features.items():
+            yield FileTask(name, entry.key, folder, entry.image_0)
 
 
-def _check_widths(report: SplitReport, widths: Iterable[tuple[FileTask, int]]) -> None:
+def _check_widths(report: SplitReport, widths: Sequence[tuple[FileTask, int]]) -> None:
     """All features of a split come from one model; files of another width are stale or foreign."""
-    widths = list(widths)
-    if not widths:
-        return
-    usual = Counter(width for _, width in widths).most_common(1)[0][0]
+    usual = Counter(width for _, width in widths).most_common(1)[0][0] if widths else None
     for task, width in widths:
         if width != usual:
             report.good[task.column] -= 1
             report.problems.append(
-                f"{task.root}/{task.relative}: {task.column.split()[0]} feature of entry "
-                f"{task.entry} has width {width}, expected {usual} as in most others"
+                f"{task.root}/{task.relative}: {task.column} feature of entry {task.entry} has "
+                f"width {width}, expected {usual} as in most others"
             )
 
 
@@ -146,13 +142,13 @@ def check_split(
     dataset: str,
     split: str,
     key: str = DESCRIPTION_KEY,
-    features: dict[str, str] | None = None,
+    features: Mapping[str, str] | None = None,
     workers: int = 1,
 ) -> SplitReport:
     """Check one split of one dataset in the released layout.
 
-    `features` maps "image feats" and/or "text feats" to the folder of the store. Raises EgoGenError
-    when the action file cannot be read at all or holds no entries: there is nothing to check then.
+    `features`: name -> folder of the store. Raises EgoGenError when the action file cannot be read
+    at all or holds no entries: there is nothing to check then.
     """
     root = Path(root)
     report = SplitReport(f"{dataset} {split}", layout.action_file(root, dataset, split))
@@ -161,18 +157,13 @@ def check_split(
         raise EgoGenError(f"{report.action_file}: holds no entries, expected at least one")
     report.asked["entries"] = len(report.entries) + len(report.problems)
     report.good["entries"] = len(report.entries)
-    _check_texts(report, key)
-    _check_paths(report)
+    _check_entries(report, key)
     _check_metadata(report, layout.metadata_file(root, dataset))
     tasks = list(_file_tasks(report, root, dataset, split, features or {}))
     widths = []
     results = track(_read_tasks(tasks, workers), len(tasks), f"check {report.name}", "files")
     for task, (problem, shape) in zip(tasks, results, strict=True):
-        report.asked[task.column] += 1
-        if problem is None:
-            report.good[task.column] += 1
-        else:
-            report.problems.append(f"{problem} (entry {task.entry})")
+        report.count(task.column, problem and f"{problem} (entry {task.entry})")
         if shape is not None:
             widths.append((task, shape[1]))
     _check_widths(report, widths)
@@ -181,9 +172,9 @@ def check_split(
 
 def summary_table(reports: Sequence[SplitReport]) -> str:
     """One line a split; "good/asked" where they differ."""
-    columns = ["entries", "metadata", "descriptions", "frames", "targets"]
-    columns += ["image feats", "text feats"]
-    lines = [["split", *columns, "problems"]]
+    columns = ["entries", "metadata", "descriptions", FRAMES, TARGETS, *FEATURES]
+    heads = [f"{column} feats" if column in FEATURES else column for column in columns]
+    lines = [["split", *heads, "problems"]]
     for report in reports:
         cells = []
         for column in columns:
@@ -243,24 +234,19 @@ def _parser() -> argparse.ArgumentParser:
         "--image-features feats/image/val --text-features feats/text/val",
     )
     parser.add_argument("root", type=Path, help="dataset root: holds EgoGen/ and the JSON files")
-    parser.add_argument(
-        "--dataset", action="append", choices=layout.DATASETS, help="default: those that are there"
-    )
-    parser.add_argument(
-        "--split", action="append", choices=layout.SPLITS, help="default: train and val"
-    )
-    parser.add_argument(
-        "--key", default=DESCRIPTION_KEY, help="field of the description (default: %(default)s)"
-    )
-    for kind in ("image", "text"):
-        parser.add_argument(
-            f"--{kind}-features",
+    add = parser.add_argument
+    add("--dataset", action="append", choices=layout.DATASETS, help="default: those that are there")
+    add("--split", action="append", choices=layout.SPLITS, help="default: train and val")
+    add("--key", default=DESCRIPTION_KEY, help="field of the description (default: %(default)s)")
+    for name in FEATURES:
+        add(
+            f"--{name}-features",
             action="append",
             default=[],
             metavar="[[DATASET/]SPLIT=]DIR",
-            help=f"store of {kind} features to check too; may be given per split",
+            help=f"store of {name} features to check too; may be given per split",
         )
-    parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1))
+    add("--workers", type=int, default=min(8, os.cpu_count() or 1))
     return parser
 
 
@@ -269,25 +255,20 @@ def main(argv: Sequence[str]) -> int:
     splits = options.split or list(layout.SPLITS)
     chosen = _chosen(options.root, options.dataset or [], splits)
     folders = {
-        "image feats": feature_folder(options.image_features, "--image-features", chosen),
-        "text feats": feature_folder(options.text_features, "--text-features", chosen),
+        name: feature_folder(getattr(options, f"{name}_features"), f"--{name}-features", chosen)
+        for name in FEATURES
     }
     reports, empty = [], 0
-    for dataset, split in chosen:
-        features = {
-            column: found[dataset, split]
-            for column, found in folders.items()
-            if (dataset, split) in found
-        }
+    for pair in chosen:
+        features = {name: found[pair] for name, found in folders.items() if pair in found}
         try:
-            reports.append(
-                check_split(options.root, dataset, split, options.key, features, options.workers)
-            )
+            report = check_split(options.root, *pair, options.key, features, options.workers)
         except EgoGenError as error:
             print(f"problem: {error}")
             empty += 1
             continue
-        for problem in reports[-1].problems:
+        reports.append(report)
+        for problem in report.problems:
             print(f"problem: {problem}")
     if reports:
         print(summary_table(reports))

@@ -16,27 +16,27 @@ class EgoGenError(Exception):
     """Bad input or a failed expectation; the message is one line: file, entry, expectation."""
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 WRONG_PLACE = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
-def _cannot_write(error: BaseException) -> str | None:
-    """What to do about no space, no permission or a file where a folder goes; None for bugs.
-
-    Also where a library (safetensors, torch) hides a full disk in a text.
+def _message(error: Exception) -> str | None:
+    """One line for the user, with what to do about no space, no permission or a file where a folder
+    goes (also where safetensors or torch hide a full disk in a text). None for bugs.
     """
-    if isinstance(error, OSError) and error.errno is not None:
-        if error.errno in WRONG_PLACE:
-            return "choose another path"
-        if error.errno not in NO_ROOM:
-            return None
-    elif os.strerror(errno.ENOSPC) not in str(error):
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, EgoGenError):
+        return text
+    number = error.errno if isinstance(error, OSError) else None
+    full = number is None and os.strerror(errno.ENOSPC) in str(error)
+    if number in WRONG_PLACE:
+        advice = "choose another path"
+    elif number in NO_ROOM or full:
+        advice = "nothing was half-written, make room and run the same command again"
+    else:
         return None
-    return "nothing was half-written, make room and run the same command again"
+    place = getattr(error, "filename", None) or "output"
+    return f"{place}: {getattr(error, 'strerror', None) or text}; {advice}"
 
 
 def run_command(
@@ -49,25 +49,15 @@ def run_command(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
-    argv = [argument for argument in argv if argument != "--debug"]
     try:
-        code = main(argv) or 0
-    except EgoGenError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        code = EXIT_BAD_INPUT
+        code = main([argument for argument in argv if argument != "--debug"]) or 0
     except Exception as error:
-        advice = _cannot_write(error)
-        if advice is None:
+        message = _message(error)
+        if message is None:
             raise
         if debug:
             traceback.print_exc()
-        place = getattr(error, "filename", None) or "output"
-        print(
-            f"error: {place}: {getattr(error, 'strerror', None) or _one_line(error)}; {advice}",
-            file=sys.stderr,
-        )
+        print(f"error: {message}", file=sys.stderr)
         code = EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted: run the same command again to continue", file=sys.stderr)

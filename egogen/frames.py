@@ -12,10 +12,10 @@ from egogen.errors import EgoGenError
 
 
 def read_rgb(path: str | os.PathLike) -> Image.Image:
-    """Read a picture as 8-bit RGB, upright: EXIF rotation applied, transparency laid on white.
+    """Read an image as 8-bit RGB, upright: EXIF rotation applied, transparency laid on white.
 
-    Greyscale (8 and 16 bit), palette, RGBA and CMYK pictures are converted. Raises EgoGenError
-    naming the file when it is missing, truncated, not a picture, or too large to be one
+    Greyscale (8 and 16 bit), palette, RGBA and CMYK images are converted. Raises EgoGenError
+    naming the file when it is missing, truncated, not an image, or too large to be one
     (decompression bomb).
     """
     path = Path(path)
@@ -26,7 +26,7 @@ def read_rgb(path: str | os.PathLike) -> Image.Image:
                 image.load()
                 return to_rgb(image)
     except FileNotFoundError:
-        raise EgoGenError(f"{path}: no such picture") from None
+        raise EgoGenError(f"{path}: no such image") from None
     except (
         OSError,
         ValueError,
@@ -35,11 +35,11 @@ def read_rgb(path: str | os.PathLike) -> Image.Image:
         Image.DecompressionBombError,
         Image.DecompressionBombWarning,
     ) as error:
-        raise EgoGenError(f"{path}: unreadable picture ({error})") from None
+        raise EgoGenError(f"{path}: unreadable image ({error})") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any picture as 8-bit RGB, upright, see `read_rgb`."""
+    """Any image as 8-bit RGB, upright, see `read_rgb`."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 or 32 bit grey; Pillow's own conversion clips at 255
         image = image.convert("I").point(lambda value: value / 256).convert("L")

@@ -1,7 +1,7 @@
 """Provenance records: a JSON file beside results that names what made them.
 
-For example `made_by.json` beside generated frames holds the checkpoint's fingerprint and the seed. A
-command that would add results of another origin to the folder is refused.
+For example `made_by.json` beside generated frames holds the checkpoint's fingerprint and the seed.
+A command that would add results of another origin to the folder is refused.
 """
 
 from __future__ import annotations

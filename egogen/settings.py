@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from egogen import layout
@@ -54,18 +54,16 @@ def load_settings(path: Path | None = None) -> None:
             os.environ[name] = value
 
 
-def missing_paths(named: dict[str, str | os.PathLike | None]) -> list[str]:
-    """'NAME=PATH' of all that do not exist, or are empty; those that are None are not asked for."""
-    return [
+def require_paths(named: Mapping[str, str | os.PathLike | None]) -> None:
+    """Raises EgoGenError that names, as 'NAME=PATH', all paths that do not exist or are empty.
+
+    Those that are None are not asked for.
+    """
+    missing = [
         f"{name}={path}" if path else f"{name} (not set)"
         for name, path in named.items()
         if path is not None and not (path and Path(path).exists())
     ]
-
-
-def require_paths(named: dict[str, str | os.PathLike | None]) -> None:
-    """Raises EgoGenError that names all missing paths at once."""
-    missing = missing_paths(named)
     if missing:
         raise EgoGenError(f"no such file or folder: {', '.join(missing)}")
 
@@ -79,7 +77,7 @@ def setting(name: str) -> Path:
 
 
 def stage_1_paths(dataset: str, split: str) -> dict[str, Path]:
-    """Where the scripts of stage 1 look, and put, what they are not told a path of.
+    """Where the scripts of stage 1 look, and write, where no path is given.
 
     Features made here do not go where the released ones are: nothing would keep them apart there.
     """

@@ -50,7 +50,7 @@ def identity(located: Sequence[Located], data: DictConfig, model: LegoModel, dty
         for name in (entry.image_0, entry.image_1):
             path = inside(item.frames, name)
             if not path.is_file():
-                raise EgoGenError(f"{path}: no such picture (entry {entry.key})")
+                raise EgoGenError(f"{path}: no such image (entry {entry.key})")
             stat = path.stat()
             entries.update(repr((name, stat.st_size, stat.st_mtime_ns)).encode())
     for part in FROZEN_PARTS:

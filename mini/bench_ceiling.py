@@ -2,7 +2,7 @@
 
     python mini/bench_ceiling.py --dataset-root runs/full/data
 
-Prints JSON: what the oracle and the changed region say of those pictures (see mini.oracle.score).
+Prints JSON: what the oracle and the changed region say of those images (see mini.oracle.score).
 """
 
 from __future__ import annotations

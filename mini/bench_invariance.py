@@ -97,23 +97,21 @@ def generate(run: Path, out: Path, way: str) -> None:
 
 
 def sentences(out: Path) -> dict[str, str]:
-    found = {}
-    for path in sorted((out / "described").rglob("*.json")):
-        for clip, actions in json.loads(path.read_text()).items():
-            for action, value in actions.items():
-                found[f"{clip}/{action}"] = json.dumps(value)
-    return found
+    return {
+        f"{clip}/{action}": json.dumps(value)
+        for path in sorted((out / "described").rglob("*.json"))
+        for clip, actions in read_json(path).items()
+        for action, value in actions.items()
+    }
 
 
 def compare(one: Path, other: Path) -> dict[str, float]:
     """Counts of what differs between two folders made by `describe` and `generate`."""
-    told, told_other = sentences(one), sentences(other)
-    if not told or told.keys() != told_other.keys():
+    texts, others = sentences(one), sentences(other)
+    if not texts or texts.keys() != others.keys():
         raise EgoGenError(f"{one} and {other}: other entries are described")
-    result = {
-        "descriptions": len(told),
-        "other_descriptions": sum(told[key] != told_other[key] for key in told),
-    }
+    changed = sum(texts[key] != others[key] for key in texts)
+    result: dict[str, float] = {"descriptions": len(texts), "other_descriptions": changed}
     for kind in ("image", "text"):
         paths = sorted(path.relative_to(one) for path in (one / kind).rglob("*.npy"))
         worst = 0.0

@@ -75,6 +75,10 @@ VARIANTS = {  # the paper's ablation: conditioning variant, and the text that is
     "description_image_text": ("both", DESCRIPTION_KEY),
 }
 FULL_VARIANT = "description_image_text"
+LEGEND = """\
+done: share of frames where the oracle finds the action done; other: where it is
+found done in the frame of another action of the same clip, made from the same
+source; PSNR and gain over copying, dB, in the region that the action changes"""
 
 
 @dataclass
@@ -84,7 +88,7 @@ class Run:
     out: Path
     preset: Preset
     seed: int
-    before: str = ""  # stands for all steps so far: what follows a step done anew is done anew
+    before: str = ""  # key of the last step
 
     @property
     def data(self) -> Path:
@@ -100,25 +104,24 @@ class Run:
     def described(self, split: str) -> Path:
         return self.out / "described" / f"{NAME}_{split}.json"
 
-    @staticmethod
-    def digest(stamp: Path) -> str:
-        return hashlib.sha256(stamp.read_bytes()).hexdigest()
-
     def step(self, name: str, outputs: Sequence[Path], *commands: Sequence[object]) -> None:
-        """Run the commands, side by side when there are several, unless that has been done."""
+        """Run the commands, side by side when there are several, unless that has been done.
+
+        The commands resume by themselves, yet starting twenty of them to find nothing to do takes
+        minutes. So steps.json keeps a key a step, of its commands, of the files that it left and of
+        the step before: what follows a step done anew is done anew.
+        """
         lines = [[str(word) for word in command] for command in commands]
-        stamp = self.out / ".steps" / f"{name.replace(' ', '_')}.json"
-        if stamp.exists() and read_json(stamp) == [lines, inventory(outputs), self.before]:
-            self.before = self.digest(stamp)
-            return
-        print(f"\n== {name}", flush=True)
-        for line in lines:
-            print("   $ " + shown(line), flush=True)
-        begun = time.monotonic()
-        run_commands(name, lines)
-        write_json(stamp, [lines, inventory(outputs), self.before])
-        self.before = self.digest(stamp)
-        print(f"   {name}: {time.monotonic() - begun:.0f} s", flush=True)
+        stamps = self.out / "steps.json"
+        done = read_json(stamps) if stamps.exists() else {}
+        if done.get(name) != key(self.before, lines, outputs):
+            print(f"\n== {name}", *("   $ " + shown(line) for line in lines), sep="\n", flush=True)
+            begun = time.monotonic()
+            run_commands(name, lines)
+            done[name] = key(self.before, lines, outputs)
+            write_json(stamps, done)
+            print(f"   {name}: {time.monotonic() - begun:.0f} s", flush=True)
+        self.before = done[name]
 
 
 def shown(line: Sequence[str]) -> str:
@@ -127,21 +130,22 @@ def shown(line: Sequence[str]) -> str:
     return shlex.join(word.replace(f"{PROJECT}/", "") for word in words)
 
 
-def inventory(outputs: Sequence[Path]) -> str:
-    """A digest of names, sizes and times of change of all files under `outputs`."""
-    found = []
+def key(before: str, lines: Sequence[Sequence[str]], outputs: Sequence[Path]) -> str:
+    """A digest of a step: `before`, its command lines, and name, size and time of change of all
+    files that are under `outputs`.
+    """
+    found: list[object] = [before, lines]
     for output in outputs:
         for path in [output, *sorted(output.rglob("*"))] if output.is_dir() else [output]:
             if path.is_file():
                 stat = path.stat()
-                found.append(f"{path} {stat.st_size} {stat.st_mtime_ns}")
-    return hashlib.sha256("\n".join(found).encode()).hexdigest() if found else "nothing"
+                found.append([str(path), stat.st_size, stat.st_mtime_ns])
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def run_commands(name: str, lines: Sequence[Sequence[str]]) -> None:
-    environment = dict(os.environ)
-    environment["PYTHONPATH"] = f"{PROJECT}:{PROJECT / 'vllm'}"
-    environment["PYTHON"] = sys.executable
+    paths = f"{PROJECT}:{PROJECT / 'vllm'}"
+    environment = os.environ | {"PYTHONPATH": paths, "PYTHON": sys.executable}
     environment["TOKENIZERS_PARALLELISM"] = "false"
     if len(lines) > 1:  # one core each: threads of several processes would wait for each other
         environment["OMP_NUM_THREADS"] = "1"
@@ -264,23 +268,20 @@ def measure(run: Run, variant: str, images: Path) -> None:
 
 
 def summary(run: Run, variants: Sequence[str]) -> str:
-    """One line per variant, and the descriptions."""
-    told = json.loads((run.out / "scores" / "descriptions.json").read_text())
+    """One line a variant, and one on the descriptions."""
+    texts = read_json(run.out / "scores" / "descriptions.json")
     lines = [
-        f"descriptions with the right object, hand and target: {told['object_hand_target']:.1%} "
-        f"of {told['count']}",
+        f"descriptions with the right object, hand and target: {texts['object_hand_target']:.1%} "
+        f"of {texts['count']}",
         f"{'stage 2 is told':<24}{'done':>8}{'other':>8}{'PSNR':>8}{'gain':>8}   (val frames)",
     ]
     for variant in variants:
-        score = json.loads((run.out / "scores" / f"{variant}.json").read_text())
+        score = read_json(run.out / "scores" / f"{variant}.json")
         lines.append(
             f"{variant:<24}{score['done_rate']:>8.1%}{score['other_action_rate']:>8.1%}"
             f"{score['psnr_changed']:>8.2f}{score['psnr_gain']:>+8.2f}"
         )
-    lines.append("done: share of frames where the oracle finds the action done; other: where it is")
-    lines.append("found done in the frame of another action of the same clip, made from the same")
-    lines.append("source; PSNR and gain over copying, dB, in the region that the action changes")
-    return "\n".join(lines)
+    return "\n".join([*lines, LEGEND])
 
 
 def main(argv: Sequence[str]) -> None:

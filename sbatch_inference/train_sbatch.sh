@@ -8,4 +8,4 @@ root=${LEGO_ROOT:?}
 source "$root/scripts/slurm_job.sh"
 cd "$root"
 echo "training on $SLURM_JOB_NODELIST, $(date), attempt $((${SLURM_RESTART_COUNT:-0} + 1))"
-job_run_told srun --kill-on-bad-exit=1 "$(project_python)" main.py "$@"
+job_run_warned srun --kill-on-bad-exit=1 "$(project_python)" main.py "$@"

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes or reuses .venv and installs what is missing, at tested versions.
 # shellcheck shell=bash
 PYTHON=${PYTHON:-python3}

@@ -36,19 +36,18 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python scripts/generate_frame.py --image photo.jpg "
         "--action 'pick up the mug' --out mug.jpg --seed 3",
     )
-    parser.add_argument("--image", required=True, type=Path, help="photograph of any kind")
-    parser.add_argument("--action", required=True, help="as in 'pick up the mug'")
-    parser.add_argument("--vllm", type=Path, help="folder of the tuned stage 1")
-    parser.add_argument("--ldm", type=Path, help="checkpoint of stage 2")
-    parser.add_argument("--config", type=Path, help="YAML of stage 2, as configs/generate_*.yaml")
-    parser.add_argument(
-        "--out", type=Path, help="frame to write, .jpg or .png (default: PHOTO-frame.jpg here)"
-    )
-    parser.add_argument("--seed", type=int, help="another seed, another frame (default: config's)")
-    parser.add_argument("--temperature", type=float, default=0.2, help="of the description")
-    parser.add_argument("--max-new-tokens", type=int, default=256, help="of the description")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where present)")
-    parser.add_argument("overrides", nargs="*", help="dotted config keys, as inference.steps=50")
+    add = parser.add_argument
+    add("--image", required=True, type=Path, help="photograph of any kind")
+    add("--action", required=True, help="as in 'pick up the mug'")
+    add("--vllm", type=Path, help="folder of the tuned stage 1")
+    add("--ldm", type=Path, help="checkpoint of stage 2")
+    add("--config", type=Path, help="YAML of stage 2, as configs/generate_*.yaml")
+    add("--out", type=Path, help="frame to write, .jpg or .png (default: PHOTO-frame.jpg here)")
+    add("--seed", type=int, help="another seed, another frame (default: config's)")
+    add("--temperature", type=float, default=0.2, help="of the description")
+    add("--max-new-tokens", type=int, default=256, help="of the description")
+    add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where present)")
+    add("overrides", nargs="*", help="dotted config keys, as inference.steps=50")
     return parser
 
 
@@ -77,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     if options.max_new_tokens < 1 or options.temperature < 0:
         raise EgoGenError("--max-new-tokens, --temperature: expected at least 1 and at least 0")
 
-    # Slow to import: bad arguments are told first.
+    # Slow to import: bad arguments are reported first.
     from egogen.devices import usable_device
     from ldm.config import GenerateConfig, load_config
     from ldm.images import write_picture

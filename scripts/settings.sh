@@ -1,4 +1,7 @@
-# Sourced by scripts; $root is the project's folder.
+# shellcheck shell=bash
+# Sourced by scripts.
+
+: "${root:?}"  # the project's folder, which they set
 
 project_python() {  # the interpreter: PYTHON, or the project's environment, or what is on the path
   if [ -n "${PYTHON:-}" ]; then echo "$PYTHON"

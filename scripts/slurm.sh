@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts that submit jobs: options of the cluster, from the environment or the command
 # line, and `submit`.
 #
@@ -13,6 +14,7 @@
 #   LEGO_SBATCH            --sbatch "..."    further words for sbatch
 #                          --dry-run         print what would be submitted
 
+: "${root:?}"  # the project's folder
 LEGO_GPUS=${LEGO_GPUS:-1} LEGO_CPUS=${LEGO_CPUS:-8} LEGO_NODES=${LEGO_NODES:-1}
 dry_run=no
 rest=()  # what is not the cluster's

@@ -1,7 +1,8 @@
+# shellcheck shell=bash
 # Sourced by job files, on the node: run the job's command so that preemption, the time limit and a
 # requeue lose nothing. Slurm sends USR1 to the job's shell before the end (--signal=B:USR1@...).
 
-source "$root/scripts/settings.sh"
+source "${root:?}/scripts/settings.sh"
 
 # A command whose finished work is on the disk at any time: it gets TERM, and the job is queued again.
 job_run() {
@@ -14,9 +15,9 @@ job_run() {
   return "$code"
 }
 
-# A command (behind srun) that has to be told in time: it gets USR1, writes its checkpoint and queues
+# A command (behind srun) that needs notice in time: it gets USR1, writes its checkpoint and queues
 # the job again itself. srun passes USR1 on to its tasks; at TERM it would kill them.
-job_run_told() {
+job_run_warned() {
   "$@" &
   child=$!
   trap 'kill -USR1 "$child"' USR1

@@ -52,7 +52,7 @@ def test_worker_processes_find_the_same(root, capsys):
     with pytest.raises(SystemExit) as stopped:
         run_command(main, [str(root), "--workers", "2"])
     assert stopped.value.code == 1
-    assert "clip0/1/frame_000020.jpg: no such picture" in capsys.readouterr().out
+    assert "clip0/1/frame_000020.jpg: no such image" in capsys.readouterr().out
 
 
 def test_every_problem_is_named_in_one_run(root, tmp_path, capsys):
@@ -94,9 +94,9 @@ def test_every_problem_is_named_in_one_run(root, tmp_path, capsys):
         ("entry ego4d-val-clip1/0", "no description"),
         ("entry ego4d-val-clip1/1", "used twice"),
         ("ego4d_metadata.json", "no metadata of clip 'ego4d-val-clip1'"),
-        ("clip0/0/frame_000010.jpg", "no such picture"),
-        ("clip0/0/frame_000020.jpg", "unreadable picture"),
-        ("val_gt_for_metric", "clip0/1/frame_000020.jpg: no such picture"),
+        ("clip0/0/frame_000010.jpg", "no such image"),
+        ("clip0/0/frame_000020.jpg", "unreadable image"),
+        ("val_gt_for_metric", "clip0/1/frame_000020.jpg: no such image"),
         (features[0][0].name, "shape (255, 8), expected (256, d)"),
         ("clip0/1", "holds NaN"),
         ("clip1/0", "has width 9, expected 8"),

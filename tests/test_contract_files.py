@@ -105,10 +105,10 @@ def test_unreadable_pictures_are_named(tmp_path):
     }
     for name, data in cases.items():
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(EgoGenError, match=f"{name}: unreadable picture") as error:
+        with pytest.raises(EgoGenError, match=f"{name}: unreadable image") as error:
             read_rgb(tmp_path / name)
         assert "\n" not in str(error.value)
-    with pytest.raises(EgoGenError, match="no such picture"):
+    with pytest.raises(EgoGenError, match="no such image"):
         read_rgb(tmp_path / "none.jpg")
     with pytest.raises(EgoGenError, match="unreadable"):
         read_rgb(tmp_path)

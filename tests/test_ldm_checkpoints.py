@@ -342,7 +342,7 @@ def test_pickled_code_is_not_executed(small, tmp_path):
         inside = content["state_dict" if place == "state_dict" else "hyper_parameters"]
         inside["x"] = Payload(mark)
         torch.save(content, tmp_path / "bad.ckpt")
-        with pytest.raises(EgoGenError, match="bad.ckpt: not a readable checkpoint of plain"):
+        with pytest.raises(EgoGenError, match="bad.ckpt: not a readable .*to posix.system"):
             read_weights(tmp_path / "bad.ckpt")
         assert not mark.exists()
 

@@ -237,7 +237,7 @@ def test_bad_features_and_frames_are_named(small, monkeypatch, tmp_path, capsys,
         path.write_bytes(content)
     assert code == 1 and len(done) == 3
     error = capsys.readouterr().err
-    wanted = {"nan": "NaN", "shape": "expected (4, 8)", "frame": "unreadable picture"}[kind]
+    wanted = {"nan": "NaN", "shape": "expected (4, 8)", "frame": "unreadable image"}[kind]
     assert "clip_0/1" in error and wanted in error and str(path) in error
 
 
@@ -247,5 +247,5 @@ def test_a_checkpoint_of_stage_1_is_refused(small, tmp_path):
     with pytest.raises(EgoGenError, match="expected a released one"):
         main(["--config", str(small / "config.yaml"), "--ckpt", str(path)])
     (tmp_path / "code.ckpt").write_bytes(pickle.dumps({"state_dict": Path("x")}))
-    with pytest.raises(EgoGenError, match="not a readable checkpoint of plain tensors"):
+    with pytest.raises(EgoGenError, match="code.ckpt: not a readable weight file "):
         main(["--config", str(small / "config.yaml"), "--ckpt", str(tmp_path / "code.ckpt")])

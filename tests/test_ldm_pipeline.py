@@ -201,7 +201,7 @@ BAD = {
     },
     "holds NaN": {"text_features": [np.full((3, 8), np.nan, np.float32)] * 2},
     "none.npy: no such feature file": {"text_features": ["none.npy"] * 2},
-    "none.jpg: no such picture": {"image": ["none.jpg"] * 2},
+    "none.jpg: no such image": {"image": ["none.jpg"] * 2},
     "generator: 1 for 2 pictures": {"generator": torch.Generator()},
     "sampler='euler': expected one of euler_ancestral": {"sampler": "euler"},
     "output_type='latent': expected one of pil": {"output_type": "latent"},

@@ -106,10 +106,8 @@ def test_all_problems_are_listed_before_anything_is_measured(tmp_path, capsys):
     printed = capsys.readouterr()
     lines = [line for line in printed.out.splitlines() if line.startswith("problem: ")]
     assert len(lines) == 4
-    assert (
-        "frame_0000001111.jpg: no such picture (generated frame of entry clip-000a/0)" in lines[0]
-    )
-    assert "frame_0000002071.jpg: unreadable picture" in lines[1]
+    assert "frame_0000001111.jpg: no such image (generated frame of entry clip-000a/0)" in lines[0]
+    assert "frame_0000002071.jpg: unreadable image" in lines[1]
     assert "size 256x256 of entry clip-00b7/3" in lines[2]
     assert "val_gt_for_metric/clip-01c2/0" in lines[3] and "ground truth" in lines[3]
     assert "extra/0/frame_1.jpg: belongs to no entry" in printed.out

@@ -89,7 +89,7 @@ def test_source_frames_matter_only_to_metrics_that_need_them(root, capsys):
     assert main(arguments(root, "--metrics=psnr")) == 0
     with pytest.raises(EgoGenError, match="1 problems"):
         main(arguments(root, "--metrics=psnr,psnr_changed"))
-    assert f"{source}: unreadable picture" in capsys.readouterr().out
+    assert f"{source}: unreadable image" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("dataset", ["ego4d", "epickitchen"])

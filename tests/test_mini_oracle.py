@@ -7,7 +7,7 @@ from PIL import Image, ImageFilter
 from egogen import EgoGenError
 from metrics.measures.changed_region import changed_mask
 from mini.oracle.oracle import action_done, judge
-from mini.oracle.reading import read_picture
+from mini.oracle.reading import read_image
 from mini.world.clips import Clip
 from mini.world.render import Renderer
 from mini.world.scene import after
@@ -30,9 +30,9 @@ def scenes():
     for i in range(CLIPS):
         clip = Clip(11, ("ego4d", "epickitchen")[i % 2], "train", i // 2, 3, 3)
         renderer, state = Renderer(clip.scene), clip.scene.state
-        targets = [renderer.picture(after(state, action)) for action in clip.scene.actions]
+        targets = [renderer.image(after(state, action)) for action in clip.scene.actions]
         actions = list(clip.truth()["actions"].values())
-        found.append((clip, renderer.picture(state), targets, actions))
+        found.append((clip, renderer.image(state), targets, actions))
     return found
 
 
@@ -40,11 +40,11 @@ def scenes():
 def test_actions_are_found_done_on_their_own_frames_alone(scenes, soft, least, most):
     done, wrong = [], []
     for number, (_, source, targets, actions) in enumerate(scenes):
-        before = read_picture(source)
+        before = read_image(source)
         shown = [*targets, source]
         if soft:
             shown = [degraded(picture, (number, k)) for k, picture in enumerate(shown)]
-        readings = [read_picture(picture) for picture in shown]
+        readings = [read_image(picture) for picture in shown]
         for k, action in enumerate(actions):
             done.append(action_done(before, readings[k], action))
             wrong += [
@@ -67,7 +67,7 @@ def test_the_hand_and_the_object_count(scenes):
 def test_reading_finds_things_their_state_and_their_holder(scenes):
     seen = right_state = right_place = right_holder = count = 0
     for clip, source, _, _ in scenes:
-        reading = read_picture(source)
+        reading = read_image(source)
         for kind, thing in clip.truth()["scene"]["things"].items():
             count += 1
             found = reading.objects.get(kind)
@@ -86,8 +86,8 @@ def test_reading_finds_things_their_state_and_their_holder(scenes):
 
 def test_a_picture_reads_the_same_at_any_size(scenes):
     _, source, _, _ = scenes[0]
-    large = read_picture(source)
-    small = read_picture(source.resize((64, 64), Image.Resampling.LANCZOS))
+    large = read_image(source)
+    small = read_image(source.resize((64, 64), Image.Resampling.LANCZOS))
     for kind, thing in small.objects.items():
         assert kind in large.objects
         assert thing.x == pytest.approx(large.objects[kind].x, abs=0.02)
@@ -96,7 +96,7 @@ def test_a_picture_reads_the_same_at_any_size(scenes):
 
 def test_pictures_without_a_scene_are_read_too():
     for colour in ("black", "white", (120, 110, 100)):
-        reading = read_picture(Image.new("RGB", (80, 60), colour))
+        reading = read_image(Image.new("RGB", (80, 60), colour))
         assert not reading.hands
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     action = {"verb": "pick up", "object": "mug", "hand": "left", "target": None}

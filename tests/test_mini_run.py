@@ -134,8 +134,8 @@ def test_one_frame_refuses(one_frame, tiny, tmp_path):
     broken.write_bytes((tmp_path / "cmyk.jpg").read_bytes()[:300])
     other_stage = str(next((tiny / "vllm").glob("*.safetensors")))
     cases = {
-        "broken.jpg: unreadable picture": (broken, out),
-        "none.jpg: no such picture": (tmp_path / "none.jpg", out),
+        "broken.jpg: unreadable image": (broken, out),
+        "none.jpg: no such image": (tmp_path / "none.jpg", out),
         "names no action": (photo, out, "#C C"),
         "expected a name that ends in": (photo, tmp_path / "none.gif"),
         "is the photograph itself": (photo, photo),

@@ -7,17 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from egogen.build.clips import find_clips
 from egogen.build.judge import REASONS, Limits
 from egogen.build.sheet import write_sheets
 from egogen.build.table import Row, Timing, read_table
-from egogen.build.write import (
-    Request,
-    build_folder,
-    find_clips,
-    refuse_foreign,
-    write_dataset,
-    write_pairs,
-)
+from egogen.build.write import Request, build_folder, refuse_foreign, write_dataset, write_pairs
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
 from egogen.jobs import lock
 from egogen.layout import DATASETS, SPLITS
@@ -68,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     rows = read_table(args.table, args.split)
     timing = Timing(args.before, args.fraction, args.after)
     request = Request(args.name, timing, args.height, args.fps)
-    places = find_clips(args.videos, rows)
+    places = find_clips(args.videos, [row.clip for row in rows])
     refuse_foreign(args.out, request)
     with lock(build_folder(args.out, args.name) / ".lock", "building"):
         return build(args, places, rows, request)

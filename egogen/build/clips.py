@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +14,15 @@ from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 EPSILON = 1e-3  # seconds: times in tables are rounded
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The picture that is seen at a time, and its number in the clip (from 0)."""
+    """The image that is seen at a time, and its number in the clip (from 0)."""
 
-    picture: Image.Image
+    image: Image.Image
     number: int
 
 
@@ -33,20 +33,29 @@ class Clip(Protocol):
         """The frame on screen at that time. Raises EgoGenError beyond the end."""
 
 
-def find_clip(videos: Path, name: str) -> Path:
-    """The video or folder of frames that the table calls `name`."""
+def _find_clip(videos: Path, name: str) -> Path:
     place = videos / name
     if place.is_dir() or (place.is_file() and place.suffix.lower() in VIDEO_SUFFIXES):
         return place
     found = [path for suffix in VIDEO_SUFFIXES if (path := videos / f"{name}{suffix}").is_file()]
     if len(found) != 1:
-        what = (
-            f"several videos ({', '.join(p.name for p in found)})"
-            if found
-            else "no video or folder"
-        )
+        several = f"several videos ({', '.join(p.name for p in found)})"
+        what = several if found else "no video or folder"
         raise EgoGenError(f"{place}: {what} of that name, expected one")
     return found[0]
+
+
+def find_clips(videos: Path, names: Iterable[str]) -> dict[str, Path]:
+    """Clip -> its video or folder of frames. Raises EgoGenError that names all that are missing."""
+    places, missing = {}, []
+    for name in dict.fromkeys(names):
+        try:
+            places[name] = _find_clip(videos, name)
+        except EgoGenError as error:
+            missing.append(str(error))
+    if missing:
+        raise EgoGenError("; ".join(missing))
+    return places
 
 
 @contextmanager
@@ -65,16 +74,16 @@ def open_clip(path: Path, fps: float | None) -> Iterator[Clip]:
 
 
 class FrameFolder:
-    """Pictures in the order of their names, `fps` of them a second."""
+    """Images in the order of their names, `fps` of them a second."""
 
     def __init__(self, path: Path, fps: float | None):
         if fps is None:
             raise EgoGenError(f"{path}: a folder of frames needs --fps, their number a second")
         self.path, self.fps = path, fps
-        found = (p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+        found = (p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
         self.frames = sorted(found, key=lambda p: (len(p.stem), p.stem))
         if not self.frames:
-            raise EgoGenError(f"{path}: no pictures in this folder")
+            raise EgoGenError(f"{path}: no images in this folder")
 
     def at(self, seconds: float) -> Frame:
         number = int((seconds + EPSILON) * self.fps)
@@ -95,7 +104,7 @@ class Video:
         self.stream.thread_type = "AUTO"
         rate = self.stream.average_rate or self.stream.guessed_rate
         if not rate:
-            raise EgoGenError(f"{path}: says no frame rate")
+            raise EgoGenError(f"{path}: has no frame rate")
         self.fps = float(rate)
         self.start = float((self.stream.start_time or 0) * self.stream.time_base)
 
@@ -120,7 +129,7 @@ class Video:
         return self._frame(shown)
 
     def _frame(self, frame) -> Frame:
-        picture = frame.to_image()
+        image = frame.to_image()
         if frame.rotation:  # how the player would turn it, counter-clockwise
-            picture = picture.rotate(frame.rotation, expand=True)
-        return Frame(picture, round((frame.time - self.start) * self.fps))
+            image = image.rotate(frame.rotation, expand=True)
+        return Frame(image, round((frame.time - self.start) * self.fps))

@@ -24,26 +24,26 @@ class Limits:
         return wrong + ([BLURRED] if figures["sharpness"] < self.sharpness else [])
 
 
-def grey(picture: Image.Image, width: int) -> np.ndarray:
-    """Greyscale in 0..255, float32, `width` wide at the picture's own aspect."""
-    height = max(round(picture.height * width / picture.width), 3)
-    small = picture.convert("L").resize((width, height), Image.Resampling.BOX)
+def grey(image: Image.Image, width: int) -> np.ndarray:
+    """Greyscale in 0..255, float32, `width` wide at the image's own aspect."""
+    height = max(round(image.height * width / image.width), 3)
+    small = image.convert("L").resize((width, height), Image.Resampling.BOX)
     return np.asarray(small, np.float32)
 
 
 def difference(source: Image.Image, target: Image.Image) -> float:
     """Mean absolute difference of the two in grey levels, seen from afar (64 wide).
 
-    Brightness as a whole is taken out: a lamp that flickers is no action.
+    The median change is taken out: a lamp that flickers is no action.
     """
     one, other = grey(source, 64), grey(target.resize(source.size), 64)
     change = one - other
     return float(np.abs(change - np.median(change)).mean())
 
 
-def sharpness(picture: Image.Image) -> float:
+def sharpness(image: Image.Image) -> float:
     """Variance of the Laplacian at 256 wide, small when blurred (Pech-Pacheco et al. 2000)."""
-    p = grey(picture, 256)
+    p = grey(image, 256)
     laplacian = p[:-2, 1:-1] + p[2:, 1:-1] + p[1:-1, :-2] + p[1:-1, 2:] - 4 * p[1:-1, 1:-1]
     return float(laplacian.var())
 

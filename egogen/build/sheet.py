@@ -23,9 +23,7 @@ def write_sheets(
     root: Path, dataset: str, pairs: Sequence[Pair], limits: Limits, pages: int
 ) -> list[Path]:
     """`ROOT/build/<dataset>/sheet_N.png`, at most `pages` of them; pairs to look at come first."""
-    ordered = sorted(
-        pairs, key=lambda pair: not limits.broken_by(pair.record)
-    )  # stable: table order within
+    ordered = sorted(pairs, key=lambda pair: not limits.broken_by(pair.record))  # a stable sort
     written = []
     for page in range(min(pages, -(-len(ordered) // (COLUMNS * ROWS)))):
         group = ordered[page * COLUMNS * ROWS : (page + 1) * COLUMNS * ROWS]
@@ -49,9 +47,9 @@ def _sheet(root: Path, dataset: str, pairs: Sequence[Pair], limits: Limits) -> I
         top = GAP + index // COLUMNS * (height + GAP)
         folder = frame_folder(root, dataset, pair.row.split)
         for place, name in enumerate((pair.image_0, pair.image_1)):
-            picture = ImageOps.contain(read_rgb(folder / name), CELL)
-            x = left + place * (CELL[0] + 4) + (CELL[0] - picture.width) // 2
-            sheet.paste(picture, (x, top + (CELL[1] - picture.height) // 2))
+            image = ImageOps.contain(read_rgb(folder / name), CELL)
+            x = left + place * (CELL[0] + 4) + (CELL[0] - image.width) // 2
+            sheet.paste(image, (x, top + (CELL[1] - image.height) // 2))
         reasons = limits.broken_by(pair.record)
         if reasons:
             box = (left - 3, top - 3, left + width + 2, top + CELL[1] + 2)

@@ -1,10 +1,10 @@
-"""The table of actions: a CSV with a row a pair, checked as a whole before any work."""
+"""The table of actions: a CSV with a row a pair, checked completely before any work."""
 
 from __future__ import annotations
 
 import csv
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from egogen.errors import EgoGenError
@@ -56,9 +56,6 @@ class Row:
             target = self.start + timing.after
         return max(self.start - timing.before, 0.0), target
 
-    def record(self) -> dict:
-        return asdict(self)
-
 
 def seconds(text: str) -> float:
     """'83.2', '1:23.2' or '0:01:23.2' -> 83.2. Raises ValueError."""
@@ -91,16 +88,19 @@ def read_table(path: Path, split: str) -> list[Row]:
             f"{path}: columns are {', '.join(columns) or 'none'}; expected {', '.join(NEEDED)}, "
             f"and optionally {', '.join(KNOWN[len(NEEDED) :])}"
         )
-    rows, bad, taken, counts = [], [], {}, {}
+    rows: list[Row] = []
+    bad: list[str] = []
+    clips: dict[str, str] = {}  # id -> clip
+    taken: set[tuple[str, str]] = set()
+    counts: dict[str, int] = {}  # clip -> number of its last row
     for number, line in lines:
         try:
             row = _row(line, split, counts)
-            place = (row.clip_id, row.id)
-            if taken.setdefault(row.clip_id, row.clip) != row.clip:
-                raise ValueError(f"clip {row.clip} has the name of {taken[row.clip_id]}")
-            if place in taken:
+            if clips.setdefault(row.clip_id, row.clip) != row.clip:
+                raise ValueError(f"clip {row.clip} has the name of {clips[row.clip_id]}")
+            if (row.clip_id, row.id) in taken:
                 raise ValueError(f"id {row.id} stands twice in clip {row.clip_id}")
-            taken[place] = row.clip
+            taken.add((row.clip_id, row.id))
             rows.append(row)
         except ValueError as error:
             bad.append(f"row {number}: {error}")
@@ -146,5 +146,6 @@ def _row(line: dict, split: str, counts: dict[str, int]) -> Row:
     name = values.get("id") or str(counts[clip])
     if "/" in name or "\\" in name or name in (".", ".."):
         raise ValueError(f"id {name!r} cannot name a folder")
-    text = {"action": values["action"], "description": values.get("description", "")}
-    return Row(clip=clip, split=chosen, id=name, **times, **text)
+    end, contact = times.get("end"), times.get("contact")
+    text = values.get("description", "")
+    return Row(clip, times["start"], values["action"], end, contact, chosen, name, text)

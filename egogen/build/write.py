@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from PIL import Image
 
 from egogen.actions import DESCRIPTION_KEY
 from egogen.atomic import atomic_path, read_json, write_bytes, write_json, write_text
-from egogen.build.clips import find_clip, open_clip
+from egogen.build.clips import open_clip
 from egogen.build.judge import measure
 from egogen.build.table import Row, Timing
 from egogen.errors import EgoGenError
@@ -31,7 +31,7 @@ JPEG_QUALITY = 95
 
 @dataclass(frozen=True)
 class Request:
-    """What makes the pictures; another one asks for another folder."""
+    """What frames depend on; a folder holds those of one request."""
 
     dataset: str  # whose layout and label style
     timing: Timing = field(default_factory=Timing)
@@ -59,13 +59,13 @@ def frame_name(row: Row, number: int) -> str:
 
 def refuse_foreign(root: Path, request: Request) -> None:
     """Raises EgoGenError when the folder holds something else, or the same of another request."""
-    record = _claim_file(root, request)
+    record = _made_by(root, request)
     if not record.exists() and frame_folder(root, request.dataset, "train").parent.exists():
         raise EgoGenError(f"{root}: holds {request.dataset} frames that were not built here")
     check_provenance(record, asdict(request))
 
 
-def _claim_file(root: Path, request: Request) -> Path:
+def _made_by(root: Path, request: Request) -> Path:
     return build_folder(root, request.dataset) / "made_by.json"
 
 
@@ -77,22 +77,18 @@ def write_pairs(
     `places`: clip -> video or folder of frames. To be called by one process at a time: frames that
     `rows` do not ask for, another process's unfinished ones too, are removed.
     """
-    record_provenance(_claim_file(root, request), asdict(request))
-    done: dict[tuple[str, str], Pair] = {}
+    record_provenance(_made_by(root, request), asdict(request))
+    done: dict[Row, Pair] = {}
     failures: list[str] = []
     with Progress(len(rows), "build", "pairs") as bar:
         for clip, group in _by_clip(rows).items():
-            known = {row.id: pair for row in group if (pair := _finished(root, row, request))}
-            missing = [row for row in group if row.id not in known]
-            bar.update(len(known))
-            for row, pair in _clip_pairs(root, places[clip], missing, request):
+            for row, pair in _clip_pairs(root, places[clip], group, request):
                 if isinstance(pair, Pair):
-                    known[row.id] = pair
+                    done[row] = pair
                 else:
                     failures.append(f"{row.clip} {row.id}: {pair}")
                 bar.update()
-            done |= {(clip, name): pair for name, pair in known.items()}
-    return [done[row.clip, row.id] for row in rows if (row.clip, row.id) in done], failures
+    return [done[row] for row in rows if row in done], failures
 
 
 def _by_clip(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -103,33 +99,24 @@ def _by_clip(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return groups
 
 
-def find_clips(videos: Path, rows: Iterable[Row]) -> dict[str, Path]:
-    """Clip -> its video or folder of frames. Raises EgoGenError that names all that are missing."""
-    places, missing = {}, []
-    for clip in dict.fromkeys(row.clip for row in rows):
-        try:
-            places[clip] = find_clip(videos, clip)
-        except EgoGenError as error:
-            missing.append(str(error))
-    if missing:
-        raise EgoGenError("; ".join(missing))
-    return places
-
-
-def _clip_pairs(root: Path, place: Path, rows: Sequence[Row], request: Request):
-    """(row, Pair or what went wrong) for each row of one clip."""
-    if not rows:
+def _clip_pairs(
+    root: Path, place: Path, rows: Sequence[Row], request: Request
+) -> Iterator[tuple[Row, Pair | str]]:
+    """(row, its pair or what went wrong) for each row of one clip; finished ones are first."""
+    known = {row: _finished(root, row, request) for row in rows}
+    missing = [row for row, pair in known.items() if pair is None]
+    yield from ((row, pair) for row, pair in known.items() if pair is not None)
+    if not missing:
         return
     try:
         with open_clip(place, request.fps) as clip:
-            for row in rows:
+            for row in missing:
                 try:
                     yield row, _write_pair(root, clip, row, request)
                 except EgoGenError as error:
                     yield row, str(error)
-    except EgoGenError as error:  # the clip as a whole
-        for row in rows:
-            yield row, str(error)
+    except EgoGenError as error:  # nothing of the clip can be read
+        yield from ((row, str(error)) for row in missing)
 
 
 def _write_pair(root: Path, clip, row: Row, request: Request) -> Pair:
@@ -137,30 +124,28 @@ def _write_pair(root: Path, clip, row: Row, request: Request) -> Pair:
     source, target = clip.at(before), clip.at(at)
     if source.number == target.number:
         raise EgoGenError(f"{before:.2f} s and {at:.2f} s are the same frame, expected two")
-    record: dict[str, Any] = {"row": row.record(), "fps": clip.fps, "frames": []}
-    record |= measure(source.picture, target.picture)
-    record["width"], record["height"] = source.picture.size
+    record: dict[str, Any] = {"row": asdict(row), "fps": clip.fps, "frames": []}
+    record |= measure(source.image, target.image)
+    record["width"], record["height"] = source.image.size
     names = [frame_name(row, frame.number) for frame in (source, target)]
     for name, frame in zip(names, (source, target), strict=True):
-        picture = _scaled(frame.picture, request.height)
         encoded = io.BytesIO()
-        picture.save(encoded, "JPEG", quality=JPEG_QUALITY)
+        _scaled(frame.image, request.height).save(encoded, "JPEG", quality=JPEG_QUALITY)
         write_bytes(frame_folder(root, request.dataset, row.split) / name, encoded.getvalue())
         record["frames"].append(name)
     write_json(_record_file(root, request, row), record)
-    return Pair(row, *names, record)
+    return Pair(row, names[0], names[1], record)
 
 
-def _scaled(picture: Image.Image, height: int | None) -> Image.Image:
-    if height is None or height == picture.height:
-        return picture
-    width = round(picture.width * height / picture.height)
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
+def _scaled(image: Image.Image, height: int | None) -> Image.Image:
+    if height is None or height == image.height:
+        return image
+    width = round(image.width * height / image.height)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _record_file(root: Path, request: Request, row: Row) -> Path:
-    folder = build_folder(root, request.dataset) / "pairs" / row.clip_id
-    return folder / f"{row.id}.json"
+    return build_folder(root, request.dataset) / "pairs" / row.clip_id / f"{row.id}.json"
 
 
 def _finished(root: Path, row: Row, request: Request) -> Pair | None:
@@ -169,11 +154,10 @@ def _finished(root: Path, row: Row, request: Request) -> Pair | None:
     if not path.exists():
         return None
     record = read_json(path)
+    source, target = record["frames"]
     folder = frame_folder(root, request.dataset, row.split)
-    there = all((folder / name).is_file() for name in record["frames"])
-    if record["row"] != row.record() or not there:
-        return None
-    return Pair(row, *record["frames"], record)
+    there = (folder / source).is_file() and (folder / target).is_file()
+    return Pair(row, source, target, record) if there and record["row"] == asdict(row) else None
 
 
 def write_dataset(root: Path, dataset: str, pairs: Sequence[Pair], kept: Sequence[Pair]) -> None:
@@ -192,13 +176,13 @@ def write_dataset(root: Path, dataset: str, pairs: Sequence[Pair], kept: Sequenc
     for split in SPLITS:
         write_json(action_file(root, dataset, split), actions[split])
     write_json(metadata_file(root, dataset), metadata)
-    names = {pair.row: "yes" for pair in kept}
+    chosen = {pair.row for pair in kept}
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["clip", "id", "split", "action", "difference", "sharpness", "kept"])
     for pair in pairs:
         row, record = pair.row, pair.record
-        figures = (record["difference"], record["sharpness"], names.get(row, "no"))
+        figures = (record["difference"], record["sharpness"], "yes" if row in chosen else "no")
         table.writerow([row.clip_id, row.id, row.split, row.action, *figures])
     write_text(build_folder(root, dataset) / "pairs.csv", text.getvalue())
 

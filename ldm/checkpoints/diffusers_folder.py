@@ -15,7 +15,8 @@ from transformers import CLIPTextModel
 
 from egogen import EgoGenError
 from egogen.atomic import read_json
-from ldm.checkpoints.layouts import Weights, check_names, shapes_of, widened
+from egogen.weight_files import check_names, shapes_of
+from ldm.checkpoints.layouts import Weights, widened
 from ldm.conditioning import FeatureConditioner
 from ldm.model import LegoModel
 

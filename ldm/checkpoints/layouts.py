@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from egogen import EgoGenError
+from egogen.weight_files import check_names, shapes_of
 from ldm.checkpoints.released_names import (
     EMA,
     LIVE,
@@ -28,8 +29,6 @@ from ldm.schedule import released_schedule
 OWN, OWN_EMA = "model.", "ema."  # prefixes in checkpoints of ldm.training.module
 DECAY, UPDATES = EMA + "decay", EMA + "num_updates"
 POSITIONS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
-LISTED = 100  # names of one kind that an error lists
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass
@@ -47,32 +46,6 @@ class Weights:
                 f"{where}: holds no averages; model.params.load_ema=false uses the rest"
             )
         return self.live | self.average if use_ema else self.live
-
-
-def check_names(found: Shapes, expected: Shapes, where: str) -> None:
-    """Raises EgoGenError listing missing, unexpected and mis-shaped names."""
-    shapes = [
-        f"{name} {tuple(found[name])}, expected {tuple(expected[name])}"
-        for name in expected
-        if name in found and tuple(found[name]) != tuple(expected[name])
-    ]
-    lists = {
-        "missing": [name for name in expected if name not in found],
-        "unexpected": [name for name in found if name not in expected],
-        "mis-shaped": shapes,
-    }
-    told = "; ".join(f"{kind}: {_listed(names)}" for kind, names in lists.items() if names)
-    if told:
-        raise EgoGenError(f"{where}: {told}")
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
-
-
-def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in state.items()}
 
 
 def widened(weight: Tensor, channels: int) -> Tensor:

@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from egogen import EgoGenError
-from egogen.weight_files import load_torch
+from egogen.weight_files import check_names, read_weight_file, shapes_of, tensors
 from ldm.checkpoints.diffusers_folder import read_folder
 from ldm.checkpoints.layouts import (
     Weights,
-    check_names,
     from_own,
     from_released,
     is_own,
     is_released,
-    shapes_of,
     widened,
 )
 from ldm.checkpoints.released_names import CONV_IN
 from ldm.model import FROZEN_PARTS, LegoModel
-
-UNREADABLE = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    SafetensorError,
-    RuntimeError,
-    ValueError,
-    KeyError,
-    TypeError,
-    EOFError,
-    OSError,
-)
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -54,21 +36,10 @@ def read_file(path: str | os.PathLike) -> tuple[dict[str, Tensor], int]:
     """-> the state dict, see `read_weights`, and how often its averages were updated (`ldm.
     training` writes that beside it; 0 where nothing is said).
     """
-    path = Path(path)
-    if not path.is_file():
-        raise EgoGenError(f"{path}: no such checkpoint")
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else load_torch(path)
-    except UNREADABLE as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):  # its text advises to load unsafely
-            first = "not to be read without executing it"
-        raise EgoGenError(f"{path}: not a readable checkpoint of plain tensors ({first})") from None
-    state = content.get("state_dict", content)
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise EgoGenError(f"{path}: expected a state dict of tensors (under 'state_dict')")
+    content = read_weight_file(path)
     updates = content.get("ema_updates", 0)
-    return dict(state), updates if isinstance(updates, int) else 0
+    state = tensors(content, path, wrappers=("state_dict",))
+    return state, updates if isinstance(updates, int) else 0
 
 
 def load_released(

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
-from egogen.errors import EgoGenError
-from egogen.weight_files import load_torch
+from egogen.weight_files import check_names, read_weight_file, shapes_of, tensors
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys that training code puts around one
 
@@ -25,36 +20,11 @@ def load_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     class, say) is replaced by an object that does nothing. A file that refers to the operating
     system is refused. Raises EgoGenError naming the file.
     """
-    path = Path(path)
-    try:
-        found = load_file(path) if path.suffix == ".safetensors" else load_torch(path)
-    except FileNotFoundError:
-        raise EgoGenError(f"{path}: no such weight file") from None
-    except (
-        RuntimeError,
-        ValueError,
-        EOFError,
-        KeyError,
-        TypeError,
-        OSError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):  # its text advises to load unsafely
-            reason = "not tensors by name, or not to be read without executing it"
-        raise EgoGenError(f"{path}: not a readable weight file ({reason})") from None
-    for name in WRAPPERS:
-        if isinstance(found.get(name), Mapping):
-            found = found[name]
-    state = {
-        str(name).removeprefix("module."): tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in found.items()
-        if isinstance(tensor, torch.Tensor)
+    state = tensors(read_weight_file(path), path, WRAPPERS, drop_others=True)
+    return {
+        name.removeprefix("module."): value.float() if value.is_floating_point() else value
+        for name, value in state.items()
     }
-    if not state:
-        raise EgoGenError(f"{path}: holds no tensors, expected the weights of a network")
-    return state
 
 
 def fitting(
@@ -65,20 +35,14 @@ def fitting(
     Names that the module does not have are left out (classifiers, text towers). Counters of batch
     normalisation may be absent.
     """
-    own = module.state_dict()
-    missing = [name for name in own if name not in state and "num_batches_tracked" not in name]
-    if missing:
-        raise EgoGenError(
-            f"{path}: lacks {missing[0]!r} and {len(missing) - 1} more, expected the weights of "
-            f"{type(module).__name__}"
-        )
-    for name, tensor in own.items():
-        if name in state and state[name].shape != tensor.shape:
-            raise EgoGenError(
-                f"{path}: {name!r} has shape {tuple(state[name].shape)}, "
-                f"expected {tuple(tensor.shape)}"
-            )
-    return {name: state[name] for name in own if name in state}
+    expected = {
+        name: shape
+        for name, shape in shapes_of(module.state_dict()).items()
+        if name in state or "num_batches_tracked" not in name
+    }
+    where = f"{path}: expected the weights of {type(module).__name__}"
+    check_names(shapes_of(state), expected, where, unexpected=True)
+    return {name: state[name] for name in expected}
 
 
 def fill(module: torch.nn.Module, state: Mapping, path: str | os.PathLike) -> torch.nn.Module:

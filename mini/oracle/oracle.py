@@ -1,6 +1,6 @@
-"""Did the action happen? Compares a source picture with a picture that should show the outcome.
+"""Did the action happen? Compares a source image with one that should show the outcome.
 
-Works from the two pictures alone; see mini.oracle.reading for how a picture is read. Thresholds are
+Works from the two images alone; see mini.oracle.reading for how an image is read. Thresholds are
 in relative units (share of width or height) and were set on rendered frames, sharp and squeezed to
 64 x 64 with blur and noise; tests/test_mini_oracle.py holds the rates that they give.
 """
@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from PIL import Image
 
 from egogen.errors import EgoGenError
-from mini.oracle.reading import Reading, Seen, SeenHand, read_picture
+from mini.oracle.reading import Reading, Seen, SeenHand, read_image
 from mini.world.kinds import HOLD
 
-__all__ = ["action_done", "judge", "read_picture"]
+__all__ = ["action_done", "judge", "read_image"]
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 STILL = 0.1  # an idle hand that moved less stayed where it was
 
 
@@ -35,14 +37,10 @@ def judge(
     verb = action.get("verb")
     if verb not in CHECKS:
         raise EgoGenError(f"action {dict(action)}: unknown verb, expected one of {sorted(CHECKS)}")
-    before = source if isinstance(source, Reading) else read_picture(source)
-    now = result if isinstance(result, Reading) else read_picture(result)
+    before = source if isinstance(source, Reading) else read_image(source)
+    now = result if isinstance(result, Reading) else read_image(result)
     why = _hands(before, now, action["hand"]) or CHECKS[verb](before, now, action)
     return not why, why
-
-
-def _outer(side: str) -> int:
-    return -1 if side == "left" else 1
 
 
 def _apart(a: Seen | SeenHand, b: Seen | SeenHand) -> float:
@@ -61,7 +59,7 @@ def _hands(before: Reading, now: Reading, side: str) -> str:
     return ""
 
 
-def _box(thing: Seen, grow: float = 1.0) -> tuple[float, float, float, float]:
+def _box(thing: Seen, grow: float = 1.0) -> Box:
     wide, high = thing.width / 2 * grow, thing.height / 2 * grow
     return thing.x - wide, thing.y - high, thing.x + wide, thing.y + high
 
@@ -72,8 +70,8 @@ def _near(hand: SeenHand, thing: Seen, across: float, above: float, below: float
 
 
 def _things(reading: Reading, *kinds: str) -> list[Seen] | None:
-    found = [reading.objects.get(kind) for kind in kinds]
-    return None if None in found else found
+    found = [reading.objects[kind] for kind in kinds if kind in reading.objects]
+    return found if len(found) == len(kinds) else None
 
 
 def _picked_up(before: Reading, now: Reading, action: Mapping) -> str:
@@ -117,8 +115,7 @@ def _reached(before: Reading, now: Reading, side: str, thing: Seen) -> str:
 
 def _put(before: Reading, now: Reading, action: Mapping) -> str:
     kind, side, where = action["object"], action["hand"], action["target"]
-    found = _things(before, kind, where)
-    new = now.objects.get(kind)
+    found, new = _things(before, kind, where), now.objects.get(kind)
     if found is None or new is None:
         return f"no {kind} to be seen"
     was, target = found
@@ -129,56 +126,71 @@ def _put(before: Reading, now: Reading, action: Mapping) -> str:
     return _reached(before, now, side, target)
 
 
+@dataclass(frozen=True)
+class Work:
+    """A held thing, where it is now, and what it works on."""
+
+    tool: Seen
+    target: Seen
+    moved: float  # how far the tool came
+    across: float  # from the target to the tool, positive on the acting hand's side
+    down: float
+
+
+def _work(before: Reading, now: Reading, tool: str, kind: str, side: str) -> Work | None:
+    found, new = _things(before, tool, kind), now.objects.get(tool)
+    if found is None or new is None:
+        return None
+    was, target = found
+    outer = -1 if side == "left" else 1
+    return Work(new, target, _apart(was, new), (new.x - target.x) * outer, new.y - target.y)
+
+
+def _around(thing: Seen, across: float, above: float, below: float) -> Box:
+    return thing.x - across, thing.y - above, thing.x + across, thing.y + below
+
+
 def _poured(before: Reading, now: Reading, action: Mapping) -> str:
     side, where = action["hand"], action["target"]
-    found = _things(before, "bottle", where)
-    new = now.objects.get("bottle")
-    if found is None or new is None:
+    work = _work(before, now, "bottle", where, side)
+    if work is None:
         return "no bottle to be seen"
-    was, target = found
-    across, down = (new.x - target.x) * _outer(side), new.y - target.y
-    if _apart(was, new) < 0.07 or not (0.0 < across < 0.24 and -0.42 < down < -0.08):
+    if work.moved < 0.07 or not (0.0 < work.across < 0.24 and -0.42 < work.down < -0.08):
         return f"the bottle is not above the {where}"
-    milk = now.share("white", _box(target)) - before.share("white", _box(target))
+    milk = now.share("white", _box(work.target)) - before.share("white", _box(work.target))
     if milk < 0.02:
         return f"no milk in the {where}"
-    return "" if _near(now.hands[side], new, 0.2, 0.2, 0.25) else f"no {side} hand at the bottle"
+    near = _near(now.hands[side], work.tool, 0.2, 0.2, 0.25)
+    return "" if near else f"no {side} hand at the bottle"
 
 
 def _cut(before: Reading, now: Reading, action: Mapping) -> str:
     kind, side = action["object"], action["hand"]
-    found = _things(before, "knife", kind)
-    knife = now.objects.get("knife")
-    if found is None or knife is None:
+    work = _work(before, now, "knife", kind, side)
+    if work is None:
         return f"no knife or no {kind} to be seen"
-    was, target = found
-    across, down = (knife.x - target.x) * _outer(side), knife.y - target.y
-    if _apart(was, knife) < 0.05 or not (-0.06 < across < 0.15 and -0.32 < down < 0.0):
+    if work.moved < 0.05 or not (-0.06 < work.across < 0.15 and -0.32 < work.down < 0.0):
         return f"the knife is not over the {kind}"
-    middle = (target.x - 0.02, target.y - 0.05, target.x + 0.02, target.y + 0.09)
+    middle, around = _around(work.target, 0.02, 0.05, 0.09), _around(work.target, 0.14, 0.12, 0.12)
     if now.share(kind, middle) > 0.5 * before.share(kind, middle):
         return f"the {kind} is in one piece"
-    around = (target.x - 0.14, target.y - 0.12, target.x + 0.14, target.y + 0.12)
     if now.share("flesh", around) - before.share("flesh", around) < 0.02:
         return f"the {kind} shows no flesh"
-    hand = now.hands[side]
-    return "" if _near(hand, knife, 0.24, 0.2, 0.25) else f"no {side} hand at the knife"
+    near = _near(now.hands[side], work.tool, 0.24, 0.2, 0.25)
+    return "" if near else f"no {side} hand at the knife"
 
 
 def _washed(before: Reading, now: Reading, action: Mapping) -> str:
     kind, side = action["object"], action["hand"]
-    found = _things(before, "sponge", kind)
-    sponge = now.objects.get("sponge")
-    if found is None or sponge is None:
+    work = _work(before, now, "sponge", kind, side)
+    if work is None:
         return f"no sponge or no {kind} to be seen"
-    was, target = found
-    across, down = (sponge.x - target.x) * _outer(side), sponge.y - target.y
-    if _apart(was, sponge) < 0.06 or not (-0.04 < across < 0.16 and abs(down) < 0.15):
+    if work.moved < 0.06 or not (-0.04 < work.across < 0.16 and abs(work.down) < 0.15):
         return f"the sponge is not on the {kind}"
-    around = (target.x - 0.08, target.y - 0.12, target.x + 0.08, target.y + 0.05)
+    around = _around(work.target, 0.08, 0.12, 0.05)
     if now.share("white", around) - (kind != "plate") * before.share("white", around) < 0.05:
         return f"no foam on the {kind}"
-    return "" if _near(now.hands[side], sponge, 0.2, 0.2, 0.25) else f"no {side} hand there"
+    return "" if _near(now.hands[side], work.tool, 0.2, 0.2, 0.25) else f"no {side} hand there"
 
 
 CHECKS = {

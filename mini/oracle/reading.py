@@ -1,14 +1,14 @@
-"""Reading a picture of the mini world: which object is where, what state it is in, who holds it.
+"""Reading an image of the mini world: which object is where, what state it is in, who holds it.
 
-Only the picture is used. Every kind has a hue (or lightness) of its own, so pixels are classed by
+Only the image is used. Every kind has a hue (or lightness) of its own, so pixels are classed by
 hue and saturation, which a change of light hardly moves; a thing is where its class is densest.
-Works at any size: the picture is squeezed to GRID x GRID first, so a frame that was generated at
+Works at any size: the image is squeezed to GRID x GRID first, so a frame that was generated at
 64 x 64 is read in the same way as a full one. Positions are relative, x right and y down in [0, 1].
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -29,15 +29,15 @@ HUES = {  # kind: lowest and highest hue in degrees, least saturation, least val
     "lunch box": (255, 297, 0.26, 0.2),
     "sponge": (308, 346, 0.22, 0.35),
 }
-LEAST = 0.0024  # share of the picture that a thing must cover to be seen
+LEAST = 0.0024  # share of the image that a thing must cover to be seen
 WINDOW = (0.2, 0.24)  # a thing's pixels lie within such a box
-SKIN_BLUR = 1.3  # px more, for skin is told from wood by little
+SKIN_BLUR = 1.3  # px more, skin differs from wood by little
 WALL = 0.2  # things out of focus above this height are neither plates nor pans
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One object: centre, width and height (relative), share of the picture, state, holder."""
+    """One object: centre, width and height (relative), share of the image, state, holder."""
 
     kind: str
     x: float
@@ -51,7 +51,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class SeenHand:
-    """Centre of the skin of one hand, and its share of the picture."""
+    """Centre of the skin of one hand, and its share of the image."""
 
     x: float
     y: float
@@ -60,7 +60,7 @@ class SeenHand:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows. `masks`: class -> (GRID, GRID) bool; classes are the kinds, skin,
+    """What an image shows. `masks`: class -> (GRID, GRID) bool; classes are the kinds, skin,
     white, flesh and dark."""
 
     objects: dict[str, Seen]
@@ -94,9 +94,8 @@ def classes(image: Image.Image) -> dict[str, np.ndarray]:
     below = (np.arange(GRID) >= WALL * GRID)[:, None]
     masks["white"] = (low > 0.72) & (saturation < 0.2)
     masks["plate"] = masks["white"] & (saturation < 0.15) & below
-    masks["flesh"] = (
-        (hue > 32) & (hue < 64) & (saturation > 0.1) & (saturation < 0.5) & (value > 0.7)
-    )
+    pale = (saturation > 0.1) & (saturation < 0.5) & (value > 0.7)
+    masks["flesh"] = (hue > 32) & (hue < 64) & pale
     masks["dark"] = value < 0.27
     masks["pan"] = (value < 0.21) & below
     masks["skin"] = _skin(small)
@@ -110,9 +109,8 @@ def _skin(small: Image.Image) -> np.ndarray:
     first, second = np.log(rgb[..., 0] / rgb[..., 1]), np.log(rgb[..., 1] / rgb[..., 2])
     table = float(np.median(first[round(WALL * GRID) :]))
     skin = (first > max(table + 0.085, 0.13)) & (first < 0.6) & (second > 0.03) & (second < 0.6)
-    return skin & (
-        _sums(skin, 5, 5) >= 15
-    )  # fruit fades into the table through skin, in thin rings
+    # Fruit fades into the table through colours of skin, in thin rings.
+    return skin & (_sums(skin, 5, 5) >= 15)
 
 
 def _hue(rgb: np.ndarray, value: np.ndarray, chroma: np.ndarray) -> np.ndarray:
@@ -178,30 +176,25 @@ def _near(column: int, row: int, window: tuple[float, float], factor: float):
     )
 
 
-def read_picture(image: Image.Image) -> Reading:
-    """Read any picture of the mini world, of any size, sharp or blurred."""
+def read_image(image: Image.Image) -> Reading:
+    """Read any image of the mini world, of any size, sharp or blurred."""
     masks = classes(image)
     hands = {}
     for side in SIDES:
         half = masks["skin"].copy()
         half[:, GRID // 2 :] &= side == "right"
         half[:, : GRID // 2] &= side == "left"
-        seen = locate(half, (0.16, 0.26))
-        if seen is not None:
+        if seen := locate(half, (0.16, 0.26)):
             hands[side] = SeenHand(seen.x, seen.y, seen.area)
-    found = {}
-    for kind in (*HUES, "plate", "pan"):
-        seen = locate(masks[kind])
-        if seen is not None:
-            found[kind] = seen
+    kinds = (*HUES, "plate", "pan")
+    found = {kind: seen for kind in kinds if (seen := locate(masks[kind]))}
     reading = Reading(found, hands, masks)
     objects = {
-        kind: Seen(
-            kind, seen.x, seen.y, seen.width, seen.height, seen.area,
-            _state(reading, kind, seen), holder(reading, seen),
+        kind: replace(
+            seen, kind=kind, state=_state(reading, kind, seen), held_by=holder(reading, seen)
         )
         for kind, seen in found.items()
-    }  # fmt: skip
+    }
     return Reading(objects, hands, masks)
 
 

@@ -20,10 +20,11 @@ from egogen.jobs import track
 from egogen.layout import DATASETS, SPLITS, action_file, frame_folder
 from metrics.measures.changed_region import changed_region_scores
 from mini.oracle.oracle import judge
-from mini.oracle.reading import read_picture
+from mini.oracle.reading import read_image
 from mini.world.texts import parse_description
 from mini.world.write import truth_file
 
+FIGURES = ("psnr_changed", "psnr_copy", "psnr_gain")
 FACTS = ("verb", "object", "hand", "target")
 
 
@@ -44,7 +45,7 @@ def score_frame(
     """One generated frame: was its own action done, which of the `others` (id -> action) were, and
     PSNR in the region that changes, against copying the source. Sizes may differ from the target's.
     """
-    before, now = read_picture(source), read_picture(generated)
+    before, now = read_image(source), read_image(generated)
     done, why = judge(before, now, own)
     scores = changed_region_scores(source, generated, target)
     return {
@@ -66,19 +67,15 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Rates and mean dB over the rows of `score_frame`, each with its "verb"."""
     others = sum(row["others"] for row in rows)
+    done_others = sum(len(row["others_done"]) for row in rows)
     verbs: dict[str, list] = {}
     for row in rows:
         verbs.setdefault(row["verb"], []).append(row["done"])
     return {
         "count": len(rows),
         "done_rate": _mean(row["done"] for row in rows),
-        "other_action_rate": (
-            sum(len(row["others_done"]) for row in rows) / others if others else None
-        ),
-        **{
-            name: _mean(row[name] for row in rows)
-            for name in ("psnr_changed", "psnr_copy", "psnr_gain")
-        },
+        "other_action_rate": done_others / others if others else None,
+        **{name: _mean(row[name] for row in rows) for name in FIGURES},
         "by_verb": {
             verb: {"count": len(done), "done_rate": _mean(done)}
             for verb, done in sorted(verbs.items())
@@ -151,11 +148,8 @@ def score_action_file(root: str | Path, dataset: str, path: str | Path, key: str
     texts: dict[str, dict[str, str]] = {}
     for entry in read_actions(path, (key,)):
         texts.setdefault(entry.clip, {})[entry.action_id] = entry.texts[key]
-    return {
-        "name": dataset,
-        "file": str(path),
-        **score_descriptions(read_truth(root, dataset), texts),
-    }
+    scores = score_descriptions(read_truth(root, dataset), texts)
+    return {"name": dataset, "file": str(path), **scores}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,1 +1,1 @@
-"""Small pretrained weights of both stages for the mini world, made locally in place of downloads."""
+"""Small pretrained weights of both stages for the mini world, made here, not downloaded."""

@@ -21,14 +21,8 @@ from egogen.errors import run_command
 from egogen.layout import DATASETS
 from ldm.architecture import build_autoencoder
 from ldm.config import TrainConfig, load_config
+from mini.start import ldm_text_tower as text_tower
 from mini.start.ldm_autoencoder import frame_paths, latent_scale, read_frames, train_autoencoder
-from mini.start.ldm_text_tower import (
-    build_tower,
-    sample_texts,
-    save_tower,
-    train_tokenizer,
-    train_tower,
-)
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "train_mini.yaml"
 
@@ -51,15 +45,16 @@ def main(argv: Sequence[str]) -> None:
     params = config.model.params
 
     torch.manual_seed(args.seed)
-    texts = list(sample_texts(args.seed, 1500))
-    tokenizer = train_tokenizer(texts, 768)
-    tower = build_tower(tokenizer, params.unet_config.params.context_dim, layers=2, heads=4)
-    told = train_tower(tower, tokenizer, texts, steps=args.text_steps, seed=args.seed)
-    print(f"text tower: {told:.1%} of the facts told right")
-
-    frames = read_frames(
-        frame_paths(args.dataset_root, args.name), config.data.params.train.params.res
+    texts = list(text_tower.sample_texts(args.seed, 1500))
+    tokenizer = text_tower.train_tokenizer(texts, 768)
+    tower = text_tower.build_tower(
+        tokenizer, params.unet_config.params.context_dim, layers=2, heads=4
     )
+    right = text_tower.train_tower(tower, tokenizer, texts, args.text_steps, args.seed)
+    print(f"text tower: {right:.1%} of the facts right")
+
+    paths = frame_paths(args.dataset_root, args.name)
+    frames = read_frames(paths, config.data.params.train.params.res)
     torch.manual_seed(args.seed)
     vae = build_autoencoder(params.first_stage_config.params, params.scale_factor)
     psnr = train_autoencoder(
@@ -74,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
         for name, value in module.state_dict().items()
         if value.is_floating_point()
     }
-    save_tower(tower, tokenizer, args.out / "text_tower")
+    text_tower.save_tower(tower, tokenizer, args.out / "text_tower")
     with atomic_path(args.out / "start.safetensors") as temporary:
         save_file(state, temporary)
     print(f"{args.out / 'start.safetensors'}: {sum(v.numel() for v in state.values()):,} values")

@@ -2,7 +2,7 @@
 
 Latents of Stable Diffusion come from a far larger network that was also trained adversarially; on
 rendered scenes of 64 x 64 pixels a plain reconstruction loss is enough for an oracle to read a
-decoded picture.
+decoded image.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A small CLIP-style text tower: a vocabulary of the mini world's texts, and weights for them.
 
-CLIP's tower was trained so that its output tells what a picture shows; this one is trained so that
-its output tells what a description says (verb, object, hand, target, place), and to predict the
-next token, so that every row carries what has been said so far.
+CLIP's tower was trained so that its output says what an image shows; this one is trained so that
+its output says what a description states (verb, object, hand, target, place), and to predict the
+next token, so that every row carries what was said up to it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from mini.world.scene import sample_scene
 from mini.world.texts import cleaned, describe, label, parse_description
 
 LENGTH = 77
+BATCH, PEAK = 64, 2e-3  # texts a step, and the highest learning rate
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 FACTS = ("verb", "object", "hand", "target", "place")
 
@@ -45,7 +46,7 @@ def train_tokenizer(texts: list[str], size: int) -> CLIPTokenizer:
     """CLIP's byte-pair rules with at most `size` pieces learnt from these texts.
 
     All 256 bytes are in the vocabulary, inside and at the end of a word, so that any text can be
-    spelt (the trainer alone keeps those that it saw).
+    spelt (by itself the trainer keeps only those that it saw).
     """
     letters = sorted(ByteLevel.alphabet())
     alphabet = [*letters, *(letter + "</w>" for letter in letters)]
@@ -87,16 +88,9 @@ def fact_labels(texts: list[str]) -> tuple[Tensor, list[int]]:
 
 
 def train_tower(
-    tower: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
-    texts: list[str],
-    *,
-    steps: int,
-    batch_size: int = 64,
-    peak: float = 2e-3,
-    seed: int = 0,
+    tower: CLIPTextModel, tokenizer: CLIPTokenizer, texts: list[str], steps: int, seed: int
 ) -> float:
-    """Train in place -> share of facts told right from the last token, over the last tenth."""
+    """Train in place -> share of facts read rightly off the last token, over the last tenth."""
     tokens = tokenizer(
         texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
     ).input_ids
@@ -105,15 +99,15 @@ def train_tower(
     heads = nn.Linear(tower.config.hidden_size, sum(classes))
     words = nn.Linear(tower.config.hidden_size, len(tokenizer))
     parameters = [*tower.parameters(), *heads.parameters(), *words.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(parameters, lr=PEAK, weight_decay=0.01, fused=True)
     generator = torch.Generator().manual_seed(stable_seed(seed, "tower"))
     right = []
     with Progress(steps, "text tower", "steps") as progress:
         for step in range(steps):
-            rows = torch.randint(len(texts), (batch_size,), generator=generator)
+            rows = torch.randint(len(texts), (BATCH,), generator=generator)
             batch, last = tokens[rows], ends[rows]
             hidden = tower(batch).last_hidden_state  # (B, 77, C)
-            logits = heads(hidden[torch.arange(batch_size), last]).split(classes, dim=1)
+            logits = heads(hidden[torch.arange(BATCH), last]).split(classes, dim=1)
             loss = sum(
                 functional.cross_entropy(part, labels[rows, k]) for k, part in enumerate(logits)
             )
@@ -124,10 +118,10 @@ def train_tower(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             for group in optimizer.param_groups:
-                group["lr"] = rate_at(step, steps, peak)
+                group["lr"] = rate_at(step, steps, PEAK)
             optimizer.step()
-            told = torch.stack([part.argmax(1) for part in logits], dim=1)
-            right.append((told == labels[rows]).float().mean().item())
+            guesses = torch.stack([part.argmax(1) for part in logits], dim=1)
+            right.append((guesses == labels[rows]).float().mean().item())
             progress.update()
     tower.eval().requires_grad_(False)
     return float(np.mean(right[-max(1, steps // 10) :]))

@@ -1,28 +1,37 @@
 """Make the small pretrained starting point of the mini world ("llava_pretrained" there).
 
-A vocabulary of the tuning texts, a CLIP vision tower that tells what its patches show, and a Llama
-that answers questions about the frames: all that tuning starts from, made on the train split alone.
+A vocabulary of the tuning texts, a CLIP vision tower whose features say what patches show, and
+a Llama that answers questions about the frames: all that tuning starts from, made on train only.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import sentencepiece
 from transformers import CLIPVisionConfig, LlamaConfig, set_seed
 
-from egogen.atomic import read_json, write_json
+from egogen.atomic import read_json, write_bytes, write_json
 from egogen.errors import run_command
 from llava.checkpoints.load import Loaded, save_tools
 from llava.conversation import find_template
 from llava.image_processing import ImageProcessor
 from llava.model import Llava, build_config
+from llava.tokenizer import MODEL_FILE, TextTokenizer, load_tokenizer, write_tokenizer_config
 from llava.train.data import read_conversations
-from mini.start.vllm_pretrain import LanguagePlan, pretrain_language, pretrain_vision, scene_pixels
+from mini.start.vllm_pretrain import (
+    LanguagePlan,
+    Plan,
+    pretrain_language,
+    pretrain_vision,
+    scene_pixels,
+)
 from mini.start.vllm_scenes import caption, label_words, mirror, questions, read_scenes
-from mini.start.vllm_tokenizer import train_tokenizer
 from mini.world.texts import QUESTION
 
 EXAMPLE = """example:
@@ -47,7 +56,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--batch-size", type=int, default=16)
     add("--vision-rate", type=float, default=3e-3)
     add("--language-rate", type=float, default=3e-3)
-    add("--whole-share", type=float, default=0.25, help="language steps that see whole pictures")
+    add("--whole-share", type=float, default=0.25, help="language steps that see complete images")
     add("--vocabulary", type=int, default=640, help="pieces, the 256 bytes among them")
     add("--hidden", type=int, default=96, help="width d of the language model and the features")
     add("--layers", type=int, default=3, help="layers of the language model")
@@ -59,8 +68,30 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def train_tokenizer(texts: Iterable[str], folder: Path, size: int) -> TextTokenizer:
+    """Llama's kind of vocabulary (BPE with bytes for what is unknown), trained on `texts`."""
+    buffer = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sorted(set(texts))),
+        model_writer=buffer,
+        model_type="bpe",
+        vocab_size=size,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        character_coverage=1.0,
+        num_threads=1,
+        minloglevel=2,
+    )
+    write_bytes(folder / MODEL_FILE, buffer.getvalue())
+    write_tokenizer_config(folder, 2048)
+    return load_tokenizer(folder)
+
+
 def build(args: argparse.Namespace, vocabulary: int) -> Llava:
-    """A model of the asked size with random weights. Frames are squeezed whole into the square.
+    """A model of the asked size with random weights. Complete frames are squeezed into the square.
 
     Weights start larger and rotary positions turn slower than Llama's: with so few and so narrow
     heads, words would else not find patches by what these show, hundreds of positions away.
@@ -118,20 +149,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         model, tokenizer, processor, find_template(model.config.conversation_template), args.out
     )
     pixels = scene_pixels(scenes, processor)
-    plan = LanguagePlan(
-        args.language_steps, args.batch_size, args.language_rate, whole_share=args.whole_share
-    )
+    vision = Plan(args.vision_steps, args.batch_size, args.vision_rate)
+    language = LanguagePlan(args.language_steps, args.batch_size, args.language_rate)
+    language = replace(language, whole_share=args.whole_share)
     losses = {
-        "vision": pretrain_vision(
-            loaded,
-            scenes,
-            pixels,
-            steps=args.vision_steps,
-            batch_size=args.batch_size,
-            rate=args.vision_rate,
-            seed=args.seed,
-        ),
-        "language": pretrain_language(loaded, scenes, pixels, plan, args.seed),
+        "vision": pretrain_vision(loaded, scenes, pixels, vision, args.seed),
+        "language": pretrain_language(loaded, scenes, pixels, language, args.seed),
     }
     model.save_pretrained(args.out)
     save_tools(loaded, args.out)

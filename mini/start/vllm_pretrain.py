@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,15 @@ from llava.tokens import Encoded, collate, encode_conversation, expand_sample
 from mini.start.vllm_scenes import Scene, caption, label_words, patch_labels, questions
 
 BACKGROUND_WEIGHT = 0.1  # nearly all patches are table
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps, batches and learning rate of a pretraining."""
+
+    steps: int
+    batch_size: int
+    rate: float
 
 
 def scene_pixels(scenes: Sequence[Scene], processor: ImageProcessor) -> torch.Tensor:
@@ -43,13 +52,18 @@ def _schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_sc
     )
 
 
-def _learn(parameters, loss_of, *, steps: int, rate: float, what: str) -> float:
+def _learn(
+    parameters: Iterable[nn.Parameter],
+    loss_of: Callable[[int], torch.Tensor],
+    plan: Plan,
+    what: str,
+) -> float:
     """Minimise `loss_of(step)` with AdamW; returns the mean loss of the last tenth."""
     parameters = [parameter for parameter in parameters if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
-    schedule, losses = _schedule(optimizer, steps), []
-    with Progress(steps, what, "steps") as progress:
-        for step in range(steps):
+    optimizer = torch.optim.AdamW(parameters, lr=plan.rate, weight_decay=0.01)
+    schedule, losses = _schedule(optimizer, plan.steps), []
+    with Progress(plan.steps, what, "steps") as progress:
+        for step in range(plan.steps):
             loss = loss_of(step)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -58,7 +72,7 @@ def _learn(parameters, loss_of, *, steps: int, rate: float, what: str) -> float:
             schedule.step()
             losses.append(loss.item())
             progress.update()
-    return float(np.mean(losses[-max(1, steps // 10) :]))
+    return float(np.mean(losses[-max(1, plan.steps // 10) :]))
 
 
 def word_directions(loaded: Loaded) -> list[torch.Tensor]:
@@ -72,16 +86,10 @@ def word_directions(loaded: Loaded) -> list[torch.Tensor]:
 
 
 def pretrain_vision(
-    loaded: Loaded,
-    scenes: Sequence[Scene],
-    pixels: torch.Tensor,
-    *,
-    steps: int,
-    batch_size: int,
-    rate: float,
-    seed: int,
+    loaded: Loaded, scenes: Sequence[Scene], pixels: torch.Tensor, plan: Plan, seed: int
 ) -> float:
-    """Train tower and projector so that patches tell kind, spot and condition of what they show.
+    """Train tower and projector so that features of patches say what kind of thing they show, where
+    and in which condition.
 
     As with CLIP's tower, what a patch shows lies in the direction of the words for it; these are
     the language model's own embeddings, so that it finds words and patches alike.
@@ -97,8 +105,8 @@ def pretrain_vision(
     generator = torch.Generator().manual_seed(stable_seed(seed, "vision"))
 
     def loss_of(_: int) -> torch.Tensor:
-        rows = torch.randint(len(scenes), (batch_size,), generator=generator)
-        gain = 1 + 0.1 * torch.randn(batch_size, 3, 1, 1, generator=generator)
+        rows = torch.randint(len(scenes), (plan.batch_size,), generator=generator)
+        gain = 1 + 0.1 * torch.randn(plan.batch_size, 3, 1, 1, generator=generator)
         features = model.image_features(pixels[rows] * gain)  # (B, P, D)
         total = torch.zeros(())
         for words, weight, target in zip(directions, weights, labels[rows].unbind(1), strict=True):
@@ -108,21 +116,16 @@ def pretrain_vision(
 
     parts = (model.model.vision_tower, model.model.multi_modal_projector)
     parameters = [parameter for part in parts for parameter in part.parameters()]
-    return _learn(parameters, loss_of, steps=steps, rate=rate, what="pretrain vision")
+    return _learn(parameters, loss_of, plan, "pretrain vision")
 
 
 @dataclass(frozen=True)
-class LanguagePlan:
-    """Steps and batches of the language pretraining.
-
-    All but the last `whole_share` of the steps see `kept` patches of a picture, mostly of things:
+class LanguagePlan(Plan):
+    """All but the last `whole_share` of the steps see `kept` patches of an image, mostly of things:
     among hundreds of patches of bare table, attention takes very long to find what is asked about.
-    The last steps see whole pictures, half as many at a time.
+    The last steps see complete images, half as many at a time.
     """
 
-    steps: int
-    batch_size: int
-    rate: float
     kept: int = 40
     whole_share: float = 0.25
     caption_share: float = 0.3
@@ -132,7 +135,7 @@ class LanguagePlan:
 def pretrain_language(
     loaded: Loaded, scenes: Sequence[Scene], pixels: torch.Tensor, plan: LanguagePlan, seed: int
 ) -> float:
-    """Train projector and language model to tell, and to answer, what stands where."""
+    """Train projector and language model to list, and to answer, what stands where."""
     model, rng = loaded.model, np.random.default_rng(stable_seed(seed, "language"))
     generator = torch.Generator().manual_seed(stable_seed(seed, "patches"))
     model.model.vision_tower.requires_grad_(False)
@@ -150,17 +153,15 @@ def pretrain_language(
         return expand_sample(encoded, patches)
 
     def loss_of(step: int) -> torch.Tensor:
-        whole = step >= plan.steps * (1 - plan.whole_share)
-        patches = model.patches if whole else min(plan.kept, model.patches)
-        rows = rng.integers(len(scenes), size=max(1, plan.batch_size // (1 + whole)))
+        complete = step >= plan.steps * (1 - plan.whole_share)
+        patches = model.patches if complete else min(plan.kept, model.patches)
+        rows = rng.integers(len(scenes), size=max(1, plan.batch_size // (1 + complete)))
         batch = collate([sample(int(row), patches) for row in rows], loaded.tokenizer.pad_id)
         features = seen[torch.from_numpy(rows)]
-        if not whole:
+        if not complete:
             chosen = torch.multinomial(weights[rows], patches, generator=generator).sort(1).values
             features = features.gather(1, chosen[..., None].expand(-1, -1, features.shape[-1]))
         embeds = model.embed(batch.pop("input_ids"), model.model.multi_modal_projector(features))
         return model(inputs_embeds=embeds, **batch).loss
 
-    return _learn(
-        model.parameters(), loss_of, steps=plan.steps, rate=plan.rate, what="pretrain language"
-    )
+    return _learn(model.parameters(), loss_of, plan, "pretrain language")

@@ -14,6 +14,7 @@ from egogen.atomic import read_json
 from egogen.errors import EgoGenError
 from egogen.layout import action_file, frame_folder
 from mini.world.kinds import KINDS, PLACES, SIDES
+from mini.world.texts import spot_phrase
 
 KIND_NAMES = tuple(KINDS)
 SPOTS = (*PLACES, *(f"held {side}" for side in SIDES))
@@ -58,7 +59,7 @@ def mirror(scene: Scene) -> Scene:
     things = {}
     for kind, thing in scene.things.items():
         left, top, width, height = thing["box"]
-        flipped = {"box": [1 - left - width, top, width, height]}
+        flipped: dict[str, Any] = {"box": [1 - left - width, top, width, height]}
         for name in ("place", "held_by"):
             flipped[name] = thing[name] and _other_side(thing[name])
         things[kind] = {**thing, **flipped}
@@ -80,7 +81,7 @@ def label_words() -> tuple[tuple[str, ...], ...]:
 
 
 def spot_words(spot: str) -> str:
-    """A short name: "far corner left", "near side right", "hand left"."""
+    """A short name of a spot: "far corner left", "near side right", "hand left"."""
     for word, said in (("held", "hand"), ("outer", "corner"), ("inner", "side")):
         spot = spot.replace(word, said)
     return spot
@@ -111,16 +112,9 @@ def _base(thing: dict[str, Any]) -> float:
     return thing["box"][1] + thing["box"][3] + (1.0 if thing["held_by"] else 0.0)
 
 
-def place_words(spot: str) -> str:
-    """Where a thing is, in words."""
-    depth, ring, side = spot.split() if not spot.startswith("held") else ("held", "", spot[5:])
-    if depth == "held":
-        return f"in the {side} hand"
-    if depth == "near":
-        return f"at the near side {side} of the middle"
-    if ring == "outer":
-        return f"at the far {side} corner of the table"
-    return f"at the far side {side} of the middle"
+def _where(spot: str) -> str:
+    """Where a thing is, as a phrase."""
+    return f"in the {spot[5:]} hand" if spot.startswith("held") else spot_phrase(spot)
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> list[str]:
@@ -137,18 +131,20 @@ def _question(
     kind: str, name: str, spot: str, side: str, rng: np.random.Generator
 ) -> tuple[str, str]:
     """Where a thing is, which hand is for it, or both as a sentence that begins with the hand."""
+    where = _where(spot)
     forms = [
-        (f"Where is the {kind}?", f"The {name} is {place_words(spot)}."),
+        (f"Where is the {kind}?", f"The {name} is {where}."),
         (f"Which hand is for the {kind}?", f"The {side} hand, for the {name}."),
     ]
     asked = f"How does the person reach the {kind} that is displayed in the video frame?"
     if spot.startswith("held"):
         forms.append((asked, f"With the {side} hand, the person keeps holding the {name}."))
     else:
-        told = f"the person reaches for the {name} {place_words(spot)}"
-        forms.append((asked, f"With the {side} hand, {told}."))
-        told = f"the {side} hand to the {name} {place_words(spot)}"
-        forms.append((asked, f"The person stretches out {told}."))
+        answers = (
+            f"With the {side} hand, the person reaches for the {name} {where}.",
+            f"The person stretches out the {side} hand to the {name} {where}.",
+        )
+        forms += [(asked, answer) for answer in answers]
     return forms[rng.integers(len(forms))]
 
 

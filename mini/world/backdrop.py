@@ -50,13 +50,8 @@ def _texture(rng: np.random.Generator, table: str) -> np.ndarray:
         grain = 0.055 * _noise(rng, 4, 64) + 0.05 * _noise(rng, 8, 128) + 0.01 * fine
         return 1 + tone + grain - 0.3 * seam[None, :]
     if table == "stone":
-        return (
-            1
-            + 0.09 * _noise(rng, 8, 8)
-            + 0.06 * _noise(rng, 32, 32)
-            + 0.05 * _noise(rng, 128, 128)
-            + 0.025 * fine
-        )
+        coarse = 1 + 0.09 * _noise(rng, 8, 8) + 0.06 * _noise(rng, 32, 32)
+        return coarse + 0.05 * _noise(rng, 128, 128) + 0.025 * fine
     if table == "cloth":
         step = int(rng.choice((32, 64)))
         stripe = ((across // (step // 2)) % 2).astype(np.float32) - 0.5
@@ -80,9 +75,9 @@ def _wall(rng: np.random.Generator, size: tuple[int, int], edge: int) -> np.ndar
         grey = rng.uniform(0.25, 0.75)
         small[int(rng.integers(0, 8)) :, left : left + wide] = grey * rng.uniform(0.94, 1.05, 3)
     small[-1] *= 0.75
-    picture = Image.fromarray((np.clip(small, 0, 1) * 255).astype(np.uint8))
-    picture = picture.resize((width, max(edge, 1)), Image.Resampling.BICUBIC)
-    return np.asarray(picture, np.float32) / 255
+    image = Image.fromarray((np.clip(small, 0, 1) * 255).astype(np.uint8))
+    image = image.resize((width, max(edge, 1)), Image.Resampling.BICUBIC)
+    return np.asarray(image, np.float32) / 255
 
 
 def backdrop(rng: np.random.Generator, size: tuple[int, int], table: str) -> np.ndarray:
@@ -118,9 +113,6 @@ def light(rng: np.random.Generator, size: tuple[int, int], lit: float, gain: flo
 def tinted(hsv: tuple[float, float, float], tone: tuple[float, float, float]) -> np.ndarray:
     """A kind's colour under its scene's hue shift (degrees), saturation and value factors."""
     hue, saturation, value = hsv
-    return np.array(
-        colorsys.hsv_to_rgb(
-            (hue + tone[0]) / 360 % 1.0, min(saturation * tone[1], 1.0), min(value * tone[2], 1.0)
-        ),
-        np.float32,
-    )
+    turn = (hue + tone[0]) / 360 % 1.0
+    rgb = colorsys.hsv_to_rgb(turn, min(saturation * tone[1], 1.0), min(value * tone[2], 1.0))
+    return np.array(rgb, np.float32)

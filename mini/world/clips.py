@@ -1,4 +1,4 @@
-"""One clip: its scene, pictures, texts and truth, from (seed, dataset, split, index) alone."""
+"""One clip: its scene, images, texts and truth, from (seed, dataset, split, index) alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from egogen.seeds import stable_seed
 from mini.world import texts
 from mini.world.kinds import HOLD, KINDS
 from mini.world.render import Renderer
-from mini.world.scene import Scene, Thing, after, sample_scene
+from mini.world.scene import Action, Scene, Thing, after, sample_scene
 
 FPS = {"ego4d": 30.0, "epickitchen": 50.0}
 PARTICIPANTS = 37
@@ -49,8 +49,7 @@ class Clip:
         if self.dataset == "ego4d":
             text = f"{self.seed} {self.split} {self.index}".encode()
             digits = hashlib.sha256(text).hexdigest()
-            parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:32])
-            return "-".join(parts)
+            return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:32]))
         number = 2 * self.index + (self.split != "train")
         return f"P{number % PARTICIPANTS + 1:02d}_{number // PARTICIPANTS + 1:02d}"
 
@@ -64,12 +63,15 @@ class Clip:
     def frame_name(self, number: int) -> str:
         return f"frame_{number:010d}.jpg"
 
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        return self.scene.actions[: self.count]
+
     def entries(self) -> dict[str, dict[str, str]]:
         """action id -> the released JSON fields."""
         source, *targets = self.frame_numbers
         entries = {}
-        for k in range(self.count):
-            action = self.scene.actions[k]
+        for k, action in enumerate(self.actions):
             entries[str(k)] = {
                 "image_0": f"{self.name}/{k}/{self.frame_name(source)}",
                 "image_1": f"{self.name}/{k}/{self.frame_name(targets[k])}",
@@ -78,31 +80,22 @@ class Clip:
             }
         return entries
 
-    def pictures(self) -> list[bytes]:
-        """JPEG bytes of the source picture, then of each target."""
-        renderer = Renderer(self.scene)
-        state = self.scene.state
-        states = [state, *(after(state, action) for action in self.scene.actions[: self.count])]
-        return [jpeg(renderer.picture(each)) for each in states]
+    def images(self) -> list[bytes]:
+        """JPEG bytes of the source image, then of each target."""
+        renderer, state = Renderer(self.scene), self.scene.state
+        states = [state, *(after(state, action) for action in self.actions)]
+        return [jpeg(renderer.image(each)) for each in states]
 
     def metadata(self) -> dict[str, Any]:
         """Size and rate of the original video; per action its object's box there, [x, y, w, h]."""
         width, height = self.scene.video_size
         boxes = {}
-        for k in range(self.count):
-            action = self.scene.actions[k]
+        for k, action in enumerate(self.actions):
             x, y, w, h = box_of(self.scene, self.scene.state.things[action.object])
-            boxes[str(k)] = {
-                "object": action.object,
-                "bbox": [round(x * width), round(y * height), round(w * width), round(h * height)],
-            }
-        return {
-            "width": width,
-            "height": height,
-            "fps": FPS[self.dataset],
-            "split": self.split,
-            "actions": boxes,
-        }
+            box = [round(x * width), round(y * height), round(w * width), round(h * height)]
+            boxes[str(k)] = {"object": action.object, "bbox": box}
+        video = {"width": width, "height": height, "fps": FPS[self.dataset]}
+        return {**video, "split": self.split, "actions": boxes}
 
     def truth(self) -> dict[str, Any]:
         """What the scene holds and what each action does, for scoring."""
@@ -117,19 +110,16 @@ class Clip:
             for kind, thing in scene.state.things.items()
         }
         actions = {}
-        for k in range(self.count):
-            fields = {name: value or None for name, value in asdict(scene.actions[k]).items()}
-            spot = scene.state.things[scene.actions[k].target or scene.actions[k].object]
+        for k, action in enumerate(self.actions):
+            fields = {name: value or None for name, value in asdict(action).items()}
+            spot = scene.state.things[action.target or action.object]
             actions[str(k)] = {**fields, "where": texts.place_words(spot)}
-        return {
-            "split": self.split,
-            "scene": {"size": list(scene.size), "table": scene.table, "things": things},
-            "actions": actions,
-        }
+        seen = {"size": list(scene.size), "table": scene.table, "things": things}
+        return {"split": self.split, "scene": seen, "actions": actions}
 
 
 def box_of(scene: Scene, thing: Thing) -> tuple[float, float, float, float]:
-    """Relative box (left, top, width, height) of a thing in the source picture."""
+    """Relative box (left, top, width, height) of a thing in the source image."""
     width, height = scene.size
     unit = scene.unit * thing.scale
     wide, high = (side * unit for side in KINDS[thing.kind].size)
@@ -149,7 +139,7 @@ def box_of(scene: Scene, thing: Thing) -> tuple[float, float, float, float]:
     return left / width, top / height, (right - left) / width, (bottom - top) / height
 
 
-def jpeg(picture: Image.Image) -> bytes:
+def jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return buffer.getvalue()

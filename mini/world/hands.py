@@ -18,7 +18,7 @@ FINGERS = (  # root x, y; direction of the first bone in radians from straight a
 
 
 def elbow(size: tuple[int, int], side: str, x: float) -> tuple[float, float]:
-    """Where the forearm leaves the picture (px), for a hand at `x` px."""
+    """Where the forearm leaves the image (px), for a hand at `x` px."""
     width, height = size
     home = 0.1 if side == "left" else 0.9
     rest = 0.165 if side == "left" else 0.835

@@ -24,73 +24,27 @@ class Kind:
     preposition: str = ""  # how things are put there: "into", "onto", or not at all
     floor: tuple[float, float] = (0.0, 0.0)  # where the base of a thing put there comes to stand
     opens: bool = False
-    pours: bool = False  # takes liquid
-    washes: bool = False  # can be washed
-    cuts: bool = False  # can be cut
-    goes_into: tuple[str, ...] = ()
+    goes_into: tuple[str, ...] = ()  # kinds that it can be put into or onto
 
 
+CONTAINERS = ("bowl", "pan", "plate")
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind(
-            "apple",
-            "red",
-            (359, 0.86, 0.80),
-            (0.86, 0.86),
-            (0.0, -0.36),
-            cuts=True,
-            goes_into=("bowl", "pan", "plate"),
-        ),
-        Kind(
-            "carrot",
-            "orange",
-            (23, 0.94, 0.96),
-            (1.15, 0.5),
-            (0.0, -0.2),
-            cuts=True,
-            goes_into=("bowl", "pan", "plate"),
-        ),
+        Kind("apple", "red", (359, 0.86, 0.8), (0.86, 0.86), (0.0, -0.36), goes_into=CONTAINERS),
+        Kind("carrot", "orange", (23, 0.94, 0.96), (1.15, 0.5), (0.0, -0.2), goes_into=CONTAINERS),
         Kind("jar", "yellow", (49, 0.86, 0.93), (0.78, 0.86), (0.0, -0.38), opens=True),
         Kind("bottle", "green", (142, 0.74, 0.52), (0.48, 1.3), (0.0, -0.4)),
-        Kind(
-            "bowl",
-            "turquoise",
-            (181, 0.72, 0.78),
-            (1.16, 0.6),
-            (0.0, -0.12),
-            "into",
-            (0.0, -0.26),
-            pours=True,
-            washes=True,
-        ),
-        Kind(
-            "mug",
-            "blue",
-            (219, 0.78, 0.74),
-            (0.86, 0.76),
-            (0.0, -0.3),
-            pours=True,
-            washes=True,
-            goes_into=("plate",),
-        ),
+        Kind("bowl", "turquoise", (181, 0.72, 0.78), (1.16, 0.6), (0.0, -0.12), "into", (0, -0.26)),
+        Kind("mug", "blue", (219, 0.78, 0.74), (0.86, 0.76), (0.0, -0.3), goes_into=("plate",)),
         Kind("lunch box", "purple", (277, 0.58, 0.66), (1.06, 0.66), (0.0, -0.16), opens=True),
         Kind("sponge", "pink", (331, 0.5, 0.98), (0.86, 0.5), (0.0, -0.2)),
         Kind("plate", "white", (40, 0.03, 0.97), (1.26, 0.52), (0.0, 0.0), "onto", (0.0, -0.14)),
-        Kind(
-            "pan",
-            "black",
-            (220, 0.08, 0.1),
-            (1.06, 0.6),
-            (0.0, 0.18),
-            "into",
-            (0.0, -0.16),
-            pours=True,
-            washes=True,
-        ),
+        Kind("pan", "black", (220, 0.08, 0.1), (1.06, 0.6), (0.0, 0.18), "into", (0.0, -0.16)),
         Kind("knife", "lime", (77, 0.8, 0.86), (1.3, 0.32), (0.42, -0.12)),
     )
 }
+# What a sponge washes, a bottle fills and a knife cuts.
 WASHABLE = ("plate", "bowl", "pan", "mug")
 POURABLE = ("mug", "bowl", "pan")
 CUTTABLE = ("apple", "carrot")

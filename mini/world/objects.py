@@ -130,16 +130,9 @@ def lunch_box(pen: Pen, colour: np.ndarray, condition: str) -> None:
 def sponge(pen: Pen, colour: np.ndarray, condition: str) -> None:
     pen.box(0, -0.15, 0.42, 0.16, colour, slope(0.12 * pen.lit, -0.08, 0.82), round_by=0.08)
     pen.poly(((-0.41, -0.25), (0.41, -0.25), (0.35, -0.46), (-0.35, -0.46)), colour, slope(0, 0.05))
-    for x, y in (
-        (-0.25, -0.34),
-        (0.0, -0.4),
-        (0.2, -0.31),
-        (-0.1, -0.29),
-        (0.28, -0.41),
-        (-0.2, -0.14),
-        (0.12, -0.12),
-        (0.3, -0.17),
-    ):
+    top = ((-0.25, -0.34), (0.0, -0.4), (0.2, -0.31), (-0.1, -0.29), (0.28, -0.41))
+    front = ((-0.2, -0.14), (0.12, -0.12), (0.3, -0.17))
+    for x, y in (*top, *front):
         pen.ellipse(x, y, 0.035, 0.024, colour * 0.72)
 
 
@@ -161,11 +154,8 @@ def pan_back(pen: Pen, colour: np.ndarray, condition: str) -> None:
 
 def knife(pen: Pen, colour: np.ndarray, condition: str) -> None:
     """Blade to the left, dark handle to the right."""
-    pen.poly(
-        ((-0.78, -0.14), (-0.62, -0.27), (0.18, -0.27), (0.18, 0.03), (-0.55, 0.03)),
-        colour,
-        slope(0, -0.1, 1.0),
-    )
+    blade = ((-0.78, -0.14), (-0.62, -0.27), (0.18, -0.27), (0.18, 0.03), (-0.55, 0.03))
+    pen.poly(blade, colour, slope(0, -0.1, 1.0))
     pen.poly(((-0.78, -0.14), (-0.55, 0.03), (0.18, 0.03), (0.18, -0.05)), colour * 0.55 + 0.42)
     pen.box(0.44, -0.16, 0.28, 0.085, (0.2, 0.2, 0.21), tube(0.0, vertical=False), round_by=0.07)
     pen.capsule((-0.55, -0.22), (0.1, -0.22), 0.012, 0.012, WHITE, alpha=0.5)

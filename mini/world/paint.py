@@ -22,19 +22,17 @@ class Layer:
         self.alpha = np.zeros((*shape, 1), np.float32)
 
     def window(self, x: float, y: float, reach: float):
-        """The part within `reach` of (x, y): slices, pixel centres relative to (x, y); or None."""
+        """The part within `reach` of (x, y): slices, and pixel centres relative to (x, y).
+
+        Empty where that is beyond the layer.
+        """
         left = max(math.floor(x - reach), self.x0)
-        right = min(math.ceil(x + reach) + 1, self.x1)
+        right = max(min(math.ceil(x + reach) + 1, self.x1), left)
         top = max(math.floor(y - reach), self.y0)
-        bottom = min(math.ceil(y + reach) + 1, self.y1)
-        if left >= right or top >= bottom:
-            return None
+        bottom = max(min(math.ceil(y + reach) + 1, self.y1), top)
         across = np.arange(left, right, dtype=np.float32)[None, :] + np.float32(0.5 - x)
         down = np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5 - y)
-        part = (
-            slice(top - self.y0, bottom - self.y0),
-            slice(left - self.x0, right - self.x0),
-        )
+        part = slice(top - self.y0, bottom - self.y0), slice(left - self.x0, right - self.x0)
         return part, across, down
 
     def blend(self, part, mask: np.ndarray, colour: np.ndarray) -> None:
@@ -69,10 +67,7 @@ class Pen:
 
     def _local(self, x, y, reach, turn):
         """Window around (x, y): slices, and px coordinates (p, q) along the shape's own axes."""
-        found = self.layer.window(*self.at(x, y), reach * self.unit + 2.0)
-        if found is None:
-            return None
-        part, across, down = found
+        part, across, down = self.layer.window(*self.at(x, y), reach * self.unit + 2.0)
         angle = self.angle + self.flip * turn
         cos, sin = math.cos(angle), math.sin(angle)
         return part, (across * cos + down * sin) * self.flip, down * cos - across * sin
@@ -85,10 +80,7 @@ class Pen:
 
     def ellipse(self, x, y, a, b, colour, shade: Shade | None = None, turn=0.0, alpha=1.0, half=0):
         """Half axes a, b. `half` +1 keeps the lower half, -1 the upper. Shades get [-1, 1]."""
-        found = self._local(x, y, max(a, b), turn)
-        if found is None:
-            return
-        part, p, q = found
+        part, p, q = self._local(x, y, max(a, b), turn)
         p, q = p / (a * self.unit), q / (b * self.unit)
         radius = np.sqrt(p * p + q * q)
         slope = np.sqrt((p / a) ** 2 + (q / b) ** 2) / (self.unit * np.maximum(radius, 1e-3))
@@ -99,10 +91,7 @@ class Pen:
 
     def glow(self, x, y, a, b, colour, alpha=1.0, turn=0.0, power=1.5):
         """A soft ellipse that fades to nothing at its rim: shadows, highlights, steam."""
-        found = self._local(x, y, max(a, b), turn)
-        if found is None:
-            return
-        part, p, q = found
+        part, p, q = self._local(x, y, max(a, b), turn)
         distance = (p / (a * self.unit)) ** 2 + (q / (b * self.unit)) ** 2
         mask = np.clip(1.0 - distance, 0.0, 1.0) ** power
         self._fill(part, mask, colour, None, p, q, alpha)
@@ -111,28 +100,21 @@ class Pen:
         self, x, y, a, b, colour, shade: Shade | None = None, round_by=0.05, turn=0.0, alpha=1.0
     ):
         """Rectangle of half sides a, b with corners rounded by `round_by`."""
-        found = self._local(x, y, math.hypot(a, b), turn)
-        if found is None:
-            return
-        part, p, q = found
+        part, p, q = self._local(x, y, math.hypot(a, b), turn)
         corner = min(round_by, a, b) * self.unit
         dx = np.abs(p) - (a * self.unit - corner)
         dy = np.abs(q) - (b * self.unit - corner)
         outside = np.sqrt(np.maximum(dx, 0.0) ** 2 + np.maximum(dy, 0.0) ** 2)
         distance = outside + np.minimum(np.maximum(dx, dy), 0.0) - corner
-        self._fill(
-            part, 0.5 - distance, colour, shade, p / (a * self.unit), q / (b * self.unit), alpha
-        )
+        p, q = p / (a * self.unit), q / (b * self.unit)
+        self._fill(part, 0.5 - distance, colour, shade, p, q, alpha)
 
     def capsule(self, start, end, r0, r1, colour, shade: Shade | None = None, alpha=1.0, soft=1.0):
         """A bar with round ends of radii r0, r1. Shades get (t in [0, 1], q in [-1, 1])."""
         x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
         dx, dy = end[0] - start[0], end[1] - start[1]
         length = max(math.hypot(dx, dy), 1e-6)
-        found = self._local(x, y, length / 2 + max(r0, r1), math.atan2(dy, dx))
-        if found is None:
-            return
-        part, p, q = found
+        part, p, q = self._local(x, y, length / 2 + max(r0, r1), math.atan2(dy, dx))
         half = length / 2 * self.unit
         along = np.clip((p + half) / (2 * half), 0.0, 1.0)
         radius = (r0 + (r1 - r0) * along) * self.unit
@@ -146,10 +128,7 @@ class Pen:
         xs, ys = [point[0] for point in points], [point[1] for point in points]
         x, y = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
         a, b = max((max(xs) - min(xs)) / 2, 1e-3), max((max(ys) - min(ys)) / 2, 1e-3)
-        found = self._local(x, y, math.hypot(a, b), 0.0)
-        if found is None:
-            return
-        part, p, q = found
+        part, p, q = self._local(x, y, math.hypot(a, b), 0.0)
         p, q = np.broadcast_arrays(p, q)
         area = sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(points)))
         distance = np.full(p.shape, -np.inf, np.float32)
@@ -158,9 +137,8 @@ class Pen:
             scale = math.copysign(1.0, area) / max(math.hypot(ex, ey), 1e-6)
             px, py = p - (xs[i] - x) * self.unit, q - (ys[i] - y) * self.unit
             np.maximum(distance, (px * ey - py * ex) * np.float32(scale), out=distance)
-        self._fill(
-            part, 0.5 - distance, colour, shade, p / (a * self.unit), q / (b * self.unit), alpha
-        )
+        p, q = p / (a * self.unit), q / (b * self.unit)
+        self._fill(part, 0.5 - distance, colour, shade, p, q, alpha)
 
 
 def ball(lit: float) -> Shade:
@@ -180,15 +158,8 @@ def tube(lit: float, vertical: bool = True, low: float = 0.55) -> Shade:
 
     def shade(p, q):
         across, side = (np.clip(p, -1, 1), lx) if vertical else (np.clip(q, -1, 1), ly)
-        return (
-            low
-            + (1.14 - low)
-            * np.maximum(
-                across * side + np.sqrt(1.0 - across * across) * np.sqrt(1 - side * side), 0.0
-            )
-            + 0 * q
-            + 0 * p
-        )
+        facing = across * side + np.sqrt(1.0 - across * across) * np.sqrt(1 - side * side)
+        return low + (1.14 - low) * np.maximum(facing, 0.0) + 0 * q + 0 * p
 
     return shade
 
@@ -199,6 +170,6 @@ def slope(dx: float, dy: float, base: float = 1.0) -> Shade:
 
 
 def _light(lit: float) -> tuple[float, float, float]:
-    vector = (0.7 * lit, -0.62, 0.62)
-    length = math.sqrt(sum(value * value for value in vector))
-    return tuple(value / length for value in vector)
+    x, y, z = 0.7 * lit, -0.62, 0.62
+    length = math.sqrt(sum(value * value for value in (x, y, z)))
+    return x / length, y / length, z / length

@@ -1,4 +1,4 @@
-"""State -> picture. Layers of things that do not change are drawn once a clip and kept."""
+"""State -> image. Layers of things that do not change are drawn once a clip and kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KNIFE_TURN = 0.75
 
 
 class Renderer:
-    """Pictures of one clip: `Renderer(scene).picture(state)`."""
+    """Images of one clip: `Renderer(scene).image(state)`."""
 
     def __init__(self, scene: Scene):
         self.scene = scene
@@ -29,8 +29,8 @@ class Renderer:
         self.sleeve = np.array(scene.sleeve, np.float32)
         self.kept: dict[tuple, Layer] = {}
 
-    def picture(self, state: State) -> Image.Image:
-        """RGB picture of the state, at the scene's size."""
+    def image(self, state: State) -> Image.Image:
+        """RGB image of the state, at the scene's size."""
         canvas = self.empty.copy()
         standing = [thing for thing in state.things.values() if thing.place]
         for thing in sorted(standing, key=lambda thing: thing.y):
@@ -66,9 +66,8 @@ class Renderer:
             pen = Pen(layer, x, y, unit, lit=self.scene.lit)
             if part == "back":
                 objects.shadow(pen, KINDS[thing.kind].size[0])
-                objects.BACK[thing.kind](pen, self.colour(thing.kind), thing.condition)
-            else:
-                objects.FRONT[thing.kind](pen, self.colour(thing.kind), thing.condition)
+            draw = (objects.BACK if part == "back" else objects.FRONT)[thing.kind]
+            draw(pen, self.colour(thing.kind), thing.condition)
             self.kept[key] = layer
         return self.kept[key]
 

@@ -1,7 +1,7 @@
 """Scenes and actions: what stands where, which hand holds what, and what an action leaves behind.
 
 A scene is a function of its random generator alone; the state after an action is a function of the
-state before it and of the action, so that the target picture follows from what the source shows.
+state before it and of the action, so that the target image follows from what the source shows.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ SIZES = {
     "epickitchen": (((456, 256), (1920, 1080), 1.0),),
 }
 TABLES = ("planks", "stone", "cloth", "laminate")
+HELD = {"apple": 0.17, "carrot": 0.17, "mug": 0.1, "bottle": 0.2, "knife": 0.16, "sponge": 0.2}
+CONDITIONS = {"open": "open", "close": "closed", "cut": "cut", "wash": "washed"}  # verb -> after it
 VERB_WEIGHTS = {"pick up": 0.3, "open": 1.2, "close": 1.2, "put": 1.0, "pour": 1.3, "cut": 1.2}
 
 
@@ -62,7 +64,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Scene:
-    """What the pictures of one clip share; `lit` in [-1, 1]: light from the left to the right."""
+    """What the images of one clip share; `lit` in [-1, 1]: light from the left to the right."""
 
     size: tuple[int, int]
     video_size: tuple[int, int]
@@ -73,9 +75,7 @@ class Scene:
     skin: tuple[float, float, float]
     sleeve: tuple[float, float, float]
     sway: dict[str, tuple[float, float]]  # per hand: shift of its poses, relative
-    tones: dict[
-        str, tuple[float, float, float]
-    ]  # per kind: hue shift, saturation and value factors
+    tones: dict[str, tuple[float, float, float]]  # per kind: hue shift, saturation, value factors
     state: State
     actions: tuple[Action, ...]
 
@@ -124,17 +124,15 @@ def sample_scene(rng: np.random.Generator, dataset: str, wanted_actions: int = 3
         skin=SKINS[rng.integers(len(SKINS))],
         sleeve=SLEEVES[rng.integers(len(SLEEVES))],
         sway={side: tuple(rng.uniform(-0.015, 0.015, 2).tolist()) for side in SIDES},
-        tones={
-            kind: (
-                float(rng.uniform(-3, 3)),
-                float(rng.uniform(0.93, 1.05)),
-                float(rng.uniform(0.93, 1.04)),
-            )
-            for kind in KINDS
-        },
+        tones={kind: _tone(rng) for kind in KINDS},
         state=state,
         actions=_choose(rng, options, wanted_actions),
     )
+
+
+def _tone(rng: np.random.Generator) -> tuple[float, float, float]:
+    hue, saturation, value = (rng.uniform(*ends) for ends in ((-3, 3), (0.93, 1.05), (0.93, 1.04)))
+    return float(hue), float(saturation), float(value)
 
 
 def _stand(rng: np.random.Generator, kind: str, place: str) -> Thing:
@@ -145,14 +143,20 @@ def _stand(rng: np.random.Generator, kind: str, place: str) -> Thing:
     return Thing(kind, float(spot.x + dx), float(spot.y + dy), scale, place, condition)
 
 
+def _opener_first(rng: np.random.Generator, kinds: list[str], probability: float) -> list[str]:
+    """Perhaps a jar or lunch box before the rest: opening and closing would be rare otherwise."""
+    if rng.random() >= probability:
+        return kinds
+    opener = "jar" if rng.random() < 0.5 else "lunch box"
+    return [opener, *(kind for kind in kinds if kind != opener)]
+
+
 def _idle_state(rng: np.random.Generator) -> State:
     """Both hands empty: four or five things, one of them near."""
     places = [name for name in PLACES if name.startswith("far")]
     places.append(str(rng.choice([name for name in PLACES if name.startswith("near")])))
     kinds = [str(kind) for kind in rng.permutation([*KINDS])]
-    if rng.random() < 0.7:  # opening and closing would be rare otherwise
-        opener = "jar" if rng.random() < 0.5 else "lunch box"
-        kinds = [opener, *(kind for kind in kinds if kind != opener)]
+    kinds = _opener_first(rng, kinds, 0.7)
     places = [str(place) for place in rng.permutation(places)][: int(rng.integers(4, 6))]
     if dict(zip(kinds, places, strict=False)).get("bottle", "").startswith("near"):
         places = [*places[1:], places[0]]  # so tall there, it would hide what stands behind it
@@ -169,12 +173,7 @@ def _targets_of(held: str) -> tuple[str, ...]:
 def _holding_state(rng: np.random.Generator) -> State:
     """One hand holds something and has one or two targets on its side; the other side is free."""
     side = str(rng.choice(SIDES))
-    held = str(
-        rng.choice(
-            ("apple", "carrot", "mug", "bottle", "knife", "sponge"),
-            p=(0.17, 0.17, 0.1, 0.2, 0.16, 0.2),
-        )
-    )
+    held = str(rng.choice([*HELD], p=[*HELD.values()]))
     targets = [str(kind) for kind in rng.permutation(_targets_of(held))][:2]
     places = [f"far inner {side}", f"near inner {side}"]
     if held not in ("bottle", "knife"):
@@ -182,10 +181,7 @@ def _holding_state(rng: np.random.Generator) -> State:
     places = [str(place) for place in rng.permutation(places)]
     things = [_stand(rng, kind, place) for kind, place in zip(targets, places, strict=False)]
     spare = [kind for kind in KINDS if kind not in (held, *targets)]
-    free_kinds = [str(kind) for kind in rng.permutation(spare)]
-    if rng.random() < 0.6:
-        opener = "jar" if rng.random() < 0.5 else "lunch box"
-        free_kinds = [opener, *(kind for kind in free_kinds if kind != opener)]
+    free_kinds = _opener_first(rng, [str(kind) for kind in rng.permutation(spare)], 0.6)
     free = [f"far inner {other(side)}", f"far outer {other(side)}"]
     free = [str(place) for place in rng.permutation(free)]
     if rng.random() < 0.4 and f"far outer {side}" not in places[: len(targets)]:
@@ -209,9 +205,8 @@ def possible_actions(state: State) -> list[Action]:
                 if PLACES[near.place].side == thing.held
                 and (near.place.split()[1] == "inner" or thing.kind not in ("bottle", "knife"))
             ]
-            for target in _targets_of(thing.kind):
-                if target in reach:
-                    actions.append(_work(thing.kind, thing.held, target))
+            targets = [kind for kind in _targets_of(thing.kind) if kind in reach]
+            actions += [_work(thing.kind, thing.held, target) for target in targets]
     for thing in on_table:
         side = PLACES[thing.place].side
         if state.hands[side].mode != "rest":
@@ -248,18 +243,14 @@ def after(state: State, action: Action) -> State:
     if action.verb == "pick up":
         things[action.object] = replace(thing, held=action.hand, place="")
         hands[action.hand] = Hand("hold")
-    elif action.verb in ("open", "close"):
-        condition = "open" if action.verb == "open" else "closed"
-        things[action.object] = replace(thing, condition=condition)
-        hands[action.hand] = Hand("touch", action.object)
+    elif action.verb in CONDITIONS:
+        things[action.object] = replace(thing, condition=CONDITIONS[action.verb])
+        mode = "touch" if action.verb in ("open", "close") else action.verb
+        hands[action.hand] = Hand(mode, action.object)
     elif action.verb == "put":
         things[action.object] = replace(thing, held="", inside=action.target)
         hands[action.hand] = Hand("release", action.target)
     elif action.verb == "pour":
         things[action.target] = replace(things[action.target], condition="filled")
         hands[action.hand] = Hand("pour", action.target)
-    elif action.verb in ("cut", "wash"):
-        condition = "cut" if action.verb == "cut" else "washed"
-        things[action.object] = replace(thing, condition=condition)
-        hands[action.hand] = Hand(action.verb, action.object)
     return State(things, hands)

@@ -10,20 +10,8 @@ from mini.world.kinds import KINDS
 from mini.world.scene import Action, Scene, State, Thing, other
 
 QUESTION = "<image>\nHow does the person properly {} that is displayed in the video frame?"
-LEMMAS = {
-    "picks": "pick",
-    "takes": "take",
-    "lifts": "lift",
-    "opens": "open",
-    "closes": "close",
-    "puts": "put",
-    "places": "place",
-    "pours": "pour",
-    "cuts": "cut",
-    "slices": "slice",
-    "washes": "wash",
-    "cleans": "clean",
-}
+VERBS = ("pick", "take", "lift", "open", "close", "put", "place", "pour", "cut", "slice", "clean")
+LEMMAS = {f"{verb}s": verb for verb in VERBS} | {"washes": "wash"}
 
 # {o}, {t}, {w}: object, target and tool with articles; the first form is the commonest
 NARRATIONS = {
@@ -124,12 +112,17 @@ def cleaned(text: str) -> str:
 
 def place_words(thing: Thing) -> str:
     """Where a thing stands, from its position alone."""
-    side = "left" if thing.x < 0.5 else "right"
-    if thing.y > 0.6:
-        return f"at the near side {side} of the middle"
-    if abs(thing.x - 0.5) > 0.25:
+    depth = "near" if thing.y > 0.6 else "far"
+    ring = "outer" if abs(thing.x - 0.5) > 0.25 else "inner"
+    return spot_phrase(f"{depth} {ring} {'left' if thing.x < 0.5 else 'right'}")
+
+
+def spot_phrase(spot: str) -> str:
+    """Words for one of PLACES: "far outer left" -> "at the far left corner of the table"."""
+    depth, ring, side = spot.split()
+    if (depth, ring) == ("far", "outer"):
         return f"at the far {side} corner of the table"
-    return f"at the far side {side} of the middle"
+    return f"at the {depth} side {side} of the middle"
 
 
 def _named(kind: str) -> str:
@@ -172,9 +165,9 @@ def parse_description(text: str) -> dict[str, str | None]:
     verb = min(found)[1] if found else None
     distinct = list(dict.fromkeys(kinds))
     takes_target = verb in ("put", "pour") and len(distinct) > 1
+    sides = "(?:left|right)"
     place = re.search(
-        r"at the (?:near|far) side (?:left|right) of the "
-        r"middle|at the far (?:left|right) corner of the table",
+        f"at the (?:near|far) side {sides} of the middle|at the far {sides} corner of the table",
         text,
     )
     return {

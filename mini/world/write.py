@@ -18,7 +18,7 @@ from mini.world.clips import Clip
 from mini.world.texts import QUESTION, cleaned
 
 RECORD = "mini.json"
-VERSION = 2  # of scenes and renderer; part of the request, so that old pictures are not kept
+VERSION = 2  # of scenes and renderer; part of the request, so that old frames are not kept
 
 
 def truth_file(root: Path, dataset: str) -> Path:
@@ -30,7 +30,7 @@ def conversations_file(root: Path, dataset: str) -> Path:
 
 
 def share(total: int, parts: int) -> list[int]:
-    """`total` in `parts` nearly equal whole numbers, larger ones first."""
+    """`total` in `parts` nearly equal integers, larger ones first."""
     return [total // parts + (k < total % parts) for k in range(parts)]
 
 
@@ -55,13 +55,13 @@ def plan(request: dict[str, Any]) -> dict[tuple[str, str], list[Clip]]:
 
 
 def default_val_pairs(pairs: int, datasets: int, actions_per_clip: int) -> int:
-    """About a tenth in whole clips, at least one clip a dataset."""
+    """About a tenth, in complete clips, at least one clip a dataset."""
     clips = max(1, round(pairs / datasets / 10 / actions_per_clip))
     return min(clips * actions_per_clip * datasets, pairs // 2)
 
 
 def write_clip(root: Path, clip: Clip) -> tuple[str, dict, dict, dict]:
-    """Write the clip's missing pictures; (clip id, JSON entries, metadata, truth)."""
+    """Write the clip's missing frames; (clip id, JSON entries, metadata, truth)."""
     folder = frame_folder(root, clip.dataset, clip.split)
     truths = frame_folder(root, clip.dataset, GROUND_TRUTH)
     entries = clip.entries()
@@ -71,9 +71,9 @@ def write_clip(root: Path, clip: Clip) -> tuple[str, dict, dict, dict]:
         if clip.split == "val":
             files.append((truths / entry["image_1"], k + 1))
     if not all(path.is_file() for path, _ in files):
-        pictures = clip.pictures()
+        images = clip.images()
         for path, which in files:
-            write_bytes(path, pictures[which])
+            write_bytes(path, images[which])
     return clip.name, entries, clip.metadata(), clip.truth()
 
 
@@ -129,13 +129,8 @@ def write_dataset(root: Path, request: dict[str, Any], workers: int = 1) -> dict
     check_request(root, request)
     write_json(root / RECORD, {"request": request, "complete": False})
     clips = [clip for group in plans.values() for clip in group]
-    rows = dict(
-        zip(
-            clips,
-            track(_results(root, clips, workers), len(clips), "mini dataset", "clips"),
-            strict=True,
-        )
-    )
+    results = track(_results(root, clips, workers), len(clips), "mini dataset", "clips")
+    rows = dict(zip(clips, results, strict=True))
     counts: dict[str, dict[str, int]] = {}
     for dataset in request["datasets"]:
         metadata, truth = {}, {}

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the finetune_*.sh scripts: finds paths and engine, starts the processes, passes flags on.
 #
 #   bash vllm/scripts/finetune_ego4d.sh MODEL DATA IMAGES OUTPUT [flags of llava.train.train]
@@ -5,7 +6,7 @@
 # The four paths may also come from the environment, or as the flags of the entry:
 #   MODEL   --model_name_or_path  folder of the pretrained model
 #   DATA    --data_path           the conversations file
-#   IMAGES  --image_folder        folder that its pictures are relative to
+#   IMAGES  --image_folder        folder that its images are relative to
 #   OUTPUT  --output_dir          where checkpoints and the tuned model go
 # What is given in no way is looked for by settings.env, except in the mini run: MODEL in
 # LEGO_WEIGHTS/pretrained, DATA in LEGO_DATASET/gpt_curated (if it is clear which), IMAGES in
@@ -37,19 +38,19 @@ path_by_settings() { # path_by_settings NAME: where a file of $dataset is by set
   [[ -n "${dataset:-}" ]] || return 0
   from_settings "$dataset" train
   case $1 in
-    MODEL) printf '%s' "$pretrained" ;;
-    IMAGES) printf '%s' "$image_dir" ;;
-    OUTPUT) printf '%s' "$model_path" ;;
+    MODEL) printf '%s' "${pretrained:?}" ;;
+    IMAGES) printf '%s' "${image_dir:?}" ;;
+    OUTPUT) printf '%s' "${model_path:?}" ;;
     DATA)
       found=("$LEGO_DATASET"/gpt_curated/*"$dataset"*.json)
       if (( ${#found[@]} == 1 )) && [[ -f "${found[0]}" ]]; then printf '%s' "${found[0]}"; fi ;;
   esac
 }
 
-find_paths() { # find_paths "$@": sets paths and flags, or tells all that is wrong with the paths
+find_paths() { # find_paths "$@": sets paths and flags, or prints all that is wrong with the paths
   local positional=() wrong=() name flag value index=0
   if [[ " $* " =~ \ (--help|-h)\  ]]; then
-    sed -n '3,/^#   PYTHON/{s/^# \{0,1\}//;p}' "$here/finetune.sh"
+    sed -n '4,/^#   PYTHON/{s/^# \{0,1\}//;p}' "$here/finetune.sh"
     exec "$PYTHON" -m llava.train.train --help
   fi
   while [[ $# -gt 0 && $1 != --* ]]; do positional+=("$1"); shift; done

@@ -11,7 +11,9 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/slurm.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/finetune.sh"
 script="$here/finetune_${1:-}.sh"
-[ $# -gt 0 ] && [ -f "$script" ] || fail "usage: sbatch_finetune.sh ego4d|epickitchen MODEL DATA IMAGES OUTPUT"
+if [ $# = 0 ] || [ ! -f "$script" ]; then
+  fail "usage: sbatch_finetune.sh ego4d|epickitchen MODEL DATA IMAGES OUTPUT"
+fi
 dataset=${1/mini/}
 shift
 find_paths "$@"

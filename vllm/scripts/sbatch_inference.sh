@@ -47,6 +47,7 @@ logs="$root/vllm/out/logs"
 mkdir -p "$logs"
 export LEGO_ROOT="$root"
 save_path=${save_path%/}
+# shellcheck disable=SC2154  # $names are set by name: environment, arguments or settings.env
 array=$(submit --job-name=lego-describe "--array=1-$chunks" "--output=$logs/describe_%A_%a.log" \
   "$root/vllm/scripts/sbatch_inference/inference_sbatch.sh" \
   --model-path "$model_path" --image-dir "$image_dir" --action-label "$action_label" \

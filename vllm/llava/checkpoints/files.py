@@ -7,21 +7,18 @@ a 26 GB checkpoint can be renamed, converted and put on a GPU on a machine with 
 from __future__ import annotations
 
 import os
-import pickle
 import re
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from egogen.atomic import atomic_path, read_json, write_json
 from egogen.errors import EgoGenError
 from egogen.jobs import Progress
-from egogen.weight_files import load_torch
+from egogen.weight_files import read_weight_file, tensors
 
 # Names of every layout -> names of transformers' Llava, as regular expressions.
 MODEL_NAMES = {
@@ -62,7 +59,6 @@ HUB_NAMES = {
 COMPUTED = ("rotary_emb.inv_freq", "position_ids")  # buffers of older files, computed anew
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")  # or their `.index.json` with shards
 SHARD_SIZE = "4GB"
-SHOWN = 8  # names of each kind in an error line
 
 
 def rename(name: str, rules: Mapping[str, str]) -> str:
@@ -102,38 +98,12 @@ def _shards(index: Path) -> list[Path]:
     return files
 
 
-def read_file(path: Path) -> dict[str, Tensor]:
-    """Tensors of one weight file by name, mapped. Nothing pickled is executed.
-
-    Raises EgoGenError for a file that is cut short, is none, or holds other things than tensors.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        state = load_torch(path)
-    except (
-        SafetensorError,
-        OSError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as error:
-        raise EgoGenError(f"{path}: not a readable file of weights ({error})") from error
-    other = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
-    if other:
-        raise EgoGenError(f"{path}: entry {other[0]!r} is no tensor, expected weights alone")
-    return dict(state)
-
-
 def read_weights(folder: Path, rules: Mapping[str, str] = MODEL_NAMES) -> dict[str, Tensor]:
     """All weights of a folder under the names that `rules` make of theirs, mapped."""
     return {
         rename(name, rules): value
         for path in weight_files(folder)
-        for name, value in read_file(path).items()
+        for name, value in tensors(read_weight_file(path), path).items()
         if not name.endswith(COMPUTED)
     }
 
@@ -142,39 +112,11 @@ def read_tower(files: Iterable[Path]) -> dict[str, Tensor]:
     """A vision tower from the weight files of its own folder, under its names in the model."""
     state = {}
     for path in files:
-        for name, value in read_file(path).items():
+        for name, value in tensors(read_weight_file(path), path).items():
             inside = rename(name, TOWER_NAMES)
             if inside != name and not name.endswith(COMPUTED):
                 state[inside] = value
     return state
-
-
-def check_weights(
-    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: object
-) -> None:
-    """Compare {name: shape}. Raises one EgoGenError that lists what is missing, unknown, other."""
-    other = {
-        f"{name} {tuple(found[name])} for {tuple(shape)}"
-        for name, shape in expected.items()
-        if name in found and tuple(found[name]) != tuple(shape)
-    }
-    problems = [
-        f"{words} {len(names)} ({_list(names)})"
-        for words, names in (
-            ("lacks", expected.keys() - found.keys()),
-            ("holds unknown", found.keys() - expected.keys()),
-            ("has another shape for", other),
-        )
-        if names
-    ]
-    if problems:
-        raise EgoGenError(f"{where}: weights that config.json does not fit: {'; '.join(problems)}")
-
-
-def _list(names: Iterable[str]) -> str:
-    names = sorted(names)
-    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
-    return ", ".join([*names[:SHOWN], *more])
 
 
 def write_weights(

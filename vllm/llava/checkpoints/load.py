@@ -22,6 +22,7 @@ from transformers.modeling_utils import set_zero3_state
 from egogen.atomic import atomic_path
 from egogen.devices import usable_device
 from egogen.errors import EgoGenError
+from egogen.weight_files import check_names, shapes_of
 from llava.checkpoints.config import (
     ADDED_ROWS,
     hub_file,
@@ -33,7 +34,6 @@ from llava.checkpoints.config import (
 )
 from llava.checkpoints.files import (
     WHOLE_FILES,
-    check_weights,
     read_tower,
     read_weights,
     weight_files,
@@ -93,8 +93,8 @@ def read_state(
         named = tower_name(fields) if is_released(fields) else None
         state |= read_tower(_tower_files(folder, vision_tower or named, bool(vision_tower)))
     with torch.device("meta"), set_zero3_state():  # nothing to be shared out by DeepSpeed
-        expected = {name: value.shape for name, value in Llava(config).state_dict().items()}
-    check_weights({name: value.shape for name, value in state.items()}, expected, folder)
+        expected = shapes_of(Llava(config).state_dict())
+    check_names(shapes_of(state), expected, f"{folder}: weights that config.json does not fit")
     return state
 
 

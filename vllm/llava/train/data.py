@@ -108,7 +108,7 @@ class TuningData(Dataset):
             pictured = conversation.image is not None
             if pictured and not (self.image_folder / conversation.image).is_file():
                 raise EgoGenError(
-                    f"{self.image_folder / conversation.image}: no such picture "
+                    f"{self.image_folder / conversation.image}: no such image "
                     f"(conversation {conversation.name!r})"
                 )
             encoded = encode_conversation(conversation.turns, template, tokenizer, pictured)

@@ -11,4 +11,4 @@ MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export PYTHON MASTER_ADDR MASTER_PORT LEGO_TASK_PER_GPU=1
 echo "tuning on $SLURM_JOB_NODELIST, $(date), attempt $((${SLURM_RESTART_COUNT:-0} + 1))"
-job_run_told srun --kill-on-bad-exit=1 bash "$@"
+job_run_warned srun --kill-on-bad-exit=1 bash "$@"

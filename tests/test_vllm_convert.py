@@ -19,7 +19,7 @@ from llava.checkpoints.config import read_config
 from llava.checkpoints.convert import convert
 from llava.checkpoints.files import read_weights
 from llava.checkpoints.load import load, load_model, quantization_of, read_state, save_tools
-from llava.describing.stores import model_info
+from llava.describing.llava_describer import model_info
 from llava.eval.arguments import load_asked
 from llava.eval.run_llava_in_loop import parse
 from llava.tokens import IMAGE_ID

@@ -1,4 +1,4 @@
-"""Tuning: a killed run ends with the weights of an undisturbed one; bad input is told in a line."""
+"""Tuning: a killed run ends with the weights of an undisturbed one; bad input gets one line."""
 
 import json
 import os
@@ -162,7 +162,7 @@ GOOD = "ego4d-train-clip0/0/frame_000010.jpg"
         ([conversation(GOOD), conversation(GOOD, None)], ["entry 1", "turn 1", "value"]),
         ([conversation("../../x.jpg")], ["entry 0", "image", "../../x.jpg"]),
         ([conversation("/etc/x.jpg")], ["entry 0", "image", "/etc/x.jpg"]),
-        ([conversation("a/0/none.jpg")], ["a/0/none.jpg", "no such picture"]),
+        ([conversation("a/0/none.jpg")], ["a/0/none.jpg", "no such image"]),
     ],
 )
 def test_bad_conversations(model_folder, images, tmp_path, capsys, rows, words):

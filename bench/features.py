@@ -36,7 +36,7 @@ from egogen.jobs import track  # noqa: E402
 from ldm.data import Located, project, read_features  # noqa: E402
 
 PATCHES, VISION, WIDTH = 256, 1024, 5120
-DISTINCT = 8  # pictures; reading does not care that they come again and again
+DISTINCT = 8  # images; reading does not care that they come again and again
 BATCH = 32
 CONDITIONER = {"variant": "both", "feature_dim": WIDTH, "image_rows": PATCHES, "text_rows": 77}
 

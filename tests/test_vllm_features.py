@@ -224,7 +224,7 @@ def test_results_of_other_settings_are_refused(frames, loaded, released):
         run(job(frames, released), describer_of(loaded, temperature=0.7))
 
 
-def test_missing_last_chunks_are_told(frames, describer, tmp_path):
+def test_missing_last_chunks_are_named(frames, describer, tmp_path):
     for index in (1, 2):
         run(job(frames, tmp_path, num_chunks=4, chunk_idx=index), describer)
     with pytest.raises(EgoGenError, match="chunks 3, 4 are missing"):
@@ -284,7 +284,7 @@ def test_features_are_made_from_the_json_alone(
     assert digest(tmp_path) == before
 
 
-def test_texts_that_are_missing_are_told(capsys, frames, folder, texts, tmp_path):
+def test_texts_that_are_missing_are_named(capsys, frames, folder, texts, tmp_path):
     content = json.loads(texts[0].read_text())
     content["clip_3"]["30"]["llava_forecast_finetune"] = "  "
     path = tmp_path / "ego4d_val.json"

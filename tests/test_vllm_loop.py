@@ -1,4 +1,4 @@
-"""Describing a split: chunks, batches and restarts change nothing; bad input is told in a line."""
+"""Describing a split: chunks, batches and restarts change nothing; bad input gets one line."""
 
 import json
 

@@ -155,7 +155,7 @@ class CompactStore:
             _check_shape(shape, where, self.projector.input_width, rows)
         if width is not None and self._width(shape[-1]) != width:
             raise EgoGenError(
-                f"{where}: width {self._width(shape[-1])} of the language model, expected {width}"
+                f"{where}: width {self._width(shape[-1])} for stage 2, expected {width}"
             )
         _check_shape(shape, where, None, rows)
 

@@ -5,7 +5,7 @@
 # The four paths may also come from the environment, or as the flags of the entry:
 #   MODEL   --model_name_or_path  folder of the pretrained model
 #   DATA    --data_path           the conversations file
-#   IMAGES  --image_folder        folder that its pictures are relative to
+#   IMAGES  --image_folder        folder that its images are relative to
 #   OUTPUT  --output_dir          where checkpoints and the tuned model go
 # What is given in no way is looked for by settings.env, except in the mini run: MODEL in
 # LEGO_WEIGHTS/pretrained, DATA in LEGO_DATASET/gpt_curated (if it is clear which), IMAGES in
@@ -46,7 +46,7 @@ path_by_settings() { # path_by_settings NAME: where a file of $dataset is by set
   esac
 }
 
-find_paths() { # find_paths "$@": sets paths and flags, or tells all that is wrong with the paths
+find_paths() { # find_paths "$@": sets paths and flags, or prints all that is wrong with the paths
   local positional=() wrong=() name flag value index=0
   if [[ " $* " =~ \ (--help|-h)\  ]]; then
     sed -n '3,/^#   PYTHON/{s/^# \{0,1\}//;p}' "$here/finetune.sh"

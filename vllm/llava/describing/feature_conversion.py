@@ -106,7 +106,7 @@ def _record(job: Conversion, shape: tuple[int, int]) -> None:
     record_store(job.target, job.kind, job.layout, info, job.projector)
 
 
-def _whole(store: Any, entry: ActionEntry) -> bool:
+def _complete(store: Any, entry: ActionEntry) -> bool:
     try:
         store.shape(entry.image_0)
     except EgoGenError:
@@ -117,8 +117,8 @@ def _whole(store: Any, entry: ActionEntry) -> bool:
 def _sound(source: Any, entries: Sequence[ActionEntry]) -> tuple[dict[str, str], tuple[int, int]]:
     """Entry -> why its feature cannot be taken over; and (n, d) of the first one that can.
 
-    By the files' headers alone. Widths that differ from most are such a reason. Raises EgoGenError
-    when nothing is sound.
+    Only the files' headers are read. A width that differs from most is such a reason. Raises
+    EgoGenError when nothing is sound.
     """
     shapes, problems, frames = {}, {}, {entry.key: entry.image_0 for entry in entries}
     for entry in entries:
@@ -167,7 +167,7 @@ def convert(job: Conversion, entries: Sequence[ActionEntry]) -> int:
     problems, shape = _sound(open_store(job.source), entries)
     _record(job, shape)
     target, read = open_store(job.target), _Reader(job)
-    left = [e for e in entries if e.key not in problems and not _whole(target, e)]
+    left = [e for e in entries if e.key not in problems and not _complete(target, e)]
     writer = open_writer(job.target, job.kind, job.layout, job.writer)
     done = len(entries) - len(left)
     with Progress(len(entries), f"to {job.layout}", "features", done=done) as progress:

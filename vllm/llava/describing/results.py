@@ -26,7 +26,7 @@ SHOWN = 20  # problems named in one line
 
 
 def result_file(save_path: str | os.PathLike, chunk_idx: int) -> Path:
-    """`<save_path>/<last-but-one part of save_path>_<chunk_idx>.json`, as released.
+    """`<save_path>/<last-but-one part of save_path>_<chunk_idx>.json`, the released name.
 
     A path of one part names the file after itself; a trailing slash changes nothing.
     """

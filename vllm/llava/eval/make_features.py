@@ -1,8 +1,8 @@
 """Make the features of texts that are already there, by one teacher-forced pass a batch.
 
 Whatever wrote the descriptions, their features can be made, or made again with another layout or
-model, from the JSON alone: an action file that holds them, or the merged results beside the action
-file.
+model. No more is needed than a JSON with the texts: an action file that holds them, or the merged
+results beside the action file.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def describe(
     device: torch.device,
     width: int,
 ) -> Description:
-    """Stage 1 alone; its model is let go of afterwards, so that stage 2 has the memory.
+    """Load stage 1, describe the action, and free its memory for stage 2.
 
     Raises EgoGenError when its features are not `width` wide, as stage 2 expects.
     """
@@ -121,7 +121,7 @@ def generate_frame(
     """
     action, inference = verb_phrase(action), config.inference
     if not Path(ldm).is_file():
-        raise EgoGenError(f"{ldm}: no such checkpoint")  # told before stage 1 is run
+        raise EgoGenError(f"{ldm}: no such checkpoint")  # found out before stage 1 has run
     width = config.model.params.conditioner.feature_dim
     description = describe(vllm, photo, action, inference.seed, settings, device, width)
     sample = condition(photo, description, config)

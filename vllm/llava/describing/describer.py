@@ -9,7 +9,7 @@ a class with these members, for instance
         provenance = {"model": "a1b2"}
         features = {"depth": Feature(width=8, rows=4)}
 
-        def too_long(self, question, sample):
+        def too_long(self, question, name):
             return ""
 
         def describe(self, images, questions, *, seeds, names):
@@ -79,7 +79,10 @@ class Describer(Protocol):
     def features(self) -> Mapping[str, Feature]: ...
 
     def too_long(self, question: str, name: Name) -> str:
-        """Why question and answer of a sample have no room in the model, or ""."""
+        """Why question and answer of a sample have no room in the model, or "".
+
+        The sample is then named and left out. Called in several threads.
+        """
         ...
 
     def describe(

@@ -59,7 +59,7 @@ def describer(loaded):
 
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory):
-    """Pictures and action file of the released loop's own run; lossless under their names."""
+    """Images and action file of the released loop's own run; lossless under their names."""
     root = tmp_path_factory.mktemp("frames")
     for path, (name, height, width, seed) in LOOP["images"].items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -147,8 +147,8 @@ def test_first_tokens_that_are_drawn_are_ones_that_the_released_law_allows(loade
         found = {}
         for first in range(0, len(order), batch):
             group = order[first : first + batch]
-            pictures, actions = zip(*[cases[k] for k in group], strict=True)
-            made = describe(loaded, pictures, actions, seeds=group, max_new_tokens=5)
+            images, actions = zip(*[cases[k] for k in group], strict=True)
+            made = describe(loaded, images, actions, seeds=group, max_new_tokens=5)
             found |= {k: item.ids for k, item in zip(group, made, strict=True)}
         return found
 
@@ -268,17 +268,17 @@ def test_features_are_made_from_the_json_alone(
     for clip, action, fields in ENTRIES[:3]:
         asked = question(clean_label(fields["action"], "ego4d"))
         ids = answer_ids(loaded, asked, content[clip][action]["llava_forecast_finetune"])
-        picture = Image.open(frames / fields["image_0"])
+        frame = Image.open(frames / fields["image_0"])
         prompt = expand(prompt_ids(loaded, asked), 256)
         with torch.inference_mode():
-            features = loaded.model.image_features(loaded.image_processor.batch([picture]))
+            features = loaded.model.image_features(loaded.image_processor.batch([frame]))
             embeds = loaded.model.embed(torch.tensor([prompt + ids]), features)
             hidden = loaded.model.model.language_model(inputs_embeds=embeds).last_hidden_state[0]
         expected = hidden[len(prompt) - 1 : -1]
         found = read_feature(tmp_path / "ft", fields["image_0"])
         np.testing.assert_allclose(found, expected.numpy(), atol=4e-3)
-        pictures = read_feature(tmp_path / "fi", fields["image_0"], width=64, rows=256)
-        np.testing.assert_allclose(pictures, features[0].numpy(), atol=4e-3, rtol=2e-3)
+        stored = read_feature(tmp_path / "fi", fields["image_0"], width=64, rows=256)
+        np.testing.assert_allclose(stored, features[0].numpy(), atol=4e-3, rtol=2e-3)
     before = digest(tmp_path)
     assert command(capsys, make_features, *arguments)[0] == 0
     assert digest(tmp_path) == before

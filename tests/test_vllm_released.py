@@ -26,7 +26,7 @@ def loaded(tmp_path_factory):
     return load(write_released(tmp_path_factory.mktemp("released")), device="cpu")
 
 
-def picture(item: dict) -> Image.Image:
+def frame_of(item: dict) -> Image.Image:
     return Image.fromarray(image(item["image"], item["height"], item["width"], item["seed"]))
 
 
@@ -60,7 +60,7 @@ def test_batches_with_the_released_cut(legacy):
 def test_pixels(item):
     golden = np.load(DATA / "pixels.npz")
     for aspect, suffix, stats in (("square", "", "stats"), ("pad", "__pad", "stats_pad")):
-        values = ImageProcessor(224, aspect)(picture(item)).numpy()
+        values = ImageProcessor(224, aspect)(frame_of(item)).numpy()
         np.testing.assert_allclose(
             values[:, ::8, ::8], golden[item["image"] + suffix], atol=1e-5, rtol=0
         )
@@ -74,7 +74,7 @@ def test_image_features(loaded):
     for item, rows, columns in zip(
         read("vision.json")["image_features"], (1, 4), (1, 2), strict=True
     ):
-        pixels = loaded.image_processor.batch([picture(item)])
+        pixels = loaded.image_processor.batch([frame_of(item)])
         with torch.no_grad():
             before = loaded.model.vision_features(pixels)[0]
             after = loaded.model.image_features(pixels)[0]
@@ -141,7 +141,9 @@ def test_greedy_description_and_features(loaded, case):
     action = clean_label(case["label"], "ego4d", "released")
     assert prompt_ids(loaded, question(action)) == case["input_ids"]
     length = GENERATION["new_tokens"]
-    (described,) = describe(loaded, [picture(case)], [action], temperature=0, max_new_tokens=length)
+    (described,) = describe(
+        loaded, [frame_of(case)], [action], temperature=0, max_new_tokens=length
+    )
     assert described.ids == case["new_ids"]
     assert described.text == case["json_entry"]["description"]
     expected = golden[f"{case['image']}__text_feature"]
@@ -157,7 +159,9 @@ def test_greedy_description_and_features(loaded, case):
 def test_description_that_ends_by_itself(loaded):
     (case,) = read("generation_end.json")
     action, length = clean_label(case["label"], "ego4d", "released"), case["max_new_tokens"]
-    (described,) = describe(loaded, [picture(case)], [action], temperature=0, max_new_tokens=length)
+    (described,) = describe(
+        loaded, [frame_of(case)], [action], temperature=0, max_new_tokens=length
+    )
     assert described.ids == case["new_ids"]
     assert described.text == case["json_entry"]["description"]
     golden = np.load(DATA / "generation_end.npz")["eos_tiny_10__text_feature"]
@@ -167,11 +171,11 @@ def test_description_that_ends_by_itself(loaded):
 def test_one_token_still_gives_rows(loaded):
     case = next(item for item in GENERATION["cases"] if item["image"] == "gen_e")
     (described,) = describe(
-        loaded, [picture(case)], [case["cleaned"]], temperature=0, max_new_tokens=1
+        loaded, [frame_of(case)], [case["cleaned"]], temperature=0, max_new_tokens=1
     )
     assert described.ids == GENERATION["one_token_case"]["new_ids"]
     assert described.features["text"].shape == (1, 64)
 
 
-def test_prompt_has_one_picture(loaded):
+def test_prompt_has_one_image(loaded):
     assert prompt_ids(loaded, question("cut <image>")).count(IMAGE_ID) == 1

@@ -39,7 +39,7 @@ def step_by_step(loaded, prompts, features):
 def test_one_pass_gives_the_rows_of_step_by_step_decoding(loaded):
     """1e-5 for one sample, as asked; in a batch the padding adds to the rounding of either side."""
     cases = [golden_request(case) for case in GENERATION["cases"]]
-    pixels = loaded.image_processor.batch([picture for picture, _ in cases])
+    pixels = loaded.image_processor.batch([frame for frame, _ in cases])
     prompts = [expand(prompt_ids(loaded, question(action)), 256) for _, action in cases]
     with torch.inference_mode():
         features = loaded.model.image_features(pixels)
@@ -54,14 +54,14 @@ def test_one_pass_gives_the_rows_of_step_by_step_decoding(loaded):
 
 
 def test_an_engine_without_hidden_states_gets_them(loaded):
-    picture, action = golden_request(GENERATION["cases"][1])
-    (expected,) = describe(loaded, [picture], [action], temperature=0, max_new_tokens=6)
+    frame, action = golden_request(GENERATION["cases"][1])
+    (expected,) = describe(loaded, [frame], [action], temperature=0, max_new_tokens=6)
 
     def serving(requests):
         assert requests[0].question == question(action)
         return [Written(expected.ids) for _ in requests]
 
-    (found,) = describe(loaded, [picture], [action], Engine(serving, lambda *_: 6))
+    (found,) = describe(loaded, [frame], [action], Engine(serving, lambda *_: 6))
     assert found.text == expected.text
     np.testing.assert_allclose(found.features["text"], expected.features["text"], atol=2e-3)
 

@@ -1,4 +1,4 @@
-"""The tiny checkpoint in other layouts, and what a model says about one picture."""
+"""The tiny checkpoint in other layouts, and what a model says about one image."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def change(folder, **fields):
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
-def picture() -> Image.Image:
+def golden_image() -> Image.Image:
     return Image.fromarray(image(CASE["image"], CASE["height"], CASE["width"], CASE["seed"]))
 
 
 def golden_request(case: dict) -> tuple[Image.Image, str]:
-    """Picture and action of one of the released generations."""
+    """Image and action of one of the released generations."""
     made = image(case["image"], case["height"], case["width"], case["seed"])
     return Image.fromarray(made), clean_label(case["label"], "ego4d", "released")
 
@@ -61,13 +61,15 @@ def describe(loaded, images, actions, engine=None, seeds=None, **settings):
 
 
 def outcome(loaded) -> tuple[list[int], np.ndarray]:
-    """Greedy ids and the last logits about one picture."""
-    pixels = loaded.image_processor.batch([picture()])
+    """Greedy ids and the last logits about one image."""
+    pixels = loaded.image_processor.batch([golden_image()])
     prompt = prompt_ids(loaded, question(CASE["cleaned"]))
     ids = torch.tensor([expand(prompt, loaded.model.patches)])
     with torch.no_grad():
         logits = loaded.model(input_ids=ids, pixel_values=pixels).logits[0, -1]
-    (described,) = describe(loaded, [picture()], [CASE["cleaned"]], temperature=0, max_new_tokens=6)
+    (described,) = describe(
+        loaded, [golden_image()], [CASE["cleaned"]], temperature=0, max_new_tokens=6
+    )
     return described.ids, logits[: len(loaded.tokenizer)].float().numpy()
 
 

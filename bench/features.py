@@ -31,12 +31,12 @@ from egogen.actions import ActionEntry  # noqa: E402
 from egogen.atomic import write_json  # noqa: E402
 from egogen.errors import run_command  # noqa: E402
 from egogen.features.projector import Projector, write_projector  # noqa: E402
-from egogen.features.store import INFO_FILE, CompactWriter, ReleasedWriter  # noqa: E402
+from egogen.features.store import INFO_FILE, open_writer  # noqa: E402
 from egogen.jobs import track  # noqa: E402
 from ldm.data import Located, project, read_features  # noqa: E402
 
 PATCHES, VISION, WIDTH = 256, 1024, 5120
-DISTINCT = 8  # pictures; reading does not care that they come again and again
+DISTINCT = 8  # images; reading does not care that they come again and again
 BATCH = 32
 CONDITIONER = {"variant": "both", "feature_dim": WIDTH, "image_rows": PATCHES, "text_rows": 77}
 
@@ -66,10 +66,7 @@ def write_stores(root: Path, samples: int, text_rows: int) -> None:
         for kind in ("image", "text"):
             folder = root / layout / kind
             write_json(folder / INFO_FILE, {"kind": kind, "layout": layout, "width": WIDTH})
-            compact = layout == "compact"
-            writers[layout, kind] = (
-                CompactWriter(folder, kind, "1-of-1") if compact else ReleasedWriter(folder)
-            )
+            writers[layout, kind] = open_writer(folder, kind, layout, "1-of-1")
     write_projector(root / "compact" / "image", projector)
     for first in track(range(0, samples, BATCH), -(-samples // BATCH), "write", "batches"):
         numbers = range(first, min(first + BATCH, samples))

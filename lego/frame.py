@@ -18,8 +18,10 @@ from ldm.generate import generate_batch, load_model, prepare
 from ldm.images import to_picture, to_pixels
 from llava.checkpoints.load import load
 from llava.describing.decoding import Decoding
-from llava.describing.describe import Description, describe_frames
-from llava.labels import clean_label
+from llava.describing.describer import Description
+from llava.describing.engine import transformers_engine
+from llava.describing.llava_describer import LlavaDescriber
+from llava.labels import clean_label, question
 
 SAMPLE = ("photo", "0")  # stands for clip and action in everything that is drawn at random
 WIDEST = 6.0  # longer side over shorter; beyond it a frame squeezed to a square shows nothing
@@ -59,7 +61,7 @@ def describe(
     device: torch.device,
     width: int,
 ) -> Description:
-    """Stage 1 alone; its model is let go of afterwards, so that stage 2 has the memory.
+    """Load stage 1, describe the action, and free its memory for stage 2.
 
     Raises EgoGenError when its features are not `width` wide, as stage 2 expects.
     """
@@ -70,11 +72,12 @@ def describe(
             f"{folder}: features of width {found}, but the config of stage 2 has "
             f"model.params.conditioner.feature_dim={width}: not from the same run"
         )
+    describer = LlavaDescriber(loaded, transformers_engine(loaded, settings))
     seeds = [stable_seed(seed, *SAMPLE)]
-    description = describe_frames(loaded, [photo], [action], seeds=seeds, settings=settings)[0]
+    (description,) = describer.describe([photo], [question(action)], seeds=seeds, names=[SAMPLE])
     if not description.text:
         raise EgoGenError(f"{folder}: gave no description of {action!r}; try another --seed")
-    del loaded
+    del loaded, describer
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -87,8 +90,8 @@ def condition(photo: Image.Image, description: Description, config: DictConfig) 
     Raises EgoGenError when the features have another number of rows than the config expects.
     """
     conditioner = config.model.params.conditioner
-    image_rows = description.image_features if conditioner.variant in ("image", "both") else None
-    text_rows = description.text_features if conditioner.variant in ("text", "both") else None
+    image_rows = description.features["image"] if conditioner.variant in ("image", "both") else None
+    text_rows = description.features["text"] if conditioner.variant in ("text", "both") else None
     if image_rows is not None and len(image_rows) != conditioner.image_rows:
         raise EgoGenError(
             f"stage 1 gives {len(image_rows)} image rows, but the config of stage 2 has "
@@ -118,7 +121,7 @@ def generate_frame(
     """
     action, inference = verb_phrase(action), config.inference
     if not Path(ldm).is_file():
-        raise EgoGenError(f"{ldm}: no such checkpoint")  # told before stage 1 is run
+        raise EgoGenError(f"{ldm}: no such checkpoint")  # found out before stage 1 has run
     width = config.model.params.conditioner.feature_dim
     description = describe(vllm, photo, action, inference.seed, settings, device, width)
     sample = condition(photo, description, config)

@@ -16,18 +16,17 @@ from collections.abc import Sequence
 
 from egogen.atomic import atomic_path, write_json
 from egogen.errors import EgoGenError, run_command
-from metrics.reporting.comparison import comparison_picture
-from metrics.reporting.comparison_table import text_table
+from metrics.reporting.comparison import comparison_image, text_table
 from metrics.reporting.runs import Versus, compare_runs, read_run
 
-JSON_FILE, PICTURE_FILE = "compare.json", "compare.png"
+JSON_FILE, IMAGE_FILE = "compare.json", "compare.png"
 
 
 def write_comparison(versus: Versus, out: Path) -> None:
     """compare.json and compare.png into `out`."""
     write_json(out / JSON_FILE, versus.to_json())
-    with atomic_path(out / PICTURE_FILE) as temporary:
-        comparison_picture(versus).save(temporary, "PNG", optimize=True)
+    with atomic_path(out / IMAGE_FILE) as temporary:
+        comparison_image(versus).save(temporary, "PNG", optimize=True)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     out = options.out or versus.second.folder.parent / f"compare_with_{versus.first.name}"
     print(text_table(versus))
     write_comparison(versus, out)
-    print(f"written: {out / JSON_FILE}, {out / PICTURE_FILE}")
+    print(f"written: {out / JSON_FILE}, {out / IMAGE_FILE}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The whole evaluation: choose metrics, check every frame, then measure one after the other."""
+"""The evaluation: choose metrics, check every frame, then measure one metric after the other."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import hashlib
 import os
 
 from egogen.errors import EgoGenError
-from metrics.digests import content_digest
 from metrics.frame_pairs import Population, find_pairs, source_folder
 from metrics.intervals import SUFFIX, intervals
 from metrics.registry import METRICS, Metric, Settings, choose
-from metrics.results import METRIC_FILE, Results, default_folder, load
+from metrics.results import METRIC_FILE, Results, content_digest, default_folder, load
 
 
 def runnable(

@@ -1,4 +1,4 @@
-"""A report that people look at: report.html (self-contained) and report.png.
+"""A report that people look at: report.html, one file with all images inside.
 
     python metrics/report.py --dataset ego4d --dataset-root DATA --gen_path RUN/images \
         --stage1-log VLLM/trainer_state.json --stage2-log RUN/metrics.jsonl --out RUN/report
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from egogen import layout
 from egogen.actions import DESCRIPTION_KEY
-from egogen.atomic import atomic_path, write_text
+from egogen.atomic import write_text
 from egogen.errors import EgoGenError, run_command
 from egogen.settings import setting
 from metrics.reporting.data import (
@@ -31,22 +31,16 @@ from metrics.reporting.data import (
 )
 from metrics.reporting.html import page
 from metrics.reporting.runs import Versus, compare_runs, read_run
-from metrics.reporting.sheet import sheet
 from metrics.results import default_folder
-
-SHEET_SAMPLES = 4  # best and worst ones in report.png, each
 
 
 def write_report(
     data: ReportData, out: str | os.PathLike, best: int = 12, worst: int = 12, others: int = 12
-) -> tuple[Path, Path]:
-    """Write report.html and report.png into `out` -> their paths."""
-    out = Path(out)
-    write_text(out / "report.html", page(data, select(data.samples, best, worst, others)))
-    few = select(data.samples, min(best, SHEET_SAMPLES), min(worst, SHEET_SAMPLES), 0)
-    with atomic_path(out / "report.png") as temporary:
-        sheet(data, few["best"], few["worst"]).save(temporary, "PNG", optimize=True)
-    return out / "report.html", out / "report.png"
+) -> Path:
+    """Write report.html into `out` -> its path."""
+    path = Path(out) / "report.html"
+    write_text(path, page(data, select(data.samples, best, worst, others)))
+    return path
 
 
 def gather(options: argparse.Namespace) -> ReportData:
@@ -103,7 +97,7 @@ def _versus(options: argparse.Namespace, metric_folder: Path) -> Versus | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Write report.html and report.png of measured frames.",
+        description="Write report.html of measured frames.",
         epilog="example: python metrics/report.py --dataset ego4d --dataset-root data/mini "
         "--gen_path runs/quickstart/images --out runs/quickstart/report",
     )
@@ -143,8 +137,7 @@ def main(argv: Sequence[str]) -> int:
     if min(counts) < 0 or sum(counts) == 0:
         raise EgoGenError("--best, --worst, --others: expected counts of at least 0, not all 0")
     out = options.out or Path(os.path.abspath(options.gen_path)).parent / "report"
-    for path in write_report(gather(options), out, *counts):
-        print(f"written: {path}")
+    print(f"written: {write_report(gather(options), out, *counts)}")
     return 0
 
 

@@ -4,14 +4,16 @@ parts/NAME.json  one metric: what it was computed from, and all that it gave; wh
 blip.json ...    captions, as the released script leaves them
 metric.json      released keys with the released definitions, own keys beside them; flat
 per_sample.csv   clip, action, frame and one column a per-frame value
-inputs.json      what each metric was computed from, and the content of every ground truth frame
+inputs.json      what each metric was computed from, and a digest of every ground truth frame
 
-All others are made from the parts, so that nothing stale is ever merged.
+All other files are made from the parts, so that nothing stale is ever merged.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
+import hashlib
 import io
 import math
 import os
@@ -37,6 +39,26 @@ def default_folder(gen_path: str | os.PathLike) -> Path:
     return Path(os.path.abspath(gen_path)).parent / "metric"
 
 
+def content_digest(path: Path) -> str:
+    """Hex digest of a file, or of the names and contents of every file of a folder.
+
+    A file of gigabytes is read once a process, as long as its size and time stay.
+    """
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return _digest(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@functools.cache
+def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for path, _, _ in files:
+        digest.update(f"{path.name}\0".encode())
+        with open(path, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 @dataclass
 class Part:
     """What one metric gave; `columns[key][i]` belongs to pair i."""
@@ -45,7 +67,7 @@ class Part:
     overall: dict[str, float | int | None]
     columns: dict[str, list[float]]
     intervals: dict[str, list[float] | None]  # key + "_ci95" -> [low, high]
-    resampled: dict[str, list[float]]  # for `metrics.compare`, of keys without a column
+    resampled: dict[str, list[float]]  # for comparisons, of keys without a column
     documents: dict[str, Any]  # file name beside metric.json -> its JSON value
 
 

@@ -18,7 +18,7 @@ from egogen.errors import EgoGenError
 from metrics import copy_source
 from metrics.all_metrics_in_one import main
 from metrics.frame_pairs import find_pairs
-from metrics.measures import reference_features
+from metrics.measures import frechet
 from metrics.registry import METRICS, Measured, Metric
 from metrics.results import PARTS
 
@@ -177,7 +177,7 @@ def test_a_killed_run_goes_on_with_the_metric_it_was_at(root):
     """Killed while the second metric waits for a picture; the first one's values are on disk."""
     script = (
         "import sys, time\n"
-        "from metrics import psnr\n"
+        "from metrics.measures import psnr\n"
         "psnr._changed = lambda pair: time.sleep(600)\n"
         "from metrics.all_metrics_in_one import main\n"
         "main(sys.argv[1:])\n"
@@ -219,7 +219,7 @@ def test_reference_features_are_kept_until_a_frame_changes(root, tmp_path, capsy
     def kept():
         gt_path = root / "EgoGen/ego4d.fho/val_gt_for_metric"
         pairs = find_pairs(root / "run/images", gt_path, root / "ego4d_val.json").pairs
-        return reference_features.kept(pairs, weights, "cpu", compute)
+        return frechet.reference_features(pairs, weights, "cpu", compute)
 
     first, second = kept(), kept()
     assert len(computed) == 1

@@ -1,30 +1,35 @@
 """BLIP-B and BLIP-L: a caption of the generated frame, compared with the entry's description.
 
-The captioner always is in evaluation mode. The released script leaves dropout on, so that its
-captions depend on the order, the batch size and what ran before, and cannot be had again.
+The captioner is always in evaluation mode. The released script leaves dropout on, so that its
+captions depend on the order, the batch size and what ran before, and cannot be reproduced.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import BlipConfig, BlipForConditionalGeneration, BlipTextConfig, BlipVisionConfig
+from transformers import (
+    BertTokenizer,
+    BlipConfig,
+    BlipForConditionalGeneration,
+    BlipTextConfig,
+    BlipVisionConfig,
+)
 
 from egogen.frames import read_rgb
 from egogen.jobs import track
 from metrics.frame_pairs import Pair
 from metrics.images import CLIP_MEAN, CLIP_STD, batches, read_ahead, to_tensor
 from metrics.networks.beam_search import SearchRules, beam_search
-from metrics.networks.blip_attention import picture_states
-from metrics.networks.library_networks import library_network
-from metrics.networks.loading import load_state_dict
-from metrics.networks.text_similarity import similarities, text_tower
-from metrics.networks.word_pieces import word_pieces
+from metrics.networks.blip_attention import image_states
+from metrics.networks.loading import library_network, load_state_dict
+from metrics.networks.text_similarity import similarities, text_tower, word_pieces
 from metrics.registry import METRICS, Measured, Settings, finite_mean
 
 SIDE = 384  # pixels
@@ -62,7 +67,9 @@ def library_name(name: str) -> str:
     return name
 
 
-def captioner(kind: str, state: dict[str, torch.Tensor], path) -> BlipForConditionalGeneration:
+def captioner(
+    kind: str, state: Mapping[str, torch.Tensor], path: str | os.PathLike
+) -> BlipForConditionalGeneration:
     """The captioner of `kind` (base, large) from the tensors of the released file `path`."""
     text = BlipTextConfig(num_attention_heads=12)
     config = BlipConfig(text_config=text.to_dict(), vision_config=VISION[kind].to_dict())
@@ -70,14 +77,14 @@ def captioner(kind: str, state: dict[str, torch.Tensor], path) -> BlipForConditi
     return library_network(BlipForConditionalGeneration, config, renamed, path)
 
 
-def picture_input(image: Image.Image) -> torch.Tensor:
-    """RGB picture -> (3, 384, 384) float32: Pillow's bicubic, aspect not kept, CLIP's mean, std."""
+def image_input(image: Image.Image) -> torch.Tensor:
+    """RGB image -> (3, 384, 384) float32: Pillow's bicubic, aspect not kept, CLIP's mean, std."""
     pixels = to_tensor(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     return (pixels - mean) / std
 
 
-def caption_pieces(folder: Path):
+def caption_pieces(folder: Path) -> BertTokenizer:
     """BERT's word pieces with the two that BLIP adds; ids 30522 and 30523."""
     tokenizer = word_pieces(folder)
     tokenizer.add_special_tokens({"bos_token": BEGIN})
@@ -85,12 +92,12 @@ def caption_pieces(folder: Path):
     return tokenizer
 
 
-def prompt_pieces(tokenizer) -> list[int]:
+def prompt_pieces(tokenizer: BertTokenizer) -> list[int]:
     """Ids of the prompt: BLIP's own first piece in place of BERT's, no last one."""
     return [tokenizer.bos_token_id, *tokenizer(PROMPT)["input_ids"][1:-1]]
 
 
-def texts_of(tokenizer, found: Sequence[list[int]]) -> list[str]:
+def texts_of(tokenizer: BertTokenizer, found: Sequence[list[int]]) -> list[str]:
     """Captions without the prompt, from pieces with it; a caption begins with a blank."""
     return [
         tokenizer.decode(pieces, skip_special_tokens=True, clean_up_tokenization_spaces=True)[
@@ -101,9 +108,11 @@ def texts_of(tokenizer, found: Sequence[list[int]]) -> list[str]:
 
 
 @torch.inference_mode()
-def captions(network, tokenizer, inputs: torch.Tensor) -> list[str]:
+def captions(
+    network: BlipForConditionalGeneration, tokenizer: BertTokenizer, inputs: torch.Tensor
+) -> list[str]:
     """Inputs (n, 3, 384, 384) -> a caption each."""
-    states = picture_states(network.vision_model, inputs)
+    states = image_states(network.vision_model, inputs)
     found = beam_search(network.text_decoder, states, prompt_pieces(tokenizer), RULES)
     return texts_of(tokenizer, [pieces for _, pieces in found])
 
@@ -121,7 +130,7 @@ def _measure(kind: str, pairs: Sequence[Pair], settings: Settings) -> Measured:
     blip, egovlp, distilbert, bert = metric.weight_files(settings)
     network = captioner(kind, load_state_dict(blip), blip).to(settings.device)
     tokenizer = caption_pieces(bert)
-    read = read_ahead(lambda pair: picture_input(read_rgb(pair.generated)), pairs, settings.workers)
+    read = read_ahead(lambda pair: image_input(read_rgb(pair.generated)), pairs, settings.workers)
     texts: list[str] = []
     for batch in batches(track(read, len(pairs), metric.name, "frames"), settings.batch_size):
         texts += captions(network, tokenizer, torch.stack(batch).to(settings.device))

@@ -7,6 +7,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -14,6 +15,10 @@ from safetensors.torch import load_file
 from egogen.errors import EgoGenError
 from egogen.weight_files import load_torch
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+Network = TypeVar("Network", bound=torch.nn.Module)
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys that training code puts around one
 
 
@@ -81,10 +86,31 @@ def fitting(
     return {name: state[name] for name in own if name in state}
 
 
-def fill(module: torch.nn.Module, state: Mapping, path: str | os.PathLike) -> torch.nn.Module:
+def fill(module: Network, state: Mapping, path: str | os.PathLike) -> Network:
     """Put `state` into `module` for evaluation, see `fitting`.
 
     The tensors are taken over, not copied, so the module may have been made on the meta device.
     """
     module.load_state_dict(fitting(module, state, path), strict=False, assign=True)
     return module.eval().requires_grad_(False)
+
+
+def library_network(
+    kind: type[PreTrainedModel], config: PretrainedConfig, state: Mapping, path: str | os.PathLike
+) -> PreTrainedModel:
+    """A `kind` of transformers in evaluation mode that takes over the tensors of `state`.
+
+    Raises EgoGenError naming `path` when `state` does not fit.
+    """
+    from transformers.utils import logging  # here: reading a file needs no transformers
+
+    with torch.device("meta"):
+        fit = fitting(kind(config), state, path)
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        network = kind.from_pretrained(None, config=config, state_dict=fit)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    return network.eval().requires_grad_(False)

@@ -56,7 +56,7 @@ def source_folder(gt_path: str | os.PathLike) -> Path | None:
     return found if found.is_dir() else None
 
 
-def _with_any_suffix(root: Path, relative: str) -> Path:
+def frame_file(root: Path, relative: str) -> Path:
     """`root/relative`, or the same name as PNG or JPEG where only that is there."""
     path = inside(root, relative)
     if path.exists():
@@ -184,9 +184,9 @@ def find_pairs(
     pairs = [
         Pair(
             entry,
-            _with_any_suffix(gen_root, entry.image_1),
-            _with_any_suffix(gt_root, entry.image_1),
-            _with_any_suffix(Path(sources), entry.image_0) if sources else None,
+            frame_file(gen_root, entry.image_1),
+            frame_file(gt_root, entry.image_1),
+            frame_file(Path(sources), entry.image_0) if sources else None,
             place=places[entry.key],
         )
         for entry in _unique(entries, population.problems)

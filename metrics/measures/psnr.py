@@ -111,7 +111,7 @@ def _changed(pair: Pair) -> RegionScores | None:
 
 
 def measure_changed(pairs: Sequence[Pair], settings: Settings) -> Measured:
-    """`psnr_changed` and its gain over copying, dB; frames in which nothing changes do not count."""
+    """`psnr_changed` and its gain over copying, dB; frames without any change are left out."""
     read = read_ahead(_changed, pairs, settings.workers)
     scores = list(track(read, len(pairs), "changed region", "frames"))
     columns = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from egogen.actions import inside, read_actions
 from egogen.atomic import read_json
 from egogen.errors import EgoGenError
+from metrics.frame_pairs import frame_file
 from metrics.intervals import SUFFIX
 from metrics.registry import KEYS, METRICS
 from metrics.reporting.runs import Versus
@@ -94,7 +95,7 @@ def read_samples_of(
                 entry.label,
                 entry.texts.get(llava_key, ""),
                 inside(frames, entry.image_0),
-                generated_frame(Path(gen_path), entry.image_1),
+                frame_file(Path(gen_path), entry.image_1),
                 inside(frames, entry.image_1),
                 figures[entry.image_1],
                 row.get("done"),
@@ -142,12 +143,6 @@ def read_captions(metric_folder: str | os.PathLike) -> dict[str, dict[str, str]]
                     for action, caption in actions.items()
                 }
     return found
-
-
-def generated_frame(root: Path, relative: str) -> Path:
-    path = inside(root, relative)
-    png = path.with_suffix(".png")
-    return png if png.exists() and not path.exists() else path
 
 
 def rank(sample: Sample, key: str) -> float:

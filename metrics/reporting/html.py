@@ -18,11 +18,12 @@ from markupsafe import Markup
 from PIL import Image
 
 from egogen.frames import read_rgb
+from metrics.frame_pairs import frame_file
 from metrics.registry import KEYS
 from metrics.reporting import figures
 from metrics.reporting.comparison import NOTE, cells, panels
 from metrics.reporting.curves import Drawing, draw_curve, draw_histogram, to_svg
-from metrics.reporting.data import ReportData, Sample, gained_and_lost, generated_frame, rank
+from metrics.reporting.data import ReportData, Sample, gained_and_lost, rank
 from metrics.reporting.figures import arrow, interval_text, is_signed, key_of, number, percent
 from metrics.reporting.runs import Versus
 
@@ -153,7 +154,7 @@ def changed_samples(data: ReportData, count: int) -> list[tuple[str, list]]:
         rows = []
         for sample, change in changes:
             word = Word(f"{key_of(name).title} {number(name, change, signed=True)}", kind)
-            rows.append((sample, [word], generated_frame(data.other_images, sample.frame)))
+            rows.append((sample, [word], frame_file(data.other_images, sample.frame)))
         if rows:
             found.append((title, rows))
     return found

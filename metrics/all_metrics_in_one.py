@@ -1,8 +1,8 @@
-"""Measure a folder of generated frames against the ground truth.
+r"""Measure generated frames against the ground truth; figures go to metric/ beside the frames.
 
-    python metrics/all_metrics_in_one.py --dataset ego4d --llava_key llava_forecast_finetune \
-        --gen_path RUN/images --gt_path DATA/EgoGen/ego4d.fho/val_gt_for_metric \
-        --edit_file DATA/ego4d_val.json
+    python metrics/all_metrics_in_one.py --dataset ego4d --gen_path RUN/images \
+        --gt_path DATA/EgoGen/ego4d.fho/val_gt_for_metric --edit_file DATA/ego4d_val.json \
+        --llava_key llava_forecast_finetune --metrics psnr,lpips
 """
 
 from __future__ import annotations
@@ -28,10 +28,7 @@ from metrics.registry import GROUPS, METRICS, WEIGHTS, Settings
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Measure generated frames; figures go to metric/ beside the --gen_path folder.",
-        epilog="example: python metrics/all_metrics_in_one.py --dataset ego4d "
-        "--gen_path logs/run/images --gt_path data/EgoGen/ego4d.fho/val_gt_for_metric "
-        "--edit_file data/ego4d_val.json --metrics psnr,lpips",
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", required=True, choices=layout.DATASETS)
     parser.add_argument("--llava_key", default=DESCRIPTION_KEY, help="field of the descriptions")

@@ -1,4 +1,4 @@
-"""Compare two measured runs: difference, interval, p-value and win rate of every figure.
+"""Compare two runs that were measured over the same ground truth: B - A, figure by figure.
 
 python metrics/compare.py runs/baseline/metric runs/ours/metric --out runs/ours/against_baseline
 """
@@ -31,8 +31,7 @@ def write_comparison(versus: Versus, out: Path) -> None:
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        description="Compare two runs that were measured over the same ground truth; B - A.",
-        epilog="example: python metrics/compare.py logs/baseline/metric logs/lego/metric",
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("a", type=Path, help="folder of metric.json, or the run's folder above it")
     parser.add_argument("b", type=Path, help="the same of the run that is compared with A")

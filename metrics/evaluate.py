@@ -112,8 +112,8 @@ def evaluate(
 def table(results: Results) -> str:
     """One line a figure, with its interval."""
     lines = []
-    for key, value in {**results.counts, **results.overall}.items():
-        interval = results.intervals.get(key + SUFFIX)
+    for key, value in {**results.counts, **results.merged("overall")}.items():
+        interval = results.merged("intervals").get(key + SUFFIX)
         text = "-" if value is None else str(round(value, 4))
         spread = f"   95 %: {interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
         lines.append(f"{key:24} {text:>12}{spread}")

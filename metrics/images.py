@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -11,9 +12,12 @@ import torch
 from PIL import Image
 
 from egogen.frames import read_rgb
+from egogen.jobs import track
 from metrics.frame_pairs import Pair
+from metrics.registry import Settings
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 # Of the images that CLIP was trained on (Radford et al. 2021; BLIP keeps them), RGB in [0, 1].
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -26,8 +30,7 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
 
 
 def resized(image: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """(3, H, W) -> the height and width of `like`: bilinear, not antialiased, as in the released
-    code."""
+    """(3, H, W) at the size of `like`: bilinear, not antialiased, as in the released code."""
     if image.shape[-2:] == like.shape[-2:]:
         return image
     return torch.nn.functional.interpolate(
@@ -67,21 +70,28 @@ def read_source(pair: Pair) -> Image.Image:
     return read_rgb(pair.source)
 
 
+def read_ahead(
+    function: Callable[[Item], Result], items: Sequence[Item], settings: Settings, what: str
+) -> Iterator[Result]:
+    """Yield `function(item)` in order, with progress; 4 items a worker are read in advance."""
+    window = 4 * max(1, settings.workers)
+    with ThreadPoolExecutor(max(1, settings.workers)) as pool:
+        waiting = deque(pool.submit(function, item) for item in items[:window])
+        for number in track(range(len(items)), len(items), what, "frames"):
+            result = waiting.popleft().result()
+            if number + window < len(items):
+                waiting.append(pool.submit(function, items[number + window]))
+            yield result
+
+
 def batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
     """Lists of `size` items, the last one shorter."""
     while batch := list(itertools.islice(items, size)):
         yield batch
 
 
-def read_ahead(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int
-) -> Iterator[Result]:
-    """Yield `function(item)` in order; up to 4 items a worker thread are read in advance."""
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        window = 4 * max(1, workers)
-        waiting = [pool.submit(function, item) for item in items[:window]]
-        for number in range(len(items)):
-            result = waiting.pop(0).result()
-            if number + window < len(items):
-                waiting.append(pool.submit(function, items[number + window]))
-            yield result
+def equal_groups(keys: Sequence, size: int) -> Iterator[list[int]]:
+    """Numbers of at most `size` items that have one key, by the order of the keys."""
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    for _, numbers in itertools.groupby(order, key=keys.__getitem__):
+        yield from batches(numbers, size)

@@ -38,6 +38,16 @@ class Key:
     higher_is_better: bool = True
     digits: int = 2
 
+    @property
+    def label(self) -> str:
+        """Title and unit, as in "PSNR, dB"."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+    @property
+    def arrow(self) -> str:
+        """The direction in which it is better."""
+        return "\N{UPWARDS ARROW}" if self.higher_is_better else "\N{DOWNWARDS ARROW}"
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -125,108 +135,65 @@ class Metric:
 
 
 def _lpips(kind: str, network: str, file: str) -> Metric:
-    meaning = f"perceptual distance, {network} features; images in [0, 1], as in the released code"
+    how = f"perceptual distance, {network} features; images in [0, 1], as in the released code"
     scaled = "the same with images in [-1, 1], as the metric is defined"
-    return Metric(
-        f"lpips_{kind}",
-        f"LPIPS {network}",
-        f"metrics.measures.perceptual.measure_{kind}",
-        {
-            f"lpips_{kind}": Key(f"LPIPS {network}", meaning, "", False, 4),
-            f"lpips_{kind}_scaled": Key(f"LPIPS {network}, scaled", scaled, "", False, 4),
-        },
-        files=(file,),
-        package="torchmetrics",
-        group="lpips",
-    )
+    keys = {
+        f"lpips_{kind}": Key(f"LPIPS {network}", how, "", False, 4),
+        f"lpips_{kind}_scaled": Key(f"LPIPS {network}, scaled", scaled, "", False, 4),
+    }
+    function = f"metrics.measures.perceptual.measure_{kind}"
+    title = f"LPIPS {network}"
+    return Metric(f"lpips_{kind}", title, function, keys, (file,), "torchmetrics", group="lpips")
 
 
 def _blip(size: str, title: str, file: str, document: str) -> Metric:
-    meaning = f"cosine of EgoVLP embeddings of the description and of BLIP's ({size}) caption"
+    caption = f"BLIP's ({size}) caption of the frame"
+    how = f"cosine of EgoVLP embeddings of the description and of {caption}"
     return Metric(
         f"blip_{size}",
         title,
         f"metrics.measures.captions.measure_{size}",
-        {f"blip_{size}_egovlp_sim": Key(title, f"{meaning} of the frame", digits=4)},
-        files=(file, EGOVLP, "distilbert-base-uncased", "bert-base-uncased"),
-        package="transformers",
+        {f"blip_{size}_egovlp_sim": Key(title, how, digits=4)},
+        (file, EGOVLP, "distilbert-base-uncased", "bert-base-uncased"),
+        "transformers",
         group="blip",
         needs_text=True,
         documents=(document,),
     )
 
 
+# fmt: off
 _ROWS = (  # in the order in which the released script computes them
-    Metric(
-        "fid",
-        "FID",
-        "metrics.measures.frechet.measure",
-        {"fid": Key("FID", "distance of two sets of Inception features", "", False)},
-        files=("pt_inception-2015-12-05-6726825d.pth",),
-        package="pytorch_fid",
-    ),
-    Metric(
-        "psnr",
-        "PSNR",
-        "metrics.measures.psnr.measure",
-        {
-            "psnr": Key("PSNR", "mean of the frames' values", "dB"),
-            "psnr_pooled": Key("PSNR, pooled", "of the mean error of all frames", "dB"),
-        },
-    ),
-    Metric(
-        "psnr_changed",
-        "PSNR of the changed region",
-        "metrics.measures.psnr.measure_changed",
-        {
-            "psnr_changed": Key(
-                "PSNR, changed region", "where source and ground truth differ", "dB"
-            ),
-            "psnr_changed_gain": Key(
-                "Gain over copying", "in the changed region, against the source", "dB"
-            ),
-        },
-        needs_source=True,
-    ),
+    Metric("fid", "FID", "metrics.measures.frechet.measure",
+           {"fid": Key("FID", "distance of two sets of Inception features", "", False)},
+           ("pt_inception-2015-12-05-6726825d.pth",), "pytorch_fid"),
+    Metric("psnr", "PSNR", "metrics.measures.psnr.measure",
+           {"psnr": Key("PSNR", "mean of the frames' values", "dB"),
+            "psnr_pooled": Key("PSNR, pooled", "of the mean error of all frames", "dB")}),
+    Metric("psnr_changed", "PSNR of the changed region", "metrics.measures.psnr.measure_changed",
+           {"psnr_changed":
+                Key("PSNR, changed region", "where source and ground truth differ", "dB"),
+            "psnr_changed_gain":
+                Key("Gain over copying", "in the changed region, against the source", "dB")},
+           needs_source=True),
     _lpips("squeeze", "SqueezeNet", "squeezenet1_1-b8a52dc0.pth"),
     _lpips("vgg", "VGG16", "vgg16-397923af.pth"),
     _lpips("alex", "AlexNet", "alexnet-owt-7be5be79.pth"),
-    Metric(
-        "clip",
-        "CLIP",
-        "metrics.measures.clip_image.measure",
-        {"clip_image_sim": Key("CLIP", "cosine of ViT-L/14 image embeddings", digits=4)},
-        files=("ViT-L-14.pt",),
-        package="open_clip",
-    ),
-    Metric(
-        "egovlp",
-        "EgoVLP",
-        "metrics.measures.egovlp.measure",
-        {
-            "egovlp_image_sim": Key(
-                "EgoVLP", "cosine of embeddings of the frame as a still video", digits=4
-            )
-        },
-        files=(EGOVLP,),
-        package="torchvision",
-    ),
-    Metric(
-        "egovlp_plus",
-        "EgoVLP+",
-        "metrics.measures.egovlp.measure_plus",
-        {
-            "egovlp_plus_image_sim": Key(
-                "EgoVLP+", "the same, videos that begin with the source frame", digits=4
-            )
-        },
-        files=(EGOVLP,),
-        package="torchvision",
-        needs_source=True,
-    ),
+    Metric("clip", "CLIP", "metrics.measures.clip_image.measure",
+           {"clip_image_sim": Key("CLIP", "cosine of ViT-L/14 image embeddings", digits=4)},
+           ("ViT-L-14.pt",), "open_clip"),
+    Metric("egovlp", "EgoVLP", "metrics.measures.egovlp.measure",
+           {"egovlp_image_sim":
+                Key("EgoVLP", "cosine of embeddings of the frame as a still video", digits=4)},
+           (EGOVLP,), "torchvision"),
+    Metric("egovlp_plus", "EgoVLP+", "metrics.measures.egovlp.measure_plus",
+           {"egovlp_plus_image_sim":
+                Key("EgoVLP+", "the same, videos that begin with the source frame", digits=4)},
+           (EGOVLP,), "torchvision", needs_source=True),
     _blip("base", "BLIP-B", "model_base_caption_capfilt_large.pth", "blip.json"),
     _blip("large", "BLIP-L", "model_large_caption.pth", "blip-l.json"),
 )
+# fmt: on
 METRICS = {metric.name: metric for metric in _ROWS}
 KEYS = {name: key for metric in _ROWS for name, key in metric.keys.items()}
 GROUPS = {

@@ -1,4 +1,4 @@
-"""A report that people look at: report.html, one file with all images inside.
+r"""Write report.html of measured frames: one file, with all images inside.
 
     python metrics/report.py --dataset ego4d --dataset-root DATA --gen_path RUN/images \
         --stage1-log VLLM/trainer_state.json --stage2-log RUN/metrics.jsonl --out RUN/report
@@ -51,23 +51,10 @@ def gather(options: argparse.Namespace) -> ReportData:
     metric_folder = options.metric or default_folder(options.gen_path)
     score = read_score(options.score, required=("done_rate",))
     overall, intervals = read_overall(metric_folder)
-    samples, ranked_by = read_samples_of(
-        options.gen_path,
-        frames,
-        edit_file,
-        metric_folder,
-        options.llava_key,
-        score,
-        options.rank_by,
-    )
-    curves = [
-        read_curve(path, title)
-        for title, paths in (
-            ("Stage 1: description", options.stage1_log),
-            ("Stage 2: generation", options.stage2_log),
-        )
-        for path in paths
-    ]
+    folders = options.gen_path, frames, edit_file, metric_folder
+    samples, ranked_by = read_samples_of(*folders, options.llava_key, score, options.rank_by)
+    curves = [read_curve(path, "Stage 1: description") for path in options.stage1_log]
+    curves += [read_curve(path, "Stage 2: generation") for path in options.stage2_log]
     return ReportData(
         options.title or f"Action frames of {options.dataset} {options.split}",
         f"{len(samples)} frames in {options.gen_path}, descriptions of {edit_file}",
@@ -97,9 +84,7 @@ def _versus(options: argparse.Namespace, metric_folder: Path) -> Versus | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Write report.html of measured frames.",
-        epilog="example: python metrics/report.py --dataset ego4d --dataset-root data/mini "
-        "--gen_path runs/quickstart/images --out runs/quickstart/report",
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", required=True, choices=layout.DATASETS)
     parser.add_argument("--dataset-root", type=Path, help="default: LEGO_DATASET")

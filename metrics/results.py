@@ -117,37 +117,18 @@ class Results:
         resampled: dict[str, list[float]] | None = None,
     ) -> None:
         """Take over one metric's values; the part is on disk before any other file changes."""
-        part = Part(
-            identity,
-            measured.overall,
-            measured.columns,
-            intervals or {},
-            resampled or {},
-            measured.documents,
-        )
+        overall, columns, documents = measured.overall, measured.columns, measured.documents
+        part = Part(identity, overall, columns, intervals or {}, resampled or {}, documents)
         content = {"format": FORMAT, **asdict(part)}
         content["columns"] = {key: _to_json(column) for key, column in part.columns.items()}
         write_json(self.folder / PARTS / f"{metric}.json", content, indent=None)
         self.parts[metric] = part
         self.write()
 
-    @property
-    def ordered(self) -> list[Part]:
-        """Parts in the metrics' order, whatever was measured first."""
-        return [self.parts[name] for name in METRICS if name in self.parts]
-
-    @property
-    def overall(self) -> dict[str, float | int | None]:
-        """The figures of metric.json without intervals."""
-        return {key: value for part in self.ordered for key, value in part.overall.items()}
-
-    @property
-    def columns(self) -> dict[str, list[float]]:
-        return {key: values for part in self.ordered for key, values in part.columns.items()}
-
-    @property
-    def intervals(self) -> dict[str, list[float] | None]:
-        return {key: value for part in self.ordered for key, value in part.intervals.items()}
+    def merged(self, kind: str) -> dict[str, Any]:
+        """The `kind` of all parts ("overall", "columns", "intervals"), in the order of METRICS."""
+        parts = [self.parts[name] for name in METRICS if name in self.parts]
+        return {key: value for part in parts for key, value in getattr(part, kind).items()}
 
     def write(self) -> None:
         """Make all files but the parts anew."""
@@ -155,22 +136,20 @@ class Results:
             for name, document in part.documents.items():
                 write_json(self.folder / name, document)
         write_text(self.folder / SAMPLE_FILE, self._csv())
-        write_json(self.folder / METRIC_FILE, {**self.counts, **self.overall, **self.intervals})
+        figures = {**self.counts, **self.merged("overall"), **self.merged("intervals")}
+        write_json(self.folder / METRIC_FILE, figures)
         metrics = {
             name: {"figures": list(self.parts[name].overall), "from": self.parts[name].identity}
             for name in METRICS
             if name in self.parts
         }
-        inputs = {
-            "metrics": metrics,
-            "targets": {pair.key: pair.target_digest for pair in self.pairs},
-        }
-        write_json(self.folder / INPUT_FILE, inputs)
+        targets = {pair.key: pair.target_digest for pair in self.pairs}
+        write_json(self.folder / INPUT_FILE, {"metrics": metrics, "targets": targets})
 
     def _csv(self) -> str:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        columns = self.columns
+        columns = self.merged("columns")
         writer.writerow([*KEY_COLUMNS, *columns])
         for number, pair in enumerate(self.pairs):
             values = (column[number] for column in columns.values())
@@ -198,30 +177,34 @@ def read_samples(path: str | os.PathLike) -> dict[str, dict[str, float]]:
     """per_sample.csv -> {frame: {column: value}}; empty cells are left out."""
     try:
         return {
-            row["frame"]: {
-                name: float(cell)
-                for name, cell in row.items()
-                if name not in KEY_COLUMNS and cell not in ("", None)
-            }
-            for row in _rows(path)
+            frame: {name: float(cell) for name, cell in row.items() if cell not in ("", None)}
+            for frame, _, row in _rows(path)
         }
-    except (KeyError, ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise EgoGenError(f"{path}: not a table of per-sample figures ({error})") from None
 
 
 def read_clips(path: str | os.PathLike) -> dict[str, str]:
     """per_sample.csv -> {frame: clip}."""
-    try:
-        return {row["frame"]: row["clip"] for row in _rows(path)}
-    except KeyError as error:
-        raise EgoGenError(f"{path}: not a table of per-sample figures ({error})") from None
+    return {frame: clip for frame, clip, _ in _rows(path)}
 
 
-def _rows(path: str | os.PathLike) -> list[dict[str, str]]:
+def _rows(path: str | os.PathLike) -> list[tuple[str, str, dict[str, str]]]:
+    """(frame, clip, {column: cell}) of each row."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+            rows = list(csv.DictReader(file))
+        keys = [[row.pop(name) for name in KEY_COLUMNS] for row in rows]
     except FileNotFoundError:
         raise EgoGenError(f"{path}: no such file, expected the per-sample figures") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error, KeyError) as error:
         raise EgoGenError(f"{path}: not a table of per-sample figures ({error})") from None
+    return [(frame, clip, row) for (clip, _, frame), row in zip(keys, rows, strict=True)]
+
+
+def read_object(path: str | os.PathLike, what: str) -> dict[str, Any]:
+    """A JSON object; EgoGenError saying what was expected for any other value."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise EgoGenError(f"{path}: expected an object of {what}, found {type(found).__name__}")
+    return found

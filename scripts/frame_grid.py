@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -42,7 +43,7 @@ def draw_grid(rows: list[tuple[str, list[Path]]]) -> Image.Image:
     return grid
 
 
-def main(argv: list[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HELP)
     parser.add_argument("--images", required=True, type=Path, help="folder of generated frames")
     parser.add_argument("--dataset-root", required=True, type=Path)

@@ -14,16 +14,9 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import (
-    BertTokenizer,
-    BlipConfig,
-    BlipForConditionalGeneration,
-    BlipTextConfig,
-    BlipVisionConfig,
-)
+from transformers import BlipConfig, BlipForConditionalGeneration, BlipTextConfig, BlipVisionConfig
 
 from egogen.frames import read_rgb
-from egogen.jobs import track
 from metrics.frame_pairs import Pair
 from metrics.images import CLIP_MEAN, CLIP_STD, batches, read_ahead, to_tensor
 from metrics.networks.beam_search import SearchRules, beam_search
@@ -84,7 +77,7 @@ def image_input(image: Image.Image) -> torch.Tensor:
     return (pixels - mean) / std
 
 
-def caption_pieces(folder: Path) -> BertTokenizer:
+def caption_pieces(folder: Path):
     """BERT's word pieces with the two that BLIP adds; ids 30522 and 30523."""
     tokenizer = word_pieces(folder)
     tokenizer.add_special_tokens({"bos_token": BEGIN})
@@ -92,25 +85,19 @@ def caption_pieces(folder: Path) -> BertTokenizer:
     return tokenizer
 
 
-def prompt_pieces(tokenizer: BertTokenizer) -> list[int]:
+def prompt_pieces(tokenizer) -> list[int]:
     """Ids of the prompt: BLIP's own first piece in place of BERT's, no last one."""
     return [tokenizer.bos_token_id, *tokenizer(PROMPT)["input_ids"][1:-1]]
 
 
-def texts_of(tokenizer: BertTokenizer, found: Sequence[list[int]]) -> list[str]:
+def texts_of(tokenizer, found: Sequence[list[int]]) -> list[str]:
     """Captions without the prompt, from pieces with it; a caption begins with a blank."""
-    return [
-        tokenizer.decode(pieces, skip_special_tokens=True, clean_up_tokenization_spaces=True)[
-            len(PROMPT) :
-        ]
-        for pieces in found
-    ]
+    decode = partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=True)
+    return [decode(pieces)[len(PROMPT) :] for pieces in found]
 
 
 @torch.inference_mode()
-def captions(
-    network: BlipForConditionalGeneration, tokenizer: BertTokenizer, inputs: torch.Tensor
-) -> list[str]:
+def captions(network: BlipForConditionalGeneration, tokenizer, inputs: torch.Tensor) -> list[str]:
     """Inputs (n, 3, 384, 384) -> a caption each."""
     states = image_states(network.vision_model, inputs)
     found = beam_search(network.text_decoder, states, prompt_pieces(tokenizer), RULES)
@@ -130,9 +117,10 @@ def _measure(kind: str, pairs: Sequence[Pair], settings: Settings) -> Measured:
     blip, egovlp, distilbert, bert = metric.weight_files(settings)
     network = captioner(kind, load_state_dict(blip), blip).to(settings.device)
     tokenizer = caption_pieces(bert)
-    read = read_ahead(lambda pair: image_input(read_rgb(pair.generated)), pairs, settings.workers)
+    inputs = [pair.generated for pair in pairs]
+    read = read_ahead(lambda path: image_input(read_rgb(path)), inputs, settings, metric.name)
     texts: list[str] = []
-    for batch in batches(track(read, len(pairs), metric.name, "frames"), settings.batch_size):
+    for batch in batches(read, settings.batch_size):
         texts += captions(network, tokenizer, torch.stack(batch).to(settings.device))
     del network
     descriptions = [pair.entry.texts[settings.llava_key] for pair in pairs]

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
-from egogen.jobs import track
 from metrics.frame_pairs import Pair
 from metrics.images import CLIP_MEAN, CLIP_STD, batches, read_ahead, read_unresized, squeezed
-from metrics.networks.loading import fill, load_state_dict
+from metrics.networks.loading import fill, load_state_dict, part_of
 from metrics.registry import METRICS, Measured, Settings, finite_mean
 
 SIDE, WIDTH = 224, 768  # pixels of the input, numbers of the embedding
@@ -22,12 +21,7 @@ def image_tower(state: Mapping[str, torch.Tensor], path: str | os.PathLike) -> t
     config = CLIPVisionCfg(layers=24, width=1024, patch_size=14, image_size=SIDE)
     with torch.device("meta"):
         tower = _build_vision_tower(WIDTH, config, quick_gelu=True)
-    visual = {
-        name.removeprefix("visual."): tensor
-        for name, tensor in state.items()
-        if name.startswith("visual.")
-    }
-    return fill(tower, visual, path)
+    return fill(tower, part_of(state, "visual."), path)
 
 
 def image_inputs(images: Sequence[torch.Tensor], device: str | torch.device) -> torch.Tensor:
@@ -52,9 +46,8 @@ def measure(pairs: Sequence[Pair], settings: Settings) -> Measured:
     """`clip_image_sim`: mean cosine, -1 to 1."""
     path = METRICS["clip"].weight_files(settings)[0]
     tower = image_tower(load_state_dict(path), path).to(settings.device)
-    read = track(read_ahead(read_unresized, pairs, settings.workers), len(pairs), "clip", "frames")
     values: list[float] = []
-    for batch in batches(read, settings.batch_size):
+    for batch in batches(read_ahead(read_unresized, pairs, settings, "clip"), settings.batch_size):
         generated, target = (embeddings(tower, images) for images in zip(*batch, strict=True))
         values += (generated * target).sum(dim=-1).tolist()
     return Measured({"clip_image_sim": finite_mean(values)}, {"clip_image_sim": values})

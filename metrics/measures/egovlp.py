@@ -14,7 +14,6 @@ import torch
 from torch.nn.functional import cosine_similarity
 from torchvision.transforms.functional import center_crop, normalize, resize
 
-from egogen.jobs import track
 from metrics.frame_pairs import Pair
 from metrics.images import batches, read_ahead, read_source, read_unresized, resized, to_tensor
 from metrics.networks.loading import fill, load_state_dict
@@ -69,9 +68,9 @@ def _measure(name: str, key: str, make, pairs: Sequence[Pair], settings: Setting
     frames = FRAMES[settings.dataset]
     path = METRICS[name].weight_files(settings)[0]
     network = video_network(path, frames, settings.device)
-    read = read_ahead(partial(make, frames=frames), pairs, settings.workers)
+    read = read_ahead(partial(make, frames=frames), pairs, settings, name)
     values: list[float] = []
-    for batch in batches(track(read, len(pairs), name, "frames"), settings.batch_size):
+    for batch in batches(read, settings.batch_size):
         generated, target = (
             network(torch.stack(videos).to(settings.device)) for videos in zip(*batch, strict=True)
         )

@@ -24,7 +24,6 @@ import torch
 from egogen.atomic import write_npy
 from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
-from egogen.jobs import track
 from metrics.frame_pairs import Pair
 from metrics.images import batches, read_ahead, squeezed, to_tensor
 from metrics.networks.loading import load_state_dict
@@ -126,8 +125,7 @@ def measure(pairs: Sequence[Pair], settings: Settings) -> Measured:
     network = inception(weights).to(settings.device)
 
     def features_of(what: str, paths: Sequence[Path]) -> np.ndarray:
-        read = read_ahead(lambda path: to_tensor(read_rgb(path)), paths, settings.workers)
-        read = track(read, len(paths), f"fid, {what}", "frames")
+        read = read_ahead(lambda path: to_tensor(read_rgb(path)), paths, settings, f"fid, {what}")
         return np.concatenate(
             [pool_features(network, batch) for batch in batches(read, settings.batch_size)]
         )

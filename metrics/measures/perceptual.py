@@ -7,7 +7,6 @@ defined.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -16,9 +15,8 @@ from pathlib import Path
 import torch
 from torchmetrics.functional.image.lpips import _LPIPS
 
-from egogen.jobs import track
 from metrics.frame_pairs import Pair
-from metrics.images import batches, read_ahead, read_pair
+from metrics.images import batches, equal_groups, read_ahead, read_pair
 from metrics.networks.loading import fill, load_state_dict
 from metrics.registry import METRICS, Measured, Settings, finite_mean
 
@@ -43,9 +41,7 @@ def distances(lpips: torch.nn.Module, pairs: Sequence[tuple], device: str) -> li
     Images of one size go through the network together.
     """
     values: list[tuple] = [()] * len(pairs)
-    by_size = sorted(range(len(pairs)), key=lambda number: tuple(pairs[number][0].shape))
-    for _, group in itertools.groupby(by_size, key=lambda number: tuple(pairs[number][0].shape)):
-        numbers = list(group)
+    for numbers in equal_groups([tuple(first.shape) for first, _ in pairs], len(pairs)):
         first, second = (
             torch.stack([pairs[number][side] for number in numbers]).to(device) for side in (0, 1)
         )
@@ -59,7 +55,7 @@ def distances(lpips: torch.nn.Module, pairs: Sequence[tuple], device: str) -> li
 def _measure(kind: str, pairs: Sequence[Pair], settings: Settings) -> Measured:
     key = f"lpips_{kind}"
     lpips = network(kind, METRICS[key].weight_files(settings)[0]).to(settings.device)
-    read = track(read_ahead(read_pair, pairs, settings.workers), len(pairs), key, "frames")
+    read = read_ahead(read_pair, pairs, settings, key)
     # Feature maps of one image just fit a processor's cache; batches are up to a third slower.
     size = 1 if settings.device == "cpu" else settings.batch_size
     values = [

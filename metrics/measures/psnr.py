@@ -19,7 +19,6 @@ import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
 from egogen.frames import read_rgb
-from egogen.jobs import track
 from metrics.frame_pairs import Pair
 from metrics.images import read_ahead, read_pair, read_source
 from metrics.registry import Measured, Settings, finite_mean
@@ -46,8 +45,7 @@ def measure(pairs: Sequence[Pair], settings: Settings) -> Measured:
     A frame equal to its ground truth has infinite PSNR, which neither JSON nor a table can hold.
     Where such frames occur, `psnr` is the mean of the others and `psnr_identical` counts them.
     """
-    read = read_ahead(squared_error, pairs, settings.workers)
-    errors = list(track(read, len(pairs), "psnr", "frames"))
+    errors = list(read_ahead(squared_error, pairs, settings, "psnr"))
     values = [decibel(error) for error in errors]
     pooled = decibel(math.fsum(errors) / len(errors))
     overall: dict[str, float | int | None] = {
@@ -112,8 +110,7 @@ def _changed(pair: Pair) -> RegionScores | None:
 
 def measure_changed(pairs: Sequence[Pair], settings: Settings) -> Measured:
     """`psnr_changed` and its gain over copying, dB; frames without any change are left out."""
-    read = read_ahead(_changed, pairs, settings.workers)
-    scores = list(track(read, len(pairs), "changed region", "frames"))
+    scores = list(read_ahead(_changed, pairs, settings, "changed region"))
     columns = {
         "psnr_changed": [math.nan if score is None else score.generated for score in scores],
         "psnr_changed_gain": [math.nan if score is None else score.gain for score in scores],

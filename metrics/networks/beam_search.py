@@ -159,9 +159,6 @@ def _candidates(
     sums = totals[:, :, None] + log_probabilities.view(*totals.shape, vocabulary)
     best = sums.flatten(1).topk(count)
     return [
-        [
-            (total, place // vocabulary, place % vocabulary)
-            for total, place in zip(*row, strict=True)
-        ]
+        [(total, *divmod(place, vocabulary)) for total, place in zip(*row, strict=True)]
         for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]

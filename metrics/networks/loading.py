@@ -114,3 +114,12 @@ def library_network(
         if shown:
             logging.enable_progress_bar()
     return network.eval().requires_grad_(False)
+
+
+def part_of(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state.items()
+        if name.startswith(prefix)
+    }

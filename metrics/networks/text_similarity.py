@@ -16,7 +16,8 @@ from torch.nn.functional import cosine_similarity
 from transformers import BertTokenizer, DistilBertConfig, DistilBertModel
 
 from egogen.errors import EgoGenError
-from metrics.networks.loading import fill, library_network, load_state_dict
+from metrics.images import equal_groups
+from metrics.networks.loading import fill, library_network, load_state_dict, part_of
 from metrics.networks.video_transformer import EMBEDDING
 
 VOCABULARY = 30522  # word pieces; another one would not have the ids of the weights
@@ -29,11 +30,7 @@ class TextTower(nn.Module):
     def __init__(self, state: Mapping, path: str | os.PathLike):
         super().__init__()
         config = DistilBertConfig()
-        inner = {
-            name.removeprefix("text_model."): tensor
-            for name, tensor in state.items()
-            if name.startswith("text_model.")
-        }
+        inner = part_of(state, "text_model.")
         self.text_model = library_network(DistilBertModel, config, inner, path)
         with torch.device("meta"):
             self.txt_proj = nn.Sequential(nn.ReLU(), nn.Linear(config.dim, EMBEDDING))
@@ -59,15 +56,8 @@ def embeddings(tower: TextTower, ids: Sequence[Sequence[int]], batch_size: int) 
     """
     device = next(tower.parameters()).device
     found = torch.empty(len(ids), EMBEDDING)
-    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
-    start = 0
-    while start < len(order):
-        length = len(ids[order[start]])
-        numbers = [
-            number for number in order[start : start + batch_size] if len(ids[number]) == length
-        ]
+    for numbers in equal_groups(list(map(len, ids)), batch_size):
         found[numbers] = tower(torch.tensor([ids[n] for n in numbers], device=device)).cpu()
-        start += len(numbers)
     return found
 
 

@@ -38,18 +38,13 @@ def p_text(p_value: float | None) -> str:
 def cells(found: Comparison, key: Key) -> tuple[str, ...]:
     """The columns of `HEAD` for one figure, in the figure's own digits."""
     digits = key.digits
-    interval = (
-        "-"
-        if found.interval is None
-        else f"{found.interval[0]:+.{digits}f} to {found.interval[1]:+.{digits}f}"
-    )
-    arrow = "\N{UPWARDS ARROW}" if key.higher_is_better else "\N{DOWNWARDS ARROW}"
+    interval = " to ".join(f"{end:+.{digits}f}" for end in found.interval or ())
     return (
-        f"{key.title}{f', {key.unit}' if key.unit else ''} {arrow}",
+        f"{key.label} {key.arrow}",
         f"{found.first:.{digits}f}",
         f"{found.second:.{digits}f}",
         f"{found.difference:+.{digits}f}",
-        interval,
+        interval or "-",
         p_text(found.p_value),
         "-" if found.win_rate is None else f"{100 * found.win_rate:.1f} %",
         str(found.frames),
@@ -67,11 +62,8 @@ def text_table(versus: Versus) -> str:
         f"{len(versus.frames)} frames of {versus.clips} clips in both",
         "",
     ]
-    for row in rows:
-        padded = [
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
+    for title, *values in rows:
+        padded = [title.ljust(widths[0]), *map(str.rjust, values, widths[1:])]
         lines.append("  ".join(padded).rstrip())
     return "\n".join([*lines, "", NOTE, *(f"left out: {line}" for line in versus.skipped)])
 
@@ -101,14 +93,14 @@ def draw_frames(axes: Axes, versus: Versus, found: Comparison, ink: str) -> None
     axes.set(xlim=limits, ylim=limits, box_aspect=1)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5))
-    unit = f", {key.unit}" if key.unit else ""
-    axes.set_title(f"{key.title}{unit}", color=ink, fontsize=10, loc="left", fontweight="bold")
+    axes.set_title(key.label, color=ink, fontsize=10, loc="left", fontweight="bold")
     axes.set_xlabel(f"A: {_short(versus.first.name)}", color=ink)
     axes.set_ylabel(f"B: {_short(versus.second.name)}", color=ink)
     share = f"B better in {100 * (found.win_rate or 0):.0f} %, p {p_text(found.p_value)}"
-    where = (0.97, 0.04, "right", "bottom") if key.higher_is_better else (0.03, 0.96, "left", "top")
-    x, y, horizontal, vertical = where
-    axes.text(x, y, share, transform=axes.transAxes, ha=horizontal, va=vertical, color=ink, size=8)
+    place: dict = {"x": 0.03, "y": 0.96, "ha": "left", "va": "top"}  # on the side of the worse
+    if key.higher_is_better:
+        place = {"x": 0.97, "y": 0.04, "ha": "right", "va": "bottom"}
+    axes.text(**place, s=share, transform=axes.transAxes, color=ink, size=8)
 
 
 def _short(name: str) -> str:

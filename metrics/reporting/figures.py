@@ -73,9 +73,7 @@ def percent(value: float | None) -> str:
 
 def arrow(name: str) -> str:
     """The direction in which a figure is better; empty for counts."""
-    if name not in KEYS:
-        return ""
-    return "\N{UPWARDS ARROW}" if KEYS[name].higher_is_better else "\N{DOWNWARDS ARROW}"
+    return KEYS[name].arrow if name in KEYS else ""
 
 
 def headline(data: ReportData) -> list[Cell]:

@@ -77,9 +77,7 @@ def spreads(data: ReportData) -> list[Drawing]:
         values = [sample.figures.get(name, math.nan) for sample in data.samples]
         values = [value for value in values if math.isfinite(value)]
         if len(values) >= 2:
-            key = key_of(name)
-            unit = f", {key.unit}" if key.unit else ""
-            title = f"{key.title}{unit}, of {len(values)} frames"
+            title = f"{key_of(name).label}, of {len(values)} frames"
             signed = is_signed(name)
             found.append(partial(draw_histogram, values=values, title=title, signed=signed))
     return found
@@ -93,12 +91,8 @@ def rates(data: ReportData) -> list[tuple[str, list[tuple[str, float | None, obj
         rows = [(verb, row.get("done_rate"), row.get("count", "")) for verb, row in by_verb.items()]
         found.append(("Action done, by verb", rows))
     if data.descriptions:
-        facts = [
-            name
-            for name in ("verb", "object", "hand", "target", "all")
-            if name in data.descriptions
-        ]
-        rows = [(name, data.descriptions[name], "") for name in facts]
+        facts = ("verb", "object", "hand", "target", "all")
+        rows = [(name, data.descriptions[name], "") for name in facts if name in data.descriptions]
         found.append(("Descriptions that state it right", rows))
     return found
 

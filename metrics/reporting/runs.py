@@ -11,7 +11,15 @@ from egogen.atomic import read_json
 from egogen.errors import EgoGenError
 from metrics.intervals import SUFFIX, Comparison, compare_columns, compare_resampled
 from metrics.registry import KEYS
-from metrics.results import INPUT_FILE, METRIC_FILE, PARTS, SAMPLE_FILE, read_clips, read_samples
+from metrics.results import (
+    INPUT_FILE,
+    METRIC_FILE,
+    PARTS,
+    SAMPLE_FILE,
+    read_clips,
+    read_object,
+    read_samples,
+)
 
 INSIDE = ("metric", "metrics")  # where a run's folder holds its results
 
@@ -85,9 +93,7 @@ def read_run(path: str | os.PathLike, name: str | None = None) -> Run:
             f"{path}: holds no {METRIC_FILE}; measure first: "
             "python metrics/all_metrics_in_one.py --help"
         )
-    inputs, overall = read_json(found / INPUT_FILE), read_json(found / METRIC_FILE)
-    if not isinstance(overall, dict):
-        raise EgoGenError(f"{found / METRIC_FILE}: expected an object of figures")
+    inputs, overall = read_json(found / INPUT_FILE), read_object(found / METRIC_FILE, "figures")
     if not isinstance(inputs, dict) or not {"metrics", "targets"} <= inputs.keys():
         raise EgoGenError(
             f"{found / INPUT_FILE}: expected 'metrics' and 'targets'; of an earlier version? "

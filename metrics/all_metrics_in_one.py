@@ -36,8 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gt_path", help="folder val_gt_for_metric (default: in LEGO_DATASET)")
     parser.add_argument("--edit_file", help="action file (default: in LEGO_DATASET)")
     parser.add_argument(
-        "--source-path",
-        help="folder of image_0, the source frames (default: val beside gt_path)",
+        "--source-path", help="folder of image_0, the source frames (default: val beside gt_path)"
     )
     parser.add_argument(
         "--metrics",

@@ -239,10 +239,7 @@ def compare_columns(
 
 
 def compare_resampled(
-    key: str,
-    overall: tuple[float, float],
-    resampled: tuple[Numbers, Numbers],
-    frames: int,
+    key: str, overall: tuple[float, float], resampled: tuple[Numbers, Numbers], frames: int
 ) -> Comparison:
     """Compare one number a run by its resampled values, draw by draw over the same clips."""
     difference = overall[1] - overall[0]

@@ -69,7 +69,7 @@ class Measured:
     columns    key -> one value a pair, in the order of the pairs; nan where a pair has none,
                inf for PSNR of equal images. The column of a key of `overall` has its name, and
                `overall` is the mean of the finite values; FID, `psnr_pooled` and counts have none.
-    features   FID alone: "generated" and "target" -> (n, 2048) float64 Inception features, row i
+    features   only of FID: "generated" and "target" -> (n, 2048) float64 Inception features, row i
                of pair i, for intervals by resampling; not written to any file
     documents  file name beside metric.json -> JSON value: the captions, clip -> action -> text,
                in blip.json and blip-l.json. `metrics.results` writes them

@@ -175,31 +175,24 @@ def load(folder: str | os.PathLike, pairs: Sequence[Pair], identity: str) -> Res
 
 def read_samples(path: str | os.PathLike) -> dict[str, dict[str, float]]:
     """per_sample.csv -> {frame: {column: value}}; empty cells are left out."""
-    try:
-        return {
-            frame: {name: float(cell) for name, cell in row.items() if cell not in ("", None)}
-            for frame, _, row in _rows(path)
-        }
-    except (ValueError, TypeError) as error:
-        raise EgoGenError(f"{path}: not a table of per-sample figures ({error})") from None
+    return read_table(path)[0]
 
 
-def read_clips(path: str | os.PathLike) -> dict[str, str]:
-    """per_sample.csv -> {frame: clip}."""
-    return {frame: clip for frame, clip, _ in _rows(path)}
-
-
-def _rows(path: str | os.PathLike) -> list[tuple[str, str, dict[str, str]]]:
-    """(frame, clip, {column: cell}) of each row."""
+def read_table(path: str | os.PathLike) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """per_sample.csv -> ({frame: {column: value}}, {frame: clip}); empty cells are left out."""
+    samples, clips = {}, {}
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        keys = [[row.pop(name) for name in KEY_COLUMNS] for row in rows]
+            for row in csv.DictReader(file):
+                clip, _, frame = (row.pop(name) for name in KEY_COLUMNS)
+                cells = {name: cell for name, cell in row.items() if cell not in ("", None)}
+                samples[frame] = {name: float(cell) for name, cell in cells.items()}
+                clips[frame] = clip
     except FileNotFoundError:
         raise EgoGenError(f"{path}: no such file, expected the per-sample figures") from None
-    except (UnicodeDecodeError, csv.Error, KeyError) as error:
+    except (UnicodeDecodeError, csv.Error, KeyError, ValueError, TypeError) as error:
         raise EgoGenError(f"{path}: not a table of per-sample figures ({error})") from None
-    return [(frame, clip, row) for (clip, _, frame), row in zip(keys, rows, strict=True)]
+    return samples, clips
 
 
 def read_object(path: str | os.PathLike, what: str) -> dict[str, Any]:

@@ -29,17 +29,8 @@ SIDE = 384  # pixels
 PROMPT = "a picture of"
 BEGIN, SECOND = "[DEC]", "[ENC]"  # pieces that BLIP adds to BERT's, in this order
 RULES = SearchRules(beams=3, longest=20, shortest=5)
-VISION = {
-    "base": BlipVisionConfig(image_size=SIDE, layer_norm_eps=1e-6),
-    "large": BlipVisionConfig(
-        image_size=SIDE,
-        layer_norm_eps=1e-6,
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-    ),
-}
+LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
+SIZES: dict[str, dict] = {"base": {}, "large": {**LARGE, "num_attention_heads": 16}}  # of the vision tower
 # What the released files call the library's names, from left to right.
 NAMES = (
     (r"^visual_encoder\.cls_token$", "vision_model.embeddings.class_embedding"),
@@ -65,7 +56,8 @@ def captioner(
 ) -> BlipForConditionalGeneration:
     """The captioner of `kind` (base, large) from the tensors of the released file `path`."""
     text = BlipTextConfig(num_attention_heads=12)
-    config = BlipConfig(text_config=text.to_dict(), vision_config=VISION[kind].to_dict())
+    vision = BlipVisionConfig(image_size=SIDE, layer_norm_eps=1e-6, **SIZES[kind])
+    config = BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict())
     renamed = {library_name(name): tensor for name, tensor in state.items()}
     return library_network(BlipForConditionalGeneration, config, renamed, path)
 

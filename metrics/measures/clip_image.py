@@ -1,4 +1,4 @@
-"""CLIP ViT-L/14 similarity of a generated frame and its ground truth (image tower alone)."""
+"""CLIP ViT-L/14 similarity of a generated frame and its ground truth (only the image tower)."""
 
 from __future__ import annotations
 

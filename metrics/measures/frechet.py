@@ -130,11 +130,9 @@ def measure(pairs: Sequence[Pair], settings: Settings) -> Measured:
             [pool_features(network, batch) for batch in batches(read, settings.batch_size)]
         )
 
+    targets = [pair.target for pair in pairs]
     target = reference_features(
-        pairs,
-        weights,
-        settings.device,
-        lambda: features_of("ground truth", [pair.target for pair in pairs]),
+        pairs, weights, settings.device, lambda: features_of("ground truth", targets)
     )
     generated = features_of("generated", [pair.generated for pair in pairs])
     return Measured(

@@ -82,11 +82,7 @@ def cut_ids(tokenizer: BertTokenizer, text: str) -> list[int]:
 
 
 def similarities(
-    tower: TextTower,
-    vocabulary: Path,
-    first: Sequence[str],
-    second: Sequence[str],
-    batch_size: int,
+    tower: TextTower, vocabulary: Path, first: Sequence[str], second: Sequence[str], batch_size: int
 ) -> list[float]:
     """Cosine of `first[i]` and `second[i]`, -1 to 1. `vocabulary`: folder of a BERT tokenizer."""
     tokenizer = word_pieces(vocabulary)

@@ -25,10 +25,9 @@ def smooth(values: np.ndarray) -> np.ndarray:
     half = int(len(values) * SMOOTHING / 2)
     if half < 1:
         return values
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    number = np.arange(len(values))
-    low, high = np.maximum(number - half, 0), np.minimum(number + half + 1, len(values))
-    return (total[high] - total[low]) / (high - low)
+    window = np.ones(2 * half + 1)
+    counts = np.convolve(np.ones(len(values)), window, "same")
+    return np.convolve(values, window, "same") / counts
 
 
 def plain_axes(axes: Axes, ink: str) -> None:

@@ -39,7 +39,7 @@ class Cell(NamedTuple):
 
 
 def key_of(name: str) -> Key:
-    """How the figure `name` is read; counts and unknown names have a title alone."""
+    """How the figure `name` is read; counts and unknown names have only a title."""
     return KEYS.get(name) or Key(COUNTS.get(name, name.replace("_", " ")), "", digits=4)
 
 

@@ -11,15 +11,7 @@ from egogen.atomic import read_json
 from egogen.errors import EgoGenError
 from metrics.intervals import SUFFIX, Comparison, compare_columns, compare_resampled
 from metrics.registry import KEYS
-from metrics.results import (
-    INPUT_FILE,
-    METRIC_FILE,
-    PARTS,
-    SAMPLE_FILE,
-    read_clips,
-    read_object,
-    read_samples,
-)
+from metrics.results import INPUT_FILE, METRIC_FILE, PARTS, SAMPLE_FILE, read_object, read_table
 
 INSIDE = ("metric", "metrics")  # where a run's folder holds its results
 
@@ -99,7 +91,7 @@ def read_run(path: str | os.PathLike, name: str | None = None) -> Run:
             f"{found / INPUT_FILE}: expected 'metrics' and 'targets'; of an earlier version? "
             "Measure again: python metrics/all_metrics_in_one.py --help"
         )
-    samples = read_samples(found / SAMPLE_FILE)
+    samples, clips = read_table(found / SAMPLE_FILE)
     missing = sorted(inputs["targets"].keys() - samples.keys())
     if missing:
         raise EgoGenError(
@@ -107,7 +99,6 @@ def read_run(path: str | os.PathLike, name: str | None = None) -> Run:
             f" first {missing[0]}; measure again"
         )
     named = found.parent if found.name in INSIDE else found
-    clips = read_clips(found / SAMPLE_FILE)
     return Run(name or named.name, found, overall, samples, clips, inputs)
 
 

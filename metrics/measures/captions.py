@@ -29,8 +29,9 @@ SIDE = 384  # pixels
 PROMPT = "a picture of"
 BEGIN, SECOND = "[DEC]", "[ENC]"  # pieces that BLIP adds to BERT's, in this order
 RULES = SearchRules(beams=3, longest=20, shortest=5)
+# Of the vision tower; what is not named is as in BLIP's own configuration, the base.
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
-SIZES: dict[str, dict] = {"base": {}, "large": {**LARGE, "num_attention_heads": 16}}  # of the vision tower
+SIZES: dict[str, dict] = {"base": {}, "large": {**LARGE, "num_attention_heads": 16}}
 # What the released files call the library's names, from left to right.
 NAMES = (
     (r"^visual_encoder\.cls_token$", "vision_model.embeddings.class_embedding"),

@@ -7,7 +7,6 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -15,10 +14,6 @@ from safetensors.torch import load_file
 from egogen.errors import EgoGenError
 from egogen.weight_files import load_torch
 
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
-
-Network = TypeVar("Network", bound=torch.nn.Module)
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys that training code puts around one
 
 
@@ -86,7 +81,7 @@ def fitting(
     return {name: state[name] for name in own if name in state}
 
 
-def fill(module: Network, state: Mapping, path: str | os.PathLike) -> Network:
+def fill(module: torch.nn.Module, state: Mapping, path: str | os.PathLike) -> torch.nn.Module:
     """Put `state` into `module` for evaluation, see `fitting`.
 
     The tensors are taken over, not copied, so the module may have been made on the meta device.
@@ -95,12 +90,10 @@ def fill(module: Network, state: Mapping, path: str | os.PathLike) -> Network:
     return module.eval().requires_grad_(False)
 
 
-def library_network(
-    kind: type[PreTrainedModel], config: PretrainedConfig, state: Mapping, path: str | os.PathLike
-) -> PreTrainedModel:
-    """A `kind` of transformers in evaluation mode that takes over the tensors of `state`.
+def library_network(kind, config, state: Mapping, path: str | os.PathLike):
+    """A `kind`, a model class of transformers, for evaluation; it takes over the tensors of `state`.
 
-    Raises EgoGenError naming `path` when `state` does not fit.
+    `config` is one of that class. Raises EgoGenError naming `path` when `state` does not fit.
     """
     from transformers.utils import logging  # here: reading a file needs no transformers
 

@@ -48,11 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where present)")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1))
-    parser.add_argument(
-        "--allow-missing",
-        action="store_true",
-        help="measure what is in order, and count the rest in metric.json",
-    )
+    rest = "measure what is in order, and count the rest in metric.json"
+    parser.add_argument("--allow-missing", action="store_true", help=rest)
     return parser
 
 
@@ -61,29 +58,16 @@ def main(argv: Sequence[str]) -> int:
     for name, value in (("--batch-size", options.batch_size), ("--workers", options.workers)):
         if value < 1:
             raise EgoGenError(f"{name} {value}: expected at least 1")
-    settings = Settings(
-        options.dataset,
-        options.weights,
-        str(usable_device(options.device)),
-        options.batch_size,
-        options.workers,
-        options.llava_key,
-    )
+    device, sizes = str(usable_device(options.device)), (options.batch_size, options.workers)
+    settings = Settings(options.dataset, options.weights, device, *sizes, options.llava_key)
     gt_path, edit_file = options.gt_path, options.edit_file
     if not (gt_path and edit_file):
         data = setting("LEGO_DATASET")
         gt_path = gt_path or layout.frame_folder(data, options.dataset, layout.GROUND_TRUTH)
         edit_file = edit_file or layout.action_file(data, options.dataset, "val")
-    evaluate(
-        options.gen_path,
-        gt_path,
-        edit_file,
-        settings,
-        source_path=options.source_path,
-        names=options.metrics,
-        out=options.out,
-        allow_missing=options.allow_missing,
-    )
+    more = {"source_path": options.source_path, "names": options.metrics, "out": options.out}
+    missing = options.allow_missing
+    evaluate(options.gen_path, gt_path, edit_file, settings, allow_missing=missing, **more)
     return 0
 
 

@@ -50,8 +50,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--edit_file", required=True, help="action file, as ego4d_val.json")
     parser.add_argument("--out", required=True, help="folder of the frames")
     options = parser.parse_args(argv)
-    count = copy_sources(options.source_path, options.edit_file, options.out)
-    print(f"written: {count} frames, {options.out}")
+    written = copy_sources(options.source_path, options.edit_file, options.out)
+    print(f"written: {written} frames, {options.out}")
     return 0
 
 

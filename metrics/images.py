@@ -6,10 +6,12 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import torch
 from PIL import Image
+from torch.nn.functional import interpolate
 
 from egogen.frames import read_rgb
 from egogen.jobs import track
@@ -33,23 +35,15 @@ def resized(image: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """(3, H, W) at the size of `like`: bilinear, not antialiased, as in the released code."""
     if image.shape[-2:] == like.shape[-2:]:
         return image
-    return torch.nn.functional.interpolate(
-        image[None], size=like.shape[-2:], mode="bilinear", align_corners=False
-    )[0]
+    return interpolate(image[None], like.shape[-2:], mode="bilinear", align_corners=False)[0]
 
 
 def squeezed(
     images: Sequence[torch.Tensor], side: int, mode: str, device: str | torch.device
 ) -> torch.Tensor:
     """Images (3, H, W) of any sizes -> (n, 3, side, side), not antialiased, aspect not kept."""
-    return torch.cat(
-        [
-            torch.nn.functional.interpolate(
-                image[None].to(device), size=(side, side), mode=mode, align_corners=False
-            )
-            for image in images
-        ]
-    )
+    resize = partial(interpolate, size=(side, side), mode=mode, align_corners=False)
+    return torch.cat([resize(image[None].to(device)) for image in images])
 
 
 def read_unresized(pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:

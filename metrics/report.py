@@ -90,25 +90,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset-root", type=Path, help="default: LEGO_DATASET")
     parser.add_argument("--split", default="val", choices=layout.SPLITS)
     parser.add_argument("--gen_path", required=True, help="folder of generated frames")
-    parser.add_argument(
-        "--edit_file", type=Path, help="action file with the descriptions (default: the released)"
-    )
+    parser.add_argument("--edit_file", type=Path, help="with the descriptions (default: released)")
     parser.add_argument("--llava_key", default=DESCRIPTION_KEY, help="field of the descriptions")
     parser.add_argument("--metric", type=Path, help="folder of metric.json (default: as written)")
     parser.add_argument("--rank-by", help="figure that orders the frames (default: gain, or PSNR)")
     parser.add_argument("--against", help="folder of metric.json of another run, to compare with")
-    parser.add_argument(
-        "--against-images", type=Path, help="its frames: shows what gained and lost"
-    )
+    parser.add_argument("--against-images", type=Path, help="its frames: show gains and losses")
     parser.add_argument("--score", help="JSON of python -m mini.oracle.score for these frames")
     parser.add_argument("--swapped-score", help="the same of frames with other descriptions")
     parser.add_argument("--description-score", help="JSON: shares of descriptions that are right")
-    parser.add_argument(
-        "--stage1-log", action="append", default=[], help="trainer_state.json; may be repeated"
-    )
-    parser.add_argument(
-        "--stage2-log", action="append", default=[], help="metrics.jsonl; may be repeated"
-    )
+    for name, file in (("--stage1-log", "trainer_state.json"), ("--stage2-log", "metrics.jsonl")):
+        parser.add_argument(name, action="append", default=[], help=f"{file}; may be repeated")
     parser.add_argument("--title")
     for kind in ("best", "worst", "others"):
         parser.add_argument(f"--{kind}", type=int, default=12, help="how many (default: 12)")

@@ -21,9 +21,7 @@ from metrics.networks.video_transformer import SIDE, VideoTransformer
 from metrics.registry import METRICS, Measured, Settings, finite_mean
 
 FRAMES = {"ego4d": 4, "epickitchen": 16}  # of a video, in the released weights of each dataset
-# Of the images of ImageNet, RGB in [0, 1].
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
 
 
 @lru_cache(maxsize=1)

@@ -91,9 +91,9 @@ def fill(module: torch.nn.Module, state: Mapping, path: str | os.PathLike) -> to
 
 
 def library_network(kind, config, state: Mapping, path: str | os.PathLike):
-    """A `kind`, a model class of transformers, for evaluation; it takes over the tensors of `state`.
+    """A network of `kind`, a model class of transformers, that takes over the tensors of `state`.
 
-    `config` is one of that class. Raises EgoGenError naming `path` when `state` does not fit.
+    `config` is of that class. Raises EgoGenError naming `path` when `state` does not fit.
     """
     from transformers.utils import logging  # here: reading a file needs no transformers
 
@@ -111,8 +111,5 @@ def library_network(kind, config, state: Mapping, path: str | os.PathLike):
 
 def part_of(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     """The tensors whose names begin with `prefix`, without it."""
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in state.items()
-        if name.startswith(prefix)
-    }
+    names = [name for name in state if name.startswith(prefix)]
+    return {name.removeprefix(prefix): state[name] for name in names}

@@ -69,10 +69,8 @@ def word_pieces(folder: Path) -> BertTokenizer:
         tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise EgoGenError(f"{folder}: no readable BERT tokenizer ({error})") from None
-    if len(tokenizer) != VOCABULARY:
-        raise EgoGenError(
-            f"{folder}: {len(tokenizer)} word pieces, expected {VOCABULARY} (uncased)"
-        )
+    if (count := len(tokenizer)) != VOCABULARY:
+        raise EgoGenError(f"{folder}: {count} word pieces, expected {VOCABULARY} (uncased)")
     return tokenizer
 
 

@@ -91,6 +91,5 @@ def to_svg(draw: Drawing, size: tuple[float, float] = (5.4, 2.7)) -> str:
     out = io.StringIO()
     with matplotlib.rc_context(RC):
         figure.savefig(out, format="svg", metadata={"Date": None})
-    text = out.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
-    return text.replace("<svg ", '<svg class="drawing" role="img" ', 1)
+    text = out.getvalue().replace(INK, "currentColor")
+    return '<svg class="drawing" role="img" ' + text.partition("<svg ")[2]

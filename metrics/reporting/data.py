@@ -33,7 +33,7 @@ class Sample:
     generated: Path
     target: Path
     figures: dict[str, float]
-    done: bool | None = None  # did the action happen, by the oracle of the mini data set
+    done: bool | None = None  # whether the action happened, by the oracle of the mini dataset
     why_not: str = ""
     frame: str = ""  # clip/action/frame.jpg, as per_sample.csv calls it
     captions: dict[str, str] = field(default_factory=dict)  # metric's title -> what it saw

@@ -38,14 +38,13 @@ def main(argv: Sequence[str]) -> None:
     if "/" in args.name or args.name in (".", ".."):
         raise EgoGenError(f"--name {args.name}: expected a plain name; --logdir chooses the folder")
     import torch  # slow to import: bad arguments are told first
-    from omegaconf import OmegaConf
 
-    from ldm.config import TrainConfig, load_config
+    from ldm.config import TrainConfig, load_config, to_yaml
     from ldm.training.run import train
 
     config = load_config(TrainConfig, args.base, args.overrides)
     if not args.train:
-        print(OmegaConf.to_yaml(config, resolve=True), end="")
+        print(to_yaml(config), end="")
         return
     gpus = args.gpus
     if gpus is None and torch.cuda.is_available():

@@ -25,7 +25,6 @@ sys.path[:1] = [str(PROJECT)]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
 
 from egogen.actions import ActionEntry  # noqa: E402
 from egogen.atomic import write_json  # noqa: E402
@@ -34,11 +33,12 @@ from egogen.features.projector import Projector, write_projector  # noqa: E402
 from egogen.features.store import INFO_FILE, CompactWriter, ReleasedWriter  # noqa: E402
 from egogen.jobs import track  # noqa: E402
 from ldm.data import Located, project, read_features  # noqa: E402
+from ldm.schema import ConditionerParams  # noqa: E402
 
 PATCHES, VISION, WIDTH = 256, 1024, 5120
 DISTINCT = 8  # pictures; reading does not care that they come again and again
 BATCH = 32
-CONDITIONER = {"variant": "both", "feature_dim": WIDTH, "image_rows": PATCHES, "text_rows": 77}
+CONDITIONER = ConditionerParams(feature_dim=WIDTH, image_rows=PATCHES)
 
 
 def name_of(number: int) -> str:
@@ -109,7 +109,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--folder", help="where the stores go for the time being (3 GB)")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    conditioner = OmegaConf.create(CONDITIONER)
+    conditioner = CONDITIONER
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         root, seconds, batches, report = Path(folder), {}, {}, {}
         write_stores(root, args.samples, args.text_rows)

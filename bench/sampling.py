@@ -122,7 +122,7 @@ def build(arguments: argparse.Namespace, inference: Sequence[str]) -> tuple[Lego
     overrides += TINY if arguments.size == "tiny" else ()
     config = load_config(GenerateConfig, [], overrides)
     torch.manual_seed(0)
-    model = LegoModel(config.model.params).eval().requires_grad_(False).to(arguments.device)
+    model = LegoModel(config.model).eval().requires_grad_(False).to(arguments.device)
     # Any ids do: the vocabulary is not needed to measure.
     model.tokenize = lambda prompts: torch.full((len(prompts), 77), 49407)
     return model, config
@@ -132,7 +132,7 @@ def made_up(model: LegoModel, batch: int) -> Conditioning:
     """Random conditioning of real shape: 410 rows of 768, latents of 256 x 256 pixels."""
     settings, device = model.config.conditioner, model.device
     rows = 77 + settings.image_rows + settings.text_rows
-    width = model.config.unet_config.params.context_dim
+    width = model.config.unet.context_dim
     return Conditioning(
         torch.randn(batch, rows, width, device=device),
         torch.randn(1, rows, width, device=device),

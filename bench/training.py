@@ -72,10 +72,10 @@ class EinsumAttention:
 def build(size: str, resolution: int) -> LegoTraining:
     words = [*SIZES[size], "model.params.use_ema=false"]
     config = load_config(TrainConfig, [], words)
-    model = LegoModel(config.model.params)
+    model = LegoModel(config.model)
     # There need be no tokenizer: which ids stand in a text does not change the work.
     model.tokenize = lambda prompts: torch.zeros(len(prompts), PROMPT_ROWS, dtype=torch.int64)
-    return LegoTraining(model, config, seed=0).train()
+    return LegoTraining(model, config.optimizer, config.lightning, seed=0).train()
 
 
 def set_side(module: LegoTraining, released: bool, checkpointing: bool) -> None:
@@ -87,7 +87,7 @@ def set_side(module: LegoTraining, released: bool, checkpointing: bool) -> None:
 
 def make_batch(module: LegoTraining, count: int, resolution: int, device: str) -> dict:
     """Draws and features of `count` samples, without frames and texts."""
-    settings = module.config.model.params.conditioner
+    settings = module.model.config.conditioner
     latents = count, *module.model.latent_shape(resolution)
     return {
         "image_features": torch.randn(count, settings.image_rows, settings.feature_dim),

@@ -17,7 +17,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -35,13 +34,14 @@ from ldm.data import Located, locate_entries
 from ldm.images import read_pixels
 from ldm.model import FROZEN_PARTS, LegoModel
 from ldm.paths import check_paths
+from ldm.schema import DatasetParams
 
 SHARD = 512  # entries a file
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 PARTS = ("train", "validation")
 
 
-def identity(located: Sequence[Located], data: DictConfig, model: LegoModel, dtype: str) -> dict:
+def identity(located: Sequence[Located], data: DatasetParams, model: LegoModel, dtype: str) -> dict:
     """What a cache depends on; frames are told by path, size and time of change."""
     entries, weights = hashlib.sha256(), hashlib.sha256()
     for item in located:
@@ -81,7 +81,7 @@ def _whole(path: Path) -> bool:
 
 @torch.no_grad()
 def encode_shard(
-    model: LegoModel, located: Sequence[Located], data: DictConfig, flips: bool, batch_size: int
+    model: LegoModel, located: Sequence[Located], data: DatasetParams, flips: bool, batch_size: int
 ) -> dict[str, Tensor]:
     """-> source, edited (n, F, 2c, h, w) with F = 2 for both flips, prompt (n, 77, C)."""
     parts: dict[str, list[Tensor]] = {"source": [], "edited": [], "prompt": []}
@@ -102,7 +102,7 @@ def encode_shard(
 def write_cache(
     folder: Path,
     model: LegoModel,
-    data: DictConfig,
+    data: DatasetParams,
     dtype: str = "float32",
     batch_size: int = 32,
     n_chunk: int = 1,
@@ -133,7 +133,7 @@ class EncoderCache:
     """Reads a finished cache; raises EgoGenError when it belongs to something else."""
 
     def __init__(
-        self, folder: Path, located: Sequence[Located], data: DictConfig, model: LegoModel
+        self, folder: Path, located: Sequence[Located], data: DatasetParams, model: LegoModel
     ):
         info = folder / "cache.json"
         if not info.exists():
@@ -187,16 +187,16 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("overrides", nargs="*", help="dotted config keys, key=value")
     args = parser.parse_intermixed_args(argv)
     config = load_config(TrainConfig, args.config, args.overrides)
-    out = args.out or config.data.params.cache_path
+    out = args.out or config.data.cache_path
     if not out:
         raise EgoGenError("--out is not given, and the config has no data.params.cache_path")
     check_paths(config)
     device = usable_device(args.device)
-    model = LegoModel(config.model.params)
-    load_start(model, config.model.params.ckpt_path)
+    model = LegoModel(config.model)
+    load_start(model, config.model.ckpt_path)
     model.to(device).eval()
     for part in PARTS:
-        data = config.data.params[part].params
+        data = getattr(config.data, part)
         chunk = args.n_chunk, args.chunk_idx
         write_cache(Path(out) / part, model, data, args.dtype, args.batch_size, *chunk)
     print(f"{out}: chunk {args.chunk_idx} of {args.n_chunk} finished")

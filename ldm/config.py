@@ -1,7 +1,11 @@
 """Reading the configuration of stage 2: YAML files and dotted overrides over a typed schema.
 
 A YAML names only what differs from the schema's defaults (`ldm.schema`). An unknown key is an error
-that names the nearest valid one.
+that names the nearest valid one. Everything is checked here, once; what comes out are the schema's
+dataclasses:
+
+    config = load_config(TrainConfig, ["configs/train_mini.yaml"], ["data.params.batch_size=4"])
+    config.data.batch_size  # 4
 """
 
 from __future__ import annotations
@@ -10,20 +14,63 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from egogen import EgoGenError
 from egogen.settings import load_settings
+from ldm.file_layout import file_schema, from_file, to_file
 from ldm.released_config import released_keys, translate
-from ldm.schema import AS_RELEASED, AT_LEAST_1, CHOICES, GenerateConfig, TrainConfig
+from ldm.schema import GenerateConfig, ModelParams, TrainConfig
 
-__all__ = ["GenerateConfig", "TrainConfig", "as_list", "load_config", "load_model_params"]
+__all__ = [
+    "GenerateConfig",
+    "TrainConfig",
+    "as_list",
+    "load_config",
+    "load_model_params",
+    "to_yaml",
+]
+Config = TypeVar("Config", TrainConfig, GenerateConfig)
+
+# Switches of the differences to the released code, as it had them; `as_released: true` makes them
+# the defaults, so that a YAML or an override can still say otherwise.
+AS_RELEASED: dict[str, Any] = {
+    "model.params.conditioner.trained": False,
+    "model.params.ema_every_micro_batch": True,
+    "lightning.validation_draws": "random",
+    "inference.picture": "minmax",
+    "inference.jpeg_quality": 75,
+    "inference.noise": "process",
+}
+CHOICES = {  # by their places in files, as all keys here
+    "model.params.conditioner.variant": ("none", "image", "text", "both"),
+    "model.params.parameterization": ("eps", "x0"),
+    "inference.picture": ("clamp", "minmax"),
+    "inference.noise": ("sample", "process"),
+    "inference.sampler": ("euler_ancestral", "dpmpp_2m", "unipc", "ddim"),
+    "inference.precision": ("auto", "fp32", "bf16", "fp16"),
+    "lightning.logger": ("tensorboard", "wandb", "none"),
+    "lightning.validation_draws": ("fixed", "random"),
+}
+AT_LEAST_1 = (
+    "inference.steps",
+    "inference.batch_size",
+    "inference.height",
+    "data.params.batch_size",
+    "data.params.res",
+    "data.params.train.params.res",
+    "data.params.validation.params.res",
+    "lightning.checkpoint_every",
+    "lightning.log_every",
+)
 
 
-def load_config(schema: type, paths: Sequence[str], overrides: Sequence[str] = ()) -> DictConfig:
+def load_config(
+    schema: type[Config], paths: Sequence[str], overrides: Sequence[str] = ()
+) -> Config:
     """Merge YAML files and dotted overrides (`a.b=1`) over `schema`'s defaults.
 
     Raises EgoGenError naming file (or override) and key for anything unknown or of wrong type.
@@ -32,15 +79,20 @@ def load_config(schema: type, paths: Sequence[str], overrides: Sequence[str] = (
     return _load(schema, layers, overrides)
 
 
-def load_model_params(path: str, overrides: Sequence[str] = ()) -> DictConfig:
+def load_model_params(path: str, overrides: Sequence[str] = ()) -> ModelParams:
     """`model.params` of a config of either kind, such as that in a training run's folder."""
     layer = OmegaConf.masked_copy(_read_yaml(path), ["model"])
-    return _load(GenerateConfig, [(str(path), layer)], overrides).model.params
+    return _load(GenerateConfig, [(str(path), layer)], overrides).model
+
+
+def to_yaml(config: TrainConfig | GenerateConfig) -> str:
+    """The complete config in the layout of files."""
+    return OmegaConf.to_yaml(to_file(config), resolve=True)
 
 
 def _load(
-    schema: type, layers: list[tuple[str, DictConfig]], overrides: Sequence[str]
-) -> DictConfig:
+    schema: type[Config], layers: list[tuple[str, DictConfig]], overrides: Sequence[str]
+) -> Config:
     load_settings()
     files = ", ".join(where for where, _ in layers)
     for override in overrides:
@@ -49,7 +101,7 @@ def _load(
         layer = OmegaConf.from_dotlist([override.lstrip("-")])
         layers.append((f"command line: {override}", layer))
     layers = [(where, _translated(layer, where)) for where, layer in layers]
-    config = _merge_all(OmegaConf.structured(schema), layers)
+    config = _merge_all(file_schema(schema), layers)
     if config.get("as_released"):
         config = _merge_all(_as_released(schema), layers)
     try:
@@ -57,7 +109,7 @@ def _load(
     except OmegaConfBaseException as error:
         raise EgoGenError(f"{files}: {error}") from None
     _check_values(config)
-    return config
+    return from_file(schema, config)
 
 
 def _check_values(config: DictConfig) -> None:
@@ -76,7 +128,7 @@ def _check_values(config: DictConfig) -> None:
 
 
 def _translated(layer: DictConfig, where: str) -> DictConfig:
-    """In this project's keys; keys of the released code that do nothing here are told."""
+    """In this project's keys; a line is printed for each released key that does nothing here."""
     content, lines = translate(OmegaConf.to_container(layer), where)
     for line in lines:
         print(f"note: {line}", file=sys.stderr)
@@ -91,7 +143,7 @@ def _merge_all(config: DictConfig, layers: list[tuple[str, DictConfig]]) -> Dict
 
 def _as_released(schema: type) -> DictConfig:
     """The schema's defaults with the released values of what differs."""
-    config = OmegaConf.structured(schema)
+    config = file_schema(schema)
     for key, value in AS_RELEASED.items():
         if OmegaConf.select(config, key) is not None:  # training keys are not in every schema
             OmegaConf.update(config, key, value)
@@ -135,4 +187,4 @@ def _check_keys(config: Any, layer: DictConfig, where: str, prefix: str) -> None
 
 def as_list(value: Any) -> list[str]:
     """A path or a list of paths (training on several datasets) -> list."""
-    return list(value) if isinstance(value, (list, tuple, ListConfig)) else [value]
+    return list(value) if isinstance(value, list | tuple) else [value]

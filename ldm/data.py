@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -23,6 +22,7 @@ from egogen.seeds import stable_seed
 from ldm.conditioning import pad_text_rows
 from ldm.config import as_list
 from ldm.images import read_pixels
+from ldm.schema import ConditionerParams, DatasetParams, ModelParams
 
 
 def _root(path: str, name: str) -> Path:
@@ -86,7 +86,7 @@ class Located:
     text_root: str
 
 
-def locate_entries(data: DictConfig) -> list[Located]:
+def locate_entries(data: DatasetParams) -> list[Located]:
     """All entries of one dataset's config; its paths may be lists, one item per training set."""
     roots = data.additional_cond_path
     columns = [
@@ -107,7 +107,7 @@ def locate_entries(data: DictConfig) -> list[Located]:
     return located
 
 
-def check_stores(located: Sequence[Located], conditioner: DictConfig) -> None:
+def check_stores(located: Sequence[Located], conditioner: ConditionerParams) -> None:
     """What stores say about themselves against the config, before any work.
 
     Raises EgoGenError when features are of another width or number of rows than the model takes,
@@ -147,7 +147,7 @@ def check_stores(located: Sequence[Located], conditioner: DictConfig) -> None:
 
 
 def to_features(
-    image_rows: np.ndarray | None, text_rows: np.ndarray | None, conditioner: DictConfig
+    image_rows: np.ndarray | None, text_rows: np.ndarray | None, conditioner: ConditionerParams
 ) -> dict[str, Tensor]:
     """(I, D), (n, D), None where the variant has none -> image_features (I, D) and text_features
     (T, D), zero-padded or cut, in the precision that they have.
@@ -162,7 +162,7 @@ def to_features(
     return features
 
 
-def read_features(item: Located, conditioner: DictConfig) -> dict[str, Any]:
+def read_features(item: Located, conditioner: ConditionerParams) -> dict[str, Any]:
     """What the conditioning variant uses, see `to_features`; half precision.
 
     Image features of a compact store are (I, vision width) and come with STORE: `project` makes
@@ -181,7 +181,9 @@ def read_features(item: Located, conditioner: DictConfig) -> dict[str, Any]:
     return {**to_features(image_rows, text_rows, conditioner), **named}
 
 
-def read_condition(item: Located, data: DictConfig, conditioner: DictConfig) -> dict[str, Any]:
+def read_condition(
+    item: Located, data: DatasetParams, conditioner: ConditionerParams
+) -> dict[str, Any]:
     """What the model sees of an entry when it generates: pixels (3, R, R) in [-1, 1], prompt and
     features. Raises EgoGenError naming the file, or the field of an empty prompt.
     """
@@ -205,8 +207,8 @@ class TrainingPairs(Dataset):
 
     def __init__(
         self,
-        data: DictConfig,
-        model: DictConfig,
+        data: DatasetParams,
+        model: ModelParams,
         *,
         latent_shape: tuple[int, int, int],
         seed: int,

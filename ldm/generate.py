@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from egogen import EgoGenError
 from egogen.actions import ActionEntry, inside, read_clip_sizes
@@ -23,6 +22,13 @@ from ldm.noise import ProcessNoise, SampleNoise
 from ldm.paths import check_paths
 from ldm.samplers import SAMPLERS, draws_of_noise
 from ldm.sampling import Conditioning, NoiseSource, guidance_branches, guided_denoiser
+from ldm.schema import (
+    ConditionerParams,
+    DatasetParams,
+    GenerateConfig,
+    InferenceConfig,
+    ModelParams,
+)
 
 RELEASED_TEXT_SCALE = 7.5
 RELEASED_SAMPLER = "euler_ancestral"
@@ -66,34 +72,43 @@ def fingerprint(ckpt: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def made_by(config: DictConfig, ckpt: str, n_chunk: int, device: torch.device) -> dict[str, Any]:
+def made_by(
+    data: DatasetParams,
+    conditioner: ConditionerParams,
+    inference: InferenceConfig,
+    ckpt: str,
+    n_chunk: int,
+    device: torch.device,
+) -> dict[str, Any]:
     """What makes the frames, recorded beside them.
 
     A folder with frames of something else is refused: otherwise a rerun after more training, or
     with new descriptions, would keep the old ones.
     """
-    data, inference = config.data.params, config.inference
     own_stream = inference.noise == "sample"
-    info = {name: inference[name] for name in ("height", "picture", "jpeg_quality", "noise")}
-    return info | {
+    return {
+        "height": inference.height,
+        "picture": inference.picture,
+        "jpeg_quality": inference.jpeg_quality,
+        "noise": inference.noise,
         "n_chunk": "any" if own_stream else n_chunk,
         "precision": resolved_precision(device, inference.precision),
         "half_weights": inference.half_weights,
-        "mask_text_padding": config.model.params.conditioner.mask_text_padding,
+        "mask_text_padding": conditioner.mask_text_padding,
         "checkpoint": fingerprint(ckpt),
         "edit_file": hashlib.sha256(Path(data.edit_path).read_bytes()).hexdigest()[:16],
         "text_prompt_key": data.text_prompt_key,
     }
 
 
-def load_model(params: DictConfig, ckpt: str, device: torch.device) -> LegoModel:
+def load_model(params: ModelParams, ckpt: str, device: torch.device) -> LegoModel:
     state = read_weights(ckpt)
     model = LegoModel(params)
     load_for_generation(model, state, params.use_ema and params.load_ema, ckpt)
     return model.to(device).eval()
 
 
-def prepare(model: LegoModel, inference: DictConfig) -> LegoModel:
+def prepare(model: LegoModel, inference: InferenceConfig) -> LegoModel:
     """Precision of the UNet's weights, memory format and compilation as configured, in place."""
     precision = resolved_precision(model.device, inference.precision)
     channels_last = inference.channels_last
@@ -120,7 +135,7 @@ def generate_batch(
     model: LegoModel,
     samples: list[dict[str, Any]],
     names: list[tuple[str, ...]],
-    inference: DictConfig,
+    inference: InferenceConfig,
     scale_img: float,
     scale_txt: float,
     pad_to: int = 1,
@@ -157,7 +172,7 @@ def sample_latents(
     model: LegoModel,
     conditioning: Conditioning,
     noise: NoiseSource,
-    inference: DictConfig,
+    inference: InferenceConfig,
     scale_img: float,
     scale_txt: float,
 ) -> torch.Tensor:
@@ -177,21 +192,22 @@ def _finished(path: Path) -> bool:
 
 
 def generate_chunk(
-    config: DictConfig, ckpt: str, n_chunk: int, chunk_idx: int, device: torch.device
+    config: GenerateConfig, ckpt: str, n_chunk: int, chunk_idx: int, device: torch.device
 ) -> list[str]:
     """Write the frames of one chunk, for every pair of scales; -> entries that could not be done.
 
     Finished frames are kept, so that the same command continues a killed run.
     """
-    data, inference = config.data.params, config.inference
+    data, inference = config.data, config.inference
     check_paths(config, ckpt=ckpt)
     items = floor_chunk(locate_entries(data), n_chunk, chunk_idx)
-    check_stores(items, config.model.params.conditioner)
-    sizes = read_clip_sizes(config.data.metadata_path)
+    check_stores(items, config.model.conditioner)
+    sizes = read_clip_sizes(config.metadata_path)
     for item in items:
         if item.entry.clip not in sizes:
-            raise EgoGenError(f"{config.data.metadata_path}: clip {item.entry.clip!r} is missing")
-    maker, failures, info = None, [], made_by(config, ckpt, n_chunk, device)
+            raise EgoGenError(f"{config.metadata_path}: clip {item.entry.clip!r} is missing")
+    info = made_by(data, config.model.conditioner, inference, ckpt, n_chunk, device)
+    maker, failures = None, []
     for number, scales in enumerate(scale_pairs(inference)):
         folder = run_folder(ckpt, inference.seed, inference.steps, *scales, inference.sampler)
         check_provenance(folder / "made_by.json", info)
@@ -200,7 +216,7 @@ def generate_chunk(
         places = {item: number * len(items) + i for i, item in enumerate(items)}
         left = [item for item in items if not _finished(paths[item])]
         if left and maker is None:
-            maker = FrameMaker(load_model(config.model.params, ckpt, device), config)
+            maker = FrameMaker(load_model(config.model, ckpt, device), data, inference)
         record_provenance(folder / "made_by.json", info)
         done = len(items) - len(left)
         with Progress(len(items), "generate", "frames", done) as progress:
@@ -216,26 +232,25 @@ def generate_chunk(
     return failures
 
 
-def scale_pairs(inference: DictConfig) -> list[tuple[float, float]]:
+def scale_pairs(inference: InferenceConfig) -> list[tuple[float, float]]:
     """All pairs of image and text scale that are asked for."""
     for name in ("scales_img", "scales_txt"):
-        wrong = [
-            x for x in inference[name] if isinstance(x, bool) or not isinstance(x, int | float)
-        ]
-        if wrong or not inference[name]:
-            raise EgoGenError(f"config: inference.{name}={inference[name]}: expected numbers")
+        values = getattr(inference, name)
+        wrong = [x for x in values if isinstance(x, bool) or not isinstance(x, int | float)]
+        if wrong or not values:
+            raise EgoGenError(f"config: inference.{name}={values}: expected numbers")
     return list(itertools.product(inference.scales_img, inference.scales_txt))
 
 
 class FrameMaker:
     """A loaded model and what stays the same over all batches of a process."""
 
-    def __init__(self, model: LegoModel, config: DictConfig):
-        inference, device = config.inference, model.device
-        self.model, self.config = prepare(model, inference), config
+    def __init__(self, model: LegoModel, data: DatasetParams, inference: InferenceConfig):
+        device = model.device
+        self.model, self.data, self.inference = prepare(model, inference), data, inference
         with torch.no_grad(), autocast(device, inference.precision):
             self.uncond_context = model.uncond_context(model.encode_text([""]))
-        self.shape = model.latent_shape(config.data.params.res)
+        self.shape = model.latent_shape(data.res)
         self.stream = None
         if inference.noise == "process":
             draws = draws_of_noise(inference.sampler, inference.steps)
@@ -247,12 +262,10 @@ class FrameMaker:
         """Items and their places in the process -> decoded pictures (3, R, R) of those that could
         be read, and a line for each of the others.
         """
-        inference, samples, failures = self.config.inference, {}, []
+        inference, samples, failures = self.inference, {}, []
         for item in places:
             try:
-                samples[item] = read_condition(
-                    item, self.config.data.params, self.config.model.params.conditioner
-                )
+                samples[item] = read_condition(item, self.data, self.model.config.conditioner)
             except EgoGenError as error:
                 failures.append(f"{item.entry.key}: {error}")
         if not samples:

@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import Iterator, Mapping
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
@@ -18,6 +17,7 @@ from ldm.conditioning import dropout_masks, join_context
 from ldm.held_context import held_context
 from ldm.sampling import Conditioning, Predictor
 from ldm.schedule import NoiseSchedule
+from ldm.schema import ModelParams
 
 TRAINED_PARTS = ("unet", "conditioner")
 FROZEN_PARTS = ("vae", "text_encoder")
@@ -30,7 +30,7 @@ class LegoModel(nn.Module):
     `params` says what is not in the parts: schedules, shares, what the UNet predicts.
     """
 
-    def __init__(self, params: DictConfig, parts: Mapping[str, nn.Module] | None = None):
+    def __init__(self, params: ModelParams, parts: Mapping[str, nn.Module] | None = None):
         super().__init__()
         self.config = params
         self.scale_factor = params.scale_factor
@@ -47,7 +47,7 @@ class LegoModel(nn.Module):
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """(c, h, w) of pictures `resolution` pixels wide and high."""
-        side = resolution // downsampling_factor(self.config)
+        side = resolution // downsampling_factor(self.config.autoencoder)
         return self.vae.config.latent_channels, side, side
 
     def train(self, mode: bool = True) -> LegoModel:
@@ -84,7 +84,7 @@ class LegoModel(nn.Module):
     def tokenizer(self) -> CLIPTokenizer:
         """Loaded at first use, unless set: a model that is fed from a cache needs none."""
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.config.cond_stage_config.params.version)
+            self._tokenizer = load_tokenizer(self.config.text_encoder.version)
         return self._tokenizer
 
     @tokenizer.setter
@@ -97,7 +97,7 @@ class LegoModel(nn.Module):
             prompts,
             padding="max_length",
             truncation=True,
-            max_length=self.config.cond_stage_config.params.max_length,
+            max_length=self.config.text_encoder.max_length,
             return_tensors="pt",
         ).input_ids
 

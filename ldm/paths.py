@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig, OmegaConf
-
 from egogen.settings import require_paths
 from ldm.config import as_list
+from ldm.file_layout import file_place
+from ldm.schema import DatasetParams, GenerateConfig, TrainConfig
 
 FEATURES = {"llava_image": ("image", "both"), "llava_text": ("text", "both")}  # which variants read
 
 
-def paths_of(config: DictConfig) -> dict[str, str | None]:
+def paths_of(config: TrainConfig | GenerateConfig) -> dict[str, str | None]:
     """Config key -> path, of a training or a generation config."""
     named: dict[str, str | None] = {}
-    variant = config.model.params.conditioner.variant
-    for part in ("data.params.train.params", "data.params.validation.params", "data.params"):
-        data = OmegaConf.select(config, part)
-        if data is None or "data_path" not in data:
-            continue
+    datasets: dict[str, DatasetParams] = (
+        {"data.train": config.data.train, "data.validation": config.data.validation}
+        if isinstance(config, TrainConfig)
+        else {"data": config.data}
+    )
+    for place, data in datasets.items():
+        part = file_place(place)
         for key in ("data_path", "edit_path"):
-            named |= _named(f"{part}.{key}", data[key])
+            named |= _named(f"{part}.{key}", getattr(data, key))
         for kind, variants in FEATURES.items():
-            if variant in variants:
+            if config.model.conditioner.variant in variants:
                 key = f"additional_cond_path.{kind}"
-                named |= _named(f"{part}.{key}", OmegaConf.select(data, key))
-    for key in ("data.metadata_path", "model.params.ckpt_path"):
-        named |= _named(key, OmegaConf.select(config, key))
+                named |= _named(f"{part}.{key}", getattr(data.additional_cond_path, kind))
+    if isinstance(config, GenerateConfig):
+        named["data.metadata_path"] = config.metadata_path
+    named["model.params.ckpt_path"] = config.model.ckpt_path
     return named
 
 
@@ -35,6 +38,6 @@ def _named(key: str, value) -> dict[str, str | None]:
     return {key if len(paths) == 1 else f"{key}[{i}]": path for i, path in enumerate(paths)}
 
 
-def check_paths(config: DictConfig, **more: str) -> None:
+def check_paths(config: TrainConfig | GenerateConfig, **more: str) -> None:
     """Raises EgoGenError that names all paths of the config, and of `more`, that do not exist."""
     require_paths(paths_of(config) | more)

@@ -24,7 +24,6 @@ from diffusers import (
     ImagePipelineOutput,
     UNet2DConditionModel,
 )
-from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -34,13 +33,13 @@ from egogen.features.store import as_feature, load_feature
 from egogen.frames import read_rgb, to_rgb
 from egogen.seeds import stable_seed
 from ldm.conditioning import FeatureConditioner
-from ldm.config import load_model_params
+from ldm.config import CHOICES, load_model_params
 from ldm.data import to_features
 from ldm.generate import generate_batch, load_model
 from ldm.images import to_picture, to_pixels
 from ldm.model import DTYPES, LegoModel
 from ldm.sampling import NoiseSource
-from ldm.schema import CHOICES, InferenceConfig, ModelParams
+from ldm.schema import InferenceConfig, ModelParams
 
 PREDICTIONS = {"epsilon": "eps", "sample": "x0"}  # diffusers' names -> this project's
 OUTPUTS = ("pil", "np", "pt")
@@ -93,7 +92,7 @@ class LegoPipeline(DiffusionPipeline):
             timestep_spacing="linspace",
         )
         tokenizer = model.tokenizer
-        tokenizer.model_max_length = config.cond_stage_config.params.max_length
+        tokenizer.model_max_length = config.text_encoder.max_length
         return cls(
             vae=model.vae,
             text_encoder=model.text_encoder,
@@ -109,8 +108,9 @@ class LegoPipeline(DiffusionPipeline):
     def from_checkpoint(
         cls, ckpt: str | os.PathLike, config: str | os.PathLike, overrides: Sequence[str] = ()
     ) -> LegoPipeline:
-        """A checkpoint, released or of `ldm.training.module`, and a YAML that it belongs to; its averages
-        unless an override says `model.params.load_ema=false`.
+        """A checkpoint, of the released code or of `ldm.training`, and a YAML that it belongs to.
+
+        Its EMA is loaded unless an override says `model.params.load_ema=false`.
         """
         overrides = ["model.params.load_ema=true", *overrides]  # of a training YAML: another matter
         params = load_model_params(str(config), overrides)
@@ -133,16 +133,16 @@ class LegoPipeline(DiffusionPipeline):
         model.tokenizer = self.tokenizer
         return model
 
-    def _params(self) -> DictConfig:
+    def _params(self) -> ModelParams:
         """What of `model.params` is not in the networks but decides how they are used."""
-        schedule, params = self.scheduler.config, OmegaConf.structured(ModelParams)
+        schedule, params = self.scheduler.config, ModelParams()
         params.timesteps = schedule.num_train_timesteps
         params.linear_start, params.linear_end = schedule.beta_start, schedule.beta_end
         params.parameterization = PREDICTIONS[schedule.prediction_type]
         params.scale_factor = self.vae.config.scaling_factor
-        params.cond_stage_config.params.max_length = self.tokenizer.model_max_length
+        params.text_encoder.max_length = self.tokenizer.model_max_length
         for name in ("variant", "feature_dim", "image_rows", "text_rows"):
-            params.conditioner[name] = self._conditioner.config[name]
+            setattr(params.conditioner, name, self._conditioner.config[name])
         return params
 
     @torch.no_grad()
@@ -184,9 +184,9 @@ class LegoPipeline(DiffusionPipeline):
         samples = self._samples(photos, prompts, image_features, text_features)
         model = self.model
         noise = self._noise(_generators(seed, generator, len(photos)))
-        inference = OmegaConf.structured(InferenceConfig)
-        inference.steps, inference.sampler = num_inference_steps, sampler
-        inference.precision = self._precision()
+        inference = InferenceConfig(
+            steps=num_inference_steps, sampler=sampler, precision=self._precision()
+        )
         with self._progress(num_inference_steps):
             decoded = generate_batch(
                 model, samples, [], inference, image_guidance_scale, guidance_scale, noise=noise

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from PIL import Image
 
 from egogen.errors import EgoGenError
@@ -16,6 +15,7 @@ from egogen.seeds import stable_seed
 from ldm.data import to_features
 from ldm.generate import generate_batch, load_model, prepare
 from ldm.images import to_picture, to_pixels
+from ldm.schema import GenerateConfig
 from llava.checkpoints.load import load
 from llava.describing.decoding import Decoding
 from llava.describing.describe import Description, describe_frames
@@ -81,12 +81,12 @@ def describe(
     return description
 
 
-def condition(photo: Image.Image, description: Description, config: DictConfig) -> dict:
+def condition(photo: Image.Image, description: Description, config: GenerateConfig) -> dict:
     """What stage 2 sees, as `ldm.data.read_condition` gives it for an entry on disk.
 
     Raises EgoGenError when the features have another number of rows than the config expects.
     """
-    conditioner = config.model.params.conditioner
+    conditioner = config.model.conditioner
     image_rows = description.image_features if conditioner.variant in ("image", "both") else None
     text_rows = description.text_features if conditioner.variant in ("text", "both") else None
     if image_rows is not None and len(image_rows) != conditioner.image_rows:
@@ -95,7 +95,7 @@ def condition(photo: Image.Image, description: Description, config: DictConfig) 
             f"model.params.conditioner.image_rows={conditioner.image_rows}"
         )
     return {
-        "pixels": to_pixels(photo, config.data.params.res),
+        "pixels": to_pixels(photo, config.data.res),
         "prompt": description.text,
         **to_features(image_rows, text_rows, conditioner),
     }
@@ -107,7 +107,7 @@ def generate_frame(
     *,
     vllm: str | os.PathLike,
     ldm: str | os.PathLike,
-    config: DictConfig,
+    config: GenerateConfig,
     settings: Decoding,
     device: torch.device,
 ) -> Frame:
@@ -119,10 +119,10 @@ def generate_frame(
     action, inference = verb_phrase(action), config.inference
     if not Path(ldm).is_file():
         raise EgoGenError(f"{ldm}: no such checkpoint")  # told before stage 1 is run
-    width = config.model.params.conditioner.feature_dim
+    width = config.model.conditioner.feature_dim
     description = describe(vllm, photo, action, inference.seed, settings, device, width)
     sample = condition(photo, description, config)
-    model = prepare(load_model(config.model.params, str(ldm), device), inference)
+    model = prepare(load_model(config.model, str(ldm), device), inference)
     scales = inference.scales_img[0], inference.scales_txt[0]
     decoded = generate_batch(model, [sample], [SAMPLE], inference, *scales)[0]
     picture = to_picture(decoded, photo.size, inference.height, inference.picture)

@@ -68,7 +68,7 @@ def tiny_state() -> dict:
 @cache
 def tiny_model() -> LegoModel:
     """With live UNet weights. Shared by all tests: leave it as it was found."""
-    model = LegoModel(load_config(TrainConfig, [], TINY).model.params).eval()
+    model = LegoModel(load_config(TrainConfig, [], TINY).model).eval()
     model._tokenizer = clip_tokenizer()
     load_released(model, tiny_state(), use_ema=False)
     return model

@@ -30,8 +30,8 @@ def cache(run_overrides, tmp_path_factory):
 
 def load(overrides, *more):
     config = load_config(TrainConfig, [str(CONFIG)], [*overrides, *more])
-    model = LegoModel(config.model.params)
-    load_start(model, config.model.params.ckpt_path)
+    model = LegoModel(config.model)
+    load_start(model, config.model.ckpt_path)
     return config, model
 
 
@@ -41,8 +41,8 @@ def test_moments_and_texts_of_both_flips(run_overrides, cache, flip):
     kept = f"data.params.cache_path={cache}"
     always = f"data.params.train.params.flip_prob={flip or 1e-9}"
     config, model = load(run_overrides, always)
-    plain = build_data(config, model, seed=0)[0]
-    cached = build_data(load(run_overrides, always, kept)[0], model, seed=0)[0]
+    plain = build_data(config.data, model, 0, True)[0]
+    cached = build_data(load(run_overrides, always, kept)[0].data, model, 0, True)[0]
     for index in range(len(plain)):
         expected, found = plain[0, index], cached[0, index]
         for name in ("source", "edited"):
@@ -78,7 +78,7 @@ def test_chunks_make_the_whole(run_overrides, cache, tmp_path, monkeypatch):
     words = ["--config", str(CONFIG), "--out", str(tmp_path), "--n_chunk", "2", *run_overrides]
     cache_main([*words, "--chunk_idx", "2"])
     config, model = load(run_overrides)
-    data = config.data.params.train.params
+    data = config.data.train
     located = locate_entries(data)
     with pytest.raises(EgoGenError, match="shard_00000.*missing or cut short"):
         EncoderCache(tmp_path / "train", located, data, model)
@@ -104,7 +104,7 @@ def test_chunks_make_the_whole(run_overrides, cache, tmp_path, monkeypatch):
 def test_the_encoders_leave_the_device(run_overrides):
     """While a cache stands in for them they are no part of the module, but of its checkpoints."""
     config, model = load(run_overrides)
-    module = LegoTraining(model, config, seed=0, cached=True)
+    module = LegoTraining(model, config.optimizer, config.lightning, seed=0, cached=True)
     frozen = tuple(f"model.{part}." for part in FROZEN_PARTS)
     assert not any(name.startswith(frozen) for name in module.state_dict())
     checkpoint = {"state_dict": module.state_dict()}

@@ -63,7 +63,7 @@ def told(state):
 
 @pytest.mark.parametrize("name, overrides", [("full", ()), ("tiny", TINY)])
 def test_released_names_and_shapes_both_ways(name, overrides):
-    model = bare_model(load_config(TrainConfig, [], overrides).model.params)
+    model = bare_model(load_config(TrainConfig, [], overrides).model)
     names = manifest(f"manifest_{name}.json")
     weights = from_released(bare_state(names), model, "file")
     assert told(weights.live) == told(model.state_dict())
@@ -73,7 +73,7 @@ def test_released_names_and_shapes_both_ways(name, overrides):
 
 
 def test_stable_diffusion_names_and_shapes():
-    model = bare_model(load_config(TrainConfig, [], []).model.params)
+    model = bare_model(load_config(TrainConfig, [], []).model)
     names = manifest("manifest_sd15_layout.json")
     assert names[CONV_IN][0] == [320, 4, 3, 3]
     live = start_weights(bare_state(names), model, "file").live
@@ -83,7 +83,7 @@ def test_stable_diffusion_names_and_shapes():
 
 def test_names_agree_with_the_converters_of_diffusers():
     """Which know nothing of ours: every tensor, by its value, ends under the same name."""
-    model = bare_model(load_config(TrainConfig, [], []).model.params)
+    model = bare_model(load_config(TrainConfig, [], []).model)
     names = released_names(model)
     numbered = {released: torch.tensor(float(i)) for i, released in enumerate(names.values())}
     unet = {n: v for n, v in numbered.items() if n.startswith("model.")}
@@ -106,7 +106,7 @@ def tiny_params(tmp_path_factory):
     sizes = dict(num_hidden_layers=1, intermediate_size=64, vocab_size=64)
     CLIPTextConfig(hidden_size=768, num_attention_heads=12, **sizes).save_pretrained(folder)
     overrides = [*TINY, f"model.params.cond_stage_config.params.version={folder}"]
-    return load_config(TrainConfig, [], overrides).model.params
+    return load_config(TrainConfig, [], overrides).model
 
 
 @pytest.fixture(scope="module")

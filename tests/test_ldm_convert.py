@@ -131,7 +131,7 @@ def test_full_size_round_trip(tmp_path):
     CLIPTextConfig(**CLIP_VIT_L14_TEXT).save_pretrained(text)
     clip_tokenizer().save_pretrained(text)
     override = f"model.params.cond_stage_config.params.version={text}"
-    params = load_config(GenerateConfig, [], [override]).model.params
+    params = load_config(GenerateConfig, [], [override]).model
     model = bare_model(params)
     torch.manual_seed(0)
     live = {name: torch.rand(value.shape) for name, value in model.state_dict().items()}

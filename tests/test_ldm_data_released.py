@@ -28,7 +28,7 @@ def settings(*overrides):
         f"{part}additional_cond_path.llava_text={folder}/features_small/text",
     ]
     config = load_config(TrainConfig, [], [*lines, *(part + line for line in overrides)])
-    return config.data.params.train.params, config.model.params
+    return config.data.train, config.model
 
 
 @pytest.mark.parametrize("flip", [0, 1])

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from small_dataset import write_split
 from torch.utils.data import default_collate
 
@@ -18,6 +17,7 @@ from egogen.features.projector import Projector, write_projector
 from egogen.features.store import INFO_FILE, CompactWriter, ReleasedWriter
 from ldm.conditioning import FeatureConditioner
 from ldm.data import Located, check_stores, project, read_features, stack
+from ldm.schema import ConditionerParams
 
 ROWS, VISION, WIDTH = 256, 6, 24
 CONDITIONER = {"variant": "both", "feature_dim": WIDTH, "image_rows": ROWS, "text_rows": 77}
@@ -76,7 +76,7 @@ def located(roots, name: str, text: str | None = None) -> list[Located]:
 
 def told(items, variant="both"):
     """Image and text rows as training's batches have them, and as generation's do."""
-    conditioner = OmegaConf.create({**CONDITIONER, "variant": variant})
+    conditioner = ConditionerParams(**{**CONDITIONER, "variant": variant})
     check_stores(items, conditioner)
     samples = [read_features(item, conditioner) for item in items]
     batch, cpu = project(default_collate(samples)), torch.device("cpu")
@@ -112,7 +112,7 @@ def test_the_context_is_the_same(sets):
 
 
 def config(**changes):
-    return OmegaConf.create({**CONDITIONER, **changes})
+    return ConditionerParams(**{**CONDITIONER, **changes})
 
 
 @pytest.mark.parametrize("name", ["released", "compact"])

@@ -7,7 +7,6 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 from recipe import image
 from small_model import (
@@ -86,7 +85,7 @@ def equal(one, two):
 def test_the_frames_of_inference_bit_for_bit(pipe, params, inputs, sampler):
     """Same weights, same noise: the function that metrics/inference.py calls."""
     model = random_model(params)
-    inference = OmegaConf.structured(InferenceConfig)
+    inference = InferenceConfig()
     inference.steps, inference.sampler = STEPS, sampler
     samples = [
         {

@@ -129,14 +129,14 @@ def some_samples():
 def made(monkeypatch, *overrides):
     """Two decoded pictures of a small random model, and the model."""
     config = load_config(GenerateConfig, [], [*SMALL, *overrides])
-    width = config.model.params.unet_config.params.context_dim
+    width = config.model.unet.context_dim
 
     class NoText(torch.nn.Module):  # embeddings of known prompts stand for the text tower
         config = type("Config", (), {"hidden_size": width})
 
     monkeypatch.setattr("ldm.architecture.build_text_encoder", lambda _: NoText())
     torch.manual_seed(0)
-    model = LegoModel(config.model.params).eval()
+    model = LegoModel(config.model).eval()
     text = {prompt: torch.randn(77, width) for prompt in ("", "a", "b")}
     model.encode_text = lambda prompts: torch.stack([text[prompt] for prompt in prompts])
     prepare(model, config.inference)

@@ -119,11 +119,11 @@ def test_no_variant_leaves_a_parameter_without_gradient(run_overrides, variant):
     """What DDP needs; for both sources of the prompt."""
     more = f"model.params.conditioner.variant={variant}"
     config = load_config(TrainConfig, [str(CONFIG)], [*run_overrides, more])
-    model = LegoModel(config.model.params)
-    module = LegoTraining(model, config, seed=0)
+    model = LegoModel(config.model)
+    module = LegoTraining(model, config.optimizer, config.lightning, seed=0)
     for prompt in ("action", "llava_forecast_finetune"):
-        config.data.params.train.params.text_prompt_key = prompt
-        pairs = build_data(config, model, seed=0)[0]
+        config.data.train.text_prompt_key = prompt
+        pairs = build_data(config.data, model, 0, True)[0]
         batch = default_collate([pairs[0, index] for index in range(2)])
         module.losses(batch).mean().backward()
         assert all(p.grad is not None for p in module.parameters() if p.requires_grad)
@@ -243,9 +243,9 @@ def test_scale_up_takes_both_training_sets(run_overrides, tmp_path):
         if key.startswith("data.params.train.params.") and "/" in value:
             lists.append(f"{key}=[{value},{other[key]}]")
     config = load_config(TrainConfig, [str(CONFIG)], [*run_overrides, *lists])
-    located = locate_entries(config.data.params.train.params)
+    located = locate_entries(config.data.train)
     assert len(located) == 8 and located[0].frames != located[4].frames
     assert located[4].text_root == str(second / "text" / "train")
-    config.data.params.train.params.data_path = [*config.data.params.train.params.data_path, "x"]
+    config.data.train.data_path = [*config.data.train.data_path, "x"]
     with pytest.raises(EgoGenError, match="expected the same number each"):
-        locate_entries(config.data.params.train.params)
+        locate_entries(config.data.train)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from omegaconf import OmegaConf
 from released_model import DATA, SETTINGS, TINY, check, inputs, pixels, tiny_model
 from torch.utils.data import DataLoader
 
@@ -78,13 +77,14 @@ def run_step(*overrides: str, micro_batches: int = 1):
     words = [*TINY, "model.params.conditioner.dropout=0", *overrides]
     config = load_config(TrainConfig, [], words)
     model = copy.deepcopy(tiny_model())
-    module = LegoTraining(model, config, seed=0)
+    model.config = config.model
+    module = LegoTraining(model, config.optimizer, config.lightning, seed=0)
     recorder = Recorder(released_names(model))
     trainer = pl.Trainer(
         accelerator="cpu",
         max_steps=1,
         accumulate_grad_batches=micro_batches,
-        callbacks=[AverageUpdate(config.model.params.ema_every_micro_batch), recorder],
+        callbacks=[AverageUpdate(config.model.ema_every_micro_batch), recorder],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -219,7 +219,7 @@ def test_released_cadence_of_the_average():
         module = torch.nn.Module()
         module.average = Average(torch.nn.Linear(1, 1), 0.9999)
         config = load_config(TrainConfig, [], overrides)
-        callback = AverageUpdate(config.model.params.ema_every_micro_batch)
+        callback = AverageUpdate(config.model.ema_every_micro_batch)
         trainer = type("Trainer", (), {"global_step": 0})()
         callback.on_train_start(trainer)
         for micro in range(4):
@@ -250,8 +250,8 @@ def test_decays_and_the_toy_average():
 @pytest.mark.parametrize("name", ["train_ego4d", "train_epickitchen"])
 def test_learning_rates(name):
     config = load_config(TrainConfig, [str(DATA.parents[2] / "configs" / f"{name}.yaml")])
-    params = config.model.params.scheduler_config.params
-    rates = [config.model.base_learning_rate * rate_factor(step, params) for step in range(12)]
+    params = config.model.learning_rate
+    rates = [config.optimizer.base_learning_rate * rate_factor(step, params) for step in range(12)]
     assert rates == pytest.approx(EXPECTED["lr"][name], rel=1e-9)
 
 
@@ -264,7 +264,7 @@ def test_dropout_table():
 
 
 def test_schedule_and_noising():
-    params = load_config(TrainConfig, []).model.params
+    params = load_config(TrainConfig, []).model
     own = NoiseSchedule(params.linear_start, params.linear_end, params.timesteps)
     vectors = released_schedule(params.linear_start, params.linear_end, params.timesteps)
     vectors["lvlb_weights"] = bound_weights(params)
@@ -283,13 +283,13 @@ def test_schedule_and_noising():
 @pytest.mark.parametrize("flip", SETTINGS["flips"])
 def test_dataset_items(flip):
     golden, root = np.load(DATA / "dataset.npz"), DATA / "dataset"
-    data = OmegaConf.structured(TrainConfig).data.params.train.params
+    data = TrainConfig().data.train
     data.data_path, data.edit_path = str(root / "frames"), str(root / "edits.json")
     data.res, data.flip_prob = SETTINGS["res"], flip
     features = root / "features_small"
     data.additional_cond_path.llava_image = str(features / "image")
     data.additional_cond_path.llava_text = str(features / "text")
-    params = load_config(TrainConfig, [], ["model.params.conditioner.feature_dim=16"]).model.params
+    params = load_config(TrainConfig, [], ["model.params.conditioner.feature_dim=16"]).model
     pairs = TrainingPairs(data, params, latent_shape=(4, 32, 32), seed=0)
     texts = json.loads((DATA / "dataset.json").read_text())["eval"]
     stored = {int(k.split("/")[1]) for k in golden if k.startswith("train/") and k[6].isdigit()}

@@ -8,7 +8,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 from released_model import DATA, SETTINGS, check, inputs, pixels, tiny_model
 
@@ -26,6 +25,7 @@ from ldm.sampling import (
     sample_euler_ancestral,
 )
 from ldm.schedule import NoiseSchedule
+from ldm.schema import InferenceConfig
 
 GOLDEN = np.load(DATA / "sampling.npz")
 STEPS, TEXT, IMAGE = SETTINGS["steps"], SETTINGS["txt"], SETTINGS["im"]
@@ -190,7 +190,7 @@ def test_released_output_paths():
     that has the checkpoint's own name).
     """
     for case in CHUNKS["output_paths"]:
-        config = OmegaConf.create({"scales_img": [case["scale_img"]], "scales_txt": [7.5]})
+        config = InferenceConfig(scales_img=[case["scale_img"]], scales_txt=[7.5])
         scales = generate.scale_pairs(config)[0]
         folder = generate.run_folder(case["checkpoint"], case["seed"], case["steps"], *scales)
         tail = "/".join(case["image_1_path"].split("/")[-3:])

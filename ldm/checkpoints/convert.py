@@ -16,7 +16,6 @@ import shutil
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 
 from egogen import EgoGenError
 from egogen.atomic import TEMPORARY_SUFFIX, atomic_path
@@ -34,12 +33,13 @@ from ldm.checkpoints.load import read_file
 from ldm.checkpoints.released_names import LIVE
 from ldm.model import LegoModel
 from ldm.pipeline import LegoPipeline
+from ldm.schema import ModelParams
 
 FORMS = ("released", "own", "diffusers")
 
 
 def convert(
-    source: str | os.PathLike, target: str | os.PathLike, form: str, params: DictConfig
+    source: str | os.PathLike, target: str | os.PathLike, form: str, params: ModelParams
 ) -> list[str]:
     """Write what `source`, in any form, holds to `target` in `form`; -> lines that tell what.
 
@@ -59,7 +59,7 @@ def convert(
     return [f"written: {target}", *_told(weights, form)]
 
 
-def bare_model(params: DictConfig) -> LegoModel:
+def bare_model(params: ModelParams) -> LegoModel:
     """Names and shapes alone, without memory for the weights."""
     with torch.device("meta"):
         return LegoModel(params)

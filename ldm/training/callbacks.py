@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -21,6 +20,7 @@ from egogen.jobs import Progress
 from ldm.data import TrainingPairs, read_condition
 from ldm.generate import generate_batch
 from ldm.images import to_picture
+from ldm.schema import ImageLoggerParams, InferenceConfig
 
 
 class AverageUpdate(pl.Callback):
@@ -115,9 +115,14 @@ class SamplePictures(pl.Callback):
     Drawn with the averages and the configured sampler, now and then and at the end.
     """
 
-    def __init__(self, folder: Path, pairs: TrainingPairs, config: DictConfig):
-        settings = config.lightning.callbacks.image_logger.params
-        self.folder, self.pairs, self.config = folder, pairs, config
+    def __init__(
+        self,
+        folder: Path,
+        pairs: TrainingPairs,
+        settings: ImageLoggerParams,
+        inference: InferenceConfig,
+    ):
+        self.folder, self.pairs, self.inference = folder, pairs, inference
         self.every, self.count = settings.batch_frequency, min(settings.max_images, len(pairs))
         self.drawn = -1
 
@@ -144,7 +149,7 @@ class SamplePictures(pl.Callback):
             ]
             for item in items
         ]
-        inference, conditioner = self.config.inference, self.config.model.params.conditioner
+        inference, conditioner = self.inference, module.model.config.conditioner
         samples = [read_condition(item, self.pairs.data, conditioner) for item in items]
         names = [(item.entry.clip, item.entry.action_id) for item in items]
         scales = inference.scales_img[0], inference.scales_txt[0]

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -22,10 +21,11 @@ from ldm.checkpoints.layouts import OWN, OWN_EMA
 from ldm.data import project
 from ldm.model import FROZEN_PARTS, LegoModel
 from ldm.schedule import released_schedule
+from ldm.schema import LearningRateParams, LightningConfig, ModelParams, OptimizerParams
 from ldm.training.ema import Average
 
 
-def rate_factor(step: int, params: DictConfig) -> float:
+def rate_factor(step: int, params: LearningRateParams) -> float:
     """Factor of the learning rate before optimizer step `step` (latent diffusion's linear rule).
 
     f_start to f_max over warm_up_steps, then towards f_min, reached at cycle_lengths. Released:
@@ -38,7 +38,7 @@ def rate_factor(step: int, params: DictConfig) -> float:
     return low + (top - low) * max(0.0, (length - step) / length)
 
 
-def bound_weights(params: DictConfig) -> Tensor:
+def bound_weights(params: ModelParams) -> Tensor:
     """(timesteps,) weights that make the mean squared error of the noise the variational bound.
 
     beta_t^2 / (2 sigma_t^2 alpha_t (1 - alphas_cumprod_t)) (DDPM, equation 12), sigma_t^2 the
@@ -55,23 +55,31 @@ def bound_weights(params: DictConfig) -> Tensor:
 class LegoTraining(pl.LightningModule):
     """`cached`: batches hold encoder outputs (see `ldm.cache`) in place of pixels and texts."""
 
-    def __init__(self, model: LegoModel, config: DictConfig, seed: int, cached: bool = False):
+    def __init__(
+        self,
+        model: LegoModel,
+        optimizer: OptimizerParams,
+        lightning: LightningConfig,
+        seed: int,
+        cached: bool = False,
+    ):
         super().__init__()
-        self.model, self.config, self.seed = model, config, seed
+        self.model, self.optimizer_params, self.lightning = model, optimizer, lightning
+        self.seed, params = seed, model.config
         model.unet.requires_grad_(True)
-        model.conditioner.requires_grad_(config.model.params.conditioner.trained)
-        if config.model.params.unet_config.params.use_checkpoint:
+        model.conditioner.requires_grad_(params.conditioner.trained)
+        if params.unet.use_checkpoint:
             model.unet.enable_gradient_checkpointing()
-        if config.lightning.channels_last:
+        if lightning.channels_last:
             model.unet.to(memory_format=torch.channels_last)
-        if config.lightning.compile:
+        if lightning.compile:
             model.unet.compile()
         self.average = None
-        if config.model.params.use_ema:
-            self.average = Average(model, config.model.params.ema_decay)
+        if params.use_ema:
+            self.average = Average(model, params.ema_decay)
         with torch.no_grad():
             self.register_buffer("empty_prompt", model.encode_text([""]), persistent=False)
-        self.register_buffer("bound_weights", bound_weights(config.model.params), persistent=False)
+        self.register_buffer("bound_weights", bound_weights(params), persistent=False)
         self._validation = ExitStack()
         self._frozen: dict[str, nn.Module] = {}
         if cached:
@@ -143,13 +151,13 @@ class LegoTraining(pl.LightningModule):
     def _log(self, name: str, losses: Tensor, t: Tensor) -> None:
         """The mean over samples and, beside a loss of the noise, the bound; losses, t: (B,)."""
         values = {name: losses.mean()}
-        if self.config.model.params.parameterization == "eps":
+        if self.model.config.parameterization == "eps":
             values[f"{name}_vlb"] = (self.bound_weights[t] * losses.detach()).mean()
         self.log_dict(values, sync_dist=True, batch_size=len(t))
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over everything trained; weight decay on all of it, as released."""
-        settings, options = self.config.model, self.config.lightning.trainer
+        settings, options = self.optimizer_params, self.lightning.trainer
         mixed = not str(options.get("precision", 32)).startswith(("32", "64"))
         optimizer = torch.optim.AdamW(
             [p for p in self.parameters() if p.requires_grad],
@@ -159,7 +167,7 @@ class LegoTraining(pl.LightningModule):
             # it in mixed precision: it would undo the scaling of gradients only inside its step.
             fused=not (mixed and options.get("gradient_clip_val")),
         )
-        params = settings.params.scheduler_config.params
+        params = self.model.config.learning_rate
         schedule = LambdaLR(optimizer, lambda step: rate_factor(step, params))
         return {
             "optimizer": optimizer,

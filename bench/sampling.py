@@ -101,8 +101,7 @@ class Sides:
             conditioning = model.conditioning(
                 sample["pixels"][None].to(device),
                 [sample["prompt"]],
-                sample["image_features"][None].to(device),
-                sample["text_features"][None].to(device),
+                {name: rows[None].to(device) for name, rows in sample["features"].items()},
             )
             sigmas = model.schedule.sampling_sigmas(self.inference.steps).to(device)
             shape = conditioning.image_latents.shape
@@ -130,8 +129,7 @@ def build(arguments: argparse.Namespace, inference: Sequence[str]) -> tuple[Lego
 
 def made_up(model: LegoModel, batch: int) -> Conditioning:
     """Random conditioning of real shape: 410 rows of 768, latents of 256 x 256 pixels."""
-    settings, device = model.config.conditioner, model.device
-    rows = 77 + settings.image_rows + settings.text_rows
+    device, rows = model.device, 77 + model.conditioner.rows
     width = model.config.unet.context_dim
     return Conditioning(
         torch.randn(batch, rows, width, device=device),
@@ -208,12 +206,11 @@ def matmul_gflops(device: torch.device, precision: str) -> float:
 def measure_pictures(sides: Sides, count: int, batch: int) -> dict:
     """Whole pictures a second, encoding to decoding, of both sides."""
     model, inference, device = sides.model, sides.inference, sides.model.device
-    settings = model.config.conditioner
+    table = model.conditioner.features
     sample = {
         "pixels": torch.rand(3, 256, 256) * 2 - 1,
         "prompt": "x",
-        "image_features": torch.randn(settings.image_rows, settings.feature_dim),
-        "text_features": torch.randn(settings.text_rows, settings.feature_dim),
+        "features": {name: torch.randn(spec.rows, spec.width) for name, spec in table.items()},
     }
     batches = max(1, count // batch)
     samples, names = [sample] * batch, [("clip", str(i)) for i in range(batch)]

@@ -87,11 +87,12 @@ def set_side(module: LegoTraining, released: bool, checkpointing: bool) -> None:
 
 def make_batch(module: LegoTraining, count: int, resolution: int, device: str) -> dict:
     """Draws and features of `count` samples, without frames and texts."""
-    settings = module.model.config.conditioner
     latents = count, *module.model.latent_shape(resolution)
     return {
-        "image_features": torch.randn(count, settings.image_rows, settings.feature_dim),
-        "text_features": torch.randn(count, settings.text_rows, settings.feature_dim),
+        "features": {
+            name: torch.randn(count, spec.rows, spec.width)
+            for name, spec in module.model.conditioner.features.items()
+        },
         "t": torch.linspace(0, 999, count).long(),
         "draw": torch.ones(count),
         "noise": torch.randn(latents),
@@ -100,7 +101,12 @@ def make_batch(module: LegoTraining, count: int, resolution: int, device: str) -
 
 
 def moved(batch: dict, device: str) -> dict:
-    return {n: v.to(device) if isinstance(v, Tensor) else v for n, v in batch.items()}
+    def move(value):
+        if isinstance(value, dict):
+            return {name: move(part) for name, part in value.items()}
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    return move(batch)
 
 
 def training_step(module: LegoTraining, batch: dict, released: bool, precision: str) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -10,7 +9,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from egogen import EgoGenError
-from ldm.conditioning import FeatureConditioner
+from ldm.conditioning import FeatureConditioner, features_as_list
 from ldm.schema import AutoencoderParams, ConditionerParams, ModelParams, UNetParams
 
 # The text tower of CLIP ViT-L/14, which Stable Diffusion v1.5 uses.
@@ -66,9 +65,15 @@ def _check_channels(params: ModelParams) -> None:
 
 
 def build_conditioner(params: ConditionerParams, context_dim: int) -> FeatureConditioner:
-    arguments = asdict(params)
-    arguments.pop("trained")  # of the training, not of the network
-    return FeatureConditioner(context_dim=context_dim, **arguments)
+    return FeatureConditioner(
+        features_as_list(params.features),
+        context_dim,
+        params.num_heads,
+        params.num_layers,
+        params.feedforward_dim,
+        params.dropout,
+        params.mask_text_padding,
+    )
 
 
 def unet_arguments(params: UNetParams) -> dict[str, Any]:

@@ -17,18 +17,25 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from torch import nn
 
 from egogen import EgoGenError
 from egogen.settings import load_settings
-from ldm.file_layout import file_schema, from_file, to_file
-from ldm.released_config import released_keys, translate
-from ldm.schema import GenerateConfig, ModelParams, TrainConfig
+from ldm.file_layout import STORES, TABLE, file_schema, from_file, store_key, to_file
+from ldm.released_config import (
+    CONDITIONER,
+    OldTable,
+    released_features,
+    released_keys,
+    take_old_table,
+    translate,
+)
+from ldm.schema import FeatureParams, GenerateConfig, ModelParams, TrainConfig
 
 __all__ = [
     "GenerateConfig",
     "TrainConfig",
-    "as_list",
     "load_config",
     "load_model_params",
     "to_yaml",
@@ -46,7 +53,6 @@ AS_RELEASED: dict[str, Any] = {
     "inference.noise": "process",
 }
 CHOICES = {  # by their places in files, as all keys here
-    "model.params.conditioner.variant": ("none", "image", "text", "both"),
     "model.params.parameterization": ("eps", "x0"),
     "inference.picture": ("clamp", "minmax"),
     "inference.noise": ("sample", "process"),
@@ -55,6 +61,7 @@ CHOICES = {  # by their places in files, as all keys here
     "lightning.logger": ("tensorboard", "wandb", "none"),
     "lightning.validation_draws": ("fixed", "random"),
 }
+ENCODERS = ("linear", "self_attention")
 AT_LEAST_1 = (
     "inference.steps",
     "inference.batch_size",
@@ -100,16 +107,77 @@ def _load(
             raise EgoGenError(f"command line: {override!r}: expected key=value")
         layer = OmegaConf.from_dotlist([override.lstrip("-")])
         layers.append((f"command line: {override}", layer))
-    layers = [(where, _translated(layer, where)) for where, layer in layers]
-    config = _merge_all(file_schema(schema), layers)
+    contents = [(where, _translated(layer, where)) for where, layer in layers]
+    features = _released_table(contents)
+    layers = [(where, OmegaConf.create(content)) for where, content in contents]
+    config = _merge_all(_defaults(schema, features), layers)
     if config.get("as_released"):
-        config = _merge_all(_as_released(schema), layers)
+        config = _merge_all(_as_released(_defaults(schema, features)), layers)
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise EgoGenError(f"{files}: {error}") from None
     _check_values(config)
-    return from_file(schema, config)
+    try:
+        loaded = from_file(schema, config)
+    except MissingMandatoryValue as error:
+        raise EgoGenError(f"config: {error.full_key}: no value, expected one") from None
+    _check_features(loaded, {*OmegaConf.select(config, TABLE), *STORES})
+    return loaded
+
+
+def _released_table(layers: list[tuple[str, dict[str, Any]]]) -> dict[str, FeatureParams]:
+    """The table of features that the released keys of all layers mean; the layers lose those keys.
+
+    `conditioner.features` of the layers is merged over it. Raises EgoGenError where such a key
+    comes after a table, which would overrule it.
+    """
+    old = OmegaConf.create({"model": {"params": {"conditioner": OmegaConf.structured(OldTable)}}})
+    tabled = ""
+    for where, content in layers:
+        keys = take_old_table(content)
+        if keys and tabled:
+            key = next(iter(keys["model"]["params"]["conditioner"]))
+            raise EgoGenError(
+                f"{where}: {CONDITIONER}.{key} comes after {TABLE} of {tabled}, which it cannot "
+                f"change; expected {TABLE}.NAME.width, .rows, or =null to leave one out"
+            )
+        old = _merge(old, OmegaConf.create(keys), where)
+        if OmegaConf.select(OmegaConf.create(content), TABLE) is not None:
+            tabled = where
+    return released_features(OmegaConf.to_container(OmegaConf.select(old, CONDITIONER)))
+
+
+def _defaults(schema: type, features: dict[str, FeatureParams]) -> DictConfig:
+    config = file_schema(schema)
+    OmegaConf.update(config, TABLE, features, merge=False)
+    return config
+
+
+def _check_features(config: TrainConfig | GenerateConfig, known: set[str]) -> None:
+    """The table of features, and that folders are those of `known` features (used or null)."""
+    table = config.model.conditioner.features
+    for name, spec in table.items():
+        if not name.isidentifier() or hasattr(nn.ModuleDict, name):
+            raise EgoGenError(f"config: {TABLE}.{name}: expected another name for a feature")
+        if spec.encoder not in ENCODERS:
+            raise EgoGenError(
+                f"config: {TABLE}.{name}.encoder={spec.encoder!r}: expected one of "
+                f"{', '.join(ENCODERS)}"
+            )
+        if min(spec.width, spec.rows) < 1:
+            raise EgoGenError(f"config: {TABLE}.{name}: width and rows: expected at least 1")
+    datasets = (
+        (config.data.train, config.data.validation)
+        if isinstance(config, TrainConfig)
+        else (config.data,)
+    )
+    for name in (name for data in datasets for name in data.features):
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
+            raise EgoGenError(
+                f"config: {store_key(name)}: no such feature in {TABLE}; did you mean {near!r}?"
+            )
 
 
 def _check_values(config: DictConfig) -> None:
@@ -127,12 +195,12 @@ def _check_values(config: DictConfig) -> None:
             raise EgoGenError(f"config: {place}.{name}={list(values)}: expected one value")
 
 
-def _translated(layer: DictConfig, where: str) -> DictConfig:
+def _translated(layer: DictConfig, where: str) -> dict[str, Any]:
     """In this project's keys; a line is printed for each released key that does nothing here."""
     content, lines = translate(OmegaConf.to_container(layer), where)
     for line in lines:
         print(f"note: {line}", file=sys.stderr)
-    return OmegaConf.create(content)
+    return content
 
 
 def _merge_all(config: DictConfig, layers: list[tuple[str, DictConfig]]) -> DictConfig:
@@ -141,9 +209,8 @@ def _merge_all(config: DictConfig, layers: list[tuple[str, DictConfig]]) -> Dict
     return config
 
 
-def _as_released(schema: type) -> DictConfig:
-    """The schema's defaults with the released values of what differs."""
-    config = file_schema(schema)
+def _as_released(config: DictConfig) -> DictConfig:
+    """Defaults with the values of the released code where they differ."""
     for key, value in AS_RELEASED.items():
         if OmegaConf.select(config, key) is not None:  # training keys are not in every schema
             OmegaConf.update(config, key, value)
@@ -172,10 +239,15 @@ def _merge(config: DictConfig, layer: DictConfig, where: str) -> DictConfig:
 
 
 def _check_keys(config: Any, layer: DictConfig, where: str, prefix: str) -> None:
+    if prefix == f"{TABLE}.":
+        for name in (name for name in layer if OmegaConf.is_dict(layer[name])):
+            spec = OmegaConf.structured(FeatureParams)
+            _check_keys(spec, layer[name], where, f"{prefix}{name}.")
+        return
     if not isinstance(config, DictConfig) or OmegaConf.get_type(config) is dict:
         return  # free-form part, such as the trainer's arguments
     for key in layer:
-        if key not in config:
+        if key not in list(config):  # `key in config` is false where a value is missing
             known = [*config, *released_keys(prefix)]
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
             hint = f"; did you mean {prefix + near[0]!r}?" if near else ""
@@ -183,8 +255,3 @@ def _check_keys(config: Any, layer: DictConfig, where: str, prefix: str) -> None
         child = None if OmegaConf.is_missing(layer, key) else layer._get_node(key)
         if isinstance(child, DictConfig) and isinstance(child._value(), dict):
             _check_keys(config[key], child, where, f"{prefix}{key}.")
-
-
-def as_list(value: Any) -> list[str]:
-    """A path or a list of paths (training on several datasets) -> list."""
-    return list(value) if isinstance(value, list | tuple) else [value]

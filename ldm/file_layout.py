@@ -1,16 +1,19 @@
 """Between the layout of config files (the released one) and the program's (`ldm.schema`).
 
-PLACES is the only table. The typed schema that files and overrides are merged over is built from the
-program's dataclasses and this table, so that every default stands once.
+PLACES and STORES are the only tables. The typed schema that files and overrides are merged over is
+built from the program's dataclasses and these, so that every default stands once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
+
+from ldm.schema import MISSING_PATH, FeatureParams, default_features
 
 # Program place -> place in files; the longest beginning of a path decides, others are the same.
 PLACES = {
@@ -27,6 +30,10 @@ PLACES = {
     "data.validation": "data.params.validation.params",
     "lightning.image_logger": "lightning.callbacks.image_logger.params",
 }
+# Where a dataset's `features` stand in files: those of the released code, and all others.
+STORES = {"image": "additional_cond_path.llava_image", "text": "additional_cond_path.llava_text"}
+OTHER_STORES = "feature_path"
+TABLE = "model.params.conditioner.features"
 T = TypeVar("T")
 
 
@@ -40,15 +47,21 @@ def file_place(place: str) -> str:
     return place
 
 
+def store_key(name: str) -> str:
+    """What a dataset's folder of a feature is called in files, below the dataset's own place."""
+    return STORES.get(name, f"{OTHER_STORES}.{name}")
+
+
 def file_schema(schema: type) -> DictConfig:
-    """The defaults of a program schema (TrainConfig, GenerateConfig), typed, in the files' layout."""
+    """The defaults of a schema (TrainConfig, GenerateConfig), typed, in the files' layout."""
     tree: dict[str, Any] = {}
     for place, kind, field in _leaves(schema):
-        *parents, name = file_place(place).split(".")
-        node = tree
-        for key in parents:
-            node = node.setdefault(key, {})
-        node[name] = (name, kind, _copy(field))
+        for where, file_kind, default in _in_files(place, kind, field):
+            *parents, name = where.split(".")
+            node = tree
+            for key in parents:
+                node = node.setdefault(key, {})
+            node[name] = (name, file_kind, default)
     return OmegaConf.structured(_dataclass(schema.__name__, tree))
 
 
@@ -61,11 +74,24 @@ def to_file(config: Any) -> DictConfig:
     """The reverse: what is printed, and written into a run's folder."""
     content = file_schema(type(config))
     for place, _, _ in _leaves(type(config)):
-        OmegaConf.update(content, file_place(place), _at(config, place))
+        value = _at(config, place)
+        if _is_stores(place):
+            part = place.removesuffix("features")
+            for name in {**STORES, **value}:
+                where = file_place(part + store_key(name))
+                OmegaConf.update(content, where, value.get(name, MISSING_PATH), force_add=True)
+            continue
+        if file_place(place) == TABLE:  # a feature of the default table that is left out is null
+            value = {**dict.fromkeys(default_features()), **value}
+        OmegaConf.update(content, file_place(place), value)
     return content
 
 
-def _leaves(schema: type, prefix: str = "") -> typing.Iterator[tuple[str, Any, dataclasses.Field]]:
+def _is_stores(place: str) -> bool:
+    return place.startswith("data.") and place.endswith(".features")
+
+
+def _leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field]]:
     """(place, type, field) of everything in a schema that is not a dataclass itself."""
     kinds = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
@@ -76,10 +102,22 @@ def _leaves(schema: type, prefix: str = "") -> typing.Iterator[tuple[str, Any, d
             yield place, kind, field
 
 
-def _copy(field: dataclasses.Field) -> Any:
+def _in_files(place: str, kind: Any, field: dataclasses.Field) -> Iterator[tuple[str, Any, Any]]:
+    """(place, type, new field) of each key that one leaf has in files."""
+    if _is_stores(place):
+        part = place.removesuffix("features")
+        for key in STORES.values():
+            yield file_place(part + key), Any, dataclasses.field(default=MISSING_PATH)
+        empty: Any = dataclasses.field(default_factory=dict)
+        yield file_place(part + OTHER_STORES), dict[str, Any], empty
+        return
+    where = file_place(place)
+    if where == TABLE:
+        kind = dict[str, FeatureParams | None]  # null leaves a feature out
     if field.default_factory is not dataclasses.MISSING:
-        return dataclasses.field(default_factory=field.default_factory)
-    return dataclasses.field(default=field.default)
+        yield where, kind, dataclasses.field(default_factory=field.default_factory)
+    else:
+        yield where, kind, dataclasses.field(default=field.default)
 
 
 def _dataclass(name: str, tree: dict[str, Any]) -> type:
@@ -99,8 +137,15 @@ def _build(schema: type[T], content: Any, prefix: str) -> T:
         kind, place = kinds[field.name], prefix + field.name
         if dataclasses.is_dataclass(kind):
             values[field.name] = _build(typing.cast(type, kind), content, f"{place}.")
+        elif _is_stores(place):
+            found = {name: _at(content, file_place(prefix + key)) for name, key in STORES.items()}
+            found |= _at(content, file_place(prefix + OTHER_STORES))
+            values[field.name] = {name: path for name, path in found.items() if path}
         else:
-            values[field.name] = _at(content, file_place(place))
+            value = _at(content, file_place(place))
+            if file_place(place) == TABLE:
+                value = {name: spec for name, spec in value.items() if spec is not None}
+            values[field.name] = value
     return schema(**values)
 
 

@@ -10,16 +10,15 @@ from typing import Any
 import torch
 
 from egogen import EgoGenError
-from egogen.actions import ActionEntry, inside, read_clip_sizes
+from egogen.actions import ActionEntry, inside
 from egogen.frames import read_rgb
-from egogen.jobs import Progress, floor_chunk
+from egogen.jobs import Progress
 from egogen.provenance import check_provenance, record_provenance
 from ldm.checkpoints.load import load_for_generation, read_weights
-from ldm.data import Located, check_stores, locate_entries, read_condition, stack
+from ldm.data import collate, read_condition
 from ldm.images import to_picture, write_picture
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
 from ldm.noise import ProcessNoise, SampleNoise
-from ldm.paths import check_paths
 from ldm.samplers import SAMPLERS, draws_of_noise
 from ldm.sampling import Conditioning, NoiseSource, guidance_branches, guided_denoiser
 from ldm.schema import (
@@ -29,6 +28,7 @@ from ldm.schema import (
     InferenceConfig,
     ModelParams,
 )
+from ldm.split import Located, Split, open_generation
 
 RELEASED_TEXT_SCALE = 7.5
 RELEASED_SAMPLER = "euler_ancestral"
@@ -152,12 +152,9 @@ def generate_batch(
     size = max(count, pad_to)
     samples = samples + samples[-1:] * (size - count)
     with autocast(device, inference.precision):
+        batch = collate(samples, model.conditioner.features, device)
         conditioning = model.conditioning(
-            stack(samples, "pixels", device),
-            [sample["prompt"] for sample in samples],
-            stack(samples, "image_features", device),
-            stack(samples, "text_features", device),
-            uncond_context,
+            batch["pixels"], batch["prompt"], batch["features"], uncond_context
         )
         if noise is None:
             shape = tuple(conditioning.image_latents.shape[1:])
@@ -199,13 +196,8 @@ def generate_chunk(
     Finished frames are kept, so that the same command continues a killed run.
     """
     data, inference = config.data, config.inference
-    check_paths(config, ckpt=ckpt)
-    items = floor_chunk(locate_entries(data), n_chunk, chunk_idx)
-    check_stores(items, config.model.conditioner)
-    sizes = read_clip_sizes(config.metadata_path)
-    for item in items:
-        if item.entry.clip not in sizes:
-            raise EgoGenError(f"{config.metadata_path}: clip {item.entry.clip!r} is missing")
+    split = open_generation(config, ckpt, n_chunk, chunk_idx)
+    items = split.items
     info = made_by(data, config.model.conditioner, inference, ckpt, n_chunk, device)
     maker, failures = None, []
     for number, scales in enumerate(scale_pairs(inference)):
@@ -216,7 +208,7 @@ def generate_chunk(
         places = {item: number * len(items) + i for i, item in enumerate(items)}
         left = [item for item in items if not _finished(paths[item])]
         if left and maker is None:
-            maker = FrameMaker(load_model(config.model, ckpt, device), data, inference)
+            maker = FrameMaker(load_model(config.model, ckpt, device), split, inference)
         record_provenance(folder / "made_by.json", info)
         done = len(items) - len(left)
         with Progress(len(items), "generate", "frames", done) as progress:
@@ -224,7 +216,7 @@ def generate_chunk(
                 batch = {item: places[item] for item in left[start : start + inference.batch_size]}
                 decoded, failed = maker.make(batch, scales)
                 for item, x in decoded.items():
-                    size = sizes[item.entry.clip]
+                    size = split.sizes[item.entry.clip]
                     picture = to_picture(x, size, inference.height, inference.picture)
                     write_picture(paths[item], picture, inference.jpeg_quality)
                 failures += failed
@@ -245,12 +237,12 @@ def scale_pairs(inference: InferenceConfig) -> list[tuple[float, float]]:
 class FrameMaker:
     """A loaded model and what stays the same over all batches of a process."""
 
-    def __init__(self, model: LegoModel, data: DatasetParams, inference: InferenceConfig):
+    def __init__(self, model: LegoModel, split: Split, inference: InferenceConfig):
         device = model.device
-        self.model, self.data, self.inference = prepare(model, inference), data, inference
+        self.model, self.split, self.inference = prepare(model, inference), split, inference
         with torch.no_grad(), autocast(device, inference.precision):
             self.uncond_context = model.uncond_context(model.encode_text([""]))
-        self.shape = model.latent_shape(data.res)
+        self.shape = model.latent_shape(split.data.res)
         self.stream = None
         if inference.noise == "process":
             draws = draws_of_noise(inference.sampler, inference.steps)
@@ -265,7 +257,7 @@ class FrameMaker:
         inference, samples, failures = self.inference, {}, []
         for item in places:
             try:
-                samples[item] = read_condition(item, self.data, self.model.config.conditioner)
+                samples[item] = read_condition(item, self.split)
             except EgoGenError as error:
                 failures.append(f"{item.entry.key}: {error}")
         if not samples:

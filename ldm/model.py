@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -109,28 +110,25 @@ class LegoModel(nn.Module):
 
     def uncond_context(self, empty_prompt: Tensor) -> Tensor:
         """(1, 77, C) text tower on "" -> (1, L, C): features are zeros after the projection."""
-        settings = self.config.conditioner
-        rows = settings.image_rows * self.conditioner.uses_image
-        rows += settings.text_rows * self.conditioner.uses_text
-        zeros = empty_prompt.new_zeros(1, rows, empty_prompt.shape[-1])
+        zeros = empty_prompt.new_zeros(1, self.conditioner.rows, empty_prompt.shape[-1])
         return torch.cat([empty_prompt, zeros], dim=1)
 
-    def training_loss(self, batch: dict[str, Tensor], empty_prompt: Tensor) -> Tensor:
+    def training_loss(self, batch: Mapping[str, Any], empty_prompt: Tensor) -> Tensor:
         """Mean squared error of the predicted noise (or latents), per sample: (B,).
 
-        `batch`: source_moments, edited_moments (B, 2c, h, w), prompt (B, 77, C), image_features
-        (B, I, D), text_features (B, T, D) and the sample's own draws: t (B,), noise,
-        posterior_noise (B, c, h, w), draw (B,) for classifier-free dropout.
+        `batch`: source_moments, edited_moments (B, 2c, h, w), prompt (B, 77, C), features {name:
+        (B, n, D)} and the sample's own draws: t (B,), noise, posterior_noise (B, c, h, w), draw
+        (B,) for classifier-free dropout.
         """
-        prompt_dropped, image_dropped = dropout_masks(batch["draw"], self.config.dropout_share)
+        prompt_dropped, image_dropped = dropout_masks(batch["draw"], self.config.cond_drop_prob)
         prompt_dropped = prompt_dropped[:, None, None]
         latents = self.sample_latents(batch["edited_moments"], batch["posterior_noise"])
         noisy = self.schedule.add_noise(latents, batch["noise"], batch["t"])
-        rows = self.conditioner(batch.get("image_features"), batch.get("text_features"))
+        rows = self.conditioner(batch["features"])
         prompt = torch.where(prompt_dropped, empty_prompt, batch["prompt"])
-        rows = [None if part is None else part * ~prompt_dropped for part in rows]
+        kept = [part * ~prompt_dropped for part in rows.values()]
         image = self.image_latents(batch["source_moments"]) * ~image_dropped[:, None, None, None]
-        context = join_context(prompt, *rows)
+        context = join_context(prompt, kept)
         predicted = self.unet(torch.cat([noisy, image], dim=1), batch["t"], context).sample
         wanted = batch["noise"] if self.config.parameterization == "eps" else latents
         error = (predicted.float() - wanted.float()) ** 2
@@ -141,8 +139,7 @@ class LegoModel(nn.Module):
         self,
         pixels: Tensor,
         prompts: list[str],
-        image_features: Tensor | None,
-        text_features: Tensor | None,
+        features: Mapping[str, Tensor],
         uncond_context: Tensor | None = None,
     ) -> Conditioning:
         """Everything the sampler needs for a batch; see `training_loss` for the shapes.
@@ -150,11 +147,11 @@ class LegoModel(nn.Module):
         `uncond_context` (1, L, C), the same for every batch, is computed unless given.
         """
         prompt = self.encode_text(prompts)
-        rows = self.conditioner(image_features, text_features)
+        rows = self.conditioner(features)
         if uncond_context is None:
             uncond_context = self.uncond_context(self.encode_text([""]))
         return Conditioning(
-            context=join_context(prompt, *rows),
+            context=join_context(prompt, rows.values()),
             uncond_context=uncond_context,
             image_latents=self.image_latents(self.encode_moments(pixels)),
         )

@@ -11,7 +11,7 @@ project, or by `LegoPipeline.from_checkpoint(...).save_pretrained`. The sampling
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,7 +39,7 @@ from ldm.generate import generate_batch, load_model
 from ldm.images import to_picture, to_pixels
 from ldm.model import DTYPES, LegoModel
 from ldm.sampling import NoiseSource
-from ldm.schema import InferenceConfig, ModelParams
+from ldm.schema import FeatureParams, InferenceConfig, ModelParams
 
 PREDICTIONS = {"epsilon": "eps", "sample": "x0"}  # diffusers' names -> this project's
 OUTPUTS = ("pil", "np", "pt")
@@ -99,7 +99,7 @@ class LegoPipeline(DiffusionPipeline):
             tokenizer=tokenizer,
             unet=model.unet,
             # A network without weights cannot be saved.
-            conditioner=None if model.config.conditioner.variant == "none" else model.conditioner,
+            conditioner=model.conditioner if model.conditioner.features else None,
             scheduler=scheduler,
             ema_updates=ema_updates,
         )
@@ -118,7 +118,7 @@ class LegoPipeline(DiffusionPipeline):
 
     @property
     def _conditioner(self) -> FeatureConditioner:
-        return FeatureConditioner(variant="none") if self.conditioner is None else self.conditioner
+        return FeatureConditioner([]) if self.conditioner is None else self.conditioner
 
     @property
     def model(self) -> LegoModel:
@@ -141,8 +141,7 @@ class LegoPipeline(DiffusionPipeline):
         params.parameterization = PREDICTIONS[schedule.prediction_type]
         params.scale_factor = self.vae.config.scaling_factor
         params.text_encoder.max_length = self.tokenizer.model_max_length
-        for name in ("variant", "feature_dim", "image_rows", "text_rows"):
-            setattr(params.conditioner, name, self._conditioner.config[name])
+        params.conditioner.features = self._conditioner.features
         return params
 
     @torch.no_grad()
@@ -161,12 +160,14 @@ class LegoPipeline(DiffusionPipeline):
         sampler: str = "euler_ancestral",
         output_type: str = "pil",
         return_dict: bool = True,
+        features: Mapping[str, Rows | Sequence[Rows]] | None = None,
     ) -> ImagePipelineOutput | tuple:
         """Frames of the actions that `description` tells, done in the scenes of `image`.
 
         Each of the first four is one item or a list of B. image: PIL picture of any mode and size,
         or a path. image_features (I, D), text_features (n, D): tensor, array or path of a .npy, as
-        stage 1 writes them, where the conditioner's variant uses them; tensors may be (B, ..., D).
+        stage 1 writes them, where the conditioner uses them; tensors may be (B, ..., D). Features
+        of other names are given as `features={name: ...}`.
 
         seed: a picture depends on its seed alone, not on its place in the batch; a list gives each
         its own. generator: one for each picture, in place of seeds; a generator seeded with
@@ -181,7 +182,8 @@ class LegoPipeline(DiffusionPipeline):
         _check_choice("output_type", output_type, OUTPUTS)
         photos = [_as_rgb(item) for item in _as_list(image)]
         prompts = _one_each("description", description, len(photos))
-        samples = self._samples(photos, prompts, image_features, text_features)
+        given = {"image": image_features, "text": text_features, **(features or {})}
+        samples = self._samples(photos, prompts, given)
         model = self.model
         noise = self._noise(_generators(seed, generator, len(photos)))
         inference = InferenceConfig(
@@ -199,35 +201,20 @@ class LegoPipeline(DiffusionPipeline):
             pictures = ((decoded.clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
         return ImagePipelineOutput(images=pictures) if return_dict else (pictures,)
 
-    def _samples(self, photos, prompts, image_features, text_features) -> list[dict[str, Any]]:
-        """Per picture what `ldm.data.read_condition` gives for an entry on disk."""
-        settings, count = self._conditioner.config, len(photos)
-        image_rows = self._rows("image_features", image_features, count)
-        text_rows = self._rows("text_features", text_features, count)
-        resolution = self.vae.config.sample_size
+    def _samples(
+        self, photos: list[Image.Image], prompts: list[str], given: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Per photograph what `ldm.data.read_condition` gives for an entry on disk."""
+        table, resolution = self._conditioner.features, self.vae.config.sample_size
+        rows = {name: _rows(name, spec, given, len(photos)) for name, spec in table.items()}
         return [
             {
                 "pixels": to_pixels(photo, resolution),
                 "prompt": prompt,
-                **to_features(images, texts, settings),
+                "features": to_features({name: rows[name][i] for name in table}, table),
             }
-            for photo, prompt, images, texts in zip(
-                photos, prompts, image_rows, text_rows, strict=True
-            )
+            for i, (photo, prompt) in enumerate(zip(photos, prompts, strict=True))
         ]
-
-    def _rows(self, name: str, given: Any, count: int) -> list[np.ndarray | None]:
-        """One (rows, D) array per picture, or None where the variant does not use this kind."""
-        kind, settings = name.split("_")[0], self._conditioner.config
-        if settings.variant not in (kind, "both"):
-            return [None] * count
-        if given is None:
-            raise EgoGenError(f"{name}: missing, the conditioner's variant is {settings.variant!r}")
-        if isinstance(given, Tensor | np.ndarray) and given.ndim == 3:
-            given = list(given)
-        rows = settings.image_rows if kind == "image" else None
-        given = _one_each(name, given, count)
-        return [_read_rows(item, name, settings.feature_dim, rows) for item in given]
 
     def _noise(self, generators: list[torch.Generator]) -> NoiseSource:
         cells = self.vae.config.sample_size // 2 ** (len(self.vae.config.block_out_channels) - 1)
@@ -278,6 +265,17 @@ def _one_each(name: str, value: Any, count: int) -> list:
 
 def _as_rgb(picture: Picture) -> Image.Image:
     return to_rgb(picture) if isinstance(picture, Image.Image) else read_rgb(picture)
+
+
+def _rows(name: str, spec: FeatureParams, given: Mapping[str, Any], count: int) -> list[np.ndarray]:
+    """One (n, D) array per photograph of one feature."""
+    found, what = given.get(name), f"{name}_features"
+    if found is None:
+        raise EgoGenError(f"{what}: missing, the conditioner uses the feature {name!r}")
+    if isinstance(found, Tensor | np.ndarray) and found.ndim == 3:
+        found = list(found)
+    rows = None if spec.padded else spec.rows
+    return [_read_rows(item, what, spec.width, rows) for item in _one_each(what, found, count)]
 
 
 def _read_rows(given: Rows, name: str, width: int, rows: int | None) -> np.ndarray:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from egogen import EgoGenError
+from ldm.schema import FeatureParams, default_features
 
 ANY = object()
 
@@ -93,8 +95,20 @@ WITHOUT_EFFECT: dict[str, Unused] = {
         told=True,
     ),
 }
+OLD_TABLE = ("variant", "feature_dim", "image_rows", "text_rows")  # before features had names
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "image": ("image",),
+    "text": ("text",),
+    "both": ("image", "text"),
+}
+CONDITIONER = "model.params.conditioner"
 SIZES = ("min_resize_res", "max_resize_res", "crop_res")  # of frames, three keys for one number
-RENAMED = {"dataset": (*SIZES, "additional_cross_attn")}  # by _translate_dataset
+RENAMED = {  # known to `translate` and to `take_old_table`
+    "dataset": (*SIZES, "additional_cross_attn"),
+    CONDITIONER: OLD_TABLE,
+    "model.params": ("dropout_share",),
+}
 
 
 def translate(layer: dict[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
@@ -109,7 +123,45 @@ def translate(layer: dict[str, Any], where: str) -> tuple[dict[str, Any], list[s
         dataset = _at(layer, path)
         if dataset is not None:
             _translate_dataset(layer, dataset, where, path)
+    model = _at(layer, "model.params")
+    if model is not None and "dropout_share" in model:
+        model["cond_drop_prob"] = model.pop("dropout_share")
     return layer, lines
+
+
+def take_old_table(layer: dict[str, Any]) -> dict[str, Any]:
+    """The keys OLD_TABLE of a translated layer, at their place; the layer loses them."""
+    node = _at(layer, CONDITIONER) or {}
+    found = {name: node.pop(name) for name in OLD_TABLE if name in node}
+    return {"model": {"params": {"conditioner": found}}} if found else {}
+
+
+@dataclass
+class OldTable:
+    """What these keys are by default, for typed merging."""
+
+    variant: str = "both"
+    feature_dim: int = default_features()["image"].width
+    image_rows: int = default_features()["image"].rows
+    text_rows: int = default_features()["text"].rows
+
+
+def released_features(old: Mapping[str, Any]) -> dict[str, FeatureParams]:
+    """The table of features that the keys OLD_TABLE mean; those that are not given are released.
+
+    Raises EgoGenError for an unknown variant.
+    """
+    keys = OldTable(**{name: old[name] for name in OLD_TABLE if name in old})
+    if keys.variant not in VARIANTS:
+        raise EgoGenError(
+            f"config: {CONDITIONER}.variant={keys.variant!r}: expected one of {', '.join(VARIANTS)}"
+        )
+    rows = {"image": keys.image_rows, "text": keys.text_rows}
+    table = default_features()
+    return {
+        name: replace(table[name], width=keys.feature_dim, rows=rows[name])
+        for name in VARIANTS[keys.variant]
+    }
 
 
 def _without_unused(node: dict, where: str, prefix: str, lines: list[str]) -> dict:

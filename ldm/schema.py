@@ -56,18 +56,33 @@ class TextEncoderParams:
 
 
 @dataclass
+class FeatureParams:
+    """A feature of stage 1: how wide it is in its store, and how it enters the context."""
+
+    width: int
+    rows: int  # of the context
+    encoder: str = "linear"  # | self_attention: linear, then self-attention over the rows
+    padded: bool = False  # true: any number of rows, cut or zero-padded; false: exactly `rows`
+
+
+def default_features() -> dict[str, FeatureParams]:
+    """The features of the released code, in the order that they have in the context."""
+    return {
+        "image": FeatureParams(5120, 256),
+        "text": FeatureParams(5120, 77, "self_attention", padded=True),
+    }
+
+
+@dataclass
 class ConditionerParams:
     """The paper's part: VLLM features to cross-attention rows. Defaults: the released sizes."""
 
-    variant: str = "both"  # none | image | text | both
-    feature_dim: int = 5120
-    image_rows: int = 256
-    text_rows: int = 77
+    features: dict[str, FeatureParams] = field(default_factory=default_features)
     num_heads: int = 8
     num_layers: int = 2
     feedforward_dim: int = 2048
     dropout: float = 0.1
-    mask_text_padding: bool = False  # released: padding rows are attended to
+    mask_text_padding: bool = False  # of padded features; released: their padding is attended to
     trained: bool = True  # released: false (the optimizer held the UNet only)
 
 
@@ -95,7 +110,7 @@ class ModelParams:
     use_ema: bool = True
     load_ema: bool = True
     parameterization: str = "eps"  # what the UNet predicts: eps (released) | x0
-    dropout_share: float = 0.05  # u of the classifier-free dropout table
+    cond_drop_prob: float = 0.05  # u of `ldm.conditioning.dropout_masks`
     ema_decay: float = 0.9999
     ema_every_micro_batch: bool = False  # released: true
     learning_rate: LearningRateParams = field(default_factory=LearningRateParams)
@@ -112,19 +127,13 @@ class OptimizerParams:
 
 
 @dataclass
-class FeatureRoots:
-    llava_image: Any = MISSING_PATH  # a folder, or a list of folders (one per training set)
-    llava_text: Any = MISSING_PATH
-
-
-@dataclass
 class DatasetParams:
     data_path: Any = MISSING_PATH  # a path, or a list of paths (one per training set)
     edit_path: Any = MISSING_PATH
     res: int = 256
     flip_prob: float = 0.0
     text_prompt_key: str = DESCRIPTION_KEY
-    additional_cond_path: FeatureRoots = field(default_factory=FeatureRoots)
+    features: dict[str, Any] = field(default_factory=dict)  # name -> folder, or list of folders
 
 
 @dataclass

@@ -13,9 +13,11 @@ from PIL import Image
 from egogen.errors import EgoGenError
 from egogen.seeds import stable_seed
 from ldm.data import to_features
+from ldm.file_layout import TABLE
 from ldm.generate import generate_batch, load_model, prepare
 from ldm.images import to_picture, to_pixels
 from ldm.schema import GenerateConfig
+from ldm.split import Features
 from llava.checkpoints.load import load
 from llava.describing.decoding import Decoding
 from llava.describing.describe import Description, describe_frames
@@ -57,19 +59,20 @@ def describe(
     seed: int,
     settings: Decoding,
     device: torch.device,
-    width: int,
+    features: Features,
 ) -> Description:
     """Stage 1 alone; its model is let go of afterwards, so that stage 2 has the memory.
 
-    Raises EgoGenError when its features are not `width` wide, as stage 2 expects.
+    Raises EgoGenError when its features are not as wide as those of stage 2.
     """
     loaded = load(folder, device=str(device))
     found = loaded.model.config.text_config.hidden_size
-    if found != width:
-        raise EgoGenError(
-            f"{folder}: features of width {found}, but the config of stage 2 has "
-            f"model.params.conditioner.feature_dim={width}: not from the same run"
-        )
+    for name, spec in features.items():
+        if spec.width != found:
+            raise EgoGenError(
+                f"{folder}: features of width {found}, but the config of stage 2 has "
+                f"{TABLE}.{name}.width={spec.width}: not from the same run"
+            )
     seeds = [stable_seed(seed, *SAMPLE)]
     description = describe_frames(loaded, [photo], [action], seeds=seeds, settings=settings)[0]
     if not description.text:
@@ -86,18 +89,20 @@ def condition(photo: Image.Image, description: Description, config: GenerateConf
 
     Raises EgoGenError when the features have another number of rows than the config expects.
     """
-    conditioner = config.model.conditioner
-    image_rows = description.image_features if conditioner.variant in ("image", "both") else None
-    text_rows = description.text_features if conditioner.variant in ("text", "both") else None
-    if image_rows is not None and len(image_rows) != conditioner.image_rows:
-        raise EgoGenError(
-            f"stage 1 gives {len(image_rows)} image rows, but the config of stage 2 has "
-            f"model.params.conditioner.image_rows={conditioner.image_rows}"
-        )
+    features = config.model.conditioner.features
+    found = {"image": description.image_features, "text": description.text_features}
+    for name, spec in features.items():
+        if name not in found:
+            raise EgoGenError(f"config: {TABLE}.{name}: stage 1 gives {', '.join(found)} alone")
+        if not spec.padded and len(found[name]) != spec.rows:
+            raise EgoGenError(
+                f"stage 1 gives {len(found[name])} {name} rows, but the config of stage 2 has "
+                f"{TABLE}.{name}.rows={spec.rows}"
+            )
     return {
         "pixels": to_pixels(photo, config.data.res),
         "prompt": description.text,
-        **to_features(image_rows, text_rows, conditioner),
+        "features": to_features(found, features),
     }
 
 
@@ -119,8 +124,8 @@ def generate_frame(
     action, inference = verb_phrase(action), config.inference
     if not Path(ldm).is_file():
         raise EgoGenError(f"{ldm}: no such checkpoint")  # told before stage 1 is run
-    width = config.model.conditioner.feature_dim
-    description = describe(vllm, photo, action, inference.seed, settings, device, width)
+    features = config.model.conditioner.features
+    description = describe(vllm, photo, action, inference.seed, settings, device, features)
     sample = condition(photo, description, config)
     model = prepare(load_model(config.model, str(ldm), device), inference)
     scales = inference.scales_img[0], inference.scales_txt[0]

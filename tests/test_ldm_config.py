@@ -15,6 +15,7 @@ from ldm.checkpoints.convert import bare_model
 from ldm.config import GenerateConfig, TrainConfig, load_config, load_model_params
 from ldm.file_layout import to_file
 from ldm.released_config import CLASSES, WITHOUT_EFFECT, generic_key, translate
+from ldm.schema import default_features
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DATA = Path(__file__).parent / "data" / "ldm"
@@ -181,7 +182,7 @@ def test_a_released_file_without_features_has_no_conditioner(name, tmp_path):
         if dataset and "additional_cross_attn" in dataset:
             dataset["additional_cross_attn"] = False
     config = load_config(schema_of(name), [written(content, tmp_path / "a.yaml")])
-    assert config.model.conditioner.variant == "none"
+    assert config.model.conditioner.features == {}
     assert not list(bare_model(config.model).conditioner.parameters())
 
 
@@ -208,7 +209,7 @@ def test_our_configs_are_read_and_build(path, capsys):
     model = bare_model(config.model)
     assert model.unet.config.in_channels == 8
     if "mini" not in path.stem:
-        assert config.model.conditioner.feature_dim == 5120
+        assert config.model.conditioner.features == default_features()
 
 
 def test_the_model_of_a_config_of_either_kind():

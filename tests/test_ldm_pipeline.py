@@ -91,7 +91,9 @@ def test_the_frames_of_inference_bit_for_bit(pipe, params, inputs, sampler):
         {
             "pixels": to_pixels(photo, RESOLUTION),
             "prompt": prompt,
-            **to_features(pictures, texts, params.conditioner),
+            "features": to_features(
+                {"image": pictures, "text": texts}, params.conditioner.features
+            ),
         }
         for photo, prompt, pictures, texts in zip(*inputs.values(), strict=True)
     ]

@@ -19,7 +19,8 @@ from released_model import (
 
 from egogen import EgoGenError
 from ldm.checkpoints.load import load_released, read_weights
-from ldm.conditioning import FeatureConditioner, pad_text_rows
+from ldm.conditioning import FeatureConditioner, features_as_list, pad_rows
+from ldm.released_config import released_features
 
 TOKENS = json.loads((DATA / "tokens.json").read_text())
 PROMPTS = [row["prompt"] for row in TOKENS if row.get("prompt") is not None]
@@ -115,32 +116,38 @@ def test_text_tower_of_full_size(model):
 def test_conditioning(model, rows):
     golden = np.load(DATA / "conditioning.npz")
     image_features = inputs("cond.llava_image", 256, 5120)[None]
-    text = pad_text_rows(inputs(f"cond.llava_text.{rows}", rows, 5120), 77)[None]
-    found = model.conditioning(pixels("cond.image"), [SETTINGS["prompts"][2]], image_features, text)
+    text = pad_rows(inputs(f"cond.llava_text.{rows}", rows, 5120), 77)[None]
+    features = {"image": image_features, "text": text}
+    found = model.conditioning(pixels("cond.image"), [SETTINGS["prompts"][2]], features)
     check(found.context, golden, f"context/{rows}", 3e-4)
     check(found.uncond_context, golden, "uncond_context", 3e-4)
     check(found.image_latents, golden, "c_concat", 3e-4)
-    check(model.conditioner.projection_txt(text), golden, f"projection_txt/{rows}", 3e-4)
-    image_rows, text_rows = model.conditioner(image_features, text)
-    check(text_rows, golden, f"self_attn_mix/{rows}", 3e-4)
-    check(image_rows, golden, "projection_img/5", 3e-4)
+    check(
+        model.conditioner.encoders["text"].projection(text), golden, f"projection_txt/{rows}", 3e-4
+    )
+    encoded = model.conditioner(features)
+    assert list(encoded) == ["image", "text"]
+    check(encoded["text"], golden, f"self_attn_mix/{rows}", 3e-4)
+    check(encoded["image"], golden, "projection_img/5", 3e-4)
 
 
 @torch.no_grad()
 def test_masked_padding_tells_nothing_of_its_length(model):
     """With `mask_text_padding` 5 rows give what they give alone, and padding gives zeros."""
     released = model.conditioner
-    masked = FeatureConditioner(variant="text", mask_text_padding=True).eval()
+    masked = FeatureConditioner(
+        features_as_list(released_features({"variant": "text"})), mask_text_padding=True
+    ).eval()
     masked.load_state_dict(
-        {n: v for n, v in released.state_dict().items() if not n.startswith("projection_img")}
+        {n: v for n, v in released.state_dict().items() if not n.startswith("encoders.image")}
     )
     text = inputs("cond.llava_text.5", 5, 5120)
-    padded_text = pad_text_rows(text, 77)[None]
-    alone = masked(None, text[None])[1]
-    padded = masked(None, padded_text)[1]
+    padded_text = pad_rows(text, 77)[None]
+    alone = masked({"text": text[None]})["text"]
+    padded = masked({"text": padded_text})["text"]
     torch.testing.assert_close(padded[:, :5], alone, atol=1e-4, rtol=0)
     assert not padded[:, 5:].any()
-    attended = released.self_attn_mix(released.projection_txt(padded_text))
+    attended = released.encoders["text"](padded_text)
     assert (attended[:, :5] - alone).abs().max() > 1e-2  # as released, padding is attended to
 
 

@@ -119,8 +119,10 @@ def some_samples():
         {
             "pixels": torch.rand(3, 32, 32, generator=generator) * 2 - 1,
             "prompt": prompt,
-            "image_features": torch.randn(4, 8, generator=generator),
-            "text_features": torch.randn(77, 8, generator=generator),
+            "features": {
+                "image": torch.randn(4, 8, generator=generator),
+                "text": torch.randn(77, 8, generator=generator),
+            },
         }
         for prompt in "ab"
     ]

@@ -15,8 +15,8 @@ from egogen import EgoGenError
 from ldm.cache import PARTS
 from ldm.checkpoints.load import read_weights
 from ldm.config import TrainConfig, load_config
-from ldm.data import locate_entries
 from ldm.model import LegoModel
+from ldm.split import locate_entries, open_split, open_training
 from ldm.training.module import LegoTraining
 from ldm.training.order import EpochBatches
 from ldm.training.run import build_data, train
@@ -123,7 +123,7 @@ def test_no_variant_leaves_a_parameter_without_gradient(run_overrides, variant):
     module = LegoTraining(model, config.optimizer, config.lightning, seed=0)
     for prompt in ("action", "llava_forecast_finetune"):
         config.data.train.text_prompt_key = prompt
-        pairs = build_data(config.data, model, 0, True)[0]
+        pairs = build_data(open_training(config), model, 0, None, True)[0]
         batch = default_collate([pairs[0, index] for index in range(2)])
         module.losses(batch).mean().backward()
         assert all(p.grad is not None for p in module.parameters() if p.requires_grad)
@@ -243,9 +243,10 @@ def test_scale_up_takes_both_training_sets(run_overrides, tmp_path):
         if key.startswith("data.params.train.params.") and "/" in value:
             lists.append(f"{key}=[{value},{other[key]}]")
     config = load_config(TrainConfig, [str(CONFIG)], [*run_overrides, *lists])
-    located = locate_entries(config.data.train)
+    features = config.model.conditioner.features
+    located = open_split(config.data.train, features).items
     assert len(located) == 8 and located[0].frames != located[4].frames
-    assert located[4].text_root == str(second / "text" / "train")
+    assert located[4].stores["text"] == str(second / "text" / "train")
     config.data.train.data_path = [*config.data.train.data_path, "x"]
     with pytest.raises(EgoGenError, match="expected the same number each"):
-        locate_entries(config.data.train)
+        locate_entries(config.data.train, features)

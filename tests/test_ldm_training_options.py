@@ -16,6 +16,7 @@ from egogen.jobs import StoppedBySignal, requeue
 from ldm.checkpoints.load import read_weights
 from ldm.config import TrainConfig, load_config
 from ldm.model import LegoModel
+from ldm.split import open_training
 from ldm.training.callbacks import TrainingLog
 from ldm.training.cluster import cluster_environment
 from ldm.training.module import LegoTraining
@@ -142,7 +143,9 @@ def test_as_released(run_overrides, tmp_path):
     assert all(same[n] for n in same if n.startswith("model.conditioner."))
     assert not all(same[n] for n in same if n.startswith("model.unet."))
     config, model = load(run_overrides, "as_released=true")
-    validation = build_data(config.data, model, 0, config.lightning.validation_draws == "fixed")[1]
+    validation = build_data(
+        open_training(config), model, 0, None, config.lightning.validation_draws == "fixed"
+    )[1]
     one, other = validation[0, 0], validation[1, 0]
     assert not torch.equal(one["noise"], other["noise"]) and one["draw"] != other["draw"]
     mended = load(run_overrides, "as_released=true", "model.params.conditioner.trained=true")[0]
@@ -152,7 +155,9 @@ def test_as_released(run_overrides, tmp_path):
 
 def test_validation_is_the_same_each_time_by_default(run_overrides):
     config, model = load(run_overrides)
-    validation = build_data(config.data, model, 0, config.lightning.validation_draws == "fixed")[1]
+    validation = build_data(
+        open_training(config), model, 0, None, config.lightning.validation_draws == "fixed"
+    )[1]
     items = [validation[epoch, 1] for epoch in (0, 5)]
     assert items[0]["t"] == items[1]["t"] and torch.equal(items[0]["noise"], items[1]["noise"])
     assert items[0]["draw"] == 1.0  # nothing is dropped

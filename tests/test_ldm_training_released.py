@@ -18,6 +18,7 @@ from ldm.conditioning import dropout_masks
 from ldm.config import TrainConfig, load_config
 from ldm.data import TrainingPairs
 from ldm.schedule import NoiseSchedule, released_schedule
+from ldm.split import open_split
 from ldm.training.callbacks import AverageUpdate
 from ldm.training.ema import Average
 from ldm.training.module import LegoTraining, bound_weights, rate_factor
@@ -38,8 +39,10 @@ def golden_batch() -> dict:
         "edited": torch.cat([pixels(f"train.edited.{i}", 128, 128) for i in range(4)]),
         "source": torch.cat([pixels(f"train.source.{i}", 128, 128) for i in range(4)]),
         "prompt": prompts,
-        "image_features": inputs("train.llava_image", 4, 256, 5120),
-        "text_features": inputs("train.llava_text", 4, 77, 5120),
+        "features": {
+            "image": inputs("train.llava_image", 4, 256, 5120),
+            "text": inputs("train.llava_text", 4, 77, 5120),
+        },
         "t": torch.tensor(SETTINGS["t"]),
         "draw": torch.tensor(SETTINGS["draws"]),
         "noise": inputs("train.noise", 4, 4, 16, 16),
@@ -287,10 +290,10 @@ def test_dataset_items(flip):
     data.data_path, data.edit_path = str(root / "frames"), str(root / "edits.json")
     data.res, data.flip_prob = SETTINGS["res"], flip
     features = root / "features_small"
-    data.additional_cond_path.llava_image = str(features / "image")
-    data.additional_cond_path.llava_text = str(features / "text")
+    data.features = {name: str(features / name) for name in ("image", "text")}
     params = load_config(TrainConfig, [], ["model.params.conditioner.feature_dim=16"]).model
-    pairs = TrainingPairs(data, params, latent_shape=(4, 32, 32), seed=0)
+    split = open_split(data, params.conditioner.features)
+    pairs = TrainingPairs(split, timesteps=params.timesteps, latent_shape=(4, 32, 32), seed=0)
     texts = json.loads((DATA / "dataset.json").read_text())["eval"]
     stored = {int(k.split("/")[1]) for k in golden if k.startswith("train/") and k[6].isdigit()}
     assert len(pairs) == len(stored)
@@ -301,5 +304,5 @@ def test_dataset_items(flip):
             key = f"train/flip{int(flip)}/{index}/{name}"
             if key in golden:
                 check(item[name], golden, key, 2 / 255)
-        for own, name in (("image_features", "llava_image"), ("text_features", "llava_text")):
-            check(item[own], golden, f"train/{index}/{name}", 0)
+        for own, name in (("image", "llava_image"), ("text", "llava_text")):
+            check(item["features"][own], golden, f"train/{index}/{name}", 0)

@@ -14,7 +14,7 @@ from released_model import DATA, SETTINGS, check, inputs, pixels, tiny_model
 from egogen.features.store import write_feature
 from egogen.jobs import floor_chunk
 from ldm import generate
-from ldm.conditioning import FeatureConditioner, pad_text_rows
+from ldm.conditioning import FeatureConditioner, pad_rows
 from ldm.config import GenerateConfig, load_config
 from ldm.images import to_picture
 from ldm.sampling import (
@@ -75,10 +75,10 @@ def test_trajectory(case):
     model = tiny_model()
     if case == "text_only":
         model = copy.copy(model)
-        model._modules = {**model._modules, "conditioner": FeatureConditioner(variant="none")}
-    text = pad_text_rows(inputs("cond.llava_text.5", 5, 5120), 77)[None]
-    features = (inputs("cond.llava_image", 256, 5120)[None], text)
-    conditioning = model.conditioning(pixels("cond.image"), [SETTINGS["prompts"][2]], *features)
+        model._modules = {**model._modules, "conditioner": FeatureConditioner([])}
+    text = pad_rows(inputs("cond.llava_text.5", 5, 5120), 77)[None]
+    features = {"image": inputs("cond.llava_image", 256, 5120)[None], "text": text}
+    conditioning = model.conditioning(pixels("cond.image"), [SETTINGS["prompts"][2]], features)
     assert conditioning.context.shape[1] == (410 if case == "full_context" else 77)
     guidance = guidance_branches(conditioning, TEXT, IMAGE)
     sigmas = model.schedule.sampling_sigmas(STEPS)

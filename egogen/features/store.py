@@ -96,8 +96,10 @@ class CompactStore:
 
     @cached_property
     def projector(self):
-        """`egogen.features.projector.Projector` of an image store, None for text."""
-        if self.info.get("kind") != "image":
+        """`egogen.features.projector.Projector` of an image store, or of any other that says how
+        wide its rows are before it; None for text.
+        """
+        if self.info.get("kind") != "image" and "vision_width" not in self.info:
             return None
         from egogen.features.projector import read_projector  # torch takes a second to import
 

@@ -18,9 +18,11 @@ from ldm.checkpoints.released_names import (
     EMA,
     LIVE,
     UNET,
+    own_name,
     released_names,
     released_shape,
     shadow_name,
+    stored_name,
 )
 from ldm.model import LegoModel
 from ldm.schedule import released_schedule
@@ -92,10 +94,11 @@ def is_released(state: Mapping[str, Tensor]) -> bool:
 def from_own(
     state: Mapping[str, Tensor], model: LegoModel, where: str, updates: int = 0
 ) -> Weights:
-    """A state dict of `ldm.training.module`: names of `LegoModel` behind "model.", averages behind "ema.".
+    """A state dict of `ldm.training`: names of `LegoModel` behind "model.", EMA behind "ema.".
 
     A part (the UNet, the conditioner) has averages of all its weights or of none.
     """
+    state = {own_name(name): value for name, value in state.items()}
     own = shapes_of(model.state_dict())
     averaged = {name.split(".")[1] for name in state if name.startswith(OWN_EMA)}
     averages = [name for name in own if name.split(".")[0] in averaged]
@@ -108,7 +111,8 @@ def from_own(
 
 def to_own(weights: Weights) -> dict[str, Tensor]:
     state = {OWN + name: value for name, value in weights.live.items()}
-    return state | {OWN_EMA + name: value for name, value in weights.average.items()}
+    state |= {OWN_EMA + name: value for name, value in weights.average.items()}
+    return {stored_name(name): value for name, value in state.items()}
 
 
 def from_released(

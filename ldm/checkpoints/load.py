@@ -1,4 +1,4 @@
-"""Reading checkpoints of stage 2 into a `LegoModel`; `ldm.checkpoints.layouts` knows their layouts."""
+"""Reading checkpoints of stage 2 into a `LegoModel`; `layouts` beside it knows what they hold."""
 
 from __future__ import annotations
 

@@ -8,14 +8,23 @@ them LEGO's two projections and the self-attention.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from diffusers import UNet2DConditionModel
 
-from ldm.model import LegoModel
+if TYPE_CHECKING:
+    from ldm.model import LegoModel
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 TEXT = "cond_stage_model.transformer.text_model."
+CONDITIONER = "conditioner."  # of names here; in the released layout it has no prefix
+# Own names, which all features have alike -> names in files, which the released code chose.
+NAMED_BY_RELEASE = {
+    "encoders.image.projection.": "projection_img.",
+    "encoders.text.projection.": "projection_txt.",
+    "encoders.text.attention.": "self_attn_mix.",
+}
 EMA = "model_ema."
 LIVE = "live."  # this project's addition, see `ldm.checkpoints.layouts.to_released`
 CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
@@ -52,13 +61,34 @@ def released_names(model: LegoModel) -> dict[str, str]:
         "unet": lambda name: UNET + unet_name(name, model.unet),
         "vae": lambda name: VAE + vae_name(name, len(model.vae.config.block_out_channels)),
         "text_encoder": lambda name: TEXT + name.removeprefix("text_model."),
-        "conditioner": lambda name: name,
+        "conditioner": lambda name: stored_name(CONDITIONER + name).removeprefix(CONDITIONER),
     }
     names = {}
     for own in model.state_dict():
         part, name = own.split(".", 1)
         names[own] = rules[part](name)
     return names
+
+
+def stored_name(name: str) -> str:
+    """The conditioner's part of any name, as files have it: "ema.conditioner.encoders.text.
+    projection.weight" -> "ema.conditioner.projection_txt.weight". Other names stay.
+    """
+    for own, released in NAMED_BY_RELEASE.items():
+        name = name.replace(CONDITIONER + own, CONDITIONER + released)
+    return name
+
+
+def own_name(name: str) -> str:
+    """The reverse of `stored_name`."""
+    for own, released in NAMED_BY_RELEASE.items():
+        name = name.replace(CONDITIONER + released, CONDITIONER + own)
+    return name
+
+
+def own_conditioner_name(name: str) -> str:
+    """`own_name` for names of a conditioner alone, in either spelling."""
+    return own_name(CONDITIONER + name).removeprefix(CONDITIONER)
 
 
 def released_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -141,7 +141,7 @@ class SamplePictures(pl.Callback):
         self.drawn = trainer.global_step
         if not trainer.is_global_zero or not self.count:
             return
-        items = self.pairs.located[: self.count]
+        items = self.pairs.split.items[: self.count]
         frames = [
             [
                 read_rgb(inside(item.frames, path))
@@ -149,8 +149,8 @@ class SamplePictures(pl.Callback):
             ]
             for item in items
         ]
-        inference, conditioner = self.inference, module.model.config.conditioner
-        samples = [read_condition(item, self.pairs.data, conditioner) for item in items]
+        inference = self.inference
+        samples = [read_condition(item, self.pairs.split) for item in items]
         names = [(item.entry.clip, item.entry.action_id) for item in items]
         scales = inference.scales_img[0], inference.scales_txt[0]
         with module.encoders(), module.averaged():

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from egogen.seeds import stable_seed
 from ldm.checkpoints.layouts import OWN, OWN_EMA
+from ldm.checkpoints.released_names import own_name, stored_name
 from ldm.data import project
 from ldm.model import FROZEN_PARTS, LegoModel
 from ldm.schedule import released_schedule
@@ -118,7 +119,7 @@ class LegoTraining(pl.LightningModule):
 
     def encode(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch of `TrainingPairs` -> what `LegoModel.training_loss` takes."""
-        batch = project(batch)
+        batch = project(batch, self.model.conditioner.features)
         source, edited = batch.pop("source"), batch.pop("edited")
         if source.shape[1] == 3:  # pixels; moments have twice the latent channels
             source, edited = self.model.encode_moments(torch.cat([source, edited])).chunk(2)
@@ -184,10 +185,14 @@ class LegoTraining(pl.LightningModule):
             for name, value in self.average.state_dict().items():
                 state[OWN_EMA + name] = value
             checkpoint["ema_updates"] = self.average.updates
+        for name in list(state):  # in the state dict's order
+            state[stored_name(name)] = state.pop(name)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The reverse; Lightning then loads what is left."""
         state = checkpoint["state_dict"]
+        for name in list(state):
+            state[own_name(name)] = state.pop(name)
         names = [name for name in state if name.startswith(OWN_EMA)]
         shadow = {name.removeprefix(OWN_EMA): state.pop(name) for name in names}
         if self.average is not None:

@@ -13,7 +13,7 @@ import logging
 import secrets
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,11 @@ from egogen.jobs import lock
 from ldm.cache import EncoderCache
 from ldm.checkpoints.load import is_own, load_start, read_weights
 from ldm.config import load_config, to_yaml
-from ldm.data import TrainingPairs, locate_entries
+from ldm.data import TrainingPairs
 from ldm.file_layout import to_file
 from ldm.model import LegoModel
-from ldm.paths import check_paths
 from ldm.schema import DataParams, LightningConfig, TrainConfig
+from ldm.split import Split, open_training
 from ldm.training.callbacks import AverageUpdate, SamplePictures, TrainingLog
 from ldm.training.cluster import cluster_environment, device_options
 from ldm.training.module import LegoTraining
@@ -117,20 +117,17 @@ def _differences(known: TrainConfig, config: TrainConfig) -> list[str]:
 
 
 def build_data(
-    params: DataParams, model: LegoModel, seed: int, fixed: bool
+    splits: Mapping[str, Split], model: LegoModel, seed: int, cache_path: str | None, fixed: bool
 ) -> tuple[TrainingPairs, ...]:
     """Pairs of both splits; `fixed`: validation draws are the same every time."""
     pairs = []
-    for part in ("train", "validation"):
-        data = getattr(params, part)
-        cache = None
-        if params.cache_path:
-            cache = EncoderCache(Path(params.cache_path) / part, locate_entries(data), data, model)
+    for part, split in splits.items():
+        cache = EncoderCache(Path(cache_path) / part, split, model) if cache_path else None
         pairs.append(
             TrainingPairs(
-                data,
-                model.config,
-                latent_shape=model.latent_shape(data.res),
+                split,
+                timesteps=model.config.timesteps,
+                latent_shape=model.latent_shape(split.data.res),
                 seed=seed,
                 cache=cache,
                 fixed=part == "validation" and fixed,
@@ -226,18 +223,17 @@ def train(
     if run_folder(config, folder, resume) and not resume:
         print(f"{folder}: training is finished, nothing to do")
         return
-    check_paths(config)
+    splits = open_training(config)
     _quiet()
     pl.seed_everything(seed, verbose=False)
     model = LegoModel(config.model)
     load_start(model, config.model.ckpt_path)
-    train_pairs, val_pairs = build_data(
-        config.data, model, seed, config.lightning.validation_draws == "fixed"
-    )
-    settings, cached = config.lightning, bool(config.data.cache_path)
+    settings, cache_path = config.lightning, config.data.cache_path
+    fixed = settings.validation_draws == "fixed"
+    train_pairs, val_pairs = build_data(splits, model, seed, cache_path, fixed)
     torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = settings.tf32
-    module = LegoTraining(model, config.optimizer, settings, seed, cached)
+    module = LegoTraining(model, config.optimizer, settings, seed, bool(cache_path))
     log = TrainingLog(folder, settings.log_every)
     checkpoints = Checkpoints(
         folder / "checkpoints",

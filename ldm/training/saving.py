@@ -86,7 +86,7 @@ class Checkpoints(pl.Callback):
 
 
 def checkpoint_bytes(module: pl.LightningModule) -> int:
-    """Size of a checkpoint of `ldm.training.module`: weights, averages, and two moments of AdamW."""
+    """Size of a checkpoint of training: weights, EMA, and the two moments of AdamW."""
     trained = sum(p.nbytes for p in module.parameters() if p.requires_grad)
     frozen = sum(p.nbytes for part in module.frozen_parts() for p in part.state_dict().values())
     return frozen + trained * (3 if module.average is None else 4)

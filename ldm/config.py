@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from egogen import EgoGenError
 from egogen.settings import load_settings
 from ldm.released_config import released_keys, translate
+from ldm.sampling import SAMPLERS
 from ldm.schema import AS_RELEASED, AT_LEAST_1, CHOICES, GenerateConfig, TrainConfig
 
 __all__ = ["GenerateConfig", "TrainConfig", "as_list", "load_config", "load_model_params"]
@@ -61,7 +62,7 @@ def _load(
 
 
 def _check_values(config: DictConfig) -> None:
-    for key, allowed in CHOICES.items():
+    for key, allowed in (CHOICES | {"inference.sampler": tuple(SAMPLERS)}).items():
         value = OmegaConf.select(config, key)
         if value is not None and value not in allowed:
             raise EgoGenError(f"config: {key}={value!r}: expected one of {', '.join(allowed)}")

@@ -58,14 +58,12 @@ class LegoTraining(pl.LightningModule):
     def __init__(self, model: LegoModel, config: DictConfig, seed: int, cached: bool = False):
         super().__init__()
         self.model, self.config, self.seed = model, config, seed
-        model.unet.requires_grad_(True)
+        model.denoiser.network.requires_grad_(True)
         model.conditioner.requires_grad_(config.model.params.conditioner.trained)
         if config.model.params.unet_config.params.use_checkpoint:
-            model.unet.enable_gradient_checkpointing()
-        if config.lightning.channels_last:
-            model.unet.to(memory_format=torch.channels_last)
-        if config.lightning.compile:
-            model.unet.compile()
+            model.denoiser.checkpoint_activations()
+        options = config.lightning
+        model.denoiser.prepare(channels_last=options.channels_last, compiled=options.compile)
         self.average = None
         if config.model.params.use_ema:
             self.average = Average(model, config.model.params.ema_decay)

@@ -106,6 +106,8 @@ class UNetDenoiser(Denoiser):
     name = "unet"
     first_weight = "conv_in.weight"
 
+    network: UNet2DConditionModel
+
     def __init__(self, network: UNet2DConditionModel):
         super().__init__(network)
         self.attention = {
@@ -239,21 +241,21 @@ def unet_name(name: str, config: Any) -> str:
         return f"{ENDS_OF_UNET[head]}.{tail}"
     side, rest = name.split(".", 1)
     if side == "mid_block":
-        kind, index, rest = rest.split(".", 2)
-        place = 1 if kind == "attentions" else 2 * int(index)
+        kind, number, rest = rest.split(".", 2)
+        place = 1 if kind == "attentions" else 2 * int(number)
         return f"middle_block.{place}.{_inside_layer(kind, rest)}"
-    step, kind, place_in_level, rest = rest.split(".", 3)
-    level, index = int(step), int(place_in_level)
+    level_name, kind, number, rest = rest.split(".", 3)
+    level, index = int(level_name), int(number)
     if kind == "downsamplers":
         return f"input_blocks.{(level + 1) * (layers + 1)}.0.{rest.replace('conv', 'op', 1)}"
     if kind == "upsamplers":
         place = 2 if "CrossAttn" in config.up_block_types[level] else 1
         return f"output_blocks.{level * (layers + 1) + layers}.{place}.{rest}"
-    number = level * (layers + 1) + index
+    layer = level * (layers + 1) + index
     place = 1 if kind == "attentions" else 0
     if side == "down_blocks":
-        return f"input_blocks.{number + 1}.{place}.{_inside_layer(kind, rest)}"
-    return f"output_blocks.{number}.{place}.{_inside_layer(kind, rest)}"
+        return f"input_blocks.{layer + 1}.{place}.{_inside_layer(kind, rest)}"
+    return f"output_blocks.{layer}.{place}.{_inside_layer(kind, rest)}"
 
 
 def _inside_layer(kind: str, rest: str) -> str:

@@ -249,8 +249,11 @@ class ProcessNoise:
     def _take(self) -> Tensor:
         """(draws, c, h, w) of the next sample, one call a draw, which decides the numbers."""
         self.position += 1
-        options = {"generator": self.generator, "device": self.device}
-        return torch.cat([torch.randn((1, *self.shape), **options) for _ in range(self.count)])
+        draws = [
+            torch.randn((1, *self.shape), generator=self.generator, device=self.device)
+            for _ in range(self.count)
+        ]
+        return torch.cat(draws)
 
     def of(self, positions: Sequence[int]) -> StoredNoise:
         """Noise of the samples at rising `positions` of the process; those between, which need not

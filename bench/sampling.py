@@ -30,12 +30,12 @@ sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 
 from egogen.errors import run_command  # noqa: E402
 from ldm.config import load_config  # noqa: E402
+from ldm.denoiser import split_heads  # noqa: E402
 from ldm.generate import generate_batch, prepare  # noqa: E402
-from ldm.held_context import split_heads  # noqa: E402
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision  # noqa: E402
 from ldm.sampling import (  # noqa: E402
     Conditioning,
-    Denoiser,
+    Denoise,
     guidance_branches,
     guided_denoiser,
     sample_euler_ancestral,
@@ -77,7 +77,7 @@ class Sides:
         self.einsum = EinsumAttention()
         self.usual = dict(model.unet.attn_processors)
 
-    def plain_denoiser(self, conditioning: Conditioning) -> Denoiser:
+    def plain_denoiser(self, conditioning: Conditioning) -> Denoise:
         """The released classifier-free guidance, for one picture."""
         model, zeros = self.model, torch.zeros_like(conditioning.image_latents)
         uncond = conditioning.uncond_context
@@ -110,7 +110,7 @@ class Sides:
                 return torch.randn(shape, device=device)
 
             denoise = self.plain_denoiser(conditioning)
-            latents = sample_euler_ancestral(denoise, noise(0) * sigmas[0], sigmas, noise)
+            latents = sample_euler_ancestral(denoise, noise(0), sigmas, noise)
             decoded = model.decode(latents)[0]
         model.unet.set_attn_processor(dict(self.usual))
         return decoded
@@ -164,8 +164,7 @@ def measure_steps(sides: Sides, batch: int, repeats: int) -> dict:
     with autocast(device, sides.inference.precision):
 
         def hold() -> None:
-            with model.predictor(guidance.contexts, guidance.rows):
-                pass
+            model.denoiser.hold(guidance.contexts, guidance.rows)
 
         held = seconds(hold, device)
         for turn in range(repeats + 1):  # the first one warms up
@@ -173,12 +172,12 @@ def measure_steps(sides: Sides, batch: int, repeats: int) -> dict:
             denoise = sides.plain_denoiser(one)
             plain.append(seconds(lambda: results.append(denoise(x[:1], sigma)), device))  # noqa: B023
             model.unet.set_attn_processor(dict(sides.usual))
-            with model.predictor(guidance.contexts, guidance.rows) as predict:
-                denoise = guided_denoiser(predict, schedule, guidance)
-                ours.append(seconds(lambda: results.append(denoise(x, sigma)), device))  # noqa: B023
-                if turn == 0:
-                    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-                        denoise(x, sigma)
+            predict = model.denoiser.hold(guidance.contexts, guidance.rows)
+            denoise = guided_denoiser(predict, schedule, guidance)
+            ours.append(seconds(lambda: results.append(denoise(x, sigma)), device))  # noqa: B023
+            if turn == 0:
+                with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+                    denoise(x, sigma)
     difference = (results[0] - results[1][:1]).abs().max() / results[0].abs().max()
     plain_step = statistics.median(plain[1:])
     own_step = statistics.median(ours[1:]) / batch

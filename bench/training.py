@@ -36,7 +36,7 @@ from torch.utils.weak import WeakIdKeyDictionary  # noqa: E402
 
 from egogen.errors import run_command  # noqa: E402
 from ldm.config import TrainConfig, load_config  # noqa: E402
-from ldm.held_context import split_heads  # noqa: E402
+from ldm.denoiser import split_heads  # noqa: E402
 from ldm.model import LegoModel, autocast  # noqa: E402
 from ldm.training.module import LegoTraining  # noqa: E402
 

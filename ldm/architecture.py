@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from egogen import EgoGenError
 from ldm.conditioning import FeatureConditioner, features_as_list
-from ldm.schema import AutoencoderParams, ConditionerParams, ModelParams, UNetParams
+from ldm.denoiser import Denoiser, UNetDenoiser, build_unet
+from ldm.schema import AutoencoderParams, ConditionerParams, ModelParams
 
 # The text tower of CLIP ViT-L/14, which Stable Diffusion v1.5 uses.
 CLIP_VIT_L14_TEXT: dict[str, Any] = dict(
@@ -25,14 +26,14 @@ CLIP_VIT_L14_TEXT: dict[str, Any] = dict(
 )
 
 
-def build_parts(params: ModelParams) -> dict[str, nn.Module]:
+def build_parts(params: ModelParams) -> dict[str, nn.Module | Denoiser]:
     """The networks of `ldm.model.LegoModel` by name, in the order of its state
     dict, randomly initialised. Raises EgoGenError for sizes that do not fit one another.
     """
     unet = params.unet
     _check_channels(params)
     parts = {
-        "unet": build_unet(unet),
+        "denoiser": UNetDenoiser(build_unet(unet)),
         "conditioner": build_conditioner(params.conditioner, unet.context_dim),
         "vae": build_autoencoder(params.autoencoder, params.scale_factor),
         "text_encoder": build_text_encoder(params.text_encoder.version),
@@ -74,36 +75,6 @@ def build_conditioner(params: ConditionerParams, context_dim: int) -> FeatureCon
         params.dropout,
         params.mask_text_padding,
     )
-
-
-def unet_arguments(params: UNetParams) -> dict[str, Any]:
-    """-> arguments of diffusers' UNet2DConditionModel."""
-    channels = [params.model_channels * factor for factor in params.channel_mult]
-    levels = range(len(channels))
-    attends = [2**level in params.attention_resolutions for level in levels]
-    return dict(
-        sample_size=params.image_size,
-        in_channels=params.in_channels,
-        out_channels=params.out_channels,
-        block_out_channels=tuple(channels),
-        layers_per_block=params.num_res_blocks,
-        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
-        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
-        transformer_layers_per_block=params.transformer_depth,
-        cross_attention_dim=params.context_dim,
-        # diffusers' historical name: for Stable Diffusion v1 it is the number of heads
-        attention_head_dim=params.num_heads,
-    )
-
-
-def build_unet(params: UNetParams) -> UNet2DConditionModel:
-    for channels in (params.model_channels * factor for factor in params.channel_mult):
-        if channels % params.num_heads or channels % 32:
-            raise EgoGenError(
-                f"config: unet_config: a level has {channels} channels, expected a multiple of 32 "
-                f"and of num_heads={params.num_heads}"
-            )
-    return UNet2DConditionModel(**unet_arguments(params))
 
 
 def build_autoencoder(params: AutoencoderParams, scale_factor: float) -> AutoencoderKL:

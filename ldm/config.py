@@ -31,6 +31,7 @@ from ldm.released_config import (
     take_old_table,
     translate,
 )
+from ldm.sampling import SAMPLERS
 from ldm.schema import FeatureParams, GenerateConfig, ModelParams, TrainConfig
 
 __all__ = [
@@ -52,11 +53,11 @@ AS_RELEASED: dict[str, Any] = {
     "inference.jpeg_quality": 75,
     "inference.noise": "process",
 }
-CHOICES = {  # by their places in files, as all keys here
+CHOICES: dict[str, tuple[str, ...]] = {  # by their places in files, as all keys here
     "model.params.parameterization": ("eps", "x0"),
     "inference.picture": ("clamp", "minmax"),
     "inference.noise": ("sample", "process"),
-    "inference.sampler": ("euler_ancestral", "dpmpp_2m", "unipc", "ddim"),
+    "inference.sampler": tuple(SAMPLERS),
     "inference.precision": ("auto", "fp32", "bf16", "fp16"),
     "lightning.logger": ("tensorboard", "wandb", "none"),
     "lightning.validation_draws": ("fixed", "random"),

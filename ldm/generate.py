@@ -18,9 +18,15 @@ from ldm.checkpoints.load import load_for_generation, read_weights
 from ldm.data import collate, read_condition
 from ldm.images import to_picture, write_picture
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
-from ldm.noise import ProcessNoise, SampleNoise
-from ldm.samplers import SAMPLERS, draws_of_noise
-from ldm.sampling import Conditioning, NoiseSource, guidance_branches, guided_denoiser
+from ldm.sampling import (
+    SAMPLERS,
+    Conditioning,
+    NoiseSource,
+    ProcessNoise,
+    SampleNoise,
+    guidance_branches,
+    guided_denoiser,
+)
 from ldm.schema import (
     ConditionerParams,
     DatasetParams,
@@ -116,12 +122,8 @@ def prepare(model: LegoModel, inference: InferenceConfig) -> LegoModel:
         channels_last = model.device.type == "cuda"
     if inference.half_weights and precision == "fp32":
         raise EgoGenError("config: inference.half_weights: needs inference.precision fp16 or bf16")
-    if inference.half_weights:
-        model.unet.to(DTYPES[precision])
-    if channels_last:
-        model.unet.to(memory_format=torch.channels_last)
-    if inference.compile:
-        model.unet.compile()
+    dtype = DTYPES[precision] if inference.half_weights else None
+    model.denoiser.prepare(dtype, channels_last, inference.compile)
     return model
 
 
@@ -173,11 +175,12 @@ def sample_latents(
     scale_img: float,
     scale_txt: float,
 ) -> torch.Tensor:
-    """The one sampling loop: -> scaled latents (B, c, h, w), float32."""
+    """Guidance and sampler around the denoiser -> scaled latents (B, c, h, w), float32."""
+    sampler, schedule = SAMPLERS[inference.sampler], model.schedule
     guidance = guidance_branches(conditioning, scale_txt, scale_img)
-    with model.predictor(guidance.contexts, guidance.rows) as predict:
-        denoise = guided_denoiser(predict, model.schedule, guidance, model.config.parameterization)
-        return SAMPLERS[inference.sampler](denoise, model.schedule, inference.steps, noise)
+    predict = model.denoiser.hold(guidance.contexts, guidance.rows)
+    denoise = guided_denoiser(predict, schedule, guidance, model.config.parameterization)
+    return sampler.run(denoise, noise(0), sampler.sigmas(schedule, inference.steps), noise)
 
 
 def _finished(path: Path) -> bool:
@@ -245,7 +248,7 @@ class FrameMaker:
         self.shape = model.latent_shape(split.data.res)
         self.stream = None
         if inference.noise == "process":
-            draws = draws_of_noise(inference.sampler, inference.steps)
+            draws = SAMPLERS[inference.sampler].draws(inference.steps)
             self.stream = ProcessNoise(inference.seed, self.shape, draws, device)
 
     def make(

@@ -6,7 +6,7 @@ Letters: B batch, H W pixels, h w latent size (H/8, W/8 at real size), L context
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from ldm.architecture import build_parts, downsampling_factor, load_tokenizer
-from ldm.conditioning import dropout_masks, join_context
-from ldm.held_context import held_context
-from ldm.sampling import Conditioning, Predictor
+from ldm.conditioning import FeatureConditioner, dropout_masks, join_context
+from ldm.denoiser import Denoiser
+from ldm.sampling import Conditioning
 from ldm.schedule import NoiseSchedule
 from ldm.schema import ModelParams
 
-TRAINED_PARTS = ("unet", "conditioner")
 FROZEN_PARTS = ("vae", "text_encoder")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -31,20 +30,29 @@ class LegoModel(nn.Module):
     `params` says what is not in the parts: schedules, shares, what the UNet predicts.
     """
 
-    def __init__(self, params: ModelParams, parts: Mapping[str, nn.Module] | None = None):
+    denoiser: Denoiser
+    conditioner: FeatureConditioner
+    vae: Any
+    text_encoder: Any
+
+    def __init__(
+        self, params: ModelParams, parts: Mapping[str, nn.Module | Denoiser] | None = None
+    ):
         super().__init__()
         self.config = params
         self.scale_factor = params.scale_factor
         self.schedule = NoiseSchedule(params.linear_start, params.linear_end, params.timesteps)
-        for name, module in (parts or build_parts(params)).items():
-            setattr(self, name, module)
+        for name, part in (parts or build_parts(params)).items():
+            setattr(self, name, part)
+            if isinstance(part, Denoiser):  # its network is what has weights
+                self.add_module(part.name, part.network)
         self._tokenizer = None
         for name in FROZEN_PARTS:
             getattr(self, name).requires_grad_(False).eval()
 
     @property
     def device(self) -> torch.device:
-        return self.unet.device
+        return self.denoiser.device
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """(c, h, w) of pictures `resolution` pixels wide and high."""
@@ -65,7 +73,7 @@ class LegoModel(nn.Module):
         distribution = self.vae.encode(pixels).latent_dist
         return distribution.parameters
 
-    def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
+    def posterior_sample(self, moments: Tensor, noise: Tensor) -> Tensor:
         """Scaled posterior sample, which is diffused: (B, 2c, h, w) -> (B, c, h, w)."""
         mean, log_variance = moments.chunk(2, dim=1)
         std = (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
@@ -122,14 +130,14 @@ class LegoModel(nn.Module):
         """
         prompt_dropped, image_dropped = dropout_masks(batch["draw"], self.config.cond_drop_prob)
         prompt_dropped = prompt_dropped[:, None, None]
-        latents = self.sample_latents(batch["edited_moments"], batch["posterior_noise"])
+        latents = self.posterior_sample(batch["edited_moments"], batch["posterior_noise"])
         noisy = self.schedule.add_noise(latents, batch["noise"], batch["t"])
         rows = self.conditioner(batch["features"])
         prompt = torch.where(prompt_dropped, empty_prompt, batch["prompt"])
         kept = [part * ~prompt_dropped for part in rows.values()]
         image = self.image_latents(batch["source_moments"]) * ~image_dropped[:, None, None, None]
         context = join_context(prompt, kept)
-        predicted = self.unet(torch.cat([noisy, image], dim=1), batch["t"], context).sample
+        predicted = self.denoiser(torch.cat([noisy, image], dim=1), batch["t"], context)
         wanted = batch["noise"] if self.config.parameterization == "eps" else latents
         error = (predicted.float() - wanted.float()) ** 2
         return error.flatten(1).mean(dim=1)
@@ -155,24 +163,6 @@ class LegoModel(nn.Module):
             uncond_context=uncond_context,
             image_latents=self.image_latents(self.encode_moments(pixels)),
         )
-
-    def predict(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
-        """(B, 2c, h, w), (B,), (B, L, C) -> noise, or latents, as `parameterization` says.
-
-        A UNet of half-precision weights computes in that precision throughout.
-        """
-        dtype = self.unet.dtype
-        if dtype == torch.float32:
-            return self.unet(x, t, context).sample
-        context = None if context is None else context.to(dtype)
-        with torch.autocast(x.device.type, enabled=False):
-            return self.unet(x.to(dtype), t, context).sample
-
-    @contextlib.contextmanager
-    def predictor(self, contexts: Tensor, rows: Tensor) -> Iterator[Predictor]:
-        """Gives predict(x, t) that attends to `contexts[rows]`; see `ldm.held_context`."""
-        with held_context(self.unet, contexts.to(self.unet.dtype), rows):
-            yield self.predict
 
 
 def resolved_precision(device: torch.device, precision: str) -> str:

@@ -33,12 +33,13 @@ from egogen.features.store import as_feature, load_feature
 from egogen.frames import read_rgb, to_rgb
 from egogen.seeds import stable_seed
 from ldm.conditioning import FeatureConditioner
-from ldm.config import CHOICES, load_model_params
+from ldm.config import load_model_params
 from ldm.data import to_features
+from ldm.denoiser import UNetDenoiser
 from ldm.generate import generate_batch, load_model
 from ldm.images import to_picture, to_pixels
 from ldm.model import DTYPES, LegoModel
-from ldm.sampling import NoiseSource
+from ldm.sampling import SAMPLERS, NoiseSource
 from ldm.schema import FeatureParams, InferenceConfig, ModelParams
 
 PREDICTIONS = {"epsilon": "eps", "sample": "x0"}  # diffusers' names -> this project's
@@ -97,7 +98,7 @@ class LegoPipeline(DiffusionPipeline):
             vae=model.vae,
             text_encoder=model.text_encoder,
             tokenizer=tokenizer,
-            unet=model.unet,
+            unet=model.denoiser.network,
             # A network without weights cannot be saved.
             conditioner=model.conditioner if model.conditioner.features else None,
             scheduler=scheduler,
@@ -124,7 +125,7 @@ class LegoPipeline(DiffusionPipeline):
     def model(self) -> LegoModel:
         """The components as the model that this project samples with."""
         parts = {
-            "unet": self.unet,
+            "denoiser": UNetDenoiser(self.unet),
             "conditioner": self._conditioner,
             "vae": self.vae,
             "text_encoder": self.text_encoder,
@@ -178,7 +179,7 @@ class LegoPipeline(DiffusionPipeline):
         squares as "np" (B, R, R, 3) in [0, 1] or "pt" (B, 3, R, R), about [-1, 1], not clamped.
         Raises EgoGenError for input that does not fit.
         """
-        _check_choice("sampler", sampler, CHOICES["inference.sampler"])
+        _check_choice("sampler", sampler, tuple(SAMPLERS))
         _check_choice("output_type", output_type, OUTPUTS)
         photos = [_as_rgb(item) for item in _as_list(image)]
         prompts = _one_each("description", description, len(photos))

@@ -177,7 +177,7 @@ class InferenceConfig:
     picture: str = "clamp"  # clamp | minmax (released)
     jpeg_quality: int = 95  # released: 75
     noise: str = "sample"  # sample: of (seed, clip, action) | process: one stream (released)
-    sampler: str = "euler_ancestral"  # | dpmpp_2m | unipc | ddim, see ldm/samplers.py
+    sampler: str = "euler_ancestral"  # | dpmpp_2m | unipc | ddim, see ldm/sampling.py
     precision: str = "auto"  # auto | fp32 | bf16 | fp16, by autocast
     half_weights: bool = False  # the UNet's weights in that precision too: half the memory
     channels_last: bool | None = None  # null: on CUDA

@@ -10,10 +10,10 @@ from egogen import EgoGenError
 from ldm.architecture import build_conditioner
 from ldm.conditioning import dropout_masks, join_context, pad_rows
 from ldm.config import TrainConfig, load_config
-from ldm.noise import SampleNoise
 from ldm.released_config import released_features
 from ldm.sampling import (
     Conditioning,
+    SampleNoise,
     guidance_branches,
     guided_denoiser,
     sample_euler_ancestral,
@@ -69,7 +69,7 @@ def test_sampling_does_not_depend_on_the_batch():
         contexts = guidance.contexts[guidance.rows]
         noise = SampleNoise(0, names, (4, 4, 4), "cpu")
         denoise = guided_denoiser(lambda x, t: unet(x, t, contexts), schedule, guidance)
-        return sample_euler_ancestral(denoise, noise(0) * sigmas[0], sigmas, noise)
+        return sample_euler_ancestral(denoise, noise(0), sigmas, noise)
 
     names = [("clip", "0"), ("clip", "1")]
     context, image = torch.randn(2, 3, 2), torch.randn(2, 4, 4, 4)

@@ -32,12 +32,14 @@ from ldm.checkpoints.load import (
     read_weights,
     start_weights,
 )
-from ldm.checkpoints.released_names import CONV_IN, released_names
+from ldm.checkpoints.released_names import released_names
 from ldm.config import TrainConfig, load_config
 from ldm.model import LegoModel
 from ldm.pipeline import LegoPipeline
 from ldm.schedule import released_schedule
 from ldm.training.ema import Average
+
+CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
 
 PROJECT = Path(__file__).parents[1]
 UNTOUCHED = json.loads((DATA / "surgery.json").read_text())["load_ema_false"]["missing_outside_ema"]
@@ -191,7 +193,7 @@ def test_training_starts_from_stable_diffusion(form, stable_diffusion, tiny_para
     assert not weight[:, 4:].any()
     z, other = inputs("surgery.z", 1, 4, 8, 8), torch.full((1, 4, 8, 8), 7.0)
     context = inputs("surgery.context", 1, 77, 768)
-    eps = model.predict(torch.cat([z, other], dim=1), torch.tensor([300]), context)
+    eps = model.denoiser(torch.cat([z, other], dim=1), torch.tensor([300]), context)
     check(eps, golden, "eps_after_surgery", 1e-4)  # the tolerance of the tiny UNet
     for name, value in load_wanted(stable_diffusion, tiny_params).items():
         assert torch.equal(model.state_dict()[name], value), name

@@ -44,7 +44,7 @@ def test_unet(model, key):
     t = torch.tensor(SETTINGS["unet_tf" if "fractional" in key else "unet_t"])
     if "text_only" in key:
         context = context[:, :77]
-    check(model.predict(x, t, context), np.load(DATA / "unet.npz"), key, 1e-4)
+    check(model.denoiser(x, t, context), np.load(DATA / "unet.npz"), key, 1e-4)
 
 
 @torch.no_grad()
@@ -53,10 +53,10 @@ def test_unet_under_its_average(model):
     t, golden = torch.tensor(SETTINGS["unet_t"]), np.load(DATA / "unet.npz")
     load_released(model, tiny_state(), use_ema=True)
     try:
-        check(model.predict(x, t, context), golden, "eps_under_ema", 1e-4)
+        check(model.denoiser(x, t, context), golden, "eps_under_ema", 1e-4)
     finally:
         load_released(model, tiny_state(), use_ema=False)
-    check(model.predict(x, t, context), golden, "eps_after_ema_scope", 1e-4)
+    check(model.denoiser(x, t, context), golden, "eps_after_ema_scope", 1e-4)
 
 
 def test_timestep_embedding(model):
@@ -70,11 +70,11 @@ def test_held_context_is_the_context(model):
     x, context = unet_inputs()
     rows, t = torch.tensor([1, 0, 0]), torch.tensor(37.0).expand(3)
     x = torch.cat([x, x[:1]])
-    plain = model.predict(x, t, context[rows])
-    with model.predictor(context, rows) as predict:
-        assert torch.allclose(predict(x, t), plain, atol=1e-5)
-        assert torch.equal(predict(x, t), predict(x, t))
-    assert torch.equal(model.predict(x, t, context[rows]), plain)  # and all is put back
+    plain = model.denoiser(x, t, context[rows])
+    predict = model.denoiser.hold(context, rows)
+    assert torch.allclose(predict(x, t), plain, atol=1e-5)
+    assert torch.equal(predict(x, t), predict(x, t))
+    assert torch.equal(model.denoiser(x, t, context[rows]), plain)  # nothing is left behind
 
 
 @torch.no_grad()
@@ -84,7 +84,7 @@ def test_autoencoder(model):
     check(moments, golden, "moments", 2e-4)
     check(model.image_latents(moments), golden, "mode", 2e-4)
     noise = inputs("vae.sample_noise", 1, 4, 32, 32)
-    check(model.sample_latents(moments, noise), golden, "training_latent", 2e-4)
+    check(model.posterior_sample(moments, noise), golden, "training_latent", 2e-4)
     latents = inputs("vae.z", 1, 4, 32, 32)
     check(model.decode(model.scale_factor * latents), golden, "decode_first_stage", 2e-4)
     check(model.decode(latents), golden, "decode_scaled_input", 2e-4)

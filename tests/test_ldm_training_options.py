@@ -149,8 +149,8 @@ def test_as_released(run_overrides, tmp_path):
     one, other = validation[0, 0], validation[1, 0]
     assert not torch.equal(one["noise"], other["noise"]) and one["draw"] != other["draw"]
     mended = load(run_overrides, "as_released=true", "model.params.conditioner.trained=true")[0]
-    assert mended.model.params.conditioner.trained
-    assert mended.model.params.ema_every_micro_batch
+    assert mended.model.conditioner.trained
+    assert mended.model.ema_every_micro_batch
 
 
 def test_validation_is_the_same_each_time_by_default(run_overrides):

@@ -128,7 +128,7 @@ def test_latents_and_loss(default):
     recorder, module = default
     batch = golden_batch()
     encoded = module.encode(batch)
-    z = module.model.sample_latents(encoded["edited_moments"], encoded["posterior_noise"])
+    z = module.model.posterior_sample(encoded["edited_moments"], encoded["posterior_noise"])
     check(z, GOLDEN, "z", ATOL)
     error = (recorder.unet[3] - batch["noise"]) ** 2
     check(error.flatten(1).mean(1), GOLDEN, "per_sample_mse", ATOL)

@@ -64,9 +64,9 @@ def test_guided_denoiser():
     scales["branch_uncond"] = (0, 0)
     for key, pair in scales.items():
         guidance = guidance_branches(conditioning, *pair)
-        with model.predictor(guidance.contexts, guidance.rows) as predict:
-            denoise = guided_denoiser(predict, model.schedule, guidance)
-            check(denoise(z, torch.tensor(SETTINGS["sigma"])), GOLDEN, f"cfg/{key}", 1e-3)
+        predict = model.denoiser.hold(guidance.contexts, guidance.rows)
+        denoise = guided_denoiser(predict, model.schedule, guidance)
+        check(denoise(z, torch.tensor(SETTINGS["sigma"])), GOLDEN, f"cfg/{key}", 1e-3)
 
 
 @torch.no_grad()
@@ -91,11 +91,10 @@ def test_trajectory(case):
         if step in (0, STEPS - 1):
             check(denoised, GOLDEN, f"{case}/denoised/{step}", 5e-3, 1e-3)
 
-    start = noise(0) * sigmas[0]
-    check(start, GOLDEN, f"{case}/x_start", 1e-5, 1e-5)
-    with model.predictor(guidance.contexts, guidance.rows) as predict:
-        denoise = guided_denoiser(predict, model.schedule, guidance)
-        latents = sample_euler_ancestral(denoise, start, sigmas, noise, follow)
+    check(noise(0) * sigmas[0], GOLDEN, f"{case}/x_start", 1e-5, 1e-5)
+    predict = model.denoiser.hold(guidance.contexts, guidance.rows)
+    denoise = guided_denoiser(predict, model.schedule, guidance)
+    latents = sample_euler_ancestral(denoise, noise(0), sigmas, noise, follow)
     check(model.decode(latents)[0], GOLDEN, f"{case}/decoded", 5e-3)
 
 

@@ -15,7 +15,7 @@ from transformers import CLIPTextModel
 
 from egogen import EgoGenError
 from egogen.atomic import read_json
-from ldm.checkpoints.layouts import Weights, check_names, shapes_of, widened
+from ldm.checkpoints.layouts import Weights, check_names, shapes_of
 from ldm.conditioning import FeatureConditioner
 from ldm.model import LegoModel
 
@@ -50,9 +50,9 @@ def read_folder(folder: str | os.PathLike, model: LegoModel, start: bool = False
             average |= values
             values = _read_network(folder, part, kind, LIVE_VARIANT)
         live |= values
-    first = "unet.conv_in.weight"
+    first = f"{model.denoiser.name}.{model.denoiser.first_weight}"
     if start and first in live:
-        live[first] = widened(live[first], model.unet.config.in_channels)
+        live[first] = model.denoiser.widened(live[first])
         average = {}  # training starts from the live weights
     check_names(shapes_of(live), own, str(folder))
     check_names(shapes_of(average), {n: own[n] for n in average if n in own}, str(folder))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from egogen import EgoGenError
 from ldm.checkpoints.released_names import (
@@ -77,14 +77,8 @@ def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in state.items()}
 
 
-def widened(weight: Tensor, channels: int) -> Tensor:
-    """The first convolution (out, in, 3, 3) with zeros for the input channels that it lacks."""
-    lacking = max(0, channels - weight.shape[1])
-    return nn.functional.pad(weight, (0, 0, 0, 0, 0, lacking))
-
-
 def is_own(state: Mapping[str, Tensor]) -> bool:
-    return any(name.startswith(OWN + "unet.") for name in state)
+    return any(name.startswith(OWN + "vae.") for name in state)
 
 
 def is_released(state: Mapping[str, Tensor]) -> bool:
@@ -162,7 +156,7 @@ def to_released(weights: Weights, model: LegoModel) -> dict[str, Tensor]:
         if own.startswith("conditioner.") and own in average:
             value, state[LIVE + name] = average[own], value
         state[name] = value.reshape(released_shape(name, value.shape))
-    unet = [own for own in names if own.startswith("unet.")]
+    unet = [own for own in names if own.startswith(f"{model.denoiser.name}.")]
     if average:
         state[DECAY] = torch.tensor(model.config.ema_decay, dtype=torch.float32)
         state[UPDATES] = torch.tensor(weights.updates, dtype=torch.int32)

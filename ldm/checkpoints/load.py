@@ -23,9 +23,8 @@ from ldm.checkpoints.layouts import (
     is_own,
     is_released,
     shapes_of,
-    widened,
 )
-from ldm.checkpoints.released_names import CONV_IN
+from ldm.checkpoints.released_names import UNET
 from ldm.model import FROZEN_PARTS, LegoModel
 
 UNREADABLE = (
@@ -125,8 +124,10 @@ def start_weights(state: dict[str, Tensor], model: LegoModel, where: str) -> Wei
         return from_own(state, model, where)
     if not is_released(state):
         raise EgoGenError(f"{where}: holds neither Stable Diffusion v1 nor weights of this project")
-    if CONV_IN in state:
-        state[CONV_IN] = widened(state[CONV_IN], model.unet.config.in_channels)
+    denoiser = model.denoiser
+    first = UNET + denoiser.released_name(denoiser.first_weight)
+    if first in state:
+        state[first] = denoiser.widened(state[first])
     return from_released(state, model, where, start=True)
 
 

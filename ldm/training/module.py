@@ -67,14 +67,11 @@ class LegoTraining(pl.LightningModule):
         super().__init__()
         self.model, self.optimizer_params, self.lightning = model, optimizer, lightning
         self.seed, params = seed, model.config
-        model.unet.requires_grad_(True)
+        model.denoiser.network.requires_grad_(True)
         model.conditioner.requires_grad_(params.conditioner.trained)
         if params.unet.use_checkpoint:
-            model.unet.enable_gradient_checkpointing()
-        if lightning.channels_last:
-            model.unet.to(memory_format=torch.channels_last)
-        if lightning.compile:
-            model.unet.compile()
+            model.denoiser.checkpoint_activations()
+        model.denoiser.prepare(channels_last=lightning.channels_last, compiled=lightning.compile)
         self.average = None
         if params.use_ema:
             self.average = Average(model, params.ema_decay)

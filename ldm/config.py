@@ -32,7 +32,13 @@ from ldm.released_config import (
     translate,
 )
 from ldm.sampling import SAMPLERS
-from ldm.schema import FeatureParams, GenerateConfig, ModelParams, TrainConfig
+from ldm.schema import (
+    FeatureParams,
+    GenerateConfig,
+    ModelParams,
+    TrainConfig,
+    default_features,
+)
 
 __all__ = [
     "GenerateConfig",
@@ -131,7 +137,7 @@ def _released_table(layers: list[tuple[str, dict[str, Any]]]) -> dict[str, Featu
     """The table of features that the released keys of all layers mean; the layers lose those keys.
 
     `conditioner.features` of the layers is merged over it. Raises EgoGenError where such a key
-    comes after a table, which would overrule it.
+    comes after a row of a table that would overrule it.
     """
     old = OmegaConf.create({"model": {"params": {"conditioner": OmegaConf.structured(OldTable)}}})
     tabled = ""
@@ -144,7 +150,8 @@ def _released_table(layers: list[tuple[str, dict[str, Any]]]) -> dict[str, Featu
                 f"change; expected {TABLE}.NAME.width, .rows, or =null to leave one out"
             )
         old = _merge(old, OmegaConf.create(keys), where)
-        if OmegaConf.select(OmegaConf.create(content), TABLE) is not None:
+        table = OmegaConf.select(OmegaConf.create(content), TABLE)
+        if OmegaConf.is_dict(table) and set(table) & set(default_features()):
             tabled = where
     return released_features(OmegaConf.to_container(OmegaConf.select(old, CONDITIONER)))
 

@@ -94,7 +94,7 @@ class Sides:
         return denoise
 
     @torch.no_grad()
-    def plain_picture(self, sample: dict) -> Tensor:
+    def plain_image(self, sample: dict) -> Tensor:
         model, device = self.model, self.model.device
         self.model.unet.set_attn_processor(self.einsum)
         with autocast(device, self.inference.precision):
@@ -202,7 +202,7 @@ def matmul_gflops(device: torch.device, precision: str) -> float:
     return 2 * size**3 / taken / 1e9
 
 
-def measure_pictures(sides: Sides, count: int, batch: int) -> dict:
+def measure_images(sides: Sides, count: int, batch: int) -> dict:
     """Whole pictures a second, encoding to decoding, of both sides."""
     model, inference, device = sides.model, sides.inference, sides.model.device
     table = model.conditioner.features
@@ -219,7 +219,7 @@ def measure_pictures(sides: Sides, count: int, batch: int) -> dict:
 
     ours()  # compiles, picks kernels
     own = seconds(lambda: [ours() for _ in range(batches)], device) / (batches * batch)
-    plain = seconds(lambda: sides.plain_picture(sample), device)
+    plain = seconds(lambda: sides.plain_image(sample), device)
     return {
         "plain_pictures_per_s": 1 / plain,
         "pictures_per_s": 1 / own,
@@ -252,7 +252,7 @@ def main(argv: Sequence[str]) -> None:
     found["matmul_peak_gflops"] = peak
     found["share_of_peak"] = found["step_gflop"] / found["step_s"] / peak
     if arguments.pictures:
-        found |= measure_pictures(sides, arguments.pictures, arguments.batch)
+        found |= measure_images(sides, arguments.pictures, arguments.batch)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     if arguments.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated() / 2**30

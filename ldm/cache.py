@@ -39,7 +39,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 def identity(split: Split, model: LegoModel, dtype: str) -> dict:
-    """What a cache depends on; frames are told by path, size and time of change."""
+    """What a cache depends on; frames are known by path, size and time of change."""
     entries, weights = hashlib.sha256(), hashlib.sha256()
     for item in split.items:
         entry = item.entry
@@ -68,7 +68,7 @@ def _shard(folder: Path, number: int) -> Path:
     return folder / f"shard_{number:05d}.safetensors"
 
 
-def _whole(path: Path) -> bool:
+def _complete(path: Path) -> bool:
     try:
         with safe_open(path, "pt"):
             return True
@@ -109,7 +109,7 @@ def write_cache(
 ) -> None:
     """Make or finish one chunk (of shards) of the cache of one split.
 
-    Shards that are there and whole are kept. Chunks may be made at the same time.
+    Shards that are there and complete are kept. Chunks may be made at the same time.
     """
     items, made_from = split.items, identity(split, model, dtype)
     info = folder / "cache.json"
@@ -119,7 +119,7 @@ def write_cache(
     with Progress(sum(map(len, groups.values())), f"cache {folder.name}", "entries") as progress:
         for number, group in groups.items():
             path = _shard(folder, number)
-            if not _whole(path):
+            if not _complete(path):
                 tensors = encode_shard(model, split, group, made_from["both_flips"], batch_size)
                 tensors = {n: t.to(DTYPES[dtype]).contiguous() for n, t in tensors.items()}
                 record_provenance(info, made_from)
@@ -136,9 +136,9 @@ class EncoderCache:
             raise EgoGenError(f"{folder}: holds no cache; make it with python -m ldm.cache")
         found = read_json(info)
         dtype = found.get("dtype") if isinstance(found, dict) else None
-        check_provenance(info, identity(split, model, dtype))
+        check_provenance(info, identity(split, model, str(dtype)))
         for number in range(-(-len(split.items) // SHARD)):
-            if not _whole(_shard(folder, number)):
+            if not _complete(_shard(folder, number)):
                 raise EgoGenError(
                     f"{_shard(folder, number)}: missing or cut short; run python -m ldm.cache again"
                     " (all chunks of it)"

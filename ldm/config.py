@@ -22,7 +22,7 @@ from torch import nn
 
 from egogen import EgoGenError
 from egogen.settings import load_settings
-from ldm.file_layout import STORES, TABLE, file_schema, from_file, store_key, to_file
+from ldm.file_layout import STORES, TABLE, file_place, file_schema, from_file, store_key, to_file
 from ldm.released_config import (
     CONDITIONER,
     OldTable,
@@ -117,7 +117,7 @@ def _load(
     contents = [(where, _translated(layer, where)) for where, layer in layers]
     features = _released_table(contents)
     layers = [(where, OmegaConf.create(content)) for where, content in contents]
-    config = _merge_all(_defaults(schema, features), layers)
+    config: DictConfig = _merge_all(_defaults(schema, features), layers)
     if config.get("as_released"):
         config = _merge_all(_as_released(_defaults(schema, features)), layers)
     try:
@@ -128,7 +128,7 @@ def _load(
     try:
         loaded = from_file(schema, config)
     except MissingMandatoryValue as error:
-        raise EgoGenError(f"config: {error.full_key}: no value, expected one") from None
+        raise EgoGenError(f"config: {file_place(error.full_key)}: no value, expected one") from None
     _check_features(loaded, {*OmegaConf.select(config, TABLE), *STORES})
     return loaded
 

@@ -116,7 +116,6 @@ class TrainingPairs(Dataset):
     def __init__(
         self,
         split: Split,
-        *,
         timesteps: int,
         latent_shape: tuple[int, int, int],
         seed: int,

@@ -67,24 +67,49 @@ def file_schema(schema: type) -> DictConfig:
 
 def from_file(schema: type[T], content: DictConfig) -> T:
     """A config in the files' layout -> an object of the program's schema."""
-    return _build(schema, OmegaConf.to_object(content), "")
+    loaded = OmegaConf.structured(schema)
+    for place, _, _ in _leaves(schema):
+        if _is_stores(place):
+            part = file_place(place.removesuffix(".features"))
+            value = {n: OmegaConf.select(content, f"{part}.{key}") for n, key in STORES.items()}
+            value |= OmegaConf.select(content, f"{part}.{OTHER_STORES}")
+            value = {name: path for name, path in value.items() if path}
+        else:
+            value = OmegaConf.select(content, file_place(place))
+        if file_place(place) == TABLE:
+            value = {name: spec for name, spec in value.items() if spec is not None}
+        OmegaConf.update(loaded, place, value, merge=False)
+    return typing.cast(T, OmegaConf.to_object(loaded))
 
 
 def to_file(config: Any) -> DictConfig:
     """The reverse: what is printed, and written into a run's folder."""
     content = file_schema(type(config))
     for place, _, _ in _leaves(type(config)):
-        value = _at(config, place)
+        value = config
+        for name in place.split("."):
+            value = getattr(value, name)
         if _is_stores(place):
-            part = place.removesuffix("features")
+            part = file_place(place.removesuffix(".features"))
             for name in {**STORES, **value}:
-                where = file_place(part + store_key(name))
-                OmegaConf.update(content, where, value.get(name, MISSING_PATH), force_add=True)
-            continue
-        if file_place(place) == TABLE:  # a feature of the default table that is left out is null
-            value = {**dict.fromkeys(default_features()), **value}
-        OmegaConf.update(content, file_place(place), value)
+                path = value.get(name, MISSING_PATH)
+                OmegaConf.update(content, f"{part}.{store_key(name)}", path, force_add=True)
+        elif file_place(place) == TABLE:  # a feature of the default table that is left out is null
+            OmegaConf.update(content, TABLE, {**dict.fromkeys(default_features()), **value})
+        else:
+            OmegaConf.update(content, file_place(place), value)
     return content
+
+
+def file_values(config: Any) -> dict[str, Any]:
+    """{key in files: value} of everything in a config."""
+
+    def walk(node: Any, prefix: str) -> dict[str, Any]:
+        if not isinstance(node, dict):
+            return {prefix.rstrip("."): node}
+        return {k: v for key in node for k, v in walk(node[key], f"{prefix}{key}.").items()}
+
+    return walk(OmegaConf.to_container(to_file(config)), "")
 
 
 def _is_stores(place: str) -> bool:
@@ -102,22 +127,20 @@ def _leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, dataclas
             yield place, kind, field
 
 
-def _in_files(place: str, kind: Any, field: dataclasses.Field) -> Iterator[tuple[str, Any, Any]]:
+def _in_files(place: str, kind: Any, field: Any) -> Iterator[tuple[str, Any, Any]]:
     """(place, type, new field) of each key that one leaf has in files."""
     if _is_stores(place):
-        part = place.removesuffix("features")
+        part = file_place(place.removesuffix(".features"))
         for key in STORES.values():
-            yield file_place(part + key), Any, dataclasses.field(default=MISSING_PATH)
-        empty: Any = dataclasses.field(default_factory=dict)
-        yield file_place(part + OTHER_STORES), dict[str, Any], empty
+            yield f"{part}.{key}", Any, dataclasses.field(default=MISSING_PATH)
+        yield f"{part}.{OTHER_STORES}", dict[str, Any], dataclasses.field(default_factory=dict)
         return
     where = file_place(place)
     if where == TABLE:
         kind = dict[str, FeatureParams | None]  # null leaves a feature out
-    if field.default_factory is not dataclasses.MISSING:
-        yield where, kind, dataclasses.field(default_factory=field.default_factory)
-    else:
-        yield where, kind, dataclasses.field(default=field.default)
+    given = {"default": field.default, "default_factory": field.default_factory}
+    given = {name: value for name, value in given.items() if value is not dataclasses.MISSING}
+    yield where, kind, dataclasses.field(**given)
 
 
 def _dataclass(name: str, tree: dict[str, Any]) -> type:
@@ -128,28 +151,3 @@ def _dataclass(name: str, tree: dict[str, Any]) -> type:
             node = (key, kind, dataclasses.field(default_factory=kind))
         fields.append(node)
     return dataclasses.make_dataclass(name, fields)
-
-
-def _build(schema: type[T], content: Any, prefix: str) -> T:
-    values = {}
-    kinds = typing.get_type_hints(schema)
-    for field in dataclasses.fields(schema):  # type: ignore[arg-type]
-        kind, place = kinds[field.name], prefix + field.name
-        if dataclasses.is_dataclass(kind):
-            values[field.name] = _build(typing.cast(type, kind), content, f"{place}.")
-        elif _is_stores(place):
-            found = {name: _at(content, file_place(prefix + key)) for name, key in STORES.items()}
-            found |= _at(content, file_place(prefix + OTHER_STORES))
-            values[field.name] = {name: path for name, path in found.items() if path}
-        else:
-            value = _at(content, file_place(place))
-            if file_place(place) == TABLE:
-                value = {name: spec for name, spec in value.items() if spec is not None}
-            values[field.name] = value
-    return schema(**values)
-
-
-def _at(node: Any, place: str) -> Any:
-    for name in place.split("."):
-        node = getattr(node, name)
-    return node

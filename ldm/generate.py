@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from egogen import EgoGenError
 from egogen.actions import ActionEntry, inside
@@ -16,7 +19,7 @@ from egogen.jobs import Progress
 from egogen.provenance import check_provenance, record_provenance
 from ldm.checkpoints.load import load_for_generation, read_weights
 from ldm.data import collate, read_condition
-from ldm.images import to_picture, write_picture
+from ldm.images import to_image, write_image
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
 from ldm.sampling import (
     SAMPLERS,
@@ -36,35 +39,31 @@ from ldm.schema import (
 )
 from ldm.split import Located, Split, open_generation
 
-RELEASED_TEXT_SCALE = 7.5
-RELEASED_SAMPLER = "euler_ancestral"
+TEXT_SCALE, SAMPLER = 7.5, "euler_ancestral"  # of the released code
 WEIGHT_SUFFIXES = (".ckpt", ".safetensors", ".pth", ".pt")
 
 
 def run_folder(
-    ckpt: str,
-    seed: int,
-    steps: int,
-    scale_img: float,
-    scale_txt: float,
-    sampler: str = RELEASED_SAMPLER,
+    ckpt: str, seed: int, steps: int, scale_img: float, scale_txt: float, sampler: str = SAMPLER
 ) -> Path:
-    """Released place of a run, `X/X-e=0-s=100-si=1.5`; what the released name does not tell apart
-    (text scale, sampler) is named too where it differs from the released value.
+    """Where the released code puts the frames of X.ckpt, `X/X-e=0-s=100-si=1.5`.
+
+    What that name leaves out (text scale, sampler) is added where it is not the released value.
     """
     path = Path(ckpt)
     base = path.with_suffix("") if path.suffix in WEIGHT_SUFFIXES else path
     name = f"{base.name}-e={seed}-s={steps}-si={scale_img}"
-    if scale_txt != RELEASED_TEXT_SCALE:
+    if scale_txt != TEXT_SCALE:
         name += f"-st={scale_txt}"
-    if sampler != RELEASED_SAMPLER:
+    if sampler != SAMPLER:
         name += f"-{sampler}"
     return base / name
 
 
 def fingerprint(ckpt: str) -> str:
-    """Of a checkpoint's size and its first and last MiB; the last one of a .ckpt or .pth holds the
-    checksums of everything inside.
+    """Hash of a checkpoint's size and its first and last MiB, 16 hexadecimal digits.
+
+    The last MiB of a .ckpt or .pth has the checksums of everything inside.
     """
     path = Path(ckpt)
     if not path.is_file():
@@ -86,18 +85,18 @@ def made_by(
     n_chunk: int,
     device: torch.device,
 ) -> dict[str, Any]:
-    """What makes the frames, recorded beside them.
+    """The provenance record beside the frames: everything that they depend on.
 
     A folder with frames of something else is refused: otherwise a rerun after more training, or
     with new descriptions, would keep the old ones.
     """
-    own_stream = inference.noise == "sample"
+    any_chunks = inference.noise == "sample"
     return {
         "height": inference.height,
         "picture": inference.picture,
         "jpeg_quality": inference.jpeg_quality,
         "noise": inference.noise,
-        "n_chunk": "any" if own_stream else n_chunk,
+        "n_chunk": "any" if any_chunks else n_chunk,
         "precision": resolved_precision(device, inference.precision),
         "half_weights": inference.half_weights,
         "mask_text_padding": conditioner.mask_text_padding,
@@ -127,7 +126,7 @@ def prepare(model: LegoModel, inference: InferenceConfig) -> LegoModel:
     return model
 
 
-def _padded(rows: torch.Tensor, count: int) -> torch.Tensor:
+def _padded(rows: Tensor, count: int) -> Tensor:
     """(B, ...) -> (count, ...), the last one repeated."""
     return torch.cat([rows, rows[-1:].expand(count - len(rows), *rows.shape[1:])])
 
@@ -136,19 +135,19 @@ def _padded(rows: torch.Tensor, count: int) -> torch.Tensor:
 def generate_batch(
     model: LegoModel,
     samples: list[dict[str, Any]],
-    names: list[tuple[str, ...]],
+    names: Sequence[tuple[str, ...]],
     inference: InferenceConfig,
     scale_img: float,
     scale_txt: float,
     pad_to: int = 1,
     noise: NoiseSource | None = None,
-    uncond_context: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Samples of `read_condition` -> decoded pictures (B, 3, R, R), about [-1, 1].
+    uncond_context: Tensor | None = None,
+) -> Tensor:
+    """Samples of `read_condition` -> decoded images (B, 3, R, R), about [-1, 1].
 
-    Sample i's noise depends on (inference.seed, names[i]) alone, unless a source is given. Kernels
-    round differently for other batch sizes: with `pad_to` every batch is computed at that size, so
-    that a sample is equal bit for bit wherever chunks and restarts have put it.
+    The noise of sample i depends only on (inference.seed, names[i]), unless a source is given.
+    Kernels round differently for other batch sizes: with `pad_to` every batch is computed at that
+    size, so that a sample is equal bit for bit wherever chunks and restarts have put it.
     """
     device, count = model.device, len(samples)
     size = max(count, pad_to)
@@ -158,13 +157,11 @@ def generate_batch(
         conditioning = model.conditioning(
             batch["pixels"], batch["prompt"], batch["features"], uncond_context
         )
-        if noise is None:
-            shape = tuple(conditioning.image_latents.shape[1:])
-            noise = SampleNoise(inference.seed, names, shape, device)
-        latents = sample_latents(
-            model, conditioning, lambda k: _padded(noise(k), size), inference, scale_img, scale_txt
-        )
-        return model.decode(latents)[:count]
+        shape = tuple(conditioning.image_latents.shape[1:])
+        source = noise or SampleNoise(inference.seed, names, shape, device)
+        padded = lambda k: _padded(source(k), size)  # noqa: E731  # (size, c, h, w)
+        latents = sample_latents(model, conditioning, padded, inference, scale_img, scale_txt)
+        return model.decode(latents)[:count]  # (B, 3, R, R)
 
 
 def sample_latents(
@@ -174,7 +171,7 @@ def sample_latents(
     inference: InferenceConfig,
     scale_img: float,
     scale_txt: float,
-) -> torch.Tensor:
+) -> Tensor:
     """Guidance and sampler around the denoiser -> scaled latents (B, c, h, w), float32."""
     sampler, schedule = SAMPLERS[inference.sampler], model.schedule
     guidance = guidance_branches(conditioning, scale_txt, scale_img)
@@ -198,30 +195,34 @@ def generate_chunk(
 
     Finished frames are kept, so that the same command continues a killed run.
     """
-    data, inference = config.data, config.inference
-    split = open_generation(config, ckpt, n_chunk, chunk_idx)
+    inference, split = config.inference, open_generation(config, ckpt, n_chunk, chunk_idx)
     items = split.items
-    info = made_by(data, config.model.conditioner, inference, ckpt, n_chunk, device)
-    maker, failures = None, []
+    info = made_by(config.data, config.model.conditioner, inference, ckpt, n_chunk, device)
+    failures: list[str] = []
+
+    @functools.cache
+    def maker() -> FrameMaker:  # the model is loaded only if there is a frame to be made
+        return FrameMaker(load_model(config.model, ckpt, device), split, inference)
+
     for number, scales in enumerate(scale_pairs(inference)):
         folder = run_folder(ckpt, inference.seed, inference.steps, *scales, inference.sampler)
         check_provenance(folder / "made_by.json", info)
         paths = {item: _output(folder / "images", item.entry) for item in items}
-        # The place of an item in the process, which the released order of noise depends on.
+        # Positions in the process, which the noise depends on in the order of the released code.
         places = {item: number * len(items) + i for i, item in enumerate(items)}
         left = [item for item in items if not _finished(paths[item])]
-        if left and maker is None:
-            maker = FrameMaker(load_model(config.model, ckpt, device), split, inference)
+        if left:
+            maker()
         record_provenance(folder / "made_by.json", info)
         done = len(items) - len(left)
         with Progress(len(items), "generate", "frames", done) as progress:
             for start in range(0, len(left), inference.batch_size):
                 batch = {item: places[item] for item in left[start : start + inference.batch_size]}
-                decoded, failed = maker.make(batch, scales)
+                decoded, failed = maker().make(batch, scales)
                 for item, x in decoded.items():
                     size = split.sizes[item.entry.clip]
-                    picture = to_picture(x, size, inference.height, inference.picture)
-                    write_picture(paths[item], picture, inference.jpeg_quality)
+                    image = to_image(x, size, inference.height, inference.picture)
+                    write_image(paths[item], image, inference.jpeg_quality)
                 failures += failed
                 progress.update(len(batch))
     return failures
@@ -253,8 +254,8 @@ class FrameMaker:
 
     def make(
         self, places: dict[Located, int], scales: tuple[float, float]
-    ) -> tuple[dict[Located, torch.Tensor], list[str]]:
-        """Items and their places in the process -> decoded pictures (3, R, R) of those that could
+    ) -> tuple[dict[Located, Tensor], list[str]]:
+        """Items and their positions in the process -> decoded images (3, R, R) of those that can
         be read, and a line for each of the others.
         """
         inference, samples, failures = self.inference, {}, []
@@ -272,12 +273,12 @@ class FrameMaker:
             inference,
             *scales,
             pad_to=inference.batch_size,
-            noise=self.stream and self.stream.of([places[item] for item in samples]),
+            noise=self.stream.of([places[item] for item in samples]) if self.stream else None,
             uncond_context=self.uncond_context,
         )
         return dict(zip(samples, decoded, strict=True)), failures
 
 
 def _output(folder: Path, entry: ActionEntry) -> Path:
-    """`clip/action/frame.jpg`: the last three parts of image_1, as released."""
+    """`clip/action/frame.jpg`: the last three parts of image_1, as in the released code."""
     return inside(folder, "/".join(Path(entry.image_1).parts[-3:]))

@@ -25,9 +25,10 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class LegoModel(nn.Module):
-    """The parts by name; built from `model.params` of a config, with random weights, unless given.
+    """Denoiser, conditioner, autoencoder and text tower, built with random weights unless given.
 
-    `params` says what is not in the parts: schedules, shares, what the UNet predicts.
+    `params` also has what is not in these parts: the noise schedule, the dropout probability of the
+    conditions, and whether the denoiser predicts noise or clean latents.
     """
 
     denoiser: Denoiser
@@ -55,7 +56,7 @@ class LegoModel(nn.Module):
         return self.denoiser.device
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """(c, h, w) of pictures `resolution` pixels wide and high."""
+        """(c, h, w) of images `resolution` pixels wide and high."""
         side = resolution // downsampling_factor(self.config.autoencoder)
         return self.vae.config.latent_channels, side, side
 
@@ -81,7 +82,7 @@ class LegoModel(nn.Module):
 
     @staticmethod
     def image_latents(moments: Tensor) -> Tensor:
-        """The source frame as condition: the mode, not scaled, as released."""
+        """The source frame as condition: the mode, not scaled, as in the released code."""
         return moments.chunk(2, dim=1)[0]
 
     @torch.no_grad()
@@ -166,7 +167,7 @@ class LegoModel(nn.Module):
 
 
 def resolved_precision(device: torch.device, precision: str) -> str:
-    """ "auto" is fp16 on CUDA (as released) and float32 elsewhere."""
+    """ "auto" is fp16 on CUDA, as in the released code, and float32 elsewhere."""
     if precision == "auto":
         return "fp16" if device.type == "cuda" else "fp32"
     return precision

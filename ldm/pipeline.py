@@ -37,23 +37,23 @@ from ldm.config import load_model_params
 from ldm.data import to_features
 from ldm.denoiser import UNetDenoiser
 from ldm.generate import generate_batch, load_model
-from ldm.images import to_picture, to_pixels
+from ldm.images import to_image, to_pixels
 from ldm.model import DTYPES, LegoModel
 from ldm.sampling import SAMPLERS, NoiseSource
 from ldm.schema import FeatureParams, InferenceConfig, ModelParams
 
 PREDICTIONS = {"epsilon": "eps", "sample": "x0"}  # diffusers' names -> this project's
 OUTPUTS = ("pil", "np", "pt")
-Picture = Image.Image | str | os.PathLike
+Photo = Image.Image | str | os.PathLike
 Rows = Tensor | np.ndarray | str | os.PathLike
 
 
 class LegoPipeline(DiffusionPipeline):
-    """Components as in Stable Diffusion, and the conditioner of both kinds of VLLM features.
+    """Components as in Stable Diffusion, and the conditioner of the features of stage 1.
 
     `scheduler` records the noise schedule and what the UNet predicts; sampling is this project's.
-    `conditioner` is None where a run uses no features. `ema_updates`: how often the averages that
-    the weights are were updated in training.
+    `conditioner` is None where a run uses no features. `ema_updates`: how often the EMA, which the
+    weights are, was updated in training.
     """
 
     _optional_components = ["conditioner"]
@@ -135,7 +135,7 @@ class LegoPipeline(DiffusionPipeline):
         return model
 
     def _params(self) -> ModelParams:
-        """What of `model.params` is not in the networks but decides how they are used."""
+        """Parameters that are not in the networks but decide how they are used."""
         schedule, params = self.scheduler.config, ModelParams()
         params.timesteps = schedule.num_train_timesteps
         params.linear_start, params.linear_end = schedule.beta_start, schedule.beta_end
@@ -148,7 +148,7 @@ class LegoPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        image: Picture | Sequence[Picture],
+        image: Photo | Sequence[Photo],
         description: str | Sequence[str],
         image_features: Rows | Sequence[Rows] | None = None,
         text_features: Rows | Sequence[Rows] | None = None,
@@ -163,19 +163,19 @@ class LegoPipeline(DiffusionPipeline):
         return_dict: bool = True,
         features: Mapping[str, Rows | Sequence[Rows]] | None = None,
     ) -> ImagePipelineOutput | tuple:
-        """Frames of the actions that `description` tells, done in the scenes of `image`.
+        """Frames of the actions that `description` describes, done in the scenes of `image`.
 
-        Each of the first four is one item or a list of B. image: PIL picture of any mode and size,
-        or a path. image_features (I, D), text_features (n, D): tensor, array or path of a .npy, as
+        Each of the first four is one item or a list of B. image: PIL image of any mode and size, or
+        a path. image_features (I, D), text_features (n, D): tensor, array or path of a .npy, as
         stage 1 writes them, where the conditioner uses them; tensors may be (B, ..., D). Features
         of other names are given as `features={name: ...}`.
 
-        seed: a picture depends on its seed alone, not on its place in the batch; a list gives each
-        its own. generator: one for each picture, in place of seeds; a generator seeded with
+        seed: a frame depends only on its seed, not on its place in the batch; a list gives each its
+        own. generator: one for each image, in place of seeds; a generator seeded with
         `egogen.seeds.stable_seed(inference.seed, clip, action)` gives the frame of
         `metrics/inference.py`.
 
-        output_type: "pil" (pictures `height` tall at the aspect of `image`), or the network's own
+        output_type: "pil" (images `height` tall at the aspect of `image`), or the network's own
         squares as "np" (B, R, R, 3) in [0, 1] or "pt" (B, 3, R, R), about [-1, 1], not clamped.
         Raises EgoGenError for input that does not fit.
         """
@@ -194,13 +194,13 @@ class LegoPipeline(DiffusionPipeline):
             decoded = generate_batch(
                 model, samples, [], inference, image_guidance_scale, guidance_scale, noise=noise
             ).float()
-        pictures: Any = decoded
+        images: Any = decoded
         if output_type == "pil":
             pairs = zip(decoded, photos, strict=True)
-            pictures = [to_picture(x, photo.size, height, "clamp") for x, photo in pairs]
+            images = [to_image(x, photo.size, height, "clamp") for x, photo in pairs]
         elif output_type == "np":
-            pictures = ((decoded.clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
-        return ImagePipelineOutput(images=pictures) if return_dict else (pictures,)
+            images = ((decoded.clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _samples(
         self, photos: list[Image.Image], prompts: list[str], given: Mapping[str, Any]
@@ -264,8 +264,8 @@ def _one_each(name: str, value: Any, count: int) -> list:
     return items
 
 
-def _as_rgb(picture: Picture) -> Image.Image:
-    return to_rgb(picture) if isinstance(picture, Image.Image) else read_rgb(picture)
+def _as_rgb(photo: Photo) -> Image.Image:
+    return to_rgb(photo) if isinstance(photo, Image.Image) else read_rgb(photo)
 
 
 def _rows(name: str, spec: FeatureParams, given: Mapping[str, Any], count: int) -> list[np.ndarray]:

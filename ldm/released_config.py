@@ -1,7 +1,8 @@
 """Config files of the released code, as this project's: class paths, names, and what has no effect.
 
-Every key of the released files is either one of `ldm.schema`, where it has its effect, or stands in
-the tables here. `translate` is applied to each file and to each override before it is merged.
+Every key of the released files either is one of `ldm.file_layout`, where it has its effect, or is
+in the tables here. `translate` is applied to each file and to each override before it is merged.
+So are keys that this project's files had once (`conditioner.variant`, `dropout_share`).
 """
 
 from __future__ import annotations
@@ -38,9 +39,7 @@ CLASSES: dict[str, dict[str, str]] = {
     },
     "data.params.train": {"egogen_dataset.EgoGenDataset": "ldm.data.TrainingPairs"},
     "data.params.validation": {"egogen_dataset.EgoGenDataset": "ldm.data.TrainingPairs"},
-    "lightning.callbacks.image_logger": {
-        "main.ImageLogger": "ldm.training.callbacks.SamplePictures"
-    },
+    "lightning.callbacks.image_logger": {"main.ImageLogger": "ldm.training.callbacks.SampleImages"},
 }
 
 
@@ -50,35 +49,23 @@ class Unused:
 
     reason: str
     only: Any = ANY  # the one value that says what is done anyway; others are refused
-    told: bool = False  # print a line: somebody may count on it
+    noted: bool = False  # print a line: somebody may count on it
 
 
 UNET = "model.params.unet_config.params."
 VAE = "model.params.first_stage_config.params."
 WITHOUT_EFFECT: dict[str, Unused] = {
     "model.params.num_timesteps_cond": Unused("the condition is never noised", 1),
-    "model.params.log_every_t": Unused("no pictures of single denoising steps are logged"),
+    "model.params.log_every_t": Unused("no images of single denoising steps are logged"),
     "model.params.first_stage_key": Unused("the target frame is what is diffused", "edited"),
     "model.params.cond_stage_key": Unused("frame and text are the condition", "edit"),
     "model.params.image_size": Unused("latents have the size that data.*.res gives"),
     "model.params.aspect_ratio": Unused("frames are squeezed to squares", 1.0),
     "model.params.cond_stage_trainable": Unused("the text tower is frozen", False),
     "model.params.conditioning_key": Unused("frame in channels, text in attention", "hybrid"),
-    "model.params.monitor": Unused("no checkpoint is chosen by a measure", told=True),
+    "model.params.monitor": Unused("no checkpoint is chosen by a measure", noted=True),
     UNET + "use_spatial_transformer": Unused("levels that attend do so to the context", True),
     UNET + "legacy": Unused("heads have channels / num_heads values each", False),
-    # Arguments of the released class that no released file gives, at its defaults.
-    UNET + "dropout": Unused("the UNet has none", 0),
-    UNET + "conv_resample": Unused("sizes change by convolutions", True),
-    UNET + "dims": Unused("pictures have two dimensions", 2),
-    UNET + "num_classes": Unused("there are no classes", None),
-    UNET + "use_fp16": Unused("see inference.precision and lightning.trainer.precision", False),
-    UNET + "num_head_channels": Unused("num_heads decides", -1),
-    UNET + "num_heads_upsample": Unused("num_heads decides", -1),
-    UNET + "use_scale_shift_norm": Unused("the timestep is added", False),
-    UNET + "resblock_updown": Unused("sizes change in layers of their own", False),
-    UNET + "use_new_attention_order": Unused("a matter of layout alone", False),
-    UNET + "n_embed": Unused("latents are continuous", None),
     VAE + "monitor": Unused("the autoencoder is not trained"),
     VAE + "lossconfig": Unused("the autoencoder is not trained"),
     VAE + "ddconfig.dropout": Unused("the autoencoder is not trained"),
@@ -88,11 +75,11 @@ WITHOUT_EFFECT: dict[str, Unused] = {
     "dataset.split": Unused("the paths say which"),
     "dataset.aspect_ratio": Unused("frames are squeezed to squares", 1.0),
     "lightning.callbacks.image_logger.params.increase_log_steps": Unused(
-        "pictures are made every batch_frequency steps", False
+        "images are made every batch_frequency steps", False
     ),
     "inference.output_path": Unused(
         "frames go beside the checkpoint, logs/X.ckpt -> logs/X/, as in the released code",
-        told=True,
+        noted=True,
     ),
 }
 OLD_TABLE = ("variant", "feature_dim", "image_rows", "text_rows")  # before features had names
@@ -178,7 +165,7 @@ def _without_unused(node: dict, where: str, prefix: str, lines: list[str]) -> di
             raise EgoGenError(
                 f"{where}: {path}={value!r}: expected {unused.only!r} ({unused.reason})"
             )
-        elif unused.told:
+        elif unused.noted:
             lines.append(f"{where}: {path} has no effect: {unused.reason}")
     return kept
 

@@ -10,6 +10,7 @@ of single entries can be missing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from ldm.file_layout import TABLE, file_place, store_key
 from ldm.schema import DatasetParams, FeatureParams, GenerateConfig, TrainConfig
 
 Features = Mapping[str, FeatureParams]
+Paths = dict[str, str | os.PathLike | None]
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Split:
 def open_training(config: TrainConfig) -> dict[str, Split]:
     features = config.model.conditioner.features
     parts = {"train": config.data.train, "validation": config.data.validation}
-    paths: dict[str, str | None] = {}
+    paths: Paths = {}
     for name, data in parts.items():
         paths |= _paths(data, features, f"data.{name}")
     require_paths(paths | {"model.params.ckpt_path": config.model.ckpt_path})
@@ -85,11 +87,11 @@ def as_list(value: Any) -> list[str]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _paths(data: DatasetParams, features: Features, place: str) -> dict[str, str | None]:
+def _paths(data: DatasetParams, features: Features, place: str) -> Paths:
     """Key in files -> path, of everything that a dataset's config names."""
     named = {"data_path": data.data_path, "edit_path": data.edit_path}
     named |= {store_key(name): data.features.get(name, "") for name in features}
-    paths: dict[str, str | None] = {}
+    paths: Paths = {}
     for key, value in named.items():
         where, values = f"{file_place(place)}.{key}", as_list(value)
         paths |= {where if len(values) == 1 else f"{where}[{i}]": x for i, x in enumerate(values)}

@@ -15,7 +15,7 @@ from egogen.seeds import stable_seed
 from ldm.data import to_features
 from ldm.file_layout import TABLE
 from ldm.generate import generate_batch, load_model, prepare
-from ldm.images import to_picture, to_pixels
+from ldm.images import to_image, to_pixels
 from ldm.schema import GenerateConfig
 from ldm.split import Features
 from llava.checkpoints.load import load
@@ -29,9 +29,9 @@ WIDEST = 6.0  # longer side over shorter; beyond it a frame squeezed to a square
 
 @dataclass(frozen=True)
 class Frame:
-    """`picture` has the photograph's aspect."""
+    """`image` has the photograph's aspect."""
 
-    picture: Image.Image
+    image: Image.Image
     action: str
     description: str
 
@@ -61,7 +61,7 @@ def describe(
     device: torch.device,
     features: Features,
 ) -> Description:
-    """Stage 1 alone; its model is let go of afterwards, so that stage 2 has the memory.
+    """Only stage 1; its model is let go of afterwards, so that stage 2 has the memory.
 
     Raises EgoGenError when its features are not as wide as those of stage 2.
     """
@@ -123,12 +123,12 @@ def generate_frame(
     """
     action, inference = verb_phrase(action), config.inference
     if not Path(ldm).is_file():
-        raise EgoGenError(f"{ldm}: no such checkpoint")  # told before stage 1 is run
+        raise EgoGenError(f"{ldm}: no such checkpoint")  # reported before stage 1 is run
     features = config.model.conditioner.features
     description = describe(vllm, photo, action, inference.seed, settings, device, features)
     sample = condition(photo, description, config)
     model = prepare(load_model(config.model, str(ldm), device), inference)
     scales = inference.scales_img[0], inference.scales_txt[0]
     decoded = generate_batch(model, [sample], [SAMPLE], inference, *scales)[0]
-    picture = to_picture(decoded, photo.size, inference.height, inference.picture)
-    return Frame(picture, action, description.text)
+    image = to_image(decoded, photo.size, inference.height, inference.picture)
+    return Frame(image, action, description.text)

@@ -21,15 +21,15 @@ from ldm.config import load_model_params  # noqa: E402
 
 EPILOG = """\
 what each form holds:
-  released   .ckpt for the released code: all live weights, the UNet's average with its count of
-             updates, the noise schedule. The released code has no place for an average of the
+  released   .ckpt for the released code: all live weights, the UNet's EMA with its count of
+             updates, the noise schedule. The released code has no place for an EMA of the
              conditioner: where there is one it stands in the conditioner's place, as the released
              code generates with that, and the live conditioner stands under "live.", which it
              ignores.
-  own        .ckpt of this project: all live weights and the average of whatever was trained, with
+  own        .ckpt of this project: all live weights and the EMA of whatever was trained, with
              its count of updates. The noise schedule stands in the config.
-  diffusers  folder for ldm.pipeline.LegoPipeline: averages (live weights where there are none) as
-             the plain files, live weights of what was averaged as the variant "non_ema", the
+  diffusers  folder for ldm.pipeline.LegoPipeline: the EMA (live weights where there is none) as
+             the plain files, live weights of what has an EMA as the variant "non_ema", the
              tokenizer, the noise schedule as the scheduler's config.
 Converted to and fro, every weight comes back bit for bit. Optimizer and learning rate are in none
 of them: training starts from a converted file (model.params.ckpt_path), it does not continue.
@@ -42,7 +42,7 @@ example:
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        description="Convert a checkpoint of stage 2; the form of the source is told by its names.",
+        description="Convert a checkpoint of stage 2; the form of the source is known by its names.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

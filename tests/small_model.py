@@ -68,7 +68,7 @@ def write_small(root: Path) -> tuple[Path, ModelParams, dict[str, Weights]]:
 
 def assert_equal_weights(one, two):
     assert one.updates == two.updates
-    for a, b in ((one.live, two.live), (one.average, two.average)):
+    for a, b in ((one.live, two.live), (one.ema, two.ema)):
         assert a.keys() == b.keys()
         for name in a:
             assert a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]), name

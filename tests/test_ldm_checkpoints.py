@@ -32,12 +32,12 @@ from ldm.checkpoints.load import (
     read_weights,
     start_weights,
 )
-from ldm.checkpoints.released_names import released_names
+from ldm.checkpoints.released_names import released_names, stored_name
 from ldm.config import TrainConfig, load_config
 from ldm.model import LegoModel
 from ldm.pipeline import LegoPipeline
 from ldm.schedule import released_schedule
-from ldm.training.ema import Average
+from ldm.training.ema import EMA
 
 CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
 
@@ -70,7 +70,7 @@ def test_released_names_and_shapes_both_ways(name, overrides):
     weights = from_released(bare_state(names), model, "file")
     assert told(weights.live) == told(model.state_dict())
     unet = {n: v for n, v in model.state_dict().items() if n.startswith("unet.")}
-    assert told(weights.average) == told(unet) and weights.updates == 5
+    assert told(weights.ema) == told(unet) and weights.updates == 5
     assert told(to_released(weights, model)) == {n: list(kind) for n, kind in names.items()}
 
 
@@ -205,7 +205,7 @@ def test_training_starts_from_stable_diffusion(form, stable_diffusion, tiny_para
     assert all(torch.equal(after[n], v) for n, v in before.items())
     # The average of the training begins as what was loaded (released: `load_ema: false`).
     model.unet.requires_grad_(True)
-    average = Average(model, 0.9999).state_dict()
+    average = EMA(model, 0.9999).state_dict()
     assert all(torch.equal(average[f"unet.{n}"], v) for n, v in model.unet.state_dict().items())
 
 
@@ -213,13 +213,13 @@ def test_no_average_is_never_made_up(stable_diffusion, tiny_params):
     """The released code generates with a random average from such a file, silently."""
     model = LegoModel(tiny_params)
     conditioner = {
-        n.removeprefix("conditioner."): v
+        stored_name(n).removeprefix("conditioner."): v
         for n, v in model.state_dict().items()
         if n.startswith("conditioner.")
     }
     state = stable_diffusion | conditioner
     state[CONV_IN] = torch.zeros(32, 8, 3, 3)
-    with pytest.raises(EgoGenError, match="X.ckpt: holds no averages; .*load_ema=false"):
+    with pytest.raises(EgoGenError, match="X.ckpt: holds no EMA; .*load_ema=false"):
         load_for_generation(model, state, use_ema=True, where="X.ckpt")
     load_for_generation(model, state, use_ema=False)
     assert torch.equal(model.unet.conv_out.bias, state["model.diffusion_model.out.2.bias"])
@@ -362,9 +362,10 @@ def test_broken_folders_are_named(small, tmp_path):
         load_start(model, str(folder))
     weights.write_bytes(content)
     state = load_file(weights)
-    state["projection_txt.weights"] = state.pop("projection_txt.weight")
+    name = "encoders.text.projection.weight"
+    state[f"{name}s"] = state.pop(name)
     save_file(state, weights, metadata={"format": "pt"})
-    told = "conditioner: missing: projection_txt.weight; unexpected: projection_txt.weights"
+    told = f"conditioner: missing: {name}; unexpected: {name}s"
     with pytest.raises(EgoGenError, match=told):
         load_start(model, str(folder))
     weights.write_bytes(content)

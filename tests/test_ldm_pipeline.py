@@ -24,7 +24,7 @@ from egogen.seeds import stable_seed
 from ldm.checkpoints.layouts import to_own
 from ldm.data import to_features
 from ldm.generate import generate_batch
-from ldm.images import to_picture, to_pixels
+from ldm.images import to_image, to_pixels
 from ldm.pipeline import LegoPipeline
 from ldm.schema import InferenceConfig
 
@@ -99,7 +99,7 @@ def test_the_frames_of_inference_bit_for_bit(pipe, params, inputs, sampler):
     ]
     decoded = generate_batch(model, samples, NAMES, inference, 1.5, 7.5)
     frames = [
-        to_picture(x, photo.size, 48, "clamp")
+        to_image(x, photo.size, 48, "clamp")
         for x, photo in zip(decoded, inputs["image"], strict=True)
     ]
     options = settings(generator=generators(), sampler=sampler)

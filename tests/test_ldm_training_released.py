@@ -19,8 +19,8 @@ from ldm.config import TrainConfig, load_config
 from ldm.data import TrainingPairs
 from ldm.schedule import NoiseSchedule, released_schedule
 from ldm.split import open_split
-from ldm.training.callbacks import AverageUpdate
-from ldm.training.ema import Average
+from ldm.training.callbacks import EMAUpdate
+from ldm.training.ema import EMA
 from ldm.training.module import LegoTraining, bound_weights, rate_factor
 
 GOLDEN = np.load(DATA / "train.npz")
@@ -87,7 +87,7 @@ def run_step(*overrides: str, micro_batches: int = 1):
         accelerator="cpu",
         max_steps=1,
         accumulate_grad_batches=micro_batches,
-        callbacks=[AverageUpdate(config.model.ema_every_micro_batch), recorder],
+        callbacks=[EMAUpdate(config.model.ema_every_micro_batch), recorder],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -139,7 +139,7 @@ def test_latents_and_loss(default):
 
 def test_gradients(step):
     recorder, module = step
-    trained = module.model.conditioner.projection_img.weight.requires_grad
+    trained = module.model.conditioner.encoders["image"].projection.weight.requires_grad
     for name, norm in EXPECTED["grad_norm"].items():
         if trained or name.startswith(UNET):
             found = recorder.grads[name].double().norm().item()
@@ -180,11 +180,11 @@ def test_optimizer_step(step):
 
 def test_average_after_the_step(step):
     recorder, module = step
-    assert module.average.updates == EXPECTED["ema_num_updates_after_step"]
+    assert module.ema.updates == EXPECTED["ema_num_updates_after_step"]
     names = {released: own for own, released in recorder.names.items()}
     for name in keys("ema_after_step"):
         steady = (recorder.grads[name].abs() > 1e-5).numpy()
-        shadow = module.average.state_dict()[names[name]].numpy()
+        shadow = module.ema.state_dict()[names[name]].numpy()
         expected = GOLDEN[f"ema_after_step/{name}"].reshape(shadow.shape)
         np.testing.assert_allclose(shadow[steady], expected[steady], atol=2e-6, rtol=0)
 
@@ -206,7 +206,7 @@ def test_what_is_trained(default, as_released):
             if name in recorder.before
             and not torch.equal(recorder.before[name], recorder.after[name])
         }
-        averaged = any(n.startswith("conditioner.") for n in module.average.names)
+        averaged = any(n.startswith("conditioner.") for n in module.ema.names)
         if released:
             assert len(group["params"]) == expected["n_tensors"]
             live = tiny_model().conditioner.state_dict()
@@ -220,22 +220,22 @@ def test_released_cadence_of_the_average():
     """Four micro-batches a step: four updates, or one."""
     for overrides, updates in ((["as_released=true"], 4), ([], 1)):
         module = torch.nn.Module()
-        module.average = Average(torch.nn.Linear(1, 1), 0.9999)
+        module.ema = EMA(torch.nn.Linear(1, 1), 0.9999)
         config = load_config(TrainConfig, [], overrides)
-        callback = AverageUpdate(config.model.ema_every_micro_batch)
+        callback = EMAUpdate(config.model.ema_every_micro_batch)
         trainer = type("Trainer", (), {"global_step": 0})()
         callback.on_train_start(trainer)
         for micro in range(4):
             trainer.global_step = int(micro == 3)
             callback.on_train_batch_end(trainer, module)
-        assert module.average.updates == updates
+        assert module.ema.updates == updates
 
 
 def test_decays_and_the_toy_average():
     toy = EXPECTED["ema"]["toy"]
     module = torch.nn.Module()
     module.p = torch.nn.Parameter(torch.tensor(toy["start"]))
-    average = Average(module, 0.9999)
+    average = EMA(module, 0.9999)
     for number, (decay, shadow) in enumerate(
         zip(EXPECTED["ema"]["decay_first_20"], toy["shadow"], strict=True), start=1
     ):

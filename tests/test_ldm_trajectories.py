@@ -16,7 +16,7 @@ from egogen.jobs import floor_chunk
 from ldm import generate
 from ldm.conditioning import FeatureConditioner, pad_rows
 from ldm.config import GenerateConfig, load_config
-from ldm.images import to_picture
+from ldm.images import to_image
 from ldm.sampling import (
     Conditioning,
     ancestral_step_sizes,
@@ -138,13 +138,13 @@ def test_end_to_end(entries, monkeypatch, tmp_path):
     golden, seen = np.load(DATA / "pictures.npz"), {}
 
     def picture_of(x, size, height, encoding):
-        picture = to_picture(x, size, height, encoding)
+        picture = to_image(x, size, height, encoding)
         seen[len(seen)] = (x, np.asarray(picture))
         return picture
 
     monkeypatch.setattr(generate, "load_model", lambda *_: tiny_model())
     monkeypatch.setattr(generate, "ProcessNoise", GoldenNoise)
-    monkeypatch.setattr(generate, "to_picture", picture_of)
+    monkeypatch.setattr(generate, "to_image", picture_of)
     ckpt = tmp_path / "tiny.ckpt"
     ckpt.write_bytes(b"stands for weights")
     assert generate.generate_chunk(config, str(ckpt), 1, 1, torch.device("cpu")) == []

@@ -50,7 +50,7 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
 
 
 def read_file(path: str | os.PathLike) -> tuple[dict[str, Tensor], int]:
-    """-> the state dict, see `read_weights`, and how often its averages were updated (`ldm.
+    """-> the state dict, see `read_weights`, and how often its EMA was updated (`ldm.
     training` writes that beside it; 0 where nothing is said).
     """
     path = Path(path)
@@ -73,7 +73,7 @@ def read_file(path: str | os.PathLike) -> tuple[dict[str, Tensor], int]:
 def load_released(
     model: LegoModel, state: Mapping[str, Tensor], use_ema: bool = True, where: str = "checkpoint"
 ) -> None:
-    """Load a released state dict into `model`, the UNet's average by default.
+    """Load a released state dict into `model`, the UNet's EMA by default.
 
     Raises EgoGenError listing missing, unexpected and mis-shaped entries of any part.
     """
@@ -90,7 +90,7 @@ def load_own(
 def load_for_generation(
     model: LegoModel, state: Mapping[str, Tensor], use_ema: bool, where: str = "checkpoint"
 ) -> None:
-    """A released checkpoint or one of `ldm.training.module`, told apart by its names."""
+    """A released checkpoint or one of `ldm.training.module`, distinguished by its names."""
     (load_own if is_own(state) else load_released)(model, state, use_ema, where)
 
 

@@ -2,7 +2,7 @@
 
 Both directions of every conversion and every loading use this one map. The layout is that of Stable
 Diffusion v1: `openaimodel.UNetModel`, `autoencoder.AutoencoderKL`, the CLIP text tower, and beside
-them LEGO's two projections and the self-attention.
+them LEGO's encoders of features.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def released_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def shadow_name(name: str) -> str:
-    """Where the released file keeps the average of `name`, a name that begins with "model."."""
+    """Where a released file has the EMA of `name`, a name that begins with "model."."""
     return EMA + name.removeprefix("model.").replace(".", "")
 
 

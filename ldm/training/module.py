@@ -1,7 +1,7 @@
-"""Stage 2 under Lightning: loss, optimizer, average and validation of a `LegoModel`.
+"""Stage 2 under Lightning: loss, optimizer, EMA and validation of a `LegoModel`.
 
-What is trained: the UNet and, unless `conditioner.trained` is false (as released), the projections
-and the self-attention. The frozen encoders are left out of the module tree while a cache stands in
+What is trained: the denoiser and, unless `conditioner.trained` is false (as in the released code),
+the conditioner. The frozen encoders are left out of the module tree while a cache stands in
 for them, so that they take no memory on the device; checkpoints hold them all the same.
 """
 
@@ -23,14 +23,14 @@ from ldm.data import project
 from ldm.model import FROZEN_PARTS, LegoModel
 from ldm.schedule import released_schedule
 from ldm.schema import LearningRateParams, LightningConfig, ModelParams, OptimizerParams
-from ldm.training.ema import Average
+from ldm.training.ema import EMA
 
 
 def rate_factor(step: int, params: LearningRateParams) -> float:
     """Factor of the learning rate before optimizer step `step` (latent diffusion's linear rule).
 
-    f_start to f_max over warm_up_steps, then towards f_min, reached at cycle_lengths. Released:
-    no warm-up and f_max = f_min = 1, a constant rate.
+    f_start to f_max over warm_up_steps, then towards f_min, reached at cycle_lengths. The released
+    values, no warm-up and f_max = f_min = 1, are a constant rate.
     """
     warm, length = params.warm_up_steps[0], params.cycle_lengths[0]
     start, top, low = params.f_start[0], params.f_max[0], params.f_min[0]
@@ -43,8 +43,8 @@ def bound_weights(params: ModelParams) -> Tensor:
     """(timesteps,) weights that make the mean squared error of the noise the variational bound.
 
     beta_t^2 / (2 sigma_t^2 alpha_t (1 - alphas_cumprod_t)) (DDPM, equation 12), sigma_t^2 the
-    posterior variance; where that is 0, at t = 0, the next one's weight, as released. For the log
-    alone: the loss is not weighted.
+    posterior variance; where that is 0, at t = 0, the next one's weight, as in the released code.
+    Only logged: the loss is not weighted.
     """
     vectors = released_schedule(params.linear_start, params.linear_end, params.timesteps)
     betas, variance = vectors["betas"], vectors["posterior_variance"]
@@ -72,9 +72,9 @@ class LegoTraining(pl.LightningModule):
         if params.unet.use_checkpoint:
             model.denoiser.checkpoint_activations()
         model.denoiser.prepare(channels_last=lightning.channels_last, compiled=lightning.compile)
-        self.average = None
+        self.ema = None
         if params.use_ema:
-            self.average = Average(model, params.ema_decay)
+            self.ema = EMA(model, params.ema_decay)
         with torch.no_grad():
             self.register_buffer("empty_prompt", model.encode_text([""]), persistent=False)
         self.register_buffer("bound_weights", bound_weights(params), persistent=False)
@@ -101,15 +101,15 @@ class LegoTraining(pl.LightningModule):
                 module.to("cpu")
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Inside, the model holds the averages (where there are any) and is in evaluation mode."""
+    def ema_weights(self) -> Iterator[None]:
+        """Inside, the model holds the EMA (where there is one) and is in evaluation mode."""
         mode = self.model.training
         self.model.eval()
         try:
-            if self.average is None:
+            if self.ema is None:
                 yield
             else:
-                with self.average.applied():
+                with self.ema.applied():
                     yield
         finally:
             self.model.train(mode)
@@ -137,8 +137,8 @@ class LegoTraining(pl.LightningModule):
         return losses.mean()
 
     def on_validation_start(self) -> None:
-        """The averages go in once for the whole validation, not once a batch."""
-        self._validation.enter_context(self.averaged())
+        """The EMA goes in once for the complete validation, not once a batch."""
+        self._validation.enter_context(self.ema_weights())
 
     def on_validation_end(self) -> None:
         self._validation.close()
@@ -154,7 +154,7 @@ class LegoTraining(pl.LightningModule):
         self.log_dict(values, sync_dist=True, batch_size=len(t))
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW over everything trained; weight decay on all of it, as released."""
+        """AdamW over everything trained; weight decay on all of it, as in the released code."""
         settings, options = self.optimizer_params, self.lightning.trainer
         mixed = not str(options.get("precision", 32)).startswith(("32", "64"))
         optimizer = torch.optim.AdamW(
@@ -173,15 +173,15 @@ class LegoTraining(pl.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Averages and frozen parts join the state dict: the file generates without any other."""
+        """EMA and frozen parts join the state dict: the file generates without any other."""
         state = checkpoint["state_dict"]
         for part, module in self._frozen.items():
             for name, value in module.state_dict().items():
                 state[f"{OWN}{part}.{name}"] = value
-        if self.average is not None:
-            for name, value in self.average.state_dict().items():
+        if self.ema is not None:
+            for name, value in self.ema.state_dict().items():
                 state[OWN_EMA + name] = value
-            checkpoint["ema_updates"] = self.average.updates
+            checkpoint["ema_updates"] = self.ema.updates
         for name in list(state):  # in the state dict's order
             state[stored_name(name)] = state.pop(name)
 
@@ -192,8 +192,8 @@ class LegoTraining(pl.LightningModule):
             state[own_name(name)] = state.pop(name)
         names = [name for name in state if name.startswith(OWN_EMA)]
         shadow = {name.removeprefix(OWN_EMA): state.pop(name) for name in names}
-        if self.average is not None:
-            self.average.load_state_dict(shadow, checkpoint["ema_updates"])
+        if self.ema is not None:
+            self.ema.load_state_dict(shadow, checkpoint["ema_updates"])
         for part in self._frozen:
             prefix = f"{OWN}{part}."
             names = [name for name in state if name.startswith(prefix)]

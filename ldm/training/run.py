@@ -20,7 +20,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import OmegaConf
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
@@ -31,11 +30,11 @@ from ldm.cache import EncoderCache
 from ldm.checkpoints.load import is_own, load_start, read_weights
 from ldm.config import load_config, to_yaml
 from ldm.data import TrainingPairs
-from ldm.file_layout import to_file
+from ldm.file_layout import file_values
 from ldm.model import LegoModel
 from ldm.schema import DataParams, LightningConfig, TrainConfig
 from ldm.split import Split, open_training
-from ldm.training.callbacks import AverageUpdate, SamplePictures, TrainingLog
+from ldm.training.callbacks import EMAUpdate, SampleImages, TrainingLog
 from ldm.training.cluster import cluster_environment, device_options
 from ldm.training.module import LegoTraining
 from ldm.training.order import EpochBatches, ResumableLoader, ValidationBatches
@@ -52,7 +51,10 @@ class PairData(pl.LightningDataModule):
         super().__init__()
         self.train, self.val, self.seed = train, val, seed
         self.batch_size = params.batch_size
-        self.options = {"num_workers": params.num_workers, "pin_memory": torch.cuda.is_available()}
+        self.options: dict[str, Any] = {
+            "num_workers": params.num_workers,
+            "pin_memory": torch.cuda.is_available(),
+        }
         if params.num_workers:
             self.options |= {"persistent_workers": True, "multiprocessing_context": "spawn"}
 
@@ -75,15 +77,17 @@ class PairData(pl.LightningDataModule):
         return DataLoader(self.val, batch_sampler=batches, **self.options)
 
 
-def run_folder(config: TrainConfig, folder: Path, resume: bool) -> bool:
-    """Check the run's folder; -> whether it holds a finished run of this config and length.
+def is_finished(config: TrainConfig, folder: Path, resume: bool) -> bool:
+    """Whether `folder` holds a finished run of this config and length.
 
-    Raises EgoGenError when the folder holds a checkpoint made with another config, unless `resume`
-    says to go on.
+    Raises EgoGenError when it holds a checkpoint made with another config, unless `resume` says to
+    go on.
     """
     path = folder / "config.yaml"
     if path.exists() and (folder / "checkpoints" / LAST).exists() and not resume:
-        changed = _differences(load_config(TrainConfig, [str(path)]), config)
+        before, now = (file_values(c) for c in (load_config(TrainConfig, [str(path)]), config))
+        changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
+        changed = [key for key in changed if not key.startswith(MAY_CHANGE)]
         if changed:
             raise EgoGenError(
                 f"{path}: this run was begun with other values of {', '.join(changed[:5])}; choose "
@@ -97,43 +101,17 @@ def asked_length(lightning: LightningConfig) -> dict[str, Any]:
     return {name: lightning.trainer.get(name) for name in ("max_steps", "max_epochs")}
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(config, dict):
-        return {prefix: config}
-    flat = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
-
-
-def _differences(known: TrainConfig, config: TrainConfig) -> list[str]:
-    pair = [_flat(OmegaConf.to_container(to_file(c))) for c in (known, config)]
-    keys = sorted(pair[0].keys() | pair[1].keys())
-    return [
-        key
-        for key in keys
-        if pair[0].get(key) != pair[1].get(key) and not key.startswith(MAY_CHANGE)
-    ]
-
-
 def build_data(
     splits: Mapping[str, Split], model: LegoModel, seed: int, cache_path: str | None, fixed: bool
 ) -> tuple[TrainingPairs, ...]:
     """Pairs of both splits; `fixed`: validation draws are the same every time."""
-    pairs = []
-    for part, split in splits.items():
+
+    def pairs(part: str, split: Split) -> TrainingPairs:
         cache = EncoderCache(Path(cache_path) / part, split, model) if cache_path else None
-        pairs.append(
-            TrainingPairs(
-                split,
-                timesteps=model.config.timesteps,
-                latent_shape=model.latent_shape(split.data.res),
-                seed=seed,
-                cache=cache,
-                fixed=part == "validation" and fixed,
-            )
-        )
-    return tuple(pairs)
+        shape, drawn_once = model.latent_shape(split.data.res), part == "validation" and fixed
+        return TrainingPairs(split, model.config.timesteps, shape, seed, cache, drawn_once)
+
+    return tuple(pairs(part, split) for part, split in splits.items())
 
 
 def build_logger(kind: str, folder: Path) -> Any:
@@ -186,16 +164,17 @@ def build_trainer(lightning: LightningConfig, folder: Path, gpus: str | None, ca
 
 
 def micro_batches(options: dict[str, Any], batch_size: int, samples: int, world: int) -> int:
-    """Of the whole run, on each rank, for the time left."""
+    """Micro-batches of the complete run on each rank, from the Trainer's `options`."""
     epoch = max(1, samples // (batch_size * world))
     accumulated = options.get("accumulate_grad_batches", 1)
     epochs, steps = options.get("max_epochs"), options.get("max_steps", -1)
     if epochs is None or epochs < 0:
         epochs = float("inf") if steps > 0 else 1000  # Lightning's own default
-    if steps <= 0:
-        return epoch * epochs
-    whole, rest = divmod(steps, -(-epoch // accumulated))
-    return min(epoch * epochs, epoch * whole + accumulated * rest)
+    limit = epoch * epochs
+    if steps > 0:
+        full, rest = divmod(steps, -(-epoch // accumulated))
+        limit = min(limit, epoch * full + accumulated * rest)
+    return int(limit)
 
 
 def batch_report(options: dict[str, Any], batch: int, samples: int, world: int) -> str:
@@ -220,7 +199,7 @@ def train(
     config: TrainConfig, folder: Path, gpus: str | None = None, seed: int = 23, resume: bool = False
 ) -> None:
     """Train, or continue, the run in `folder`. Nothing is done when it is finished."""
-    if run_folder(config, folder, resume) and not resume:
+    if is_finished(config, folder, resume) and not resume:
         print(f"{folder}: training is finished, nothing to do")
         return
     splits = open_training(config)
@@ -235,16 +214,12 @@ def train(
     torch.backends.cudnn.allow_tf32 = settings.tf32
     module = LegoTraining(model, config.optimizer, settings, seed, bool(cache_path))
     log = TrainingLog(folder, settings.log_every)
-    checkpoints = Checkpoints(
-        folder / "checkpoints",
-        settings.checkpoint_every,
-        settings.keep_every,
-        settings.keep_at_most,
-    )
+    often = settings.checkpoint_every, settings.keep_every, settings.keep_at_most
+    checkpoints = Checkpoints(folder / "checkpoints", *often)
     callbacks = [  # in this order: a checkpoint is written when the rest of its step is done
-        AverageUpdate(config.model.ema_every_micro_batch),
+        EMAUpdate(config.model.ema_every_micro_batch),
         log,
-        SamplePictures(folder / "samples", val_pairs, settings.image_logger, config.inference),
+        SampleImages(folder / "samples", val_pairs, settings.image_logger, config.inference),
         checkpoints,
         StopOnSignal(checkpoints),
     ]
@@ -272,7 +247,7 @@ def train(
 
 @contextmanager
 def workers_errors_in_one_line() -> Iterator[None]:
-    """An error of a loader's worker arrives with its traceback as text; what it says ends it."""
+    """An error of a loader's worker arrives with its traceback as text: its message is kept."""
     try:
         yield
     except EgoGenError as error:
@@ -284,10 +259,13 @@ def _quiet() -> None:
     """Lightning's advertisements and advice that does not apply here."""
     for name in ("pytorch_lightning", "lightning_fabric", "pytorch_lightning.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
-    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", ".*`srun` command is available.*")
-    warnings.filterwarnings("ignore", ".*exists and is not empty.*")
-    warnings.filterwarnings("ignore", ".*number of training batches.*smaller than the logging.*")
-    warnings.filterwarnings("ignore", ".*lr_scheduler.step.*before.*optimizer.step.*")
+    for words in (
+        "does not have many workers",
+        "in eval mode at the start of training",
+        "treespec, LeafSpec",
+        "`srun` command is available",
+        "exists and is not empty",
+        "number of training batches.*smaller than the logging",
+        "lr_scheduler.step.*before.*optimizer.step",
+    ):
+        warnings.filterwarnings("ignore", f".*{words}.*")

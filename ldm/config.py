@@ -22,9 +22,10 @@ from torch import nn
 
 from egogen import EgoGenError
 from egogen.settings import load_settings
-from ldm.file_layout import STORES, TABLE, file_place, file_schema, from_file, store_key, to_file
+from ldm.file_layout import OTHER_STORES, TABLE, file_place, file_schema, from_file, to_file
 from ldm.released_config import (
     CONDITIONER,
+    DATASETS,
     OldTable,
     released_features,
     released_keys,
@@ -115,22 +116,19 @@ def _load(
         layer = OmegaConf.from_dotlist([override.lstrip("-")])
         layers.append((f"command line: {override}", layer))
     contents = [(where, _translated(layer, where)) for where, layer in layers]
-    features = _released_table(contents)
-    layers = [(where, OmegaConf.create(content)) for where, content in contents]
-    config: DictConfig = _merge_all(_defaults(schema, features), layers)
+    table = _released_table(contents)
+    config = _merged(schema, table, contents, as_released=False)
     if config.get("as_released"):
-        config = _merge_all(_as_released(_defaults(schema, features)), layers)
+        config = _merged(schema, table, contents, as_released=True)
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise EgoGenError(f"{files}: {error}") from None
     _check_values(config)
     try:
-        loaded = from_file(schema, config)
+        return from_file(schema, config)
     except MissingMandatoryValue as error:
         raise EgoGenError(f"config: {file_place(error.full_key)}: no value, expected one") from None
-    _check_features(loaded, {*OmegaConf.select(config, TABLE), *STORES})
-    return loaded
 
 
 def _released_table(layers: list[tuple[str, dict[str, Any]]]) -> dict[str, FeatureParams]:
@@ -156,44 +154,31 @@ def _released_table(layers: list[tuple[str, dict[str, Any]]]) -> dict[str, Featu
     return released_features(OmegaConf.to_container(OmegaConf.select(old, CONDITIONER)))
 
 
-def _defaults(schema: type, features: dict[str, FeatureParams]) -> DictConfig:
+def _merged(
+    schema: type,
+    table: dict[str, FeatureParams],
+    layers: list[tuple[str, dict[str, Any]]],
+    as_released: bool,
+) -> DictConfig:
+    """All layers over the defaults; `as_released`: those of the released code where they differ."""
     config = file_schema(schema)
-    OmegaConf.update(config, TABLE, features, merge=False)
+    OmegaConf.update(config, TABLE, table, merge=False)
+    for key, value in AS_RELEASED.items() if as_released else ():
+        if OmegaConf.select(config, key) is not None:  # training keys are not in every schema
+            OmegaConf.update(config, key, value)
+    for where, layer in layers:
+        config = _merge(config, OmegaConf.create(layer), where)
     return config
 
 
-def _check_features(config: TrainConfig | GenerateConfig, known: set[str]) -> None:
-    """The table of features, and that folders are those of `known` features (used or null)."""
-    table = config.model.conditioner.features
-    for name, spec in table.items():
-        if not name.isidentifier() or hasattr(nn.ModuleDict, name):
-            raise EgoGenError(f"config: {TABLE}.{name}: expected another name for a feature")
-        if spec.encoder not in ENCODERS:
-            raise EgoGenError(
-                f"config: {TABLE}.{name}.encoder={spec.encoder!r}: expected one of "
-                f"{', '.join(ENCODERS)}"
-            )
-        if min(spec.width, spec.rows) < 1:
-            raise EgoGenError(f"config: {TABLE}.{name}: width and rows: expected at least 1")
-    datasets = (
-        (config.data.train, config.data.validation)
-        if isinstance(config, TrainConfig)
-        else (config.data,)
-    )
-    for name in (name for data in datasets for name in data.features):
-        if name not in known:
-            near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
-            raise EgoGenError(
-                f"config: {store_key(name)}: no such feature in {TABLE}; did you mean {near!r}?"
-            )
-
-
 def _check_values(config: DictConfig) -> None:
-    for key, allowed in CHOICES.items():
+    table = OmegaConf.select(config, TABLE)
+    rows = [f"{TABLE}.{name}" for name in table if table[name] is not None]
+    for key, allowed in (CHOICES | {f"{row}.encoder": ENCODERS for row in rows}).items():
         value = OmegaConf.select(config, key)
         if value is not None and value not in allowed:
             raise EgoGenError(f"config: {key}={value!r}: expected one of {', '.join(allowed)}")
-    for key in AT_LEAST_1:
+    for key in (*AT_LEAST_1, *(f"{row}.{name}" for row in rows for name in ("width", "rows"))):
         value = OmegaConf.select(config, key)
         if value is not None and value < 1:
             raise EgoGenError(f"config: {key}={value}: expected at least 1")
@@ -201,6 +186,15 @@ def _check_values(config: DictConfig) -> None:
     for name, values in OmegaConf.select(config, place).items():
         if len(values) != 1:
             raise EgoGenError(f"config: {place}.{name}={list(values)}: expected one value")
+    for name in table:
+        if not name.isidentifier() or hasattr(nn.ModuleDict, name):
+            raise EgoGenError(f"config: {TABLE}.{name}: expected another name for a feature")
+    for place in (f"{dataset}.{OTHER_STORES}" for dataset in DATASETS):
+        for name in OmegaConf.select(config, place) or ():
+            if name not in table:
+                near = difflib.get_close_matches(name, [*table], n=1, cutoff=0.0)[:1]
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise EgoGenError(f"config: {place}.{name}: no such feature in {TABLE}{hint}")
 
 
 def _translated(layer: DictConfig, where: str) -> dict[str, Any]:
@@ -209,20 +203,6 @@ def _translated(layer: DictConfig, where: str) -> dict[str, Any]:
     for line in lines:
         print(f"note: {line}", file=sys.stderr)
     return content
-
-
-def _merge_all(config: DictConfig, layers: list[tuple[str, DictConfig]]) -> DictConfig:
-    for where, layer in layers:
-        config = _merge(config, layer, where)
-    return config
-
-
-def _as_released(config: DictConfig) -> DictConfig:
-    """Defaults with the values of the released code where they differ."""
-    for key, value in AS_RELEASED.items():
-        if OmegaConf.select(config, key) is not None:  # training keys are not in every schema
-            OmegaConf.update(config, key, value)
-    return config
 
 
 def _read_yaml(path: str) -> DictConfig:

@@ -17,7 +17,7 @@ from egogen.actions import ActionEntry, inside
 from egogen.frames import read_rgb
 from egogen.jobs import Progress
 from egogen.provenance import check_provenance, record_provenance
-from ldm.checkpoints.load import load_for_generation, read_weights
+from ldm.checkpoints.load import load_weights, read_weights
 from ldm.data import collate, read_condition
 from ldm.images import to_image, write_image
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
@@ -109,7 +109,7 @@ def made_by(
 def load_model(params: ModelParams, ckpt: str, device: torch.device) -> LegoModel:
     state = read_weights(ckpt)
     model = LegoModel(params)
-    load_for_generation(model, state, params.use_ema and params.load_ema, ckpt)
+    load_weights(model, state, params.use_ema and params.load_ema, ckpt)
     return model.to(device).eval()
 
 

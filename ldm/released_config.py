@@ -90,6 +90,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "both": ("image", "text"),
 }
 CONDITIONER = "model.params.conditioner"
+DATASETS = ("data.params", "data.params.train.params", "data.params.validation.params")
 SIZES = ("min_resize_res", "max_resize_res", "crop_res")  # of frames, three keys for one number
 RENAMED = {  # known to `translate` and to `take_old_table`
     "dataset": (*SIZES, "additional_cross_attn"),
@@ -106,7 +107,7 @@ def translate(layer: dict[str, Any], where: str) -> tuple[dict[str, Any], list[s
     """
     lines: list[str] = []
     layer = _without_unused(layer, where, "", lines)
-    for path in ("data.params", "data.params.train.params", "data.params.validation.params"):
+    for path in DATASETS:
         dataset = _at(layer, path)
         if dataset is not None:
             _translate_dataset(layer, dataset, where, path)

@@ -211,7 +211,7 @@ class SampleNoise:
     """Noise that belongs to each sample: draw k of sample i depends on (seed, names of i) alone.
 
     Each sample has a generator of its own on the CPU, so that neither batch composition nor the
-    device changes a picture.
+    device changes an image.
     """
 
     def __init__(self, seed: int, names: Sequence[tuple[str, ...]], shape: tuple[int, ...], device):
@@ -226,19 +226,9 @@ class SampleNoise:
         return torch.stack(draws).to(self.device)
 
 
-class StoredNoise:
-    """Draws that are all there already: (B, draws, c, h, w)."""
-
-    def __init__(self, draws: Tensor):
-        self.draws = draws
-
-    def __call__(self, index: int) -> Tensor:
-        return self.draws[:, index]
-
-
 class ProcessNoise:
-    """The released order: one stream of the device, seeded once, from which one sample after the
-    other takes all its draws. A picture then depends on how many were made before it.
+    """As in the released code: one stream of the device, seeded once, from which one sample after
+    the other takes all its draws. An image then depends on how many were made before it.
     """
 
     def __init__(self, seed: int, shape: tuple[int, ...], draws: int, device: torch.device):
@@ -255,7 +245,7 @@ class ProcessNoise:
         ]
         return torch.cat(draws)
 
-    def of(self, positions: Sequence[int]) -> StoredNoise:
+    def of(self, positions: Sequence[int]) -> NoiseSource:
         """Noise of the samples at rising `positions` of the process; those between, which need not
         be made again, take their draws too.
         """
@@ -264,4 +254,5 @@ class ProcessNoise:
             while self.position < position:
                 self._take()
             draws.append(self._take())
-        return StoredNoise(torch.stack(draws))
+        stored = torch.stack(draws)  # (B, draws, c, h, w)
+        return lambda index: stored[:, index]

@@ -26,8 +26,8 @@ from ldm.checkpoints.convert import bare_model
 from ldm.checkpoints.layouts import POSITIONS, UPDATES, Weights, from_released, to_own, to_released
 from ldm.checkpoints.load import (
     load,
-    load_for_generation,
     load_start,
+    load_weights,
     read_file,
     read_weights,
     start_weights,
@@ -220,8 +220,8 @@ def test_no_average_is_never_made_up(stable_diffusion, tiny_params):
     state = stable_diffusion | conditioner
     state[CONV_IN] = torch.zeros(32, 8, 3, 3)
     with pytest.raises(EgoGenError, match="X.ckpt: holds no EMA; .*load_ema=false"):
-        load_for_generation(model, state, use_ema=True, where="X.ckpt")
-    load_for_generation(model, state, use_ema=False)
+        load_weights(model, state, use_ema=True, where="X.ckpt")
+    load_weights(model, state, use_ema=False)
     assert torch.equal(model.unet.conv_out.bias, state["model.diffusion_model.out.2.bias"])
 
 
@@ -239,7 +239,7 @@ def test_one_error_lists_all_that_is_wrong(small, tmp_path):
     state["projection_txt.weights"] = torch.zeros(1)
     state[bias] = torch.zeros(5)
     with pytest.raises(EgoGenError) as caught:
-        load_for_generation(model, state, use_ema=True, where="X.ckpt")
+        load_weights(model, state, use_ema=True, where="X.ckpt")
     assert str(caught.value) == (
         "X.ckpt: missing: projection_img.bias, model_ema.diffusion_modelout2weight; "
         f"unexpected: projection_txt.weights; mis-shaped: {bias} (5,), expected (4,)"
@@ -247,7 +247,7 @@ def test_one_error_lists_all_that_is_wrong(small, tmp_path):
     own = to_own(kinds["unet"])
     own["ema.unet.other"] = own.pop("model.vae.quant_conv.bias")
     with pytest.raises(EgoGenError) as caught:
-        load_for_generation(model, own, use_ema=True, where="Y.ckpt")
+        load_weights(model, own, use_ema=True, where="Y.ckpt")
     assert str(caught.value) == (
         "Y.ckpt: missing: model.vae.quant_conv.bias; unexpected: ema.unet.other"
     )
@@ -271,7 +271,7 @@ def test_half_of_an_average_is_refused(small):
     state = to_own(kinds["both"])
     del state["ema.conditioner.projection_img.bias"]
     with pytest.raises(EgoGenError, match="missing: ema.conditioner.projection_img.bias$"):
-        load_for_generation(LegoModel(params), state, use_ema=True)
+        load_weights(LegoModel(params), state, use_ema=True)
 
 
 def test_another_noise_schedule_is_refused(small):
@@ -280,7 +280,7 @@ def test_another_noise_schedule_is_refused(small):
     state = to_released(kinds["unet"], model)
     state["betas"] = state["betas"] * 1.1
     with pytest.raises(EgoGenError, match="betas 0.000935 to 0.0132 in 1000 steps are not those"):
-        load_for_generation(model, state, use_ema=True)
+        load_weights(model, state, use_ema=True)
 
 
 def test_names_of_the_text_tower_old_and_new(small):

@@ -18,7 +18,7 @@ from released_model import (
 )
 
 from egogen import EgoGenError
-from ldm.checkpoints.load import load_released, read_weights
+from ldm.checkpoints.load import load_weights, read_weights
 from ldm.conditioning import FeatureConditioner, features_as_list, pad_rows
 from ldm.released_config import released_features
 
@@ -51,11 +51,11 @@ def test_unet(model, key):
 def test_unet_under_its_average(model):
     x, context = unet_inputs()
     t, golden = torch.tensor(SETTINGS["unet_t"]), np.load(DATA / "unet.npz")
-    load_released(model, tiny_state(), use_ema=True)
+    load_weights(model, tiny_state(), use_ema=True)
     try:
         check(model.denoiser(x, t, context), golden, "eps_under_ema", 1e-4)
     finally:
-        load_released(model, tiny_state(), use_ema=False)
+        load_weights(model, tiny_state(), use_ema=False)
     check(model.denoiser(x, t, context), golden, "eps_after_ema_scope", 1e-4)
 
 
@@ -154,10 +154,10 @@ def test_masked_padding_tells_nothing_of_its_length(model):
 def test_wrong_checkpoints_are_refused_by_name(model, tmp_path):
     state = tiny_state()
     with pytest.raises(EgoGenError, match="missing: projection_img.weight"):
-        load_released(model, {n: v for n, v in state.items() if n != "projection_img.weight"})
-    load_released(model, state, use_ema=False)
+        load_weights(model, {n: v for n, v in state.items() if n != "projection_img.weight"})
+    load_weights(model, state, use_ema=False)
     with pytest.raises(EgoGenError, match="expected a released one"):
-        load_released(model, {"model.embed_tokens.weight": torch.zeros(2, 2)})
+        load_weights(model, {"model.embed_tokens.weight": torch.zeros(2, 2)})
     path = tmp_path / "payload.ckpt"
     torch.save({"state_dict": {"x": Path("/")}}, path)
     with pytest.raises(EgoGenError, match="payload.ckpt"):

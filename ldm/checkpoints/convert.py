@@ -54,8 +54,14 @@ def convert(
         raise EgoGenError(f"{target}: expected a name that ends in .ckpt for the form {form!r}")
     model = bare_model(params)
     weights = read_any(source, model)
-    writers = {"released": write_released, "own": write_own, "diffusers": write_folder}
-    writers[form](target, weights, model)
+    if form == "diffusers":
+        write_folder(target, weights, model)
+    else:
+        content = {"state_dict": to_released(weights, model)}
+        if form == "own":
+            content = {"state_dict": to_own(weights), "ema_updates": weights.updates}
+        with atomic_path(target) as temporary:
+            torch.save(content, temporary)
     return [f"written: {target}", *_report(weights, form)]
 
 
@@ -79,19 +85,6 @@ def read_any(source: str | os.PathLike, model: LegoModel) -> Weights:
             f"model.params.ema_decay={model.config.ema_decay}"
         )
     return from_released(state, model, str(source))
-
-
-def write_released(path: Path, weights: Weights, model: LegoModel) -> None:
-    _write_ckpt(path, {"state_dict": to_released(weights, model)})
-
-
-def write_own(path: Path, weights: Weights, model: LegoModel) -> None:
-    _write_ckpt(path, {"state_dict": to_own(weights), "ema_updates": weights.updates})
-
-
-def _write_ckpt(path: Path, content: dict) -> None:
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
 
 
 def write_folder(folder: Path, weights: Weights, model: LegoModel) -> None:

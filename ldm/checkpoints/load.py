@@ -70,28 +70,15 @@ def read_file(path: str | os.PathLike) -> tuple[dict[str, Tensor], int]:
     return dict(state), updates if isinstance(updates, int) else 0
 
 
-def load_released(
+def load_weights(
     model: LegoModel, state: Mapping[str, Tensor], use_ema: bool = True, where: str = "checkpoint"
 ) -> None:
-    """Load a released state dict into `model`, the UNet's EMA by default.
+    """Load a state dict of the released code or of `ldm.training`, distinguished by its names.
 
     Raises EgoGenError listing missing, unexpected and mis-shaped entries of any part.
     """
-    load(model, from_released(state, model, where).chosen(use_ema, where))
-
-
-def load_own(
-    model: LegoModel, state: Mapping[str, Tensor], use_ema: bool = True, where: str = "checkpoint"
-) -> None:
-    """Load a checkpoint written by `ldm.training.module`."""
-    load(model, from_own(state, model, where).chosen(use_ema, where))
-
-
-def load_for_generation(
-    model: LegoModel, state: Mapping[str, Tensor], use_ema: bool, where: str = "checkpoint"
-) -> None:
-    """A released checkpoint or one of `ldm.training.module`, distinguished by its names."""
-    (load_own if is_own(state) else load_released)(model, state, use_ema, where)
+    read = from_own if is_own(state) else from_released
+    load(model, read(state, model, where).chosen(use_ema, where))
 
 
 def load_start(model: LegoModel, path: str | None) -> None:

@@ -22,7 +22,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from egogen import EgoGenError
-from egogen.actions import inside
 from egogen.atomic import read_json, write_bytes
 from egogen.devices import usable_device
 from egogen.errors import run_command
@@ -34,7 +33,7 @@ from ldm.images import read_pixels
 from ldm.model import FROZEN_PARTS, LegoModel
 from ldm.split import Located, Split, open_training
 
-SHARD = 512  # entries a file
+SHARD, SHARD_FILE = 512, "shard_{:05d}.safetensors"  # entries a file, its name
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -44,8 +43,7 @@ def identity(split: Split, model: LegoModel, dtype: str) -> dict:
     for item in split.items:
         entry = item.entry
         entries.update(repr((entry.key, split.prompt(item))).encode())
-        for name in (entry.image_0, entry.image_1):
-            path = inside(item.frames, name)
+        for name, path in ((entry.image_0, item.source), (entry.image_1, item.target)):
             if not path.is_file():
                 raise EgoGenError(f"{path}: no such picture (entry {entry.key})")
             stat = path.stat()
@@ -64,10 +62,6 @@ def identity(split: Split, model: LegoModel, dtype: str) -> dict:
     }
 
 
-def _shard(folder: Path, number: int) -> Path:
-    return folder / f"shard_{number:05d}.safetensors"
-
-
 def _complete(path: Path) -> bool:
     try:
         with safe_open(path, "pt"):
@@ -84,12 +78,10 @@ def encode_shard(
     parts: dict[str, list[Tensor]] = {"source": [], "edited": [], "prompt": []}
     for first in range(0, len(items), batch_size):
         group = items[first : first + batch_size]
-        for name in ("source", "edited"):
-            field = "image_0" if name == "source" else "image_1"
-            paths = [inside(item.frames, getattr(item.entry, field)) for item in group]
-            pixels = torch.stack([read_pixels(path, split.data.res) for path in paths]).to(
-                model.device
-            )
+        paths = {"source": [i.source for i in group], "edited": [i.target for i in group]}
+        for name in paths:
+            pixels = torch.stack([read_pixels(path, split.data.res) for path in paths[name]])
+            pixels = pixels.to(model.device)  # (B, 3, R, R)
             both = [model.encode_moments(pixels)]
             both += [model.encode_moments(pixels.flip(-1))] if flips else []
             parts[name].append(torch.stack(both, dim=1).cpu())
@@ -118,7 +110,7 @@ def write_cache(
     groups = {number: items[number * SHARD : (number + 1) * SHARD] for number in numbers}
     with Progress(sum(map(len, groups.values())), f"cache {folder.name}", "entries") as progress:
         for number, group in groups.items():
-            path = _shard(folder, number)
+            path = folder / SHARD_FILE.format(number)
             if not _complete(path):
                 tensors = encode_shard(model, split, group, made_from["both_flips"], batch_size)
                 tensors = {n: t.to(DTYPES[dtype]).contiguous() for n, t in tensors.items()}
@@ -138,16 +130,16 @@ class EncoderCache:
         dtype = found.get("dtype") if isinstance(found, dict) else None
         check_provenance(info, identity(split, model, str(dtype)))
         for number in range(-(-len(split.items) // SHARD)):
-            if not _complete(_shard(folder, number)):
+            path = folder / SHARD_FILE.format(number)
+            if not _complete(path):
                 raise EgoGenError(
-                    f"{_shard(folder, number)}: missing or cut short; run python -m ldm.cache again"
-                    " (all chunks of it)"
+                    f"{path}: missing or cut short; run python -m ldm.cache again (all chunks)"
                 )
         self.folder = folder
         self._open = lru_cache(maxsize=None)(self._open_shard)  # files stay mapped, not read
 
     def _open_shard(self, number: int):
-        return safe_open(_shard(self.folder, number), "pt")
+        return safe_open(self.folder / SHARD_FILE.format(number), "pt")
 
     def __getstate__(self) -> dict:
         return {"folder": self.folder}  # loader workers map the files anew

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from egogen import EgoGenError
-from egogen.actions import inside
 from egogen.features.projector import Projector, read_projector
 from egogen.features.store import open_store
 from egogen.seeds import stable_seed
@@ -99,7 +98,7 @@ def read_condition(item: Located, split: Split) -> Sample:
         key = split.data.text_prompt_key
         raise EgoGenError(f"{key}: is empty, expected what is to be generated")
     return {
-        "pixels": read_pixels(inside(item.frames, item.entry.image_0), split.data.res),
+        "pixels": read_pixels(item.source, split.data.res),
         "prompt": prompt,
         **read_features(item, split.features),
     }
@@ -147,8 +146,8 @@ class TrainingPairs(Dataset):
             frames = self.cache.read(index, flip)
         else:
             frames = {"prompt": self.split.prompt(item)}
-            for name, path in (("source", item.entry.image_0), ("edited", item.entry.image_1)):
-                pixels = read_pixels(inside(item.frames, path), self.split.data.res)
+            for name, path in (("source", item.source), ("edited", item.target)):
+                pixels = read_pixels(path, self.split.data.res)
                 frames[name] = pixels.flip(-1) if flip else pixels
         return {**frames, **read_features(item, self.split.features), **draws}
 

@@ -1,12 +1,14 @@
-"""The model of stage 2: autoencoder, text tower, conditioner and UNet, and how they fit together.
+"""The model of stage 2: autoencoder, text tower, conditioner, denoiser, and how they fit together.
 
-Letters: B batch, H W pixels, h w latent size (H/8, W/8 at real size), L context rows.
+Letters: B batch, H W pixels, c latent channels (4), h w latent size (H/8, W/8 at real size), n rows
+of a feature, L context rows, D feature width, C context width.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -47,7 +49,6 @@ class LegoModel(nn.Module):
             setattr(self, name, part)
             if isinstance(part, Denoiser):  # its network is what has weights
                 self.add_module(part.name, part.network)
-        self._tokenizer = None
         for name in FROZEN_PARTS:
             getattr(self, name).requires_grad_(False).eval()
 
@@ -71,12 +72,11 @@ class LegoModel(nn.Module):
     @torch.no_grad()
     def encode_moments(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, 2c, h, w): mean and log variance of the latents."""
-        distribution = self.vae.encode(pixels).latent_dist
-        return distribution.parameters
+        return self.vae.encode(pixels).latent_dist.parameters
 
     def posterior_sample(self, moments: Tensor, noise: Tensor) -> Tensor:
         """Scaled posterior sample, which is diffused: (B, 2c, h, w) -> (B, c, h, w)."""
-        mean, log_variance = moments.chunk(2, dim=1)
+        mean, log_variance = moments.chunk(2, dim=1)  # (B, c, h, w) each
         std = (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
         return self.scale_factor * (mean + std * noise)
 
@@ -90,16 +90,10 @@ class LegoModel(nn.Module):
         """(B, c, h, w) scaled latents -> (B, 3, H, W), about [-1, 1], not clamped."""
         return self.vae.decode(latents / self.scale_factor).sample
 
-    @property
+    @cached_property
     def tokenizer(self) -> CLIPTokenizer:
         """Loaded at first use, unless set: a model that is fed from a cache needs none."""
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.config.text_encoder.version)
-        return self._tokenizer
-
-    @tokenizer.setter
-    def tokenizer(self, tokenizer: CLIPTokenizer) -> None:
-        self._tokenizer = tokenizer
+        return load_tokenizer(self.config.text_encoder.version)
 
     def tokenize(self, prompts: list[str]) -> Tensor:
         """-> (B, 77) int64, padded with the end token and cut, as CLIP does."""
@@ -130,18 +124,18 @@ class LegoModel(nn.Module):
         (B,) for classifier-free dropout.
         """
         prompt_dropped, image_dropped = dropout_masks(batch["draw"], self.config.cond_drop_prob)
-        prompt_dropped = prompt_dropped[:, None, None]
+        prompt_dropped = prompt_dropped[:, None, None]  # (B, 1, 1)
         latents = self.posterior_sample(batch["edited_moments"], batch["posterior_noise"])
-        noisy = self.schedule.add_noise(latents, batch["noise"], batch["t"])
-        rows = self.conditioner(batch["features"])
-        prompt = torch.where(prompt_dropped, empty_prompt, batch["prompt"])
-        kept = [part * ~prompt_dropped for part in rows.values()]
-        image = self.image_latents(batch["source_moments"]) * ~image_dropped[:, None, None, None]
-        context = join_context(prompt, kept)
-        predicted = self.denoiser(torch.cat([noisy, image], dim=1), batch["t"], context)
+        noisy = self.schedule.add_noise(latents, batch["noise"], batch["t"])  # (B, c, h, w)
+        rows = self.conditioner(batch["features"])  # {name: (B, n, C)}
+        prompt = torch.where(prompt_dropped, empty_prompt, batch["prompt"])  # (B, 77, C)
+        context = join_context(prompt, [part * ~prompt_dropped for part in rows.values()])
+        image = self.image_latents(batch["source_moments"])  # (B, c, h, w)
+        x = torch.cat([noisy, image * ~image_dropped[:, None, None, None]], dim=1)  # (B, 2c, h, w)
+        predicted = self.denoiser(x, batch["t"], context)  # (B, c, h, w)
         wanted = batch["noise"] if self.config.parameterization == "eps" else latents
-        error = (predicted.float() - wanted.float()) ** 2
-        return error.flatten(1).mean(dim=1)
+        error = (predicted.float() - wanted.float()) ** 2  # (B, c, h, w)
+        return error.flatten(1).mean(dim=1)  # (B,)
 
     @torch.no_grad()
     def conditioning(

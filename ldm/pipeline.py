@@ -179,17 +179,20 @@ class LegoPipeline(DiffusionPipeline):
         squares as "np" (B, R, R, 3) in [0, 1] or "pt" (B, 3, R, R), about [-1, 1], not clamped.
         Raises EgoGenError for input that does not fit.
         """
-        _check_choice("sampler", sampler, tuple(SAMPLERS))
-        _check_choice("output_type", output_type, OUTPUTS)
+        choices = ("sampler", sampler, tuple(SAMPLERS)), ("output_type", output_type, OUTPUTS)
+        for name, value, allowed in choices:
+            if value not in allowed:
+                raise EgoGenError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
         photos = [_as_rgb(item) for item in _as_list(image)]
         prompts = _one_each("description", description, len(photos))
         given = {"image": image_features, "text": text_features, **(features or {})}
         samples = self._samples(photos, prompts, given)
         model = self.model
         noise = self._noise(_generators(seed, generator, len(photos)))
-        inference = InferenceConfig(
-            steps=num_inference_steps, sampler=sampler, precision=self._precision()
-        )
+        # Weights of full precision are used as by metrics/inference.py.
+        halves = {DTYPES[name]: name for name in ("fp16", "bf16")}
+        precision = halves.get(self.dtype, "auto")
+        inference = InferenceConfig(num_inference_steps, sampler=sampler, precision=precision)
         with self._progress(num_inference_steps):
             decoded = generate_batch(
                 model, samples, [], inference, image_guidance_scale, guidance_scale, noise=noise
@@ -206,32 +209,24 @@ class LegoPipeline(DiffusionPipeline):
         self, photos: list[Image.Image], prompts: list[str], given: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
         """Per photograph what `ldm.data.read_condition` gives for an entry on disk."""
-        table, resolution = self._conditioner.features, self.vae.config.sample_size
+        table, size = self._conditioner.features, self.vae.config.sample_size
         rows = {name: _rows(name, spec, given, len(photos)) for name, spec in table.items()}
-        return [
-            {
-                "pixels": to_pixels(photo, resolution),
-                "prompt": prompt,
-                "features": to_features({name: rows[name][i] for name in table}, table),
-            }
-            for i, (photo, prompt) in enumerate(zip(photos, prompts, strict=True))
-        ]
+        samples = []
+        for i, (photo, prompt) in enumerate(zip(photos, prompts, strict=True)):
+            features = to_features({name: rows[name][i] for name in table}, table)
+            pixels = to_pixels(photo, size)
+            samples.append({"pixels": pixels, "prompt": prompt, "features": features})
+        return samples
 
     def _noise(self, generators: list[torch.Generator]) -> NoiseSource:
         cells = self.vae.config.sample_size // 2 ** (len(self.vae.config.block_out_channels) - 1)
         shape = (self.vae.config.latent_channels, cells, cells)
-        device = self.unet.device
 
         def noise(_: int) -> Tensor:
             draws = [torch.randn(shape, generator=g, device=g.device) for g in generators]
-            return torch.stack([draw.to(device) for draw in draws])
+            return torch.stack([draw.to(self.unet.device) for draw in draws])  # (B, c, h, w)
 
         return noise
-
-    def _precision(self) -> str:
-        """That of the weights; full-precision weights are used as by `metrics/inference.py`."""
-        names = {dtype: name for name, dtype in DTYPES.items()}
-        return "auto" if self.dtype == torch.float32 else names[self.dtype]
 
     @contextmanager
     def _progress(self, steps: int):
@@ -246,11 +241,6 @@ class LegoPipeline(DiffusionPipeline):
                 yield
             finally:
                 hook.remove()
-
-
-def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise EgoGenError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
 
 
 def _as_list(value: Any) -> list:

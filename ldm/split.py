@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from egogen import EgoGenError
-from egogen.actions import ActionEntry, read_actions, read_clip_sizes
+from egogen.actions import ActionEntry, inside, read_actions, read_clip_sizes
 from egogen.features.store import INFO_FILE, read_info
 from egogen.jobs import floor_chunk
 from egogen.settings import require_paths
@@ -35,6 +35,14 @@ class Located:
     entry: ActionEntry
     frames: str
     stores: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def source(self) -> Path:
+        return inside(self.frames, self.entry.image_0)
+
+    @property
+    def target(self) -> Path:
+        return inside(self.frames, self.entry.image_1)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def tiny_state() -> dict:
 def tiny_model() -> LegoModel:
     """With live UNet weights. Shared by all tests: leave it as it was found."""
     model = LegoModel(load_config(TrainConfig, [], TINY).model).eval()
-    model._tokenizer = clip_tokenizer()
+    model.tokenizer = clip_tokenizer()
     load_weights(model, tiny_state(), use_ema=False)
     return model
 

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from egogen.actions import inside
 from egogen.atomic import atomic_path, write_text
 from egogen.frames import read_rgb
 from egogen.jobs import Progress
@@ -149,8 +148,7 @@ class SampleImages(pl.Callback):
             decoded = generate_batch(module.model, samples, names, inference, *scales)
         rows = []
         for item, x in zip(items, decoded, strict=True):
-            paths = item.entry.image_0, item.entry.image_1
-            source, target = (read_rgb(inside(item.frames, path)) for path in paths)
+            source, target = read_rgb(item.source), read_rgb(item.target)
             made = to_image(x, source.size, inference.height, inference.picture)
             rows.append((source, made, target))
         sheet = contact_sheet(rows, inference.height)

@@ -60,7 +60,7 @@ def check_features(describer: Describer, features: Features) -> None:
         made = describer.features.get(name)
         if made is None:
             raise EgoGenError(f"config: {TABLE}.{name}: {describer.name} makes no such feature")
-        expected = {"width": (made.width, spec.width)}
+        expected: dict[str, tuple[int | None, int]] = {"width": (made.width, spec.width)}
         if not spec.padded:
             expected["rows"] = (made.rows, spec.rows)
         for key, (found, wanted) in expected.items():

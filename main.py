@@ -16,7 +16,7 @@ from egogen.settings import setting
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Train the latent diffusion model of stage 2. The same command continues a "
-        "killed run; a finished one is left alone.",
+        "killed run; a finished one stays as it is.",
         epilog="example: python main.py --name mini --base configs/train_mini.yaml --train "
         "model.base_learning_rate=2e-4 lightning.trainer.max_steps=500",
     )
@@ -37,14 +37,13 @@ def main(argv: Sequence[str]) -> None:
     if "/" in args.name or args.name in (".", ".."):
         raise EgoGenError(f"--name {args.name}: expected a plain name; --logdir chooses the folder")
     import torch  # slow to import: bad arguments are reported first
-    from omegaconf import OmegaConf
 
-    from ldm.config import TrainConfig, load_config
+    from ldm.config import TrainConfig, load_config, to_yaml
     from ldm.training.run import train
 
     config = load_config(TrainConfig, args.base, args.overrides)
     if not args.train:
-        print(OmegaConf.to_yaml(config, resolve=True), end="")
+        print(to_yaml(config), end="")
         return
     gpus = args.gpus
     if gpus is None and torch.cuda.is_available():

@@ -3,12 +3,13 @@
     python bench/describe.py                              # CPU, one thread, a mid-size model
     python bench/describe.py --size 13b --device cuda     # the real size, half precision
 
-Both sides describe the same pictures with the same prompts and as many greedy tokens, and keep the
-same features. `plain` calls transformers' `generate` for one picture after the other with
-`output_hidden_states=True`, as the published runs did; `project` calls `llava.describing.describe`. Prints
-JSON: samples a second and peak memory beyond the weights of each, and their ratios. On a CPU the
-time is the process's CPU time and each side runs in a forked process of its own, so that one's peak
-is not the other's; on a GPU the time is that of the clock.
+Both sides describe the same images with the same prompts and as many greedy tokens, and keep the
+same features. `plain` calls transformers' `generate` for one image after the other with
+`output_hidden_states=True`, as the published runs did; `project` calls
+`llava.describing.llava_describer`. Prints JSON: samples a second and peak memory beyond the weights
+of each, and their ratios. On a CPU the time is the process's CPU time and each side runs in a
+forked process of its own, so that one's peak is not the other's; on a GPU the time is that of the
+clock.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ from llava.checkpoints.config import CLIP_L_14  # noqa: E402
 from llava.checkpoints.load import Loaded  # noqa: E402
 from llava.conversation import TEMPLATES  # noqa: E402
 from llava.describing.decoding import Decoding  # noqa: E402
-from llava.describing.describe import describe_frames, prompt_ids  # noqa: E402
+from llava.describing.engine import transformers_engine  # noqa: E402
+from llava.describing.llava_describer import LlavaDescriber, prompt_ids  # noqa: E402
 from llava.image_processing import ImageProcessor  # noqa: E402
+from llava.labels import question  # noqa: E402
 from llava.model import Llava, build_config  # noqa: E402
 from llava.tokens import expand  # noqa: E402
 
@@ -93,7 +96,8 @@ def plain(loaded: Loaded, image: Image.Image, action: str, tokens: int) -> tuple
     hook = model.model.multi_modal_projector.register_forward_hook(
         lambda module, inputs, output: kept.append(output)
     )
-    ids = torch.tensor([expand(prompt_ids(loaded, action), model.patches)], device=model.device)
+    prompt = expand(prompt_ids(loaded, question(action)), model.patches)
+    ids = torch.tensor([prompt], device=model.device)
     out = model.generate(
         input_ids=ids,
         pixel_values=loaded.image_processor.batch([image]).to(model.device, model.dtype),
@@ -111,14 +115,14 @@ def plain(loaded: Loaded, image: Image.Image, action: str, tokens: int) -> tuple
     return new, rows.half().cpu().numpy(), kept[0][0].half().cpu().numpy()
 
 
-def pictures(count: int) -> list[Image.Image]:
+def random_images(count: int) -> list[Image.Image]:
     generator = np.random.default_rng(0)
     values = generator.integers(0, 256, (count, 256, 455, 3), dtype=np.uint8)
     return [Image.fromarray(value) for value in values]
 
 
 def run_plain(loaded: Loaded, args: argparse.Namespace) -> list[tuple]:
-    images = pictures(args.samples)
+    images = random_images(args.samples)
     return [
         plain(loaded, image, ACTIONS[row % len(ACTIONS)], args.tokens)
         for row, image in enumerate(images)
@@ -126,14 +130,18 @@ def run_plain(loaded: Loaded, args: argparse.Namespace) -> list[tuple]:
 
 
 def run_project(loaded: Loaded, args: argparse.Namespace) -> list[tuple]:
-    images, found = pictures(args.samples), []
+    images, found = random_images(args.samples), []
     settings = Decoding(temperature=0, max_new_tokens=args.tokens)
+    describer = LlavaDescriber(loaded, transformers_engine(loaded, settings))
     for first in range(0, args.samples, args.batch_size):
         rows = range(first, min(first + args.batch_size, args.samples))
-        actions = [ACTIONS[row % len(ACTIONS)] for row in rows]
-        batch = [images[row] for row in rows]
-        for made in describe_frames(loaded, batch, actions, settings=settings):
-            found.append((made.ids, made.text_features, made.image_features))
+        made = describer.describe(
+            [images[row] for row in rows],
+            [question(ACTIONS[row % len(ACTIONS)]) for row in rows],
+            seeds=[0] * len(rows),
+            names=[("bench", str(row)) for row in rows],
+        )
+        found += [(one.ids, one.features["text"], one.features["image"]) for one in made]
     return found
 
 
@@ -200,6 +208,7 @@ def main(argv: Sequence[str]) -> None:
     results, found = {}, {}
     for name, side in (("plain", run_plain), ("project", run_project)):
         results[name], found[name] = run(side, loaded, args)
+    positions = len(expand(prompt_ids(loaded, question(ACTIONS[0])), loaded.model.patches))
     pairs = list(zip(found["plain"], found["project"], strict=True))
     report = {
         "model": args.size,
@@ -207,7 +216,7 @@ def main(argv: Sequence[str]) -> None:
         "samples": args.samples,
         "batch_size": args.batch_size,
         "tokens": args.tokens,
-        "prompt_positions": len(expand(prompt_ids(loaded, ACTIONS[0]), loaded.model.patches)),
+        "prompt_positions": positions,
         **results,
         "same_tokens": float(np.mean([one[0] == other[0] for one, other in pairs])),
         "largest_image_feature_difference": float(

@@ -25,20 +25,22 @@ sys.path[:1] = [str(PROJECT)]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
+from torch.utils.data import default_collate  # noqa: E402
 
 from egogen.actions import ActionEntry  # noqa: E402
 from egogen.atomic import write_json  # noqa: E402
 from egogen.errors import run_command  # noqa: E402
 from egogen.features.projector import Projector, write_projector  # noqa: E402
-from egogen.features.store import INFO_FILE, CompactWriter, ReleasedWriter  # noqa: E402
+from egogen.features.store import INFO_FILE, open_writer  # noqa: E402
 from egogen.jobs import track  # noqa: E402
-from ldm.data import Located, project, read_features  # noqa: E402
+from ldm.data import project, read_features  # noqa: E402
+from ldm.released_config import released_features  # noqa: E402
+from ldm.split import Located  # noqa: E402
 
 PATCHES, VISION, WIDTH = 256, 1024, 5120
-DISTINCT = 8  # pictures; reading does not care that they come again and again
+DISTINCT = 8  # images; reading does not care that they come again and again
 BATCH = 32
-CONDITIONER = {"variant": "both", "feature_dim": WIDTH, "image_rows": PATCHES, "text_rows": 77}
+FEATURES = released_features({"feature_dim": WIDTH, "image_rows": PATCHES})
 
 
 def name_of(number: int) -> str:
@@ -66,10 +68,7 @@ def write_stores(root: Path, samples: int, text_rows: int) -> None:
         for kind in ("image", "text"):
             folder = root / layout / kind
             write_json(folder / INFO_FILE, {"kind": kind, "layout": layout, "width": WIDTH})
-            compact = layout == "compact"
-            writers[layout, kind] = (
-                CompactWriter(folder, kind, "1-of-1") if compact else ReleasedWriter(folder)
-            )
+            writers[layout, kind] = open_writer(folder, kind, layout, "1-of-1")
     write_projector(root / "compact" / "image", projector)
     for first in track(range(0, samples, BATCH), -(-samples // BATCH), "write", "batches"):
         numbers = range(first, min(first + BATCH, samples))
@@ -79,20 +78,18 @@ def write_stores(root: Path, samples: int, text_rows: int) -> None:
         writer.close()
 
 
-def read_all(root: Path, layout: str, samples: int, conditioner, seed: int) -> tuple[float, dict]:
+def read_all(root: Path, layout: str, samples: int, seed: int) -> tuple[float, dict]:
     """CPU seconds for all samples in random order, and the first BATCH of them as one batch."""
     kept, order = [], np.random.default_rng(seed).permutation(samples)
     begun = time.process_time()
     for count, number in enumerate(order):
         entry = ActionEntry("clip", "0", name_of(int(number)), "", {})
-        folders = str(root / layout / "image"), str(root / layout / "text")
-        sample = read_features(Located(entry, "", *folders), conditioner)
+        folders = {name: str(root / layout / name) for name in FEATURES}
+        sample = read_features(Located(entry, "", folders), FEATURES)
         if count < BATCH:
             kept.append(sample)
     seconds = time.process_time() - begun
-    batch = {name: [sample[name] for sample in kept] for name in kept[0]}
-    stacked = {n: torch.stack(v) if torch.is_tensor(v[0]) else v for n, v in batch.items()}
-    return seconds, stacked
+    return seconds, default_collate(kept)
 
 
 def size_of(folder: Path) -> int:
@@ -109,13 +106,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--folder", help="where the stores go for the time being (3 GB)")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    conditioner = OmegaConf.create(CONDITIONER)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         root, seconds, batches, report = Path(folder), {}, {}, {}
         write_stores(root, args.samples, args.text_rows)
         for number in range(args.rounds):
             for layout in ("released", "compact"):
-                took, batches[layout] = read_all(root, layout, args.samples, conditioner, number)
+                took, batches[layout] = read_all(root, layout, args.samples, number)
                 seconds[layout] = min(took, seconds.get(layout, took))
         for layout, took in seconds.items():
             size = {kind: size_of(root / layout / kind) for kind in ("image", "text")}
@@ -129,10 +125,10 @@ def main(argv: Sequence[str]) -> None:
                 "ms_per_sample": round(took / args.samples * 1000, 3),
             }
         begun = time.process_time()
-        projected = project(batches["compact"])
-        later = (time.process_time() - begun) / len(projected["image_features"]) * 1000
+        projected = project(batches["compact"], FEATURES)["features"]["image"]
+        later = (time.process_time() - begun) / len(projected) * 1000
         report["compact"]["projecting_ms_per_sample_on_cpu"] = round(later, 1)
-        difference = projected["image_features"] - project(batches["released"])["image_features"]
+        difference = projected - project(batches["released"], FEATURES)["features"]["image"]
         report |= {
             "samples": args.samples,
             "text_rows": args.text_rows,

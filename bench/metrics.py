@@ -16,72 +16,71 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import functools
 import json
-import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import torch
+from PIL import Image
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path[:1] = [str(PROJECT), str(PROJECT / "tests")]
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from golden_weights import DATA  # noqa: E402
-from word_piece_folder import write_vocabulary  # noqa: E402
-
+from egogen.actions import DESCRIPTION_KEY  # noqa: E402
+from egogen.atomic import write_json, write_text  # noqa: E402
 from egogen.errors import run_command  # noqa: E402
 from metrics.frame_pairs import Pair, find_pairs  # noqa: E402
 from metrics.measures import captions, clip_image, egovlp, frechet, perceptual  # noqa: E402
-from metrics.networks import beam_search, text_similarity  # noqa: E402
+from metrics.networks import beam_search, loading, text_similarity  # noqa: E402
 from metrics.registry import METRICS, Metric, Settings, choose  # noqa: E402
 
-MANIFESTS = {  # weight file -> names and shapes of what it holds
-    "pt_inception-2015-12-05-6726825d.pth": "inception",
-    "squeezenet1_1-b8a52dc0.pth": "squeezenet1_1",
-    "vgg16-397923af.pth": "vgg16",
-    "alexnet-owt-7be5be79.pth": "alexnet",
-    "ViT-L-14.pt": "clip_vit_l14_visual",
-    "egovlp.pth": "egovlp_4f",
-    "model_base_caption_capfilt_large.pth": "blip_base",
-    "model_large_caption.pth": "blip_large",
-}
-# Where networks are built: kept, so that both sides have the same ones, built before.
-BUILDERS = (
-    (frechet, "inception"),
-    (perceptual, "network"),
-    (clip_image, "image_tower"),
-    (captions, "captioner"),
-)
-READERS = (frechet, perceptual, clip_image, egovlp, captions, text_similarity)
+READERS = (perceptual, clip_image, egovlp, captions, text_similarity)  # of weight files
+SIZES = ((455, 256), (341, 256))  # pixels: Ego4D's two aspects at the height of the frames
+DESCRIPTION = "The person reaches with the right hand for the cup and lifts it off the table."
 
 
-def random_state(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of the shapes of a released file; activations neither die out nor blow up."""
-    manifest = MANIFESTS[Path(path).name]
-    shapes = json.loads((DATA / "manifests" / f"{manifest}.json").read_text())
-    tied = json.loads((DATA / "fill_rules.json").read_text()).get(manifest, {}).get("alias", {})
-    torch.manual_seed(0)
+def random_tensors(module: torch.nn.Module, *_: object) -> dict[str, torch.Tensor]:
+    """In place of a file's tensors; activations neither die out nor blow up.
+
+    Tensors of one shape are equal, and so are those that a network ties.
+    """
     state = {}
-    for name, shape in shapes.items():
+    for name, tensor in module.state_dict().items():
+        shape = tensor.shape
         if len(shape) > 1:
-            fan_in = max(1, torch.Size(shape[1:]).numel())
-            state[name] = torch.randn(shape) * fan_in**-0.5
+            fan_in = max(1, shape[1:].numel())
+            generator = torch.Generator().manual_seed(shape.numel())
+            state[name] = torch.randn(shape, generator=generator, device="cpu") * fan_in**-0.5
         else:
             ones = name.endswith(("weight", "running_var"))
-            state[name] = torch.ones(shape) if ones else torch.zeros(shape)
-    return state | {name: state[other] for name, other in tied.items()}
+            fill = torch.ones if ones else torch.zeros
+            state[name] = fill(shape, dtype=tensor.dtype, device="cpu")
+    return state
+
+
+def random_inception(_: Path) -> torch.nn.Module:
+    """`frechet.inception` without its file."""
+    from pytorch_fid import inception as library
+
+    with (
+        mock.patch.object(library, "load_state_dict_from_url", lambda *_, **__: {}),
+        mock.patch.object(torch.nn.Module, "load_state_dict", lambda *_, **__: None),
+    ):
+        network = library.InceptionV3([3], resize_input=False, normalize_input=True)
+    network.load_state_dict(random_tensors(network))
+    return network.eval().requires_grad_(False)
 
 
 class RecomputingDecoder:
-    """Stands in for the decoder of `metrics.networks.beam_search`: nothing is kept between word pieces."""
+    """In place of the decoder of `beam_search`: nothing is kept between word pieces."""
 
     def __init__(self, network: torch.nn.Module, states: torch.Tensor):
-        self.network, self.states, self.seen = network, states, None
+        self.network, self.states = network, states
+        self.seen = torch.empty(len(states), 0, dtype=torch.long, device=states.device)
 
     def widen(self, beams: int) -> None:
         self.seen, self.states = (
@@ -92,7 +91,7 @@ class RecomputingDecoder:
         self.seen = self.seen[rows]
 
     def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
-        self.seen = pieces if self.seen is None else torch.cat([self.seen, pieces], dim=1)
+        self.seen = torch.cat([self.seen, pieces], dim=1)
         logits = self.network(self.seen, encoder_hidden_states=self.states, use_cache=False).logits
         return logits[:, -1].log_softmax(dim=-1)
 
@@ -102,8 +101,8 @@ def step_by_step():
     """Inside, BLIP computes as the library does, and every word piece anew."""
     with (
         mock.patch.object(beam_search, "_Decoder", RecomputingDecoder),
-        mock.patch.object(beam_search, "held_pictures", lambda *_: contextlib.nullcontext()),
-        mock.patch.object(captions, "picture_states", lambda tower, x: tower(x).last_hidden_state),
+        mock.patch.object(beam_search, "held_images", lambda *_: contextlib.nullcontext()),
+        mock.patch.object(captions, "image_states", lambda tower, x: tower(x).last_hidden_state),
     ):
         yield
 
@@ -117,12 +116,29 @@ def seconds(work: Callable[[], object], device: str) -> float:
     return clock() - begun
 
 
-def test_pairs(count: int, folder: Path) -> list[Pair]:
-    """Pairs of the tests' Ego4D frames (455x256 and 341x256), repeated until there are `count`."""
-    root = folder / "ego4d"
-    shutil.copytree(DATA / "ego4d", root)
-    truth = root / "EgoGen/ego4d.fho/val_gt_for_metric"
-    found = find_pairs(root / "run/images", truth, root / "ego4d_val.json").pairs
+def write_vocabulary(folder: Path) -> None:
+    """A vocabulary of BERT's size in which every piece is a word; unknown words are one piece."""
+    words = [f"w{number}" for number in range(text_similarity.VOCABULARY)]
+    words[0], words[100:104] = "[PAD]", ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    write_text(folder / "vocab.txt", "\n".join(words) + "\n")
+
+
+def smooth_pairs(count: int, folder: Path) -> list[Pair]:
+    """Pairs of smooth random frames of SIZES, six of them, repeated until there are `count`."""
+    random, entries = np.random.default_rng(0), {}
+    for number in range(6):
+        names = [f"clip{number}/0/frame_{place}.jpg" for place in range(2)]
+        for root, name in (("val", names[0]), ("val_gt_for_metric", names[1]), ("run", names[1])):
+            coarse = random.integers(0, 256, (12, 20, 3), dtype=np.uint8)
+            image = Image.fromarray(coarse).resize(SIZES[number % 2], Image.Resampling.BICUBIC)
+            path = folder / "frames" / root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path, quality=95)
+        entry = {"image_0": names[0], "image_1": names[1], "action": "#C C lifts the cup"}
+        entries[f"clip{number}"] = {"0": {**entry, DESCRIPTION_KEY: DESCRIPTION}}
+    write_json(folder / "val.json", entries)
+    frames = folder / "frames"
+    found = find_pairs(frames / "run", frames / "val_gt_for_metric", folder / "val.json").pairs
     return [found[number % len(found)] for number in range(count)]
 
 
@@ -140,15 +156,20 @@ def built_once(build: Callable) -> Callable:
 
 
 @contextlib.contextmanager
-def same_networks():
-    """Networks are built once, from random tensors, and go at the end."""
+def same_networks() -> Iterator[None]:
+    """Inside, each network is built once, with random weights; they go at the end."""
+    builders = (
+        (frechet, "inception", random_inception),
+        (perceptual, "network", perceptual.network),
+        (clip_image, "image_tower", clip_image.image_tower),
+        (captions, "captioner", captions.captioner),
+    )
     with contextlib.ExitStack() as stack:
-        for module, name in BUILDERS:
-            kept = built_once(getattr(module, name))
-            stack.enter_context(mock.patch.object(module, name, kept))
-        state = functools.cache(random_state)
+        for module, name, build in builders:
+            stack.enter_context(mock.patch.object(module, name, built_once(build)))
         for module in READERS:
-            stack.enter_context(mock.patch.object(module, "load_state_dict", state))
+            stack.enter_context(mock.patch.object(module, "load_state_dict", lambda path: {}))
+        stack.enter_context(mock.patch.object(loading, "fitting", random_tensors))
         yield
     egovlp.video_network.cache_clear()
     text_similarity.text_tower.cache_clear()
@@ -156,11 +177,11 @@ def same_networks():
 
 def measure_metric(metric: Metric, pairs: Sequence[Pair], settings: Settings) -> dict:
     """Frames per second of both sides; a pair (FID: two) is measured before, to build all."""
-    alone = dataclasses.replace(settings, batch_size=1, workers=1)
+    single = dataclasses.replace(settings, batch_size=1, workers=1)
     with same_networks():
-        metric.measure(pairs[: 2 if metric.name == "fid" else 1], alone)
+        metric.measure(pairs[: 2 if metric.name == "fid" else 1], single)
         with step_by_step():
-            loop = seconds(lambda: metric.measure(pairs, alone), settings.device)
+            loop = seconds(lambda: metric.measure(pairs, single), settings.device)
         batched = seconds(lambda: metric.measure(pairs, settings), settings.device)
     return {
         "loop_seconds": round(loop, 2),
@@ -172,10 +193,10 @@ def measure_metric(metric: Metric, pairs: Sequence[Pair], settings: Settings) ->
 
 
 def measure_all(names: str, count: int, settings: Settings, folder: Path) -> dict[str, dict]:
-    """{metric: its figures}; each is told on stderr as soon as it is known."""
+    """{metric: its figures}; each is printed on stderr as soon as it is known."""
     for vocabulary in ("bert-base-uncased", "distilbert-base-uncased"):
         write_vocabulary(settings.weights / vocabulary)
-    pairs = test_pairs(count, folder)
+    pairs = smooth_pairs(count, folder)
     figures = {}
     for metric in choose(names):
         figures[metric.name] = measure_metric(metric, pairs, settings)
@@ -199,7 +220,7 @@ def main(argv: Sequence[str]) -> int:
         weights = Path(name) / "weights"
         settings = Settings("ego4d", weights, options.device, options.batch_size, 1)
         # Without it the second side would find the ground truth's features in the cache.
-        with mock.patch.object(frechet, "kept", lambda *arguments: arguments[-1]()):
+        with mock.patch.object(frechet, "reference_features", lambda *arguments: arguments[-1]()):
             figures = measure_all(options.metrics, options.pairs, settings, Path(name))
     loop, batched = (
         sum(one[side] for one in figures.values()) for side in ("loop_seconds", "batched_seconds")

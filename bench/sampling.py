@@ -30,12 +30,12 @@ sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 
 from egogen.errors import run_command  # noqa: E402
 from ldm.config import load_config  # noqa: E402
+from ldm.denoiser import split_heads  # noqa: E402
 from ldm.generate import generate_batch, prepare  # noqa: E402
-from ldm.held_context import split_heads  # noqa: E402
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision  # noqa: E402
 from ldm.sampling import (  # noqa: E402
     Conditioning,
-    Denoiser,
+    Denoise,
     guidance_branches,
     guided_denoiser,
     sample_euler_ancestral,
@@ -77,7 +77,7 @@ class Sides:
         self.einsum = EinsumAttention()
         self.usual = dict(model.unet.attn_processors)
 
-    def plain_denoiser(self, conditioning: Conditioning) -> Denoiser:
+    def plain_denoiser(self, conditioning: Conditioning) -> Denoise:
         """The released classifier-free guidance, for one picture."""
         model, zeros = self.model, torch.zeros_like(conditioning.image_latents)
         uncond = conditioning.uncond_context
@@ -94,15 +94,14 @@ class Sides:
         return denoise
 
     @torch.no_grad()
-    def plain_picture(self, sample: dict) -> Tensor:
+    def plain_image(self, sample: dict) -> Tensor:
         model, device = self.model, self.model.device
         self.model.unet.set_attn_processor(self.einsum)
         with autocast(device, self.inference.precision):
             conditioning = model.conditioning(
                 sample["pixels"][None].to(device),
                 [sample["prompt"]],
-                sample["image_features"][None].to(device),
-                sample["text_features"][None].to(device),
+                {name: rows[None].to(device) for name, rows in sample["features"].items()},
             )
             sigmas = model.schedule.sampling_sigmas(self.inference.steps).to(device)
             shape = conditioning.image_latents.shape
@@ -111,7 +110,7 @@ class Sides:
                 return torch.randn(shape, device=device)
 
             denoise = self.plain_denoiser(conditioning)
-            latents = sample_euler_ancestral(denoise, noise(0) * sigmas[0], sigmas, noise)
+            latents = sample_euler_ancestral(denoise, noise(0), sigmas, noise)
             decoded = model.decode(latents)[0]
         model.unet.set_attn_processor(dict(self.usual))
         return decoded
@@ -122,7 +121,7 @@ def build(arguments: argparse.Namespace, inference: Sequence[str]) -> tuple[Lego
     overrides += TINY if arguments.size == "tiny" else ()
     config = load_config(GenerateConfig, [], overrides)
     torch.manual_seed(0)
-    model = LegoModel(config.model.params).eval().requires_grad_(False).to(arguments.device)
+    model = LegoModel(config.model).eval().requires_grad_(False).to(arguments.device)
     # Any ids do: the vocabulary is not needed to measure.
     model.tokenize = lambda prompts: torch.full((len(prompts), 77), 49407)
     return model, config
@@ -130,9 +129,8 @@ def build(arguments: argparse.Namespace, inference: Sequence[str]) -> tuple[Lego
 
 def made_up(model: LegoModel, batch: int) -> Conditioning:
     """Random conditioning of real shape: 410 rows of 768, latents of 256 x 256 pixels."""
-    settings, device = model.config.conditioner, model.device
-    rows = 77 + settings.image_rows + settings.text_rows
-    width = model.config.unet_config.params.context_dim
+    device, rows = model.device, 77 + model.conditioner.rows
+    width = model.config.unet.context_dim
     return Conditioning(
         torch.randn(batch, rows, width, device=device),
         torch.randn(1, rows, width, device=device),
@@ -166,8 +164,7 @@ def measure_steps(sides: Sides, batch: int, repeats: int) -> dict:
     with autocast(device, sides.inference.precision):
 
         def hold() -> None:
-            with model.predictor(guidance.contexts, guidance.rows):
-                pass
+            model.denoiser.hold(guidance.contexts, guidance.rows)
 
         held = seconds(hold, device)
         for turn in range(repeats + 1):  # the first one warms up
@@ -175,12 +172,12 @@ def measure_steps(sides: Sides, batch: int, repeats: int) -> dict:
             denoise = sides.plain_denoiser(one)
             plain.append(seconds(lambda: results.append(denoise(x[:1], sigma)), device))  # noqa: B023
             model.unet.set_attn_processor(dict(sides.usual))
-            with model.predictor(guidance.contexts, guidance.rows) as predict:
-                denoise = guided_denoiser(predict, schedule, guidance)
-                ours.append(seconds(lambda: results.append(denoise(x, sigma)), device))  # noqa: B023
-                if turn == 0:
-                    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-                        denoise(x, sigma)
+            predict = model.denoiser.hold(guidance.contexts, guidance.rows)
+            denoise = guided_denoiser(predict, schedule, guidance)
+            ours.append(seconds(lambda: results.append(denoise(x, sigma)), device))  # noqa: B023
+            if turn == 0:
+                with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+                    denoise(x, sigma)
     difference = (results[0] - results[1][:1]).abs().max() / results[0].abs().max()
     plain_step = statistics.median(plain[1:])
     own_step = statistics.median(ours[1:]) / batch
@@ -205,15 +202,14 @@ def matmul_gflops(device: torch.device, precision: str) -> float:
     return 2 * size**3 / taken / 1e9
 
 
-def measure_pictures(sides: Sides, count: int, batch: int) -> dict:
+def measure_images(sides: Sides, count: int, batch: int) -> dict:
     """Whole pictures a second, encoding to decoding, of both sides."""
     model, inference, device = sides.model, sides.inference, sides.model.device
-    settings = model.config.conditioner
+    table = model.conditioner.features
     sample = {
         "pixels": torch.rand(3, 256, 256) * 2 - 1,
         "prompt": "x",
-        "image_features": torch.randn(settings.image_rows, settings.feature_dim),
-        "text_features": torch.randn(settings.text_rows, settings.feature_dim),
+        "features": {name: torch.randn(spec.rows, spec.width) for name, spec in table.items()},
     }
     batches = max(1, count // batch)
     samples, names = [sample] * batch, [("clip", str(i)) for i in range(batch)]
@@ -223,7 +219,7 @@ def measure_pictures(sides: Sides, count: int, batch: int) -> dict:
 
     ours()  # compiles, picks kernels
     own = seconds(lambda: [ours() for _ in range(batches)], device) / (batches * batch)
-    plain = seconds(lambda: sides.plain_picture(sample), device)
+    plain = seconds(lambda: sides.plain_image(sample), device)
     return {
         "plain_pictures_per_s": 1 / plain,
         "pictures_per_s": 1 / own,
@@ -256,7 +252,7 @@ def main(argv: Sequence[str]) -> None:
     found["matmul_peak_gflops"] = peak
     found["share_of_peak"] = found["step_gflop"] / found["step_s"] / peak
     if arguments.pictures:
-        found |= measure_pictures(sides, arguments.pictures, arguments.batch)
+        found |= measure_images(sides, arguments.pictures, arguments.batch)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     if arguments.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated() / 2**30

@@ -36,7 +36,7 @@ from torch.utils.weak import WeakIdKeyDictionary  # noqa: E402
 
 from egogen.errors import run_command  # noqa: E402
 from ldm.config import TrainConfig, load_config  # noqa: E402
-from ldm.held_context import split_heads  # noqa: E402
+from ldm.denoiser import split_heads  # noqa: E402
 from ldm.model import LegoModel, autocast  # noqa: E402
 from ldm.training.module import LegoTraining  # noqa: E402
 
@@ -72,10 +72,10 @@ class EinsumAttention:
 def build(size: str, resolution: int) -> LegoTraining:
     words = [*SIZES[size], "model.params.use_ema=false"]
     config = load_config(TrainConfig, [], words)
-    model = LegoModel(config.model.params)
+    model = LegoModel(config.model)
     # There need be no tokenizer: which ids stand in a text does not change the work.
     model.tokenize = lambda prompts: torch.zeros(len(prompts), PROMPT_ROWS, dtype=torch.int64)
-    return LegoTraining(model, config, seed=0).train()
+    return LegoTraining(model, config.optimizer, config.lightning, seed=0).train()
 
 
 def set_side(module: LegoTraining, released: bool, checkpointing: bool) -> None:
@@ -87,11 +87,12 @@ def set_side(module: LegoTraining, released: bool, checkpointing: bool) -> None:
 
 def make_batch(module: LegoTraining, count: int, resolution: int, device: str) -> dict:
     """Draws and features of `count` samples, without frames and texts."""
-    settings = module.config.model.params.conditioner
     latents = count, *module.model.latent_shape(resolution)
     return {
-        "image_features": torch.randn(count, settings.image_rows, settings.feature_dim),
-        "text_features": torch.randn(count, settings.text_rows, settings.feature_dim),
+        "features": {
+            name: torch.randn(count, spec.rows, spec.width)
+            for name, spec in module.model.conditioner.features.items()
+        },
         "t": torch.linspace(0, 999, count).long(),
         "draw": torch.ones(count),
         "noise": torch.randn(latents),
@@ -100,7 +101,12 @@ def make_batch(module: LegoTraining, count: int, resolution: int, device: str) -
 
 
 def moved(batch: dict, device: str) -> dict:
-    return {n: v.to(device) if isinstance(v, Tensor) else v for n, v in batch.items()}
+    def move(value):
+        if isinstance(value, dict):
+            return {name: move(part) for name, part in value.items()}
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    return move(batch)
 
 
 def training_step(module: LegoTraining, batch: dict, released: bool, precision: str) -> Tensor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from omegaconf import DictConfig, OmegaConf
+from diffusers import AutoencoderKL
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from egogen import EgoGenError
-from ldm.conditioning import FeatureConditioner
+from ldm.conditioning import FeatureConditioner, features_as_list
+from ldm.denoiser import Denoiser, UNetDenoiser, build_unet
+from ldm.schema import AutoencoderParams, ConditionerParams, ModelParams
 
 # The text tower of CLIP ViT-L/14, which Stable Diffusion v1.5 uses.
 CLIP_VIT_L14_TEXT: dict[str, Any] = dict(
@@ -25,17 +26,17 @@ CLIP_VIT_L14_TEXT: dict[str, Any] = dict(
 )
 
 
-def build_parts(params: DictConfig) -> dict[str, nn.Module]:
-    """`model.params` -> the networks of `ldm.model.LegoModel` by name, in the order of its state
+def build_parts(params: ModelParams) -> dict[str, nn.Module | Denoiser]:
+    """The networks of `ldm.model.LegoModel` by name, in the order of its state
     dict, randomly initialised. Raises EgoGenError for sizes that do not fit one another.
     """
-    unet = params.unet_config.params
+    unet = params.unet
     _check_channels(params)
     parts = {
-        "unet": build_unet(unet),
+        "denoiser": UNetDenoiser(build_unet(unet)),
         "conditioner": build_conditioner(params.conditioner, unet.context_dim),
-        "vae": build_autoencoder(params.first_stage_config.params, params.scale_factor),
-        "text_encoder": build_text_encoder(params.cond_stage_config.params.version),
+        "vae": build_autoencoder(params.autoencoder, params.scale_factor),
+        "text_encoder": build_text_encoder(params.text_encoder.version),
     }
     width = parts["text_encoder"].config.hidden_size
     if width != unet.context_dim:
@@ -45,17 +46,17 @@ def build_parts(params: DictConfig) -> dict[str, nn.Module]:
     return parts
 
 
-def _check_channels(params: DictConfig) -> None:
+def _check_channels(params: ModelParams) -> None:
     """The UNet takes noisy latents and the source frame's, and gives latents."""
-    vae, channels = params.first_stage_config.params, params.channels
+    vae, channels = params.autoencoder, params.channels
     expected = {
         "unet_config.params.in_channels": 2 * channels,
         "unet_config.params.out_channels": channels,
         "first_stage_config.params.embed_dim": channels,
         "first_stage_config.params.ddconfig.z_channels": channels,
     }
-    unet = params.unet_config.params
-    found = (unet.in_channels, unet.out_channels, vae.embed_dim, vae.ddconfig.z_channels)
+    unet = params.unet
+    found = (unet.in_channels, unet.out_channels, vae.embed_dim, vae.z_channels)
     for (name, wanted), value in zip(expected.items(), found, strict=True):
         if value != wanted:
             raise EgoGenError(
@@ -64,62 +65,37 @@ def _check_channels(params: DictConfig) -> None:
             )
 
 
-def build_conditioner(params: DictConfig, context_dim: int) -> FeatureConditioner:
-    arguments = OmegaConf.to_container(params)
-    arguments.pop("trained")  # of the training, not of the network
-    return FeatureConditioner(context_dim=context_dim, **arguments)
-
-
-def unet_arguments(params: DictConfig) -> dict[str, Any]:
-    """`unet_config.params` -> arguments of diffusers' UNet2DConditionModel."""
-    channels = [params.model_channels * factor for factor in params.channel_mult]
-    levels = range(len(channels))
-    attends = [2**level in params.attention_resolutions for level in levels]
-    return dict(
-        sample_size=params.image_size,
-        in_channels=params.in_channels,
-        out_channels=params.out_channels,
-        block_out_channels=tuple(channels),
-        layers_per_block=params.num_res_blocks,
-        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
-        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
-        transformer_layers_per_block=params.transformer_depth,
-        cross_attention_dim=params.context_dim,
-        # diffusers' historical name: for Stable Diffusion v1 it is the number of heads
-        attention_head_dim=params.num_heads,
+def build_conditioner(params: ConditionerParams, context_dim: int) -> FeatureConditioner:
+    return FeatureConditioner(
+        features_as_list(params.features),
+        context_dim,
+        params.num_heads,
+        params.num_layers,
+        params.feedforward_dim,
+        params.dropout,
+        params.mask_text_padding,
     )
 
 
-def build_unet(params: DictConfig) -> UNet2DConditionModel:
-    for channels in (params.model_channels * factor for factor in params.channel_mult):
-        if channels % params.num_heads or channels % 32:
-            raise EgoGenError(
-                f"config: unet_config: a level has {channels} channels, expected a multiple of 32 "
-                f"and of num_heads={params.num_heads}"
-            )
-    return UNet2DConditionModel(**unet_arguments(params))
-
-
-def build_autoencoder(params: DictConfig, scale_factor: float) -> AutoencoderKL:
-    layers = params.ddconfig
-    count = len(layers.ch_mult)
+def build_autoencoder(params: AutoencoderParams, scale_factor: float) -> AutoencoderKL:
+    count = len(params.ch_mult)
     return AutoencoderKL(
-        in_channels=layers.in_channels,
-        out_channels=layers.out_ch,
+        in_channels=params.in_channels,
+        out_channels=params.out_ch,
         down_block_types=("DownEncoderBlock2D",) * count,
         up_block_types=("UpDecoderBlock2D",) * count,
-        block_out_channels=tuple(layers.ch * factor for factor in layers.ch_mult),
-        layers_per_block=layers.num_res_blocks,
-        latent_channels=layers.z_channels,
-        norm_num_groups=min(32, layers.ch),  # 32 at every real size
-        sample_size=layers.resolution,
+        block_out_channels=tuple(params.ch * factor for factor in params.ch_mult),
+        layers_per_block=params.num_res_blocks,
+        latent_channels=params.z_channels,
+        norm_num_groups=min(32, params.ch),  # 32 at every real size
+        sample_size=params.resolution,
         scaling_factor=scale_factor,
     )
 
 
-def downsampling_factor(params: DictConfig) -> int:
+def downsampling_factor(params: AutoencoderParams) -> int:
     """Pixels per latent cell along each side: 8 for Stable Diffusion."""
-    return 2 ** (len(params.first_stage_config.params.ddconfig.ch_mult) - 1)
+    return 2 ** (len(params.ch_mult) - 1)
 
 
 def build_text_encoder(version: str) -> CLIPTextModel:

@@ -17,13 +17,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from egogen import EgoGenError
-from egogen.actions import inside
 from egogen.atomic import read_json, write_bytes
 from egogen.devices import usable_device
 from egogen.errors import run_command
@@ -31,24 +29,21 @@ from egogen.jobs import Progress, floor_chunk
 from egogen.provenance import check_provenance, record_provenance
 from ldm.checkpoints.load import load_start
 from ldm.config import TrainConfig, load_config
-from ldm.data import Located, locate_entries
 from ldm.images import read_pixels
 from ldm.model import FROZEN_PARTS, LegoModel
-from ldm.paths import check_paths
+from ldm.split import Located, Split, open_training
 
-SHARD = 512  # entries a file
+SHARD, SHARD_FILE = 512, "shard_{:05d}.safetensors"  # entries a file, its name
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
-PARTS = ("train", "validation")
 
 
-def identity(located: Sequence[Located], data: DictConfig, model: LegoModel, dtype: str) -> dict:
-    """What a cache depends on; frames are told by path, size and time of change."""
+def identity(split: Split, model: LegoModel, dtype: str) -> dict:
+    """What a cache depends on; frames are known by path, size and time of change."""
     entries, weights = hashlib.sha256(), hashlib.sha256()
-    for item in located:
+    for item in split.items:
         entry = item.entry
-        entries.update(repr((entry.key, entry.texts[data.text_prompt_key])).encode())
-        for name in (entry.image_0, entry.image_1):
-            path = inside(item.frames, name)
+        entries.update(repr((entry.key, split.prompt(item))).encode())
+        for name, path in ((entry.image_0, item.source), (entry.image_1, item.target)):
             if not path.is_file():
                 raise EgoGenError(f"{path}: no such image (entry {entry.key})")
             stat = path.stat()
@@ -58,20 +53,16 @@ def identity(located: Sequence[Located], data: DictConfig, model: LegoModel, dty
             weights.update(f"{part}.{name}".encode())
             weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return {
-        "entries": len(located),
+        "entries": len(split.items),
         "content": entries.hexdigest(),
         "encoders": weights.hexdigest(),
-        "resolution": data.res,
-        "both_flips": bool(data.flip_prob > 0),
+        "resolution": split.data.res,
+        "both_flips": bool(split.data.flip_prob > 0),
         "dtype": dtype,
     }
 
 
-def _shard(folder: Path, number: int) -> Path:
-    return folder / f"shard_{number:05d}.safetensors"
-
-
-def _whole(path: Path) -> bool:
+def _complete(path: Path) -> bool:
     try:
         with safe_open(path, "pt"):
             return True
@@ -81,20 +72,20 @@ def _whole(path: Path) -> bool:
 
 @torch.no_grad()
 def encode_shard(
-    model: LegoModel, located: Sequence[Located], data: DictConfig, flips: bool, batch_size: int
+    model: LegoModel, split: Split, items: Sequence[Located], flips: bool, batch_size: int
 ) -> dict[str, Tensor]:
     """-> source, edited (n, F, 2c, h, w) with F = 2 for both flips, prompt (n, 77, C)."""
     parts: dict[str, list[Tensor]] = {"source": [], "edited": [], "prompt": []}
-    for first in range(0, len(located), batch_size):
-        group = located[first : first + batch_size]
-        for name in ("source", "edited"):
-            field = "image_0" if name == "source" else "image_1"
-            paths = [inside(item.frames, getattr(item.entry, field)) for item in group]
-            pixels = torch.stack([read_pixels(path, data.res) for path in paths]).to(model.device)
+    for first in range(0, len(items), batch_size):
+        group = items[first : first + batch_size]
+        paths = {"source": [i.source for i in group], "edited": [i.target for i in group]}
+        for name in paths:
+            pixels = torch.stack([read_pixels(path, split.data.res) for path in paths[name]])
+            pixels = pixels.to(model.device)  # (B, 3, R, R)
             both = [model.encode_moments(pixels)]
             both += [model.encode_moments(pixels.flip(-1))] if flips else []
             parts[name].append(torch.stack(both, dim=1).cpu())
-        texts = [item.entry.texts[data.text_prompt_key] for item in group]
+        texts = [split.prompt(item) for item in group]
         parts["prompt"].append(model.encode_text(texts).cpu())
     return {name: torch.cat(tensors) for name, tensors in parts.items()}
 
@@ -102,27 +93,26 @@ def encode_shard(
 def write_cache(
     folder: Path,
     model: LegoModel,
-    data: DictConfig,
+    split: Split,
     dtype: str = "float32",
     batch_size: int = 32,
     n_chunk: int = 1,
     chunk_idx: int = 1,
 ) -> None:
-    """Make or finish one chunk (of shards) of the cache of one dataset config.
+    """Make or finish one chunk (of shards) of the cache of one split.
 
-    Shards that are there and whole are kept. Chunks may be made at the same time.
+    Shards that are there and complete are kept. Chunks may be made at the same time.
     """
-    located = locate_entries(data)
-    made_from = identity(located, data, model, dtype)
+    items, made_from = split.items, identity(split, model, dtype)
     info = folder / "cache.json"
     check_provenance(info, made_from)
-    numbers = floor_chunk(range(-(-len(located) // SHARD)), n_chunk, chunk_idx)
-    groups = {number: located[number * SHARD : (number + 1) * SHARD] for number in numbers}
+    numbers = floor_chunk(range(-(-len(items) // SHARD)), n_chunk, chunk_idx)
+    groups = {number: items[number * SHARD : (number + 1) * SHARD] for number in numbers}
     with Progress(sum(map(len, groups.values())), f"cache {folder.name}", "entries") as progress:
         for number, group in groups.items():
-            path = _shard(folder, number)
-            if not _whole(path):
-                tensors = encode_shard(model, group, data, made_from["both_flips"], batch_size)
+            path = folder / SHARD_FILE.format(number)
+            if not _complete(path):
+                tensors = encode_shard(model, split, group, made_from["both_flips"], batch_size)
                 tensors = {n: t.to(DTYPES[dtype]).contiguous() for n, t in tensors.items()}
                 record_provenance(info, made_from)
                 write_bytes(path, save(tensors))
@@ -132,26 +122,24 @@ def write_cache(
 class EncoderCache:
     """Reads a finished cache; raises EgoGenError when it belongs to something else."""
 
-    def __init__(
-        self, folder: Path, located: Sequence[Located], data: DictConfig, model: LegoModel
-    ):
+    def __init__(self, folder: Path, split: Split, model: LegoModel):
         info = folder / "cache.json"
         if not info.exists():
             raise EgoGenError(f"{folder}: holds no cache; make it with python -m ldm.cache")
         found = read_json(info)
         dtype = found.get("dtype") if isinstance(found, dict) else None
-        check_provenance(info, identity(located, data, model, dtype))
-        for number in range(-(-len(located) // SHARD)):
-            if not _whole(_shard(folder, number)):
+        check_provenance(info, identity(split, model, str(dtype)))
+        for number in range(-(-len(split.items) // SHARD)):
+            path = folder / SHARD_FILE.format(number)
+            if not _complete(path):
                 raise EgoGenError(
-                    f"{_shard(folder, number)}: missing or cut short; run python -m ldm.cache again"
-                    " (all chunks of it)"
+                    f"{path}: missing or cut short; run python -m ldm.cache again (all chunks)"
                 )
         self.folder = folder
         self._open = lru_cache(maxsize=None)(self._open_shard)  # files stay mapped, not read
 
     def _open_shard(self, number: int):
-        return safe_open(_shard(self.folder, number), "pt")
+        return safe_open(self.folder / SHARD_FILE.format(number), "pt")
 
     def __getstate__(self) -> dict:
         return {"folder": self.folder}  # loader workers map the files anew
@@ -187,18 +175,17 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("overrides", nargs="*", help="dotted config keys, key=value")
     args = parser.parse_intermixed_args(argv)
     config = load_config(TrainConfig, args.config, args.overrides)
-    out = args.out or config.data.params.cache_path
+    out = args.out or config.data.cache_path
     if not out:
         raise EgoGenError("--out is not given, and the config has no data.params.cache_path")
-    check_paths(config)
+    splits = open_training(config)
     device = usable_device(args.device)
-    model = LegoModel(config.model.params)
-    load_start(model, config.model.params.ckpt_path)
+    model = LegoModel(config.model)
+    load_start(model, config.model.ckpt_path)
     model.to(device).eval()
-    for part in PARTS:
-        data = config.data.params[part].params
+    for part, split in splits.items():
         chunk = args.n_chunk, args.chunk_idx
-        write_cache(Path(out) / part, model, data, args.dtype, args.batch_size, *chunk)
+        write_cache(Path(out) / part, model, split, args.dtype, args.batch_size, *chunk)
     print(f"{out}: chunk {args.chunk_idx} of {args.n_chunk} finished")
 
 

@@ -1,10 +1,17 @@
-"""What the UNet is told: description, VLLM image features and VLLM text features in one context.
+"""What the denoiser attends to: the description and the features of stage 1, in one context.
 
-Letters: B batch, P prompt rows (77), I image feature rows (256), T text feature rows (77),
-D feature width of the VLLM (5120), C context width (768).
+Features go by name (`{"image": ..., "text": ...}`); which there are, and how each is encoded, is
+the table `conditioner.features` of the config (`ldm.schema.FeatureParams`).
+
+Letters: B batch, P prompt rows (77), n rows of one feature (256 image, 77 text), L context rows (P
+and the rows of all features), D feature width of the VLLM (5120), C context width (768).
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -12,25 +19,56 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from egogen import EgoGenError
+from ldm.checkpoints.released_names import own_conditioner_name
+from ldm.released_config import released_features
+from ldm.schema import FeatureParams
+
+
+class FeatureEncoder(nn.Module):
+    """A linear layer and, where the table says so, pre-norm self-attention over the rows."""
+
+    def __init__(
+        self,
+        spec: FeatureParams,
+        context_dim: int,
+        num_heads: int,
+        num_layers: int,
+        feedforward_dim: int,
+        dropout: float,
+    ):
+        super().__init__()
+        self.projection = nn.Linear(spec.width, context_dim)
+        self.attention: nn.TransformerEncoder | None = None
+        if spec.encoder == "self_attention":
+            layer = nn.TransformerEncoderLayer(
+                context_dim, num_heads, feedforward_dim, dropout, batch_first=True, norm_first=True
+            )
+            self.attention = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
+
+    def forward(self, rows: Tensor, padding: Tensor | None = None) -> Tensor:
+        """rows (B, n, D), padding (B, n) bool, true where padded -> (B, n, C)."""
+        x = self.projection(rows)  # (B, n, C)
+        if self.attention is not None:
+            x = self.attention(x, src_key_padding_mask=padding)  # (B, n, C)
+        if padding is not None:
+            x = x.masked_fill(padding[..., None], 0.0)  # (B, n, C)
+        return x
 
 
 class FeatureConditioner(ModelMixin, ConfigMixin):
-    """Projections of both kinds of VLLM features and self-attention over the text rows.
+    """One encoder for each feature that a run uses, in the order of the table.
 
     LEGO (ECCV 2024), section 3.3: image features through a linear layer; text features through a
-    linear layer and two pre-norm self-attention layers. `variant` leaves out parts that a run does
-    not use, so that no parameter is without a gradient. `image_rows` and `text_rows` are what it
-    is given; they size the unconditional context.
+    linear layer and two self-attention layers. `features` is the table as a list, so that files
+    keep its order: `[{"name": "image", "width": 5120, "rows": 256, "encoder": "linear", "padded":
+    False}, ...]`; the other arguments are of the self-attention.
     """
 
     @register_to_config
     def __init__(
         self,
-        feature_dim: int = 5120,
+        features: list[dict[str, Any]],
         context_dim: int = 768,
-        variant: str = "both",
-        image_rows: int = 256,
-        text_rows: int = 77,
         num_heads: int = 8,
         num_layers: int = 2,
         feedforward_dim: int = 2048,
@@ -38,55 +76,76 @@ class FeatureConditioner(ModelMixin, ConfigMixin):
         mask_text_padding: bool = False,
     ):
         super().__init__()
-        self.uses_image = variant in ("image", "both")
-        self.uses_text = variant in ("text", "both")
-        self.mask_text_padding = mask_text_padding
-        if self.uses_image:
-            self.projection_img = nn.Linear(feature_dim, context_dim)
-        if self.uses_text:
-            self.projection_txt = nn.Linear(feature_dim, context_dim)
-            layer = nn.TransformerEncoderLayer(
-                context_dim, num_heads, feedforward_dim, dropout, batch_first=True, norm_first=True
-            )
-            self.self_attn_mix = nn.TransformerEncoder(
-                layer, num_layers, enable_nested_tensor=False
-            )
+        self.features = features_by_name(features)
+        self.mask_padding = mask_text_padding
+        self.encoders = nn.ModuleDict()
+        attention = num_heads, num_layers, feedforward_dim, dropout
+        for name, spec in self.features.items():
+            self.encoders[name] = FeatureEncoder(spec, context_dim, *attention)
 
-    def forward(
-        self, image_features: Tensor | None, text_features: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """(B, I, D), zero-padded (B, T, D) -> (B, I, C) or None, (B, T, C) or None."""
-        image_rows = text_rows = None
-        if self.uses_image:
-            image_rows = self.projection_img(image_features)
-        if self.uses_text:
-            padding = None
-            if self.mask_text_padding:
-                padding = (text_features == 0).all(dim=-1)  # (B, T), true where padded
-            text_rows = self.projection_txt(text_features)
-            text_rows = self.self_attn_mix(text_rows, src_key_padding_mask=padding)
-            if padding is not None:
-                text_rows = text_rows.masked_fill(padding[..., None], 0.0)
-        return image_rows, text_rows
+    @property
+    def rows(self) -> int:
+        """How many context rows all features have together."""
+        return sum(spec.rows for spec in self.features.values())
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """{name: (B, n, D)} -> {name: (B, n, C)}, in the table's order; others are ignored."""
+        encoded = {}
+        for name, encoder in self.encoders.items():
+            rows, padding = features[name], None  # (B, n, D)
+            if self.mask_padding and self.features[name].padded:
+                padding = (rows == 0).all(dim=-1)  # (B, n)
+            encoded[name] = encoder(rows, padding)  # (B, n, C)
+        return encoded
+
+    @classmethod
+    def from_config(cls, config: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Also of folders saved before features had names (`variant`, `feature_dim` ...)."""
+        if isinstance(config, Mapping) and "features" not in config:
+            config = dict(config)
+            table = released_features(config)
+            config["features"] = features_as_list(table)
+        return super().from_config(config, *args, **kwargs)
+
+    def _fix_state_dict_keys_on_load(self, state_dict: dict[str, Tensor]) -> None:
+        """diffusers calls this on what it has read: weights' names of such folders."""
+        for name in list(state_dict):
+            state_dict[own_conditioner_name(name)] = state_dict.pop(name)
 
 
-def pad_text_rows(rows: Tensor, count: int) -> Tensor:
-    """(n, D) -> (count, D): cut, or padded with zero rows before the projection, as released."""
+def features_as_list(table: Mapping[str, FeatureParams]) -> list[dict[str, Any]]:
+    """The table as plain values, as `FeatureConditioner` takes and files hold it."""
+    return [{"name": name, **asdict(spec)} for name, spec in table.items()]
+
+
+def features_by_name(features: Iterable[Mapping[str, Any]]) -> dict[str, FeatureParams]:
+    """The reverse."""
+    return {
+        spec["name"]: FeatureParams(**{k: v for k, v in spec.items() if k != "name"})
+        for spec in features
+    }
+
+
+def pad_rows(rows: Tensor, count: int) -> Tensor:
+    """(n, D) -> (count, D): cut, or padded by zero rows before the projection, as in the released
+    code.
+    """
     if rows.ndim != 2:
-        raise EgoGenError(f"text features of shape {tuple(rows.shape)}: expected (n, d)")
+        raise EgoGenError(f"features of shape {tuple(rows.shape)}: expected (n, d)")
     return nn.functional.pad(rows[:count], (0, 0, 0, max(0, count - rows.shape[0])))
 
 
-def join_context(prompt: Tensor, image_rows: Tensor | None, text_rows: Tensor | None) -> Tensor:
-    """(B, P, C), (B, I, C), (B, T, C) -> (B, P + I + T, C), in the released order."""
-    return torch.cat([part for part in (prompt, image_rows, text_rows) if part is not None], dim=1)
+def join_context(prompt: Tensor, rows: Iterable[Tensor]) -> Tensor:
+    """(B, P, C) and the features' (B, n, C) -> (B, L, C), in the released order: prompt, table."""
+    return torch.cat([prompt, *rows], dim=1)
 
 
-def dropout_masks(draws: Tensor, share: float) -> tuple[Tensor, Tensor]:
+def dropout_masks(draws: Tensor, cond_drop_prob: float) -> tuple[Tensor, Tensor]:
     """Classifier-free dropout: uniform draws (B,) in [0, 1) -> bool (B,) prompt and image dropped.
 
-    The released table for u = `share`: [0, u) prompt only, [u, 2u) both, [2u, 3u) image only.
+    The table of the released code for u = `cond_drop_prob`: [0, u) the prompt (and the features)
+    alone, [u, 2u) both, [2u, 3u) the image alone.
     """
-    prompt_dropped = draws < 2 * share
-    image_dropped = (draws >= share) & (draws < 3 * share)
+    prompt_dropped = draws < 2 * cond_drop_prob
+    image_dropped = (draws >= cond_drop_prob) & (draws < 3 * cond_drop_prob)
     return prompt_dropped, image_dropped

@@ -1,7 +1,11 @@
 """Reading the configuration of stage 2: YAML files and dotted overrides over a typed schema.
 
 A YAML names only what differs from the schema's defaults (`ldm.schema`). An unknown key is an error
-that names the nearest valid one.
+that names the nearest valid one. Everything is checked here, once; what comes out are the schema's
+dataclasses:
+
+    config = load_config(TrainConfig, ["configs/train_mini.yaml"], ["data.params.batch_size=4"])
+    config.data.batch_size  # 4
 """
 
 from __future__ import annotations
@@ -10,20 +14,78 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from torch import nn
 
 from egogen import EgoGenError
 from egogen.settings import load_settings
-from ldm.released_config import released_keys, translate
-from ldm.schema import AS_RELEASED, AT_LEAST_1, CHOICES, GenerateConfig, TrainConfig
+from ldm.file_layout import OTHER_STORES, TABLE, file_place, file_schema, from_file, to_file
+from ldm.released_config import (
+    CONDITIONER,
+    DATASETS,
+    OldTable,
+    released_features,
+    released_keys,
+    take_old_table,
+    translate,
+)
+from ldm.sampling import SAMPLERS
+from ldm.schema import (
+    FeatureParams,
+    GenerateConfig,
+    ModelParams,
+    TrainConfig,
+    default_features,
+)
 
-__all__ = ["GenerateConfig", "TrainConfig", "as_list", "load_config", "load_model_params"]
+__all__ = [
+    "GenerateConfig",
+    "TrainConfig",
+    "load_config",
+    "load_model_params",
+    "to_yaml",
+]
+Config = TypeVar("Config", TrainConfig, GenerateConfig)
+
+# Switches of the differences to the released code, as it had them; `as_released: true` makes them
+# the defaults, so that a YAML or an override can still say otherwise.
+AS_RELEASED: dict[str, Any] = {
+    "model.params.conditioner.trained": False,
+    "model.params.ema_every_micro_batch": True,
+    "lightning.validation_draws": "random",
+    "inference.picture": "minmax",
+    "inference.jpeg_quality": 75,
+    "inference.noise": "process",
+}
+CHOICES: dict[str, tuple[str, ...]] = {  # by their places in files, as all keys here
+    "model.params.parameterization": ("eps", "x0"),
+    "inference.picture": ("clamp", "minmax"),
+    "inference.noise": ("sample", "process"),
+    "inference.sampler": tuple(SAMPLERS),
+    "inference.precision": ("auto", "fp32", "bf16", "fp16"),
+    "lightning.logger": ("tensorboard", "wandb", "none"),
+    "lightning.validation_draws": ("fixed", "random"),
+}
+ENCODERS = ("linear", "self_attention")
+AT_LEAST_1 = (
+    "inference.steps",
+    "inference.batch_size",
+    "inference.height",
+    "data.params.batch_size",
+    "data.params.res",
+    "data.params.train.params.res",
+    "data.params.validation.params.res",
+    "lightning.checkpoint_every",
+    "lightning.log_every",
+)
 
 
-def load_config(schema: type, paths: Sequence[str], overrides: Sequence[str] = ()) -> DictConfig:
+def load_config(
+    schema: type[Config], paths: Sequence[str], overrides: Sequence[str] = ()
+) -> Config:
     """Merge YAML files and dotted overrides (`a.b=1`) over `schema`'s defaults.
 
     Raises EgoGenError naming file (or override) and key for anything unknown or of wrong type.
@@ -32,15 +94,20 @@ def load_config(schema: type, paths: Sequence[str], overrides: Sequence[str] = (
     return _load(schema, layers, overrides)
 
 
-def load_model_params(path: str, overrides: Sequence[str] = ()) -> DictConfig:
+def load_model_params(path: str, overrides: Sequence[str] = ()) -> ModelParams:
     """`model.params` of a config of either kind, such as that in a training run's folder."""
     layer = OmegaConf.masked_copy(_read_yaml(path), ["model"])
-    return _load(GenerateConfig, [(str(path), layer)], overrides).model.params
+    return _load(GenerateConfig, [(str(path), layer)], overrides).model
+
+
+def to_yaml(config: TrainConfig | GenerateConfig) -> str:
+    """The complete config in the layout of files."""
+    return OmegaConf.to_yaml(to_file(config), resolve=True)
 
 
 def _load(
-    schema: type, layers: list[tuple[str, DictConfig]], overrides: Sequence[str]
-) -> DictConfig:
+    schema: type[Config], layers: list[tuple[str, DictConfig]], overrides: Sequence[str]
+) -> Config:
     load_settings()
     files = ", ".join(where for where, _ in layers)
     for override in overrides:
@@ -48,24 +115,70 @@ def _load(
             raise EgoGenError(f"command line: {override!r}: expected key=value")
         layer = OmegaConf.from_dotlist([override.lstrip("-")])
         layers.append((f"command line: {override}", layer))
-    layers = [(where, _translated(layer, where)) for where, layer in layers]
-    config = _merge_all(OmegaConf.structured(schema), layers)
+    contents = [(where, _translated(layer, where)) for where, layer in layers]
+    table = _released_table(contents)
+    config = _merged(schema, table, contents, as_released=False)
     if config.get("as_released"):
-        config = _merge_all(_as_released(schema), layers)
+        config = _merged(schema, table, contents, as_released=True)
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise EgoGenError(f"{files}: {error}") from None
     _check_values(config)
+    try:
+        return from_file(schema, config)
+    except MissingMandatoryValue as error:
+        raise EgoGenError(f"config: {file_place(error.full_key)}: no value, expected one") from None
+
+
+def _released_table(layers: list[tuple[str, dict[str, Any]]]) -> dict[str, FeatureParams]:
+    """The table of features that the released keys of all layers mean; the layers lose those keys.
+
+    `conditioner.features` of the layers is merged over it. Raises EgoGenError where such a key
+    comes after a row of a table that would overrule it.
+    """
+    old = OmegaConf.create({"model": {"params": {"conditioner": OmegaConf.structured(OldTable)}}})
+    tabled = ""
+    for where, content in layers:
+        keys = take_old_table(content)
+        if keys and tabled:
+            key = next(iter(keys["model"]["params"]["conditioner"]))
+            raise EgoGenError(
+                f"{where}: {CONDITIONER}.{key} comes after {TABLE} of {tabled}, which it cannot "
+                f"change; expected {TABLE}.NAME.width, .rows, or =null to leave one out"
+            )
+        old = _merge(old, OmegaConf.create(keys), where)
+        table = OmegaConf.select(OmegaConf.create(content), TABLE)
+        if OmegaConf.is_dict(table) and set(table) & set(default_features()):
+            tabled = where
+    return released_features(OmegaConf.to_container(OmegaConf.select(old, CONDITIONER)))
+
+
+def _merged(
+    schema: type,
+    table: dict[str, FeatureParams],
+    layers: list[tuple[str, dict[str, Any]]],
+    as_released: bool,
+) -> DictConfig:
+    """All layers over the defaults; `as_released`: those of the released code where they differ."""
+    config = file_schema(schema)
+    OmegaConf.update(config, TABLE, table, merge=False)
+    for key, value in AS_RELEASED.items() if as_released else ():
+        if OmegaConf.select(config, key) is not None:  # training keys are not in every schema
+            OmegaConf.update(config, key, value)
+    for where, layer in layers:
+        config = _merge(config, OmegaConf.create(layer), where)
     return config
 
 
 def _check_values(config: DictConfig) -> None:
-    for key, allowed in CHOICES.items():
+    table = OmegaConf.select(config, TABLE)
+    rows = [f"{TABLE}.{name}" for name in table if table[name] is not None]
+    for key, allowed in (CHOICES | {f"{row}.encoder": ENCODERS for row in rows}).items():
         value = OmegaConf.select(config, key)
         if value is not None and value not in allowed:
             raise EgoGenError(f"config: {key}={value!r}: expected one of {', '.join(allowed)}")
-    for key in AT_LEAST_1:
+    for key in (*AT_LEAST_1, *(f"{row}.{name}" for row in rows for name in ("width", "rows"))):
         value = OmegaConf.select(config, key)
         if value is not None and value < 1:
             raise EgoGenError(f"config: {key}={value}: expected at least 1")
@@ -73,29 +186,23 @@ def _check_values(config: DictConfig) -> None:
     for name, values in OmegaConf.select(config, place).items():
         if len(values) != 1:
             raise EgoGenError(f"config: {place}.{name}={list(values)}: expected one value")
+    for name in table:
+        if not name.isidentifier() or hasattr(nn.ModuleDict, name):
+            raise EgoGenError(f"config: {TABLE}.{name}: expected another name for a feature")
+    for place in (f"{dataset}.{OTHER_STORES}" for dataset in DATASETS):
+        for name in OmegaConf.select(config, place) or ():
+            if name not in table:
+                near = difflib.get_close_matches(name, [*table], n=1, cutoff=0.0)[:1]
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise EgoGenError(f"config: {place}.{name}: no such feature in {TABLE}{hint}")
 
 
-def _translated(layer: DictConfig, where: str) -> DictConfig:
-    """In this project's keys; keys of the released code that do nothing here are told."""
+def _translated(layer: DictConfig, where: str) -> dict[str, Any]:
+    """In this project's keys; a line is printed for each released key that does nothing here."""
     content, lines = translate(OmegaConf.to_container(layer), where)
     for line in lines:
         print(f"note: {line}", file=sys.stderr)
-    return OmegaConf.create(content)
-
-
-def _merge_all(config: DictConfig, layers: list[tuple[str, DictConfig]]) -> DictConfig:
-    for where, layer in layers:
-        config = _merge(config, layer, where)
-    return config
-
-
-def _as_released(schema: type) -> DictConfig:
-    """The schema's defaults with the released values of what differs."""
-    config = OmegaConf.structured(schema)
-    for key, value in AS_RELEASED.items():
-        if OmegaConf.select(config, key) is not None:  # training keys are not in every schema
-            OmegaConf.update(config, key, value)
-    return config
+    return content
 
 
 def _read_yaml(path: str) -> DictConfig:
@@ -120,10 +227,15 @@ def _merge(config: DictConfig, layer: DictConfig, where: str) -> DictConfig:
 
 
 def _check_keys(config: Any, layer: DictConfig, where: str, prefix: str) -> None:
+    if prefix == f"{TABLE}.":
+        for name in (name for name in layer if OmegaConf.is_dict(layer[name])):
+            spec = OmegaConf.structured(FeatureParams)
+            _check_keys(spec, layer[name], where, f"{prefix}{name}.")
+        return
     if not isinstance(config, DictConfig) or OmegaConf.get_type(config) is dict:
         return  # free-form part, such as the trainer's arguments
     for key in layer:
-        if key not in config:
+        if key not in list(config):  # `key in config` is false where a value is missing
             known = [*config, *released_keys(prefix)]
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
             hint = f"; did you mean {prefix + near[0]!r}?" if near else ""
@@ -131,8 +243,3 @@ def _check_keys(config: Any, layer: DictConfig, where: str, prefix: str) -> None
         child = None if OmegaConf.is_missing(layer, key) else layer._get_node(key)
         if isinstance(child, DictConfig) and isinstance(child._value(), dict):
             _check_keys(config[key], child, where, f"{prefix}{key}.")
-
-
-def as_list(value: Any) -> list[str]:
-    """A path or a list of paths (training on several datasets) -> list."""
-    return list(value) if isinstance(value, (list, tuple, ListConfig)) else [value]

@@ -1,49 +1,26 @@
-"""Entries of action files as tensors, for generation (`read_condition`) and for training."""
+"""Entries of a split as tensors, for generation (`read_condition`) and for training."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from egogen import EgoGenError
-from egogen.actions import ActionEntry, inside, read_actions
 from egogen.features.projector import Projector, read_projector
-from egogen.features.store import INFO_FILE, open_store, read_info
+from egogen.features.store import open_store
 from egogen.seeds import stable_seed
-from ldm.conditioning import pad_text_rows
-from ldm.config import as_list
+from ldm.conditioning import pad_rows
 from ldm.images import read_pixels
+from ldm.split import Features, Located, Split, store_folder
 
-
-def _root(path: str, name: str) -> Path:
-    if not path or not Path(path).is_dir():
-        raise EgoGenError(f"config: additional_cond_path.{name}={path!r}: no such folder")
-    return Path(path)
-
-
-def stack(samples: list[dict[str, Any]], name: str, device: torch.device) -> Tensor | None:
-    """One named tensor of all samples, float32, or None when the variant has none.
-
-    Image features as a compact store has them go through its projector.
-    """
-    if name not in samples[0]:
-        return None
-    with torch.autocast(device.type, enabled=False):  # on CPUs it cannot stack float16
-        rows = torch.stack([sample[name] for sample in samples])
-    batch: dict[str, Any] = {name: rows.to(device)}
-    if name == "image_features" and STORE in samples[0]:
-        batch[STORE] = [sample[STORE] for sample in samples]
-    return project(batch)[name].float()
+Sample = dict[str, Any]
 
 
 @lru_cache(maxsize=8)
@@ -51,147 +28,79 @@ def _projector(root: str, device: torch.device) -> Projector:
     return read_projector(root).to(device)
 
 
-@torch.no_grad()
-def project(batch: dict[str, Any]) -> dict[str, Any]:
-    """A batch with its features as the conditioner takes them: float32, pictures (B, I, D).
+def collate(samples: Sequence[Sample], features: Features, device: torch.device) -> Sample:
+    """Samples of `read_condition` -> a batch on `device`: pixels (B, 3, R, R), prompt (list of B)
+    and features {name: (B, n, D)}, float32, through their stores' projectors.
+    """
+    with torch.autocast(device.type, enabled=False):  # on CPUs it cannot stack float16
+        batch = default_collate(list(samples))
+    batch["pixels"] = batch["pixels"].to(device)
+    batch["features"] = {name: rows.to(device) for name, rows in batch["features"].items()}
+    return project(batch, features)
 
-    Compact stores give (B, I, vision width) and, under STORE, the folder of each sample's store,
+
+@torch.no_grad()
+def project(batch: Sample, features: Features) -> Sample:
+    """A batch with its features as the conditioner takes them: float32, (B, n, D).
+
+    Compact stores give (B, n, vision width) and, under "stores", the folder of each sample's store,
     whose projector is applied here, on the device.
     """
     batch = dict(batch)
-    stores = batch.pop(STORE, None)
-    for name in ("image_features", "text_features"):
-        if name in batch:
-            batch[name] = batch[name].float()
-    if stores:
-        rows, names = batch["image_features"], sorted(set(stores))
-        found = _projector(names[0], rows.device)(rows)
-        for name in names[1:]:
-            here = torch.tensor([store == name for store in stores], device=rows.device)
-            found = torch.where(here[:, None, None], _projector(name, rows.device)(rows), found)
-        batch["image_features"] = found
+    stores = batch.pop("stores", {})
+    batch["features"] = {name: rows.float() for name, rows in batch["features"].items()}
+    for name, roots in stores.items():
+        rows, distinct = batch["features"][name], sorted(set(roots))  # (B, n, vision width)
+        found = _projector(distinct[0], rows.device)(rows)  # (B, n, D)
+        for root in distinct[1:]:
+            here = torch.tensor([store == root for store in roots], device=rows.device)  # (B,)
+            found = torch.where(here[:, None, None], _projector(root, rows.device)(rows), found)
+        if features[name].padded:  # padding stays zero
+            found = found * (rows != 0).any(dim=-1, keepdim=True)
+        batch["features"][name] = found.float()
     return batch
 
 
-STORE = "image_store"  # folder of a compact store, beside image features that are not projected
-
-
-@dataclass(frozen=True)
-class Located:
-    """An entry and the folders that its paths are relative to."""
-
-    entry: ActionEntry
-    frames: str
-    image_root: str
-    text_root: str
-
-
-def locate_entries(data: DictConfig) -> list[Located]:
-    """All entries of one dataset's config; its paths may be lists, one item per training set."""
-    roots = data.additional_cond_path
-    columns = [
-        as_list(value)
-        for value in (data.edit_path, data.data_path, roots.llava_image, roots.llava_text)
-    ]
-    counts = [len(column) for column in columns]
-    if len(set(counts[:2])) > 1 or not set(counts[2:]) <= {1, counts[0]}:
-        raise EgoGenError(
-            f"config: edit_path, data_path, llava_image and llava_text name {counts} paths, "
-            "expected the same number each"
-        )
-    columns = [column * counts[0] if len(column) == 1 else column for column in columns]
-    located = []
-    for edit_path, *folders in zip(*columns, strict=True):
-        for entry in read_actions(edit_path, (data.text_prompt_key,)):
-            located.append(Located(entry, *folders))
-    return located
-
-
-def check_stores(located: Sequence[Located], conditioner: DictConfig) -> None:
-    """What stores say about themselves against the config, before any work.
-
-    Raises EgoGenError when features are of another width or number of rows than the model takes,
-    or when image stores of different layouts or vision widths would meet in one batch.
+def to_features(arrays: Mapping[str, np.ndarray], features: Features) -> dict[str, Tensor]:
+    """{name: (n, D)} of what a run uses -> {name: (rows, D)}, padded features cut or zero-padded,
+    in the precision that they have.
     """
-    kinds = {}
-    for item in located if conditioner.variant != "none" else ():
-        if conditioner.variant in ("image", "both"):
-            kinds[_root(item.image_root, "llava_image")] = "image"
-        if conditioner.variant in ("text", "both"):
-            kinds[_root(item.text_root, "llava_text")] = "text"
-    expected = {"width": ("feature_dim", conditioner.feature_dim)}
-    expected["rows"] = ("image_rows", conditioner.image_rows)
-    layouts = {}
-    for root, kind in kinds.items():
-        info = read_info(root)
-        for name, (key, value) in expected.items():
-            if info.get(name, value) != value:
-                raise EgoGenError(
-                    f"{root / INFO_FILE}: features with {name} {info[name]}, but the config has "
-                    f"model.params.conditioner.{key}={value}: not from the model it is meant for"
-                )
-        most = info.get("text_rows", conditioner.text_rows)
-        if kind == "text" and conditioner.text_rows > most:
-            raise EgoGenError(
-                f"{root / INFO_FILE}: holds the first {most} text rows, but the config has "
-                f"model.params.conditioner.text_rows={conditioner.text_rows}"
-            )
-        if kind == "image":
-            layouts[info.get("layout", "released"), info.get("vision_width")] = root
-    if len(layouts) > 1:
-        one, other = list(layouts.values())[:2]
-        raise EgoGenError(
-            f"{one} and {other}: image stores of different layout or vision width, expected one "
-            "kind in a run; convert one (python -m llava.eval.convert_features)"
-        )
+    found = {}
+    for name, spec in features.items():
+        rows = torch.from_numpy(arrays[name])[: spec.rows if spec.padded else None]
+        fits = len(rows) == spec.rows or not spec.padded
+        found[name] = rows if fits else pad_rows(rows, spec.rows)
+    return found
 
 
-def to_features(
-    image_rows: np.ndarray | None, text_rows: np.ndarray | None, conditioner: DictConfig
-) -> dict[str, Tensor]:
-    """(I, D), (n, D), None where the variant has none -> image_features (I, D) and text_features
-    (T, D), zero-padded or cut, in the precision that they have.
+def read_features(item: Located, features: Features) -> Sample:
+    """-> {"features": {name: (n, D)}, "stores": {name: folder}}, half precision.
+
+    Features of a store with a projector are (n, vision width) and have their folder under "stores":
+    `project` makes them (n, D). Raises EgoGenError naming the file.
     """
-    features = {}
-    if image_rows is not None:
-        features["image_features"] = torch.from_numpy(image_rows)
-    if text_rows is not None:
-        count = conditioner.text_rows
-        rows = torch.from_numpy(text_rows)[:count]
-        features["text_features"] = rows if len(rows) == count else pad_text_rows(rows, count)
-    return features
-
-
-def read_features(item: Located, conditioner: DictConfig) -> dict[str, Any]:
-    """What the conditioning variant uses, see `to_features`; half precision.
-
-    Image features of a compact store are (I, vision width) and come with STORE: `project` makes
-    them (I, D). Raises EgoGenError naming the file.
-    """
-    variant, width = conditioner.variant, conditioner.feature_dim
-    image_rows, text_rows, named = None, None, {}
-    if variant in ("image", "both"):
-        store = open_store(_root(item.image_root, "llava_image"))
-        image_rows = store.stored(item.entry.image_0, width, conditioner.image_rows)
+    arrays, projected = {}, {}
+    for name, spec in features.items():
+        store = open_store(store_folder(item, name))
+        rows = None if spec.padded else spec.rows
+        arrays[name] = store.stored(item.entry.image_0, spec.width, rows)
         if store.projector is not None:
-            named = {STORE: str(store.root)}
-    if variant in ("text", "both"):
-        store = open_store(_root(item.text_root, "llava_text"))
-        text_rows = store.stored(item.entry.image_0, width)
-    return {**to_features(image_rows, text_rows, conditioner), **named}
+            projected[name] = str(store.root)
+    return {"features": to_features(arrays, features), "stores": projected}
 
 
-def read_condition(item: Located, data: DictConfig, conditioner: DictConfig) -> dict[str, Any]:
+def read_condition(item: Located, split: Split) -> Sample:
     """What the model sees of an entry when it generates: pixels (3, R, R) in [-1, 1], prompt and
     features. Raises EgoGenError naming the file, or the field of an empty prompt.
     """
-    prompt = item.entry.texts[data.text_prompt_key]
+    prompt = split.prompt(item)
     if not prompt.strip():
-        raise EgoGenError(f"{data.text_prompt_key}: is empty, expected what is to be generated")
+        key = split.data.text_prompt_key
+        raise EgoGenError(f"{key}: is empty, expected what is to be generated")
     return {
-        "pixels": read_pixels(inside(item.frames, item.entry.image_0), data.res),
+        "pixels": read_pixels(item.source, split.data.res),
         "prompt": prompt,
-        **read_features(item, conditioner),
+        **read_features(item, split.features),
     }
 
 
@@ -205,49 +114,44 @@ class TrainingPairs(Dataset):
 
     def __init__(
         self,
-        data: DictConfig,
-        model: DictConfig,
-        *,
+        split: Split,
+        timesteps: int,
         latent_shape: tuple[int, int, int],
         seed: int,
         cache=None,
         fixed: bool = False,
     ):
-        self.data, self.conditioner = data, model.conditioner
-        self.timesteps, self.latent_shape, self.seed = model.timesteps, latent_shape, seed
-        self.fixed, self.cache = fixed, cache
-        self.located = locate_entries(data)
-        check_stores(self.located, self.conditioner)
-        empty = [
-            i.entry.key for i in self.located if not i.entry.texts[data.text_prompt_key].strip()
-        ]
+        self.split, self.fixed, self.cache = split, fixed, cache
+        self.timesteps, self.latent_shape, self.seed = timesteps, latent_shape, seed
+        empty = [item.entry.key for item in split.items if not split.prompt(item).strip()]
         if empty:  # trained on as in the released code: the prompt of the unconditional branch
             print(
-                f"note: {data.text_prompt_key} is empty in {len(empty)} entries, first {empty[0]}",
+                f"note: {split.data.text_prompt_key} is empty in {len(empty)} entries, "
+                f"first {empty[0]}",
                 file=sys.stderr,
             )
 
     def __len__(self) -> int:
-        return len(self.located)
+        return len(self.split.items)
 
-    def __getitem__(self, address: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, address: tuple[int, int]) -> Sample:
         """-> frames (pixels (3, R, R) or moments (2c, h, w)) under source and edited, prompt
         (text, or (77, C) embedding), features, and t, noise, posterior_noise, draw.
         """
         epoch, index = address
         draws = self._draws(epoch, index)
         flip = draws.pop("flip")
-        item = self.located[index]
+        item = self.split.items[index]
         if self.cache is not None:
             frames = self.cache.read(index, flip)
         else:
-            frames = {"prompt": item.entry.texts[self.data.text_prompt_key]}
-            for name, path in (("source", item.entry.image_0), ("edited", item.entry.image_1)):
-                pixels = read_pixels(inside(item.frames, path), self.data.res)
+            frames = {"prompt": self.split.prompt(item)}
+            for name, path in (("source", item.source), ("edited", item.target)):
+                pixels = read_pixels(path, self.split.data.res)
                 frames[name] = pixels.flip(-1) if flip else pixels
-        return {**frames, **read_features(item, self.conditioner), **draws}
+        return {**frames, **read_features(item, self.split.features), **draws}
 
-    def _draws(self, epoch: int, index: int) -> dict[str, Any]:
+    def _draws(self, epoch: int, index: int) -> Sample:
         """t, noises, dropout and flip of a sample; for validation the same in every epoch, with t
         spread evenly over the samples and nothing dropped."""
         place = 0 if self.fixed else epoch, index
@@ -256,7 +160,7 @@ class TrainingPairs(Dataset):
         if self.fixed:
             share, draw = (index * 0.6180339887498949) % 1, 1.0  # golden ratio: an even spread
         return {
-            "flip": not self.fixed and flip < self.data.flip_prob,
+            "flip": not self.fixed and flip < self.split.data.flip_prob,
             "t": int(share * self.timesteps),
             "draw": draw,
             "noise": torch.randn(self.latent_shape, generator=generator),

@@ -2,57 +2,68 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from torch import Tensor
 
 from egogen import EgoGenError
-from egogen.actions import ActionEntry, inside, read_clip_sizes
+from egogen.actions import ActionEntry, inside
 from egogen.frames import read_rgb
-from egogen.jobs import Progress, floor_chunk
+from egogen.jobs import Progress
 from egogen.provenance import check_provenance, record_provenance
-from ldm.checkpoints.load import load_for_generation, read_weights
-from ldm.data import Located, check_stores, locate_entries, read_condition, stack
-from ldm.images import to_picture, write_picture
+from ldm.checkpoints.load import load_weights, read_weights
+from ldm.data import collate, read_condition
+from ldm.images import to_image, write_image
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
-from ldm.noise import ProcessNoise, SampleNoise
-from ldm.paths import check_paths
-from ldm.samplers import SAMPLERS, draws_of_noise
-from ldm.sampling import Conditioning, NoiseSource, guidance_branches, guided_denoiser
+from ldm.sampling import (
+    SAMPLERS,
+    Conditioning,
+    NoiseSource,
+    ProcessNoise,
+    SampleNoise,
+    guidance_branches,
+    guided_denoiser,
+)
+from ldm.schema import (
+    ConditionerParams,
+    DatasetParams,
+    GenerateConfig,
+    InferenceConfig,
+    ModelParams,
+)
+from ldm.split import Located, Split, open_generation
 
-RELEASED_TEXT_SCALE = 7.5
-RELEASED_SAMPLER = "euler_ancestral"
+TEXT_SCALE, SAMPLER = 7.5, "euler_ancestral"  # of the released code
 WEIGHT_SUFFIXES = (".ckpt", ".safetensors", ".pth", ".pt")
 
 
 def run_folder(
-    ckpt: str,
-    seed: int,
-    steps: int,
-    scale_img: float,
-    scale_txt: float,
-    sampler: str = RELEASED_SAMPLER,
+    ckpt: str, seed: int, steps: int, scale_img: float, scale_txt: float, sampler: str = SAMPLER
 ) -> Path:
-    """Released place of a run, `X/X-e=0-s=100-si=1.5`; what the released name does not tell apart
-    (text scale, sampler) is named too where it differs from the released value.
+    """Where the released code puts the frames of X.ckpt, `X/X-e=0-s=100-si=1.5`.
+
+    What that name leaves out (text scale, sampler) is added where it is not the released value.
     """
     path = Path(ckpt)
     base = path.with_suffix("") if path.suffix in WEIGHT_SUFFIXES else path
     name = f"{base.name}-e={seed}-s={steps}-si={scale_img}"
-    if scale_txt != RELEASED_TEXT_SCALE:
+    if scale_txt != TEXT_SCALE:
         name += f"-st={scale_txt}"
-    if sampler != RELEASED_SAMPLER:
+    if sampler != SAMPLER:
         name += f"-{sampler}"
     return base / name
 
 
 def fingerprint(ckpt: str) -> str:
-    """Of a checkpoint's size and its first and last MiB; the last one of a .ckpt or .pth holds the
-    checksums of everything inside.
+    """Hash of a checkpoint's size and its first and last MiB, 16 hexadecimal digits.
+
+    The last MiB of a .ckpt or .pth has the checksums of everything inside.
     """
     path = Path(ckpt)
     if not path.is_file():
@@ -66,34 +77,43 @@ def fingerprint(ckpt: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def made_by(config: DictConfig, ckpt: str, n_chunk: int, device: torch.device) -> dict[str, Any]:
-    """What makes the frames, recorded beside them.
+def made_by(
+    data: DatasetParams,
+    conditioner: ConditionerParams,
+    inference: InferenceConfig,
+    ckpt: str,
+    n_chunk: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """The provenance record beside the frames: everything that they depend on.
 
     A folder with frames of something else is refused: otherwise a rerun after more training, or
     with new descriptions, would keep the old ones.
     """
-    data, inference = config.data.params, config.inference
-    own_stream = inference.noise == "sample"
-    info = {name: inference[name] for name in ("height", "picture", "jpeg_quality", "noise")}
-    return info | {
-        "n_chunk": "any" if own_stream else n_chunk,
+    any_chunks = inference.noise == "sample"
+    return {
+        "height": inference.height,
+        "picture": inference.picture,
+        "jpeg_quality": inference.jpeg_quality,
+        "noise": inference.noise,
+        "n_chunk": "any" if any_chunks else n_chunk,
         "precision": resolved_precision(device, inference.precision),
         "half_weights": inference.half_weights,
-        "mask_text_padding": config.model.params.conditioner.mask_text_padding,
+        "mask_text_padding": conditioner.mask_text_padding,
         "checkpoint": fingerprint(ckpt),
         "edit_file": hashlib.sha256(Path(data.edit_path).read_bytes()).hexdigest()[:16],
         "text_prompt_key": data.text_prompt_key,
     }
 
 
-def load_model(params: DictConfig, ckpt: str, device: torch.device) -> LegoModel:
+def load_model(params: ModelParams, ckpt: str, device: torch.device) -> LegoModel:
     state = read_weights(ckpt)
     model = LegoModel(params)
-    load_for_generation(model, state, params.use_ema and params.load_ema, ckpt)
+    load_weights(model, state, params.use_ema and params.load_ema, ckpt)
     return model.to(device).eval()
 
 
-def prepare(model: LegoModel, inference: DictConfig) -> LegoModel:
+def prepare(model: LegoModel, inference: InferenceConfig) -> LegoModel:
     """Precision of the UNet's weights, memory format and compilation as configured, in place."""
     precision = resolved_precision(model.device, inference.precision)
     channels_last = inference.channels_last
@@ -101,16 +121,12 @@ def prepare(model: LegoModel, inference: DictConfig) -> LegoModel:
         channels_last = model.device.type == "cuda"
     if inference.half_weights and precision == "fp32":
         raise EgoGenError("config: inference.half_weights: needs inference.precision fp16 or bf16")
-    if inference.half_weights:
-        model.unet.to(DTYPES[precision])
-    if channels_last:
-        model.unet.to(memory_format=torch.channels_last)
-    if inference.compile:
-        model.unet.compile()
+    dtype = DTYPES[precision] if inference.half_weights else None
+    model.denoiser.prepare(dtype, channels_last, inference.compile)
     return model
 
 
-def _padded(rows: torch.Tensor, count: int) -> torch.Tensor:
+def _padded(rows: Tensor, count: int) -> Tensor:
     """(B, ...) -> (count, ...), the last one repeated."""
     return torch.cat([rows, rows[-1:].expand(count - len(rows), *rows.shape[1:])])
 
@@ -119,53 +135,49 @@ def _padded(rows: torch.Tensor, count: int) -> torch.Tensor:
 def generate_batch(
     model: LegoModel,
     samples: list[dict[str, Any]],
-    names: list[tuple[str, ...]],
-    inference: DictConfig,
+    names: Sequence[tuple[str, ...]],
+    inference: InferenceConfig,
     scale_img: float,
     scale_txt: float,
     pad_to: int = 1,
     noise: NoiseSource | None = None,
-    uncond_context: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Samples of `read_condition` -> decoded pictures (B, 3, R, R), about [-1, 1].
+    uncond_context: Tensor | None = None,
+) -> Tensor:
+    """Samples of `read_condition` -> decoded images (B, 3, R, R), about [-1, 1].
 
-    Sample i's noise depends on (inference.seed, names[i]) alone, unless a source is given. Kernels
-    round differently for other batch sizes: with `pad_to` every batch is computed at that size, so
-    that a sample is equal bit for bit wherever chunks and restarts have put it.
+    The noise of sample i depends only on (inference.seed, names[i]), unless a source is given.
+    Kernels round differently for other batch sizes: with `pad_to` every batch is computed at that
+    size, so that a sample is equal bit for bit wherever chunks and restarts have put it.
     """
     device, count = model.device, len(samples)
     size = max(count, pad_to)
     samples = samples + samples[-1:] * (size - count)
     with autocast(device, inference.precision):
+        batch = collate(samples, model.conditioner.features, device)
         conditioning = model.conditioning(
-            stack(samples, "pixels", device),
-            [sample["prompt"] for sample in samples],
-            stack(samples, "image_features", device),
-            stack(samples, "text_features", device),
-            uncond_context,
+            batch["pixels"], batch["prompt"], batch["features"], uncond_context
         )
-        if noise is None:
-            shape = tuple(conditioning.image_latents.shape[1:])
-            noise = SampleNoise(inference.seed, names, shape, device)
-        latents = sample_latents(
-            model, conditioning, lambda k: _padded(noise(k), size), inference, scale_img, scale_txt
-        )
-        return model.decode(latents)[:count]
+        shape = tuple(conditioning.image_latents.shape[1:])
+        source = noise or SampleNoise(inference.seed, names, shape, device)
+        padded = lambda k: _padded(source(k), size)  # noqa: E731  # (size, c, h, w)
+        latents = sample_latents(model, conditioning, padded, inference, scale_img, scale_txt)
+        return model.decode(latents)[:count]  # (B, 3, R, R)
 
 
 def sample_latents(
     model: LegoModel,
     conditioning: Conditioning,
     noise: NoiseSource,
-    inference: DictConfig,
+    inference: InferenceConfig,
     scale_img: float,
     scale_txt: float,
-) -> torch.Tensor:
-    """The one sampling loop: -> scaled latents (B, c, h, w), float32."""
+) -> Tensor:
+    """Guidance and sampler around the denoiser -> scaled latents (B, c, h, w), float32."""
+    sampler, schedule = SAMPLERS[inference.sampler], model.schedule
     guidance = guidance_branches(conditioning, scale_txt, scale_img)
-    with model.predictor(guidance.contexts, guidance.rows) as predict:
-        denoise = guided_denoiser(predict, model.schedule, guidance, model.config.parameterization)
-        return SAMPLERS[inference.sampler](denoise, model.schedule, inference.steps, noise)
+    predict = model.denoiser.hold(guidance.contexts, guidance.rows)
+    denoise = guided_denoiser(predict, schedule, guidance, model.config.parameterization)
+    return sampler.run(denoise, noise(0), sampler.sigmas(schedule, inference.steps), noise)
 
 
 def _finished(path: Path) -> bool:
@@ -177,82 +189,79 @@ def _finished(path: Path) -> bool:
 
 
 def generate_chunk(
-    config: DictConfig, ckpt: str, n_chunk: int, chunk_idx: int, device: torch.device
+    config: GenerateConfig, ckpt: str, n_chunk: int, chunk_idx: int, device: torch.device
 ) -> list[str]:
     """Write the frames of one chunk, for every pair of scales; -> entries that could not be done.
 
     Finished frames are kept, so that the same command continues a killed run.
     """
-    data, inference = config.data.params, config.inference
-    check_paths(config, ckpt=ckpt)
-    items = floor_chunk(locate_entries(data), n_chunk, chunk_idx)
-    check_stores(items, config.model.params.conditioner)
-    sizes = read_clip_sizes(config.data.metadata_path)
-    for item in items:
-        if item.entry.clip not in sizes:
-            raise EgoGenError(f"{config.data.metadata_path}: clip {item.entry.clip!r} is missing")
-    maker, failures, info = None, [], made_by(config, ckpt, n_chunk, device)
+    inference, split = config.inference, open_generation(config, ckpt, n_chunk, chunk_idx)
+    items = split.items
+    info = made_by(config.data, config.model.conditioner, inference, ckpt, n_chunk, device)
+    failures: list[str] = []
+
+    @functools.cache
+    def maker() -> FrameMaker:  # the model is loaded only if there is a frame to be made
+        return FrameMaker(load_model(config.model, ckpt, device), split, inference)
+
     for number, scales in enumerate(scale_pairs(inference)):
         folder = run_folder(ckpt, inference.seed, inference.steps, *scales, inference.sampler)
         check_provenance(folder / "made_by.json", info)
         paths = {item: _output(folder / "images", item.entry) for item in items}
-        # The place of an item in the process, which the released order of noise depends on.
+        # Positions in the process, which the noise depends on in the order of the released code.
         places = {item: number * len(items) + i for i, item in enumerate(items)}
         left = [item for item in items if not _finished(paths[item])]
-        if left and maker is None:
-            maker = FrameMaker(load_model(config.model.params, ckpt, device), config)
+        if left:
+            maker()
         record_provenance(folder / "made_by.json", info)
         done = len(items) - len(left)
         with Progress(len(items), "generate", "frames", done) as progress:
             for start in range(0, len(left), inference.batch_size):
                 batch = {item: places[item] for item in left[start : start + inference.batch_size]}
-                decoded, failed = maker.make(batch, scales)
+                decoded, failed = maker().make(batch, scales)
                 for item, x in decoded.items():
-                    size = sizes[item.entry.clip]
-                    picture = to_picture(x, size, inference.height, inference.picture)
-                    write_picture(paths[item], picture, inference.jpeg_quality)
+                    size = split.sizes[item.entry.clip]
+                    image = to_image(x, size, inference.height, inference.picture)
+                    write_image(paths[item], image, inference.jpeg_quality)
                 failures += failed
                 progress.update(len(batch))
     return failures
 
 
-def scale_pairs(inference: DictConfig) -> list[tuple[float, float]]:
+def scale_pairs(inference: InferenceConfig) -> list[tuple[float, float]]:
     """All pairs of image and text scale that are asked for."""
     for name in ("scales_img", "scales_txt"):
-        wrong = [
-            x for x in inference[name] if isinstance(x, bool) or not isinstance(x, int | float)
-        ]
-        if wrong or not inference[name]:
-            raise EgoGenError(f"config: inference.{name}={inference[name]}: expected numbers")
+        values = getattr(inference, name)
+        wrong = [x for x in values if isinstance(x, bool) or not isinstance(x, int | float)]
+        if wrong or not values:
+            raise EgoGenError(f"config: inference.{name}={values}: expected numbers")
     return list(itertools.product(inference.scales_img, inference.scales_txt))
 
 
 class FrameMaker:
     """A loaded model and what stays the same over all batches of a process."""
 
-    def __init__(self, model: LegoModel, config: DictConfig):
-        inference, device = config.inference, model.device
-        self.model, self.config = prepare(model, inference), config
+    def __init__(self, model: LegoModel, split: Split, inference: InferenceConfig):
+        device = model.device
+        self.model, self.split, self.inference = prepare(model, inference), split, inference
         with torch.no_grad(), autocast(device, inference.precision):
             self.uncond_context = model.uncond_context(model.encode_text([""]))
-        self.shape = model.latent_shape(config.data.params.res)
+        self.shape = model.latent_shape(split.data.res)
         self.stream = None
         if inference.noise == "process":
-            draws = draws_of_noise(inference.sampler, inference.steps)
+            draws = SAMPLERS[inference.sampler].draws(inference.steps)
             self.stream = ProcessNoise(inference.seed, self.shape, draws, device)
 
     def make(
         self, places: dict[Located, int], scales: tuple[float, float]
-    ) -> tuple[dict[Located, torch.Tensor], list[str]]:
-        """Items and their places in the process -> decoded pictures (3, R, R) of those that could
+    ) -> tuple[dict[Located, Tensor], list[str]]:
+        """Items and their positions in the process -> decoded images (3, R, R) of those that can
         be read, and a line for each of the others.
         """
-        inference, samples, failures = self.config.inference, {}, []
+        inference, samples, failures = self.inference, {}, []
         for item in places:
             try:
-                samples[item] = read_condition(
-                    item, self.config.data.params, self.config.model.params.conditioner
-                )
+                samples[item] = read_condition(item, self.split)
             except EgoGenError as error:
                 failures.append(f"{item.entry.key}: {error}")
         if not samples:
@@ -264,12 +273,12 @@ class FrameMaker:
             inference,
             *scales,
             pad_to=inference.batch_size,
-            noise=self.stream and self.stream.of([places[item] for item in samples]),
+            noise=self.stream.of([places[item] for item in samples]) if self.stream else None,
             uncond_context=self.uncond_context,
         )
         return dict(zip(samples, decoded, strict=True)), failures
 
 
 def _output(folder: Path, entry: ActionEntry) -> Path:
-    """`clip/action/frame.jpg`: the last three parts of image_1, as released."""
+    """`clip/action/frame.jpg`: the last three parts of image_1, as in the released code."""
     return inside(folder, "/".join(Path(entry.image_1).parts[-3:]))

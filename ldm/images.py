@@ -1,9 +1,10 @@
-"""Between frames and network pixels: reading, and encoding of generated pictures."""
+"""Between frames and network pixels: reading, and encoding of generated images."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,21 +17,22 @@ from egogen.frames import read_rgb
 
 
 def read_pixels(path: str | os.PathLike, resolution: int) -> Tensor:
-    """A frame squeezed to a square (Lanczos, aspect ignored, as released): (3, R, R) in [-1, 1]."""
+    """A frame squeezed to a square (Lanczos, aspect ignored): (3, R, R) float32 in [-1, 1]."""
     return to_pixels(read_rgb(path), resolution)
 
 
-def to_pixels(picture: Image.Image, resolution: int) -> Tensor:
-    squeezed = picture.resize((resolution, resolution), Image.Resampling.LANCZOS)
+def to_pixels(image: Image.Image, resolution: int) -> Tensor:
+    squeezed = image.resize((resolution, resolution), Image.Resampling.LANCZOS)
     values = torch.from_numpy(np.asarray(squeezed, dtype=np.float32))
     return (2 * values / 255 - 1).permute(2, 0, 1)
 
 
-def to_picture(decoded: Tensor, size: tuple[int, int], height: int, encoding: str) -> Image.Image:
-    """(3, R, R), about [-1, 1] -> a picture `height` tall at the aspect of `size` (width, height).
+def to_image(decoded: Tensor, size: tuple[int, int], height: int, encoding: str) -> Image.Image:
+    """(3, R, R), about [-1, 1] -> an image `height` tall at the aspect of `size` (width, height).
 
-    Bicubic without antialiasing, as released. "clamp": (x + 1) / 2 cut to [0, 1] and rounded;
-    "minmax": the released stretch of each picture's own range to 0..255, truncated.
+    Bicubic without antialiasing, as in the released code. `encoding`: "clamp" cuts (x + 1) / 2 to
+    [0, 1] and rounds; "minmax", as in the released code, stretches each image's own range to
+    0..255 and truncates.
     """
     width = round(size[0] / size[1] * height)
     x = functional.interpolate(decoded[None].float(), (height, width), mode="bicubic")[0]
@@ -41,7 +43,8 @@ def to_picture(decoded: Tensor, size: tuple[int, int], height: int, encoding: st
     return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())
 
 
-def write_picture(path: str | os.PathLike, picture: Image.Image, quality: int) -> None:
-    """Written whole or not at all; the suffix chooses the format (quality: JPEG only)."""
+def write_image(path: str | os.PathLike, image: Image.Image, quality: int) -> None:
+    """Written atomically; the suffix chooses the format (quality: JPEG only)."""
     with atomic_path(path) as temporary:
-        picture.save(temporary, **({"quality": quality} if Path(path).suffix != ".png" else {}))
+        options: dict[str, Any] = {} if Path(path).suffix == ".png" else {"quality": quality}
+        image.save(temporary, **options)

@@ -1,53 +1,64 @@
-"""The model of stage 2: autoencoder, text tower, conditioner and UNet, and how they fit together.
+"""The model of stage 2: autoencoder, text tower, conditioner, denoiser, and how they fit together.
 
-Letters: B batch, H W pixels, h w latent size (H/8, W/8 at real size), L context rows.
+Letters: B batch, H W pixels, c latent channels (4), h w latent size (H/8, W/8 at real size), n rows
+of a feature, L context rows, D feature width, C context width.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from ldm.architecture import build_parts, downsampling_factor, load_tokenizer
-from ldm.conditioning import dropout_masks, join_context
-from ldm.held_context import held_context
-from ldm.sampling import Conditioning, Predictor
+from ldm.conditioning import FeatureConditioner, dropout_masks, join_context
+from ldm.denoiser import Denoiser
+from ldm.sampling import Conditioning
 from ldm.schedule import NoiseSchedule
+from ldm.schema import ModelParams
 
-TRAINED_PARTS = ("unet", "conditioner")
 FROZEN_PARTS = ("vae", "text_encoder")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class LegoModel(nn.Module):
-    """The parts by name; built from `model.params` of a config, with random weights, unless given.
+    """Denoiser, conditioner, autoencoder and text tower, built with random weights unless given.
 
-    `params` says what is not in the parts: schedules, shares, what the UNet predicts.
+    `params` also has what is not in these parts: the noise schedule, the dropout probability of the
+    conditions, and whether the denoiser predicts noise or clean latents.
     """
 
-    def __init__(self, params: DictConfig, parts: Mapping[str, nn.Module] | None = None):
+    denoiser: Denoiser
+    conditioner: FeatureConditioner
+    vae: Any
+    text_encoder: Any
+
+    def __init__(
+        self, params: ModelParams, parts: Mapping[str, nn.Module | Denoiser] | None = None
+    ):
         super().__init__()
         self.config = params
         self.scale_factor = params.scale_factor
         self.schedule = NoiseSchedule(params.linear_start, params.linear_end, params.timesteps)
-        for name, module in (parts or build_parts(params)).items():
-            setattr(self, name, module)
-        self._tokenizer = None
+        for name, part in (parts or build_parts(params)).items():
+            setattr(self, name, part)
+            if isinstance(part, Denoiser):  # its network is what has weights
+                self.add_module(part.name, part.network)
         for name in FROZEN_PARTS:
             getattr(self, name).requires_grad_(False).eval()
 
     @property
     def device(self) -> torch.device:
-        return self.unet.device
+        return self.denoiser.device
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """(c, h, w) of pictures `resolution` pixels wide and high."""
-        side = resolution // downsampling_factor(self.config)
+        """(c, h, w) of images `resolution` pixels wide and high."""
+        side = resolution // downsampling_factor(self.config.autoencoder)
         return self.vae.config.latent_channels, side, side
 
     def train(self, mode: bool = True) -> LegoModel:
@@ -61,18 +72,17 @@ class LegoModel(nn.Module):
     @torch.no_grad()
     def encode_moments(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, 2c, h, w): mean and log variance of the latents."""
-        distribution = self.vae.encode(pixels).latent_dist
-        return distribution.parameters
+        return self.vae.encode(pixels).latent_dist.parameters
 
-    def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
+    def posterior_sample(self, moments: Tensor, noise: Tensor) -> Tensor:
         """Scaled posterior sample, which is diffused: (B, 2c, h, w) -> (B, c, h, w)."""
-        mean, log_variance = moments.chunk(2, dim=1)
+        mean, log_variance = moments.chunk(2, dim=1)  # (B, c, h, w) each
         std = (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
         return self.scale_factor * (mean + std * noise)
 
     @staticmethod
     def image_latents(moments: Tensor) -> Tensor:
-        """The source frame as condition: the mode, not scaled, as released."""
+        """The source frame as condition: the mode, not scaled, as in the released code."""
         return moments.chunk(2, dim=1)[0]
 
     @torch.no_grad()
@@ -80,16 +90,10 @@ class LegoModel(nn.Module):
         """(B, c, h, w) scaled latents -> (B, 3, H, W), about [-1, 1], not clamped."""
         return self.vae.decode(latents / self.scale_factor).sample
 
-    @property
+    @cached_property
     def tokenizer(self) -> CLIPTokenizer:
         """Loaded at first use, unless set: a model that is fed from a cache needs none."""
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.config.cond_stage_config.params.version)
-        return self._tokenizer
-
-    @tokenizer.setter
-    def tokenizer(self, tokenizer: CLIPTokenizer) -> None:
-        self._tokenizer = tokenizer
+        return load_tokenizer(self.config.text_encoder.version)
 
     def tokenize(self, prompts: list[str]) -> Tensor:
         """-> (B, 77) int64, padded with the end token and cut, as CLIP does."""
@@ -97,7 +101,7 @@ class LegoModel(nn.Module):
             prompts,
             padding="max_length",
             truncation=True,
-            max_length=self.config.cond_stage_config.params.max_length,
+            max_length=self.config.text_encoder.max_length,
             return_tensors="pt",
         ).input_ids
 
@@ -109,40 +113,36 @@ class LegoModel(nn.Module):
 
     def uncond_context(self, empty_prompt: Tensor) -> Tensor:
         """(1, 77, C) text tower on "" -> (1, L, C): features are zeros after the projection."""
-        settings = self.config.conditioner
-        rows = settings.image_rows * self.conditioner.uses_image
-        rows += settings.text_rows * self.conditioner.uses_text
-        zeros = empty_prompt.new_zeros(1, rows, empty_prompt.shape[-1])
+        zeros = empty_prompt.new_zeros(1, self.conditioner.rows, empty_prompt.shape[-1])
         return torch.cat([empty_prompt, zeros], dim=1)
 
-    def training_loss(self, batch: dict[str, Tensor], empty_prompt: Tensor) -> Tensor:
+    def training_loss(self, batch: Mapping[str, Any], empty_prompt: Tensor) -> Tensor:
         """Mean squared error of the predicted noise (or latents), per sample: (B,).
 
-        `batch`: source_moments, edited_moments (B, 2c, h, w), prompt (B, 77, C), image_features
-        (B, I, D), text_features (B, T, D) and the sample's own draws: t (B,), noise,
-        posterior_noise (B, c, h, w), draw (B,) for classifier-free dropout.
+        `batch`: source_moments, edited_moments (B, 2c, h, w), prompt (B, 77, C), features {name:
+        (B, n, D)} and the sample's own draws: t (B,), noise, posterior_noise (B, c, h, w), draw
+        (B,) for classifier-free dropout.
         """
-        prompt_dropped, image_dropped = dropout_masks(batch["draw"], self.config.dropout_share)
-        prompt_dropped = prompt_dropped[:, None, None]
-        latents = self.sample_latents(batch["edited_moments"], batch["posterior_noise"])
-        noisy = self.schedule.add_noise(latents, batch["noise"], batch["t"])
-        rows = self.conditioner(batch.get("image_features"), batch.get("text_features"))
-        prompt = torch.where(prompt_dropped, empty_prompt, batch["prompt"])
-        rows = [None if part is None else part * ~prompt_dropped for part in rows]
-        image = self.image_latents(batch["source_moments"]) * ~image_dropped[:, None, None, None]
-        context = join_context(prompt, *rows)
-        predicted = self.unet(torch.cat([noisy, image], dim=1), batch["t"], context).sample
+        prompt_dropped, image_dropped = dropout_masks(batch["draw"], self.config.cond_drop_prob)
+        prompt_dropped = prompt_dropped[:, None, None]  # (B, 1, 1)
+        latents = self.posterior_sample(batch["edited_moments"], batch["posterior_noise"])
+        noisy = self.schedule.add_noise(latents, batch["noise"], batch["t"])  # (B, c, h, w)
+        rows = self.conditioner(batch["features"])  # {name: (B, n, C)}
+        prompt = torch.where(prompt_dropped, empty_prompt, batch["prompt"])  # (B, 77, C)
+        context = join_context(prompt, [part * ~prompt_dropped for part in rows.values()])
+        image = self.image_latents(batch["source_moments"])  # (B, c, h, w)
+        x = torch.cat([noisy, image * ~image_dropped[:, None, None, None]], dim=1)  # (B, 2c, h, w)
+        predicted = self.denoiser(x, batch["t"], context)  # (B, c, h, w)
         wanted = batch["noise"] if self.config.parameterization == "eps" else latents
-        error = (predicted.float() - wanted.float()) ** 2
-        return error.flatten(1).mean(dim=1)
+        error = (predicted.float() - wanted.float()) ** 2  # (B, c, h, w)
+        return error.flatten(1).mean(dim=1)  # (B,)
 
     @torch.no_grad()
     def conditioning(
         self,
         pixels: Tensor,
         prompts: list[str],
-        image_features: Tensor | None,
-        text_features: Tensor | None,
+        features: Mapping[str, Tensor],
         uncond_context: Tensor | None = None,
     ) -> Conditioning:
         """Everything the sampler needs for a batch; see `training_loss` for the shapes.
@@ -150,36 +150,18 @@ class LegoModel(nn.Module):
         `uncond_context` (1, L, C), the same for every batch, is computed unless given.
         """
         prompt = self.encode_text(prompts)
-        rows = self.conditioner(image_features, text_features)
+        rows = self.conditioner(features)
         if uncond_context is None:
             uncond_context = self.uncond_context(self.encode_text([""]))
         return Conditioning(
-            context=join_context(prompt, *rows),
+            context=join_context(prompt, rows.values()),
             uncond_context=uncond_context,
             image_latents=self.image_latents(self.encode_moments(pixels)),
         )
 
-    def predict(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
-        """(B, 2c, h, w), (B,), (B, L, C) -> noise, or latents, as `parameterization` says.
-
-        A UNet of half-precision weights computes in that precision throughout.
-        """
-        dtype = self.unet.dtype
-        if dtype == torch.float32:
-            return self.unet(x, t, context).sample
-        context = None if context is None else context.to(dtype)
-        with torch.autocast(x.device.type, enabled=False):
-            return self.unet(x.to(dtype), t, context).sample
-
-    @contextlib.contextmanager
-    def predictor(self, contexts: Tensor, rows: Tensor) -> Iterator[Predictor]:
-        """Gives predict(x, t) that attends to `contexts[rows]`; see `ldm.held_context`."""
-        with held_context(self.unet, contexts.to(self.unet.dtype), rows):
-            yield self.predict
-
 
 def resolved_precision(device: torch.device, precision: str) -> str:
-    """ "auto" is fp16 on CUDA (as released) and float32 elsewhere."""
+    """ "auto" is fp16 on CUDA, as in the released code, and float32 elsewhere."""
     if precision == "auto":
         return "fp16" if device.type == "cuda" else "fp32"
     return precision

@@ -11,7 +11,7 @@ project, or by `LegoPipeline.from_checkpoint(...).save_pretrained`. The sampling
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,6 @@ from diffusers import (
     ImagePipelineOutput,
     UNet2DConditionModel,
 )
-from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -36,24 +35,25 @@ from egogen.seeds import stable_seed
 from ldm.conditioning import FeatureConditioner
 from ldm.config import load_model_params
 from ldm.data import to_features
+from ldm.denoiser import UNetDenoiser
 from ldm.generate import generate_batch, load_model
-from ldm.images import to_picture, to_pixels
+from ldm.images import to_image, to_pixels
 from ldm.model import DTYPES, LegoModel
-from ldm.sampling import NoiseSource
-from ldm.schema import CHOICES, InferenceConfig, ModelParams
+from ldm.sampling import SAMPLERS, NoiseSource
+from ldm.schema import FeatureParams, InferenceConfig, ModelParams
 
 PREDICTIONS = {"epsilon": "eps", "sample": "x0"}  # diffusers' names -> this project's
 OUTPUTS = ("pil", "np", "pt")
-Picture = Image.Image | str | os.PathLike
+Photo = Image.Image | str | os.PathLike
 Rows = Tensor | np.ndarray | str | os.PathLike
 
 
 class LegoPipeline(DiffusionPipeline):
-    """Components as in Stable Diffusion, and the conditioner of both kinds of VLLM features.
+    """Components as in Stable Diffusion, and the conditioner of the features of stage 1.
 
     `scheduler` records the noise schedule and what the UNet predicts; sampling is this project's.
-    `conditioner` is None where a run uses no features. `ema_updates`: how often the averages that
-    the weights are were updated in training.
+    `conditioner` is None where a run uses no features. `ema_updates`: how often the EMA, which the
+    weights are, was updated in training.
     """
 
     _optional_components = ["conditioner"]
@@ -93,14 +93,14 @@ class LegoPipeline(DiffusionPipeline):
             timestep_spacing="linspace",
         )
         tokenizer = model.tokenizer
-        tokenizer.model_max_length = config.cond_stage_config.params.max_length
+        tokenizer.model_max_length = config.text_encoder.max_length
         return cls(
             vae=model.vae,
             text_encoder=model.text_encoder,
             tokenizer=tokenizer,
-            unet=model.unet,
+            unet=model.denoiser.network,
             # A network without weights cannot be saved.
-            conditioner=None if model.config.conditioner.variant == "none" else model.conditioner,
+            conditioner=model.conditioner if model.conditioner.features else None,
             scheduler=scheduler,
             ema_updates=ema_updates,
         )
@@ -109,8 +109,9 @@ class LegoPipeline(DiffusionPipeline):
     def from_checkpoint(
         cls, ckpt: str | os.PathLike, config: str | os.PathLike, overrides: Sequence[str] = ()
     ) -> LegoPipeline:
-        """A checkpoint, released or of `ldm.training.module`, and a YAML that it belongs to; its averages
-        unless an override says `model.params.load_ema=false`.
+        """A checkpoint, of the released code or of `ldm.training`, and a YAML that it belongs to.
+
+        Its EMA is loaded unless an override says `model.params.load_ema=false`.
         """
         overrides = ["model.params.load_ema=true", *overrides]  # of a training YAML: another matter
         params = load_model_params(str(config), overrides)
@@ -118,13 +119,13 @@ class LegoPipeline(DiffusionPipeline):
 
     @property
     def _conditioner(self) -> FeatureConditioner:
-        return FeatureConditioner(variant="none") if self.conditioner is None else self.conditioner
+        return FeatureConditioner([]) if self.conditioner is None else self.conditioner
 
     @property
     def model(self) -> LegoModel:
         """The components as the model that this project samples with."""
         parts = {
-            "unet": self.unet,
+            "denoiser": UNetDenoiser(self.unet),
             "conditioner": self._conditioner,
             "vae": self.vae,
             "text_encoder": self.text_encoder,
@@ -133,22 +134,21 @@ class LegoPipeline(DiffusionPipeline):
         model.tokenizer = self.tokenizer
         return model
 
-    def _params(self) -> DictConfig:
-        """What of `model.params` is not in the networks but decides how they are used."""
-        schedule, params = self.scheduler.config, OmegaConf.structured(ModelParams)
+    def _params(self) -> ModelParams:
+        """Parameters that are not in the networks but decide how they are used."""
+        schedule, params = self.scheduler.config, ModelParams()
         params.timesteps = schedule.num_train_timesteps
         params.linear_start, params.linear_end = schedule.beta_start, schedule.beta_end
         params.parameterization = PREDICTIONS[schedule.prediction_type]
         params.scale_factor = self.vae.config.scaling_factor
-        params.cond_stage_config.params.max_length = self.tokenizer.model_max_length
-        for name in ("variant", "feature_dim", "image_rows", "text_rows"):
-            params.conditioner[name] = self._conditioner.config[name]
+        params.text_encoder.max_length = self.tokenizer.model_max_length
+        params.conditioner.features = self._conditioner.features
         return params
 
     @torch.no_grad()
     def __call__(
         self,
-        image: Picture | Sequence[Picture],
+        image: Photo | Sequence[Photo],
         description: str | Sequence[str],
         image_features: Rows | Sequence[Rows] | None = None,
         text_features: Rows | Sequence[Rows] | None = None,
@@ -161,89 +161,72 @@ class LegoPipeline(DiffusionPipeline):
         sampler: str = "euler_ancestral",
         output_type: str = "pil",
         return_dict: bool = True,
+        features: Mapping[str, Rows | Sequence[Rows]] | None = None,
     ) -> ImagePipelineOutput | tuple:
-        """Frames of the actions that `description` tells, done in the scenes of `image`.
+        """Frames of the actions that `description` describes, done in the scenes of `image`.
 
-        Each of the first four is one item or a list of B. image: PIL picture of any mode and size,
-        or a path. image_features (I, D), text_features (n, D): tensor, array or path of a .npy, as
-        stage 1 writes them, where the conditioner's variant uses them; tensors may be (B, ..., D).
+        Each of the first four is one item or a list of B. image: PIL image of any mode and size, or
+        a path. image_features (I, D), text_features (n, D): tensor, array or path of a .npy, as
+        stage 1 writes them, where the conditioner uses them; tensors may be (B, ..., D). Features
+        of other names are given as `features={name: ...}`.
 
-        seed: a picture depends on its seed alone, not on its place in the batch; a list gives each
-        its own. generator: one for each picture, in place of seeds; a generator seeded with
+        seed: a frame depends only on its seed, not on its place in the batch; a list gives each its
+        own. generator: one for each image, in place of seeds; a generator seeded with
         `egogen.seeds.stable_seed(inference.seed, clip, action)` gives the frame of
         `metrics/inference.py`.
 
-        output_type: "pil" (pictures `height` tall at the aspect of `image`), or the network's own
+        output_type: "pil" (images `height` tall at the aspect of `image`), or the network's own
         squares as "np" (B, R, R, 3) in [0, 1] or "pt" (B, 3, R, R), about [-1, 1], not clamped.
         Raises EgoGenError for input that does not fit.
         """
-        _check_choice("sampler", sampler, CHOICES["inference.sampler"])
-        _check_choice("output_type", output_type, OUTPUTS)
+        choices = ("sampler", sampler, tuple(SAMPLERS)), ("output_type", output_type, OUTPUTS)
+        for name, value, allowed in choices:
+            if value not in allowed:
+                raise EgoGenError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
         photos = [_as_rgb(item) for item in _as_list(image)]
         prompts = _one_each("description", description, len(photos))
-        samples = self._samples(photos, prompts, image_features, text_features)
+        given = {"image": image_features, "text": text_features, **(features or {})}
+        samples = self._samples(photos, prompts, given)
         model = self.model
         noise = self._noise(_generators(seed, generator, len(photos)))
-        inference = OmegaConf.structured(InferenceConfig)
-        inference.steps, inference.sampler = num_inference_steps, sampler
-        inference.precision = self._precision()
+        # Weights of full precision are used as by metrics/inference.py.
+        halves = {DTYPES[name]: name for name in ("fp16", "bf16")}
+        precision = halves.get(self.dtype, "auto")
+        inference = InferenceConfig(num_inference_steps, sampler=sampler, precision=precision)
         with self._progress(num_inference_steps):
             decoded = generate_batch(
                 model, samples, [], inference, image_guidance_scale, guidance_scale, noise=noise
             ).float()
-        pictures: Any = decoded
+        images: Any = decoded
         if output_type == "pil":
             pairs = zip(decoded, photos, strict=True)
-            pictures = [to_picture(x, photo.size, height, "clamp") for x, photo in pairs]
+            images = [to_image(x, photo.size, height, "clamp") for x, photo in pairs]
         elif output_type == "np":
-            pictures = ((decoded.clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
-        return ImagePipelineOutput(images=pictures) if return_dict else (pictures,)
+            images = ((decoded.clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def _samples(self, photos, prompts, image_features, text_features) -> list[dict[str, Any]]:
-        """Per picture what `ldm.data.read_condition` gives for an entry on disk."""
-        settings, count = self._conditioner.config, len(photos)
-        image_rows = self._rows("image_features", image_features, count)
-        text_rows = self._rows("text_features", text_features, count)
-        resolution = self.vae.config.sample_size
-        return [
-            {
-                "pixels": to_pixels(photo, resolution),
-                "prompt": prompt,
-                **to_features(images, texts, settings),
-            }
-            for photo, prompt, images, texts in zip(
-                photos, prompts, image_rows, text_rows, strict=True
-            )
-        ]
-
-    def _rows(self, name: str, given: Any, count: int) -> list[np.ndarray | None]:
-        """One (rows, D) array per picture, or None where the variant does not use this kind."""
-        kind, settings = name.split("_")[0], self._conditioner.config
-        if settings.variant not in (kind, "both"):
-            return [None] * count
-        if given is None:
-            raise EgoGenError(f"{name}: missing, the conditioner's variant is {settings.variant!r}")
-        if isinstance(given, Tensor | np.ndarray) and given.ndim == 3:
-            given = list(given)
-        rows = settings.image_rows if kind == "image" else None
-        given = _one_each(name, given, count)
-        return [_read_rows(item, name, settings.feature_dim, rows) for item in given]
+    def _samples(
+        self, photos: list[Image.Image], prompts: list[str], given: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Per photograph what `ldm.data.read_condition` gives for an entry on disk."""
+        table, size = self._conditioner.features, self.vae.config.sample_size
+        rows = {name: _rows(name, spec, given, len(photos)) for name, spec in table.items()}
+        samples = []
+        for i, (photo, prompt) in enumerate(zip(photos, prompts, strict=True)):
+            features = to_features({name: rows[name][i] for name in table}, table)
+            pixels = to_pixels(photo, size)
+            samples.append({"pixels": pixels, "prompt": prompt, "features": features})
+        return samples
 
     def _noise(self, generators: list[torch.Generator]) -> NoiseSource:
         cells = self.vae.config.sample_size // 2 ** (len(self.vae.config.block_out_channels) - 1)
         shape = (self.vae.config.latent_channels, cells, cells)
-        device = self.unet.device
 
         def noise(_: int) -> Tensor:
             draws = [torch.randn(shape, generator=g, device=g.device) for g in generators]
-            return torch.stack([draw.to(device) for draw in draws])
+            return torch.stack([draw.to(self.unet.device) for draw in draws])  # (B, c, h, w)
 
         return noise
-
-    def _precision(self) -> str:
-        """That of the weights; full-precision weights are used as by `metrics/inference.py`."""
-        names = {dtype: name for name, dtype in DTYPES.items()}
-        return "auto" if self.dtype == torch.float32 else names[self.dtype]
 
     @contextmanager
     def _progress(self, steps: int):
@@ -260,11 +243,6 @@ class LegoPipeline(DiffusionPipeline):
                 hook.remove()
 
 
-def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise EgoGenError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
-
-
 def _as_list(value: Any) -> list:
     return list(value) if isinstance(value, list | tuple) else [value]
 
@@ -276,8 +254,19 @@ def _one_each(name: str, value: Any, count: int) -> list:
     return items
 
 
-def _as_rgb(picture: Picture) -> Image.Image:
-    return to_rgb(picture) if isinstance(picture, Image.Image) else read_rgb(picture)
+def _as_rgb(photo: Photo) -> Image.Image:
+    return to_rgb(photo) if isinstance(photo, Image.Image) else read_rgb(photo)
+
+
+def _rows(name: str, spec: FeatureParams, given: Mapping[str, Any], count: int) -> list[np.ndarray]:
+    """One (n, D) array per photograph of one feature."""
+    found, what = given.get(name), f"{name}_features"
+    if found is None:
+        raise EgoGenError(f"{what}: missing, the conditioner uses the feature {name!r}")
+    if isinstance(found, Tensor | np.ndarray) and found.ndim == 3:
+        found = list(found)
+    rows = None if spec.padded else spec.rows
+    return [_read_rows(item, what, spec.width, rows) for item in _one_each(what, found, count)]
 
 
 def _read_rows(given: Rows, name: str, width: int, rows: int | None) -> np.ndarray:

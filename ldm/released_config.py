@@ -1,17 +1,20 @@
 """Config files of the released code, as this project's: class paths, names, and what has no effect.
 
-Every key of the released files is either one of `ldm.schema`, where it has its effect, or stands in
-the tables here. `translate` is applied to each file and to each override before it is merged.
+Every key of the released files either is one of `ldm.file_layout`, where it has its effect, or is
+in the tables here. `translate` is applied to each file and to each override before it is merged.
+So are keys that this project's files had once (`conditioner.variant`, `dropout_share`).
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from egogen import EgoGenError
+from ldm.schema import FeatureParams, default_features
 
 ANY = object()
 
@@ -36,9 +39,7 @@ CLASSES: dict[str, dict[str, str]] = {
     },
     "data.params.train": {"egogen_dataset.EgoGenDataset": "ldm.data.TrainingPairs"},
     "data.params.validation": {"egogen_dataset.EgoGenDataset": "ldm.data.TrainingPairs"},
-    "lightning.callbacks.image_logger": {
-        "main.ImageLogger": "ldm.training.callbacks.SamplePictures"
-    },
+    "lightning.callbacks.image_logger": {"main.ImageLogger": "ldm.training.callbacks.SampleImages"},
 }
 
 
@@ -48,35 +49,23 @@ class Unused:
 
     reason: str
     only: Any = ANY  # the one value that says what is done anyway; others are refused
-    told: bool = False  # print a line: somebody may count on it
+    noted: bool = False  # print a line: somebody may count on it
 
 
 UNET = "model.params.unet_config.params."
 VAE = "model.params.first_stage_config.params."
 WITHOUT_EFFECT: dict[str, Unused] = {
     "model.params.num_timesteps_cond": Unused("the condition is never noised", 1),
-    "model.params.log_every_t": Unused("no pictures of single denoising steps are logged"),
+    "model.params.log_every_t": Unused("no images of single denoising steps are logged"),
     "model.params.first_stage_key": Unused("the target frame is what is diffused", "edited"),
     "model.params.cond_stage_key": Unused("frame and text are the condition", "edit"),
     "model.params.image_size": Unused("latents have the size that data.*.res gives"),
     "model.params.aspect_ratio": Unused("frames are squeezed to squares", 1.0),
     "model.params.cond_stage_trainable": Unused("the text tower is frozen", False),
     "model.params.conditioning_key": Unused("frame in channels, text in attention", "hybrid"),
-    "model.params.monitor": Unused("no checkpoint is chosen by a measure", told=True),
+    "model.params.monitor": Unused("no checkpoint is chosen by a measure", noted=True),
     UNET + "use_spatial_transformer": Unused("levels that attend do so to the context", True),
     UNET + "legacy": Unused("heads have channels / num_heads values each", False),
-    # Arguments of the released class that no released file gives, at its defaults.
-    UNET + "dropout": Unused("the UNet has none", 0),
-    UNET + "conv_resample": Unused("sizes change by convolutions", True),
-    UNET + "dims": Unused("pictures have two dimensions", 2),
-    UNET + "num_classes": Unused("there are no classes", None),
-    UNET + "use_fp16": Unused("see inference.precision and lightning.trainer.precision", False),
-    UNET + "num_head_channels": Unused("num_heads decides", -1),
-    UNET + "num_heads_upsample": Unused("num_heads decides", -1),
-    UNET + "use_scale_shift_norm": Unused("the timestep is added", False),
-    UNET + "resblock_updown": Unused("sizes change in layers of their own", False),
-    UNET + "use_new_attention_order": Unused("a matter of layout alone", False),
-    UNET + "n_embed": Unused("latents are continuous", None),
     VAE + "monitor": Unused("the autoencoder is not trained"),
     VAE + "lossconfig": Unused("the autoencoder is not trained"),
     VAE + "ddconfig.dropout": Unused("the autoencoder is not trained"),
@@ -86,15 +75,28 @@ WITHOUT_EFFECT: dict[str, Unused] = {
     "dataset.split": Unused("the paths say which"),
     "dataset.aspect_ratio": Unused("frames are squeezed to squares", 1.0),
     "lightning.callbacks.image_logger.params.increase_log_steps": Unused(
-        "pictures are made every batch_frequency steps", False
+        "images are made every batch_frequency steps", False
     ),
     "inference.output_path": Unused(
         "frames go beside the checkpoint, logs/X.ckpt -> logs/X/, as in the released code",
-        told=True,
+        noted=True,
     ),
 }
+OLD_TABLE = ("variant", "feature_dim", "image_rows", "text_rows")  # before features had names
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "image": ("image",),
+    "text": ("text",),
+    "both": ("image", "text"),
+}
+CONDITIONER = "model.params.conditioner"
+DATASETS = ("data.params", "data.params.train.params", "data.params.validation.params")
 SIZES = ("min_resize_res", "max_resize_res", "crop_res")  # of frames, three keys for one number
-RENAMED = {"dataset": (*SIZES, "additional_cross_attn")}  # by _translate_dataset
+RENAMED = {  # known to `translate` and to `take_old_table`
+    "dataset": (*SIZES, "additional_cross_attn"),
+    CONDITIONER: OLD_TABLE,
+    "model.params": ("dropout_share",),
+}
 
 
 def translate(layer: dict[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
@@ -105,11 +107,49 @@ def translate(layer: dict[str, Any], where: str) -> tuple[dict[str, Any], list[s
     """
     lines: list[str] = []
     layer = _without_unused(layer, where, "", lines)
-    for path in ("data.params", "data.params.train.params", "data.params.validation.params"):
+    for path in DATASETS:
         dataset = _at(layer, path)
         if dataset is not None:
             _translate_dataset(layer, dataset, where, path)
+    model = _at(layer, "model.params")
+    if model is not None and "dropout_share" in model:
+        model["cond_drop_prob"] = model.pop("dropout_share")
     return layer, lines
+
+
+def take_old_table(layer: dict[str, Any]) -> dict[str, Any]:
+    """The keys OLD_TABLE of a translated layer, at their place; the layer loses them."""
+    node = _at(layer, CONDITIONER) or {}
+    found = {name: node.pop(name) for name in OLD_TABLE if name in node}
+    return {"model": {"params": {"conditioner": found}}} if found else {}
+
+
+@dataclass
+class OldTable:
+    """What these keys are by default, for typed merging."""
+
+    variant: str = "both"
+    feature_dim: int = default_features()["image"].width
+    image_rows: int = default_features()["image"].rows
+    text_rows: int = default_features()["text"].rows
+
+
+def released_features(old: Mapping[str, Any]) -> dict[str, FeatureParams]:
+    """The table of features that the keys OLD_TABLE mean; those that are not given are released.
+
+    Raises EgoGenError for an unknown variant.
+    """
+    keys = OldTable(**{name: old[name] for name in OLD_TABLE if name in old})
+    if keys.variant not in VARIANTS:
+        raise EgoGenError(
+            f"config: {CONDITIONER}.variant={keys.variant!r}: expected one of {', '.join(VARIANTS)}"
+        )
+    rows = {"image": keys.image_rows, "text": keys.text_rows}
+    table = default_features()
+    return {
+        name: replace(table[name], width=keys.feature_dim, rows=rows[name])
+        for name in VARIANTS[keys.variant]
+    }
 
 
 def _without_unused(node: dict, where: str, prefix: str, lines: list[str]) -> dict:
@@ -126,7 +166,7 @@ def _without_unused(node: dict, where: str, prefix: str, lines: list[str]) -> di
             raise EgoGenError(
                 f"{where}: {path}={value!r}: expected {unused.only!r} ({unused.reason})"
             )
-        elif unused.told:
+        elif unused.noted:
             lines.append(f"{where}: {path} has no effect: {unused.reason}")
     return kept
 

@@ -1,20 +1,23 @@
-"""Sampling: classifier-free guidance as a wrapper of the denoiser, and Euler ancestral steps.
+"""Sampling: classifier-free guidance as a wrapper of the denoiser, samplers, sources of noise.
 
 Letters: B batch, c latent channels, h w latent size, L context rows, C context width, n branches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
+from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
+from egogen.seeds import stable_seed
+from ldm.denoiser import Predictor
 from ldm.schedule import NoiseSchedule
 
-Predictor = Callable[[Tensor, Tensor], Tensor]  # (x_in, t) -> noise or clean latents
-Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x, sigma) -> denoised latents
+Denoise = Callable[[Tensor, Tensor], Tensor]  # (x, sigma) -> estimate of the clean latents
 NoiseSource = Callable[[int], Tensor]  # index of the draw -> standard normal like x
 
 
@@ -65,7 +68,7 @@ def guidance_branches(
 
 def guided_denoiser(
     predict: Predictor, schedule: NoiseSchedule, guidance: Guidance, parameterization: str = "eps"
-) -> Denoiser:
+) -> Denoise:
     """-> denoise(x (B, c, h, w), sigma ()) -> the guided estimate of the clean latents.
 
     `predict(x_in (nB, 2c, h, w), t (nB,))` knows its contexts (those of `guidance`) and gives the
@@ -75,14 +78,26 @@ def guided_denoiser(
     weights, images = guidance.weights, guidance.images
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        x_in = torch.cat([x / (sigma**2 + 1) ** 0.5] * len(weights))
-        t = schedule.timestep(sigma).to(x.device).expand(len(images))
-        parts = predict(torch.cat([x_in, images], dim=1), t).float().chunk(len(weights))
+        x_in = torch.cat([x / (sigma**2 + 1) ** 0.5] * len(weights))  # (nB, c, h, w)
+        t = schedule.timestep(sigma).to(x.device).expand(len(images))  # (nB,)
+        predicted = predict(torch.cat([x_in, images], dim=1), t).float()  # (nB, c, h, w)
+        parts = list(predicted.chunk(len(weights)))  # n of (B, c, h, w)
         if parameterization == "eps":
             parts = [x - sigma * part for part in parts]
-        return sum(weight * part for weight, part in zip(weights, parts, strict=True))
+        weighted = [weight * part for weight, part in zip(weights, parts, strict=True)]
+        return sum(weighted[1:], weighted[0])  # (B, c, h, w)
 
     return denoise
+
+
+# ---- Samplers: functions of (denoise, x, sigmas, noise) ----------------------------------------
+#
+# denoise  (x (B, c, h, w), sigma ()) -> estimate of the clean latents (B, c, h, w)
+# x        (B, c, h, w) float32, standard normal: draw 0 of the noise; each sampler scales it
+# sigmas   (steps + 1,) falling to 0, on the CPU, where reading one does not wait for the device
+# noise    index of a draw, from 1 on -> (B, c, h, w) standard normal
+#
+# A new sampler is a function and a row of SAMPLERS.
 
 
 def ancestral_step_sizes(sigma_from: Tensor, sigma_to: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,25 +108,151 @@ def ancestral_step_sizes(sigma_from: Tensor, sigma_to: Tensor) -> tuple[Tensor, 
 
 
 def sample_euler_ancestral(
-    denoise: Denoiser,
+    denoise: Denoise,
     x: Tensor,
     sigmas: Tensor,
     noise: NoiseSource,
     callback: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
-    """Euler ancestral sampling (Karras et al. 2022, algorithm family; released sampler).
+    """Euler ancestral sampling (Karras et al. 2022, algorithm family), as in the released code.
 
-    x: (B, c, h, w) float32, already scaled by sigmas[0]; sigmas: (n + 1,) falling to 0, best on
-    the CPU, where reading one does not wait for the device. `noise` is asked for draws 1 to n - 1;
-    the last step adds none. `callback(step, x after it, denoised)`.
+    Asks `noise` for draws 1 to steps - 1; the last step adds none. `callback(step, x after it,
+    denoised)`.
     """
+    x = x * sigmas[0]
     for step in range(len(sigmas) - 1):
         sigma = sigmas[step]
-        denoised = denoise(x, sigma)
+        denoised = denoise(x, sigma)  # (B, c, h, w)
         sigma_down, sigma_up = ancestral_step_sizes(sigma, sigmas[step + 1])
-        x = x + (x - denoised) / sigma * (sigma_down - sigma)
+        x = x + (x - denoised) / sigma * (sigma_down - sigma)  # (B, c, h, w)
         if sigmas[step + 1] > 0:
             x = x + noise(step + 1) * sigma_up
         if callback is not None:
             callback(step, x, denoised)
     return x
+
+
+def sample_dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource) -> Tensor:
+    """DPM-Solver++ of order 2, multistep (Lu et al. 2022); deterministic."""
+    return _solve(DPMSolverMultistepScheduler(prediction_type="sample"), denoise, x, sigmas)
+
+
+def sample_unipc(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource) -> Tensor:
+    """UniPC of order 2 (Zhao et al. 2023); deterministic."""
+    return _solve(UniPCMultistepScheduler(prediction_type="sample"), denoise, x, sigmas)
+
+
+def sample_ddim(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource) -> Tensor:
+    """DDIM, which is the solver of order 1 (Lu et al. 2022, DPM-Solver, section 4.1).
+
+    diffusers' own DDIM assumes that the number of steps divides the 1000 timesteps.
+    """
+    scheduler = DPMSolverMultistepScheduler(prediction_type="sample", solver_order=1)
+    return _solve(scheduler, denoise, x, sigmas)
+
+
+def _solve(scheduler: Any, denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
+    """Steps of a solver of diffusers along `sigmas`, fed with estimates of the clean latents.
+
+    Guidance so stands in one place, and networks of either parameterization work with all solvers.
+    """
+    scheduler.set_timesteps(len(sigmas) - 1)
+    scheduler.sigmas = sigmas  # all that `step` reads of the schedule
+    scheduler.set_begin_index(0)
+    for t, sigma in zip(scheduler.timesteps, sigmas[:-1], strict=True):
+        # The solvers keep unit variance; `denoise` takes clean latents plus sigma * noise.
+        clean = denoise(x * (sigma**2 + 1) ** 0.5, sigma)  # (B, c, h, w)
+        x = scheduler.step(clean, t, x).prev_sample  # (B, c, h, w)
+    return x
+
+
+def karras_sigmas(schedule: NoiseSchedule, steps: int) -> Tensor:
+    """Karras et al. 2022, equation 5. With even timesteps the last step, from a sigma of 0.3 to 0,
+    costs the solvers of order 2 that order.
+    """
+    return _library_sigmas(schedule, steps, use_karras_sigmas=True)
+
+
+def trailing_sigmas(schedule: NoiseSchedule, steps: int) -> Tensor:
+    """Every (timesteps / steps)-th sigma, counted from the largest."""
+    return _library_sigmas(schedule, steps, timestep_spacing="trailing")
+
+
+def _library_sigmas(schedule: NoiseSchedule, steps: int, **options: Any) -> Tensor:
+    scheduler = DPMSolverMultistepScheduler(
+        num_train_timesteps=schedule.steps, trained_betas=schedule.betas.numpy(), **options
+    )
+    scheduler.set_timesteps(steps)
+    return scheduler.sigmas
+
+
+class Sampler(NamedTuple):
+    """A row of SAMPLERS: the function, its sigmas (schedule, steps), its draws of noise (steps)."""
+
+    run: Callable[[Denoise, Tensor, Tensor, NoiseSource], Tensor]
+    sigmas: Callable[[NoiseSchedule, int], Tensor]
+    draws: Callable[[int], int] = lambda steps: 1  # the start included
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "euler_ancestral": Sampler(
+        sample_euler_ancestral, NoiseSchedule.sampling_sigmas, draws=lambda steps: steps
+    ),
+    "dpmpp_2m": Sampler(sample_dpmpp_2m, karras_sigmas),
+    "unipc": Sampler(sample_unipc, karras_sigmas),
+    "ddim": Sampler(sample_ddim, trailing_sigmas),
+}
+
+
+# ---- Where the noise comes from ----------------------------------------------------------------
+
+
+class SampleNoise:
+    """Noise that belongs to each sample: draw k of sample i depends on (seed, names of i) alone.
+
+    Each sample has a generator of its own on the CPU, so that neither batch composition nor the
+    device changes an image.
+    """
+
+    def __init__(self, seed: int, names: Sequence[tuple[str, ...]], shape: tuple[int, ...], device):
+        self.generators = [
+            torch.Generator().manual_seed(stable_seed(seed, *parts)) for parts in names
+        ]
+        self.shape, self.device = shape, device
+
+    def __call__(self, index: int) -> Tensor:
+        """Draws come in order; `index` is for sources that replay stored noise."""
+        draws = [torch.randn(self.shape, generator=generator) for generator in self.generators]
+        return torch.stack(draws).to(self.device)
+
+
+class ProcessNoise:
+    """As in the released code: one stream of the device, seeded once, from which one sample after
+    the other takes all its draws. An image then depends on how many were made before it.
+    """
+
+    def __init__(self, seed: int, shape: tuple[int, ...], draws: int, device: torch.device):
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.shape, self.count, self.device = shape, draws, device
+        self.position = 0
+
+    def _take(self) -> Tensor:
+        """(draws, c, h, w) of the next sample, one call a draw, which decides the numbers."""
+        self.position += 1
+        draws = [
+            torch.randn((1, *self.shape), generator=self.generator, device=self.device)
+            for _ in range(self.count)
+        ]
+        return torch.cat(draws)
+
+    def of(self, positions: Sequence[int]) -> NoiseSource:
+        """Noise of the samples at rising `positions` of the process; those between, which need not
+        be made again, take their draws too.
+        """
+        draws = []
+        for position in positions:
+            while self.position < position:
+                self._take()
+            draws.append(self._take())
+        stored = torch.stack(draws)  # (B, draws, c, h, w)
+        return lambda index: stored[:, index]

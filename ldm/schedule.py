@@ -14,13 +14,10 @@ class NoiseSchedule:
     """
 
     def __init__(self, linear_start: float = 0.00085, linear_end: float = 0.012, steps: int = 1000):
-        betas = torch.linspace(linear_start**0.5, linear_end**0.5, steps, dtype=torch.float64) ** 2
-        alphas_cumprod = torch.cumprod(1 - betas, dim=0)
-        self.steps = steps
-        self.betas = betas.float()
-        self.alphas_cumprod = alphas_cumprod.float()
-        self.sqrt_alphas_cumprod = alphas_cumprod.sqrt().float()
-        self.sqrt_one_minus_alphas_cumprod = (1 - alphas_cumprod).sqrt().float()
+        self.steps, vectors = steps, released_schedule(linear_start, linear_end, steps)
+        self.betas, self.alphas_cumprod = vectors["betas"], vectors["alphas_cumprod"]
+        self.sqrt_alphas_cumprod = vectors["sqrt_alphas_cumprod"]
+        self.sqrt_one_minus_alphas_cumprod = vectors["sqrt_one_minus_alphas_cumprod"]
         self.sigmas = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
         self.log_sigmas = self.sigmas.log()
 

@@ -1,8 +1,9 @@
-"""The typed configuration of stage 2, in the released layout. Defaults are the released values.
+"""The typed configuration of stage 2. Defaults are the values of the released code.
 
-The keys are those of the released YAML files (`model.params.ckpt_path`, `data.params.train.params.
-edit_path`, ...); keys of this project stand beside them. Each one has its effect; released keys
-that have none here are listed in `ldm.released_config`.
+These dataclasses are what the program works with. Files and dotted overrides have the layout of the
+released YAML files (`model.params.unet_config.params.num_heads`); `ldm.file_layout` has the table
+from one to the other. Each key has its effect; released keys that have none here are listed in
+`ldm.released_config`.
 """
 
 from __future__ import annotations
@@ -37,12 +38,8 @@ class UNetParams:
 
 
 @dataclass
-class UNetConfig:
-    params: UNetParams = field(default_factory=UNetParams)
-
-
-@dataclass
-class AutoencoderLayers:
+class AutoencoderParams:
+    embed_dim: int = 4
     z_channels: int = 4
     resolution: int = 256
     in_channels: int = 3
@@ -53,55 +50,53 @@ class AutoencoderLayers:
 
 
 @dataclass
-class AutoencoderParams:
-    embed_dim: int = 4
-    ddconfig: AutoencoderLayers = field(default_factory=AutoencoderLayers)
-
-
-@dataclass
-class AutoencoderConfig:
-    params: AutoencoderParams = field(default_factory=AutoencoderParams)
-
-
-@dataclass
 class TextEncoderParams:
     version: str = "openai/clip-vit-large-patch14"  # hub name or folder: tokenizer + text model
     max_length: int = 77
 
 
 @dataclass
-class TextEncoderConfig:
-    params: TextEncoderParams = field(default_factory=TextEncoderParams)
+class FeatureParams:
+    """A feature of stage 1: how wide it is in its store, and how it enters the context."""
+
+    width: int
+    rows: int  # of the context
+    encoder: str = "linear"  # | self_attention: linear, then self-attention over the rows
+    padded: bool = False  # true: any number of rows, cut or zero-padded; false: exactly `rows`
+
+
+def default_features() -> dict[str, FeatureParams]:
+    """The features of the released code, in the order that they have in the context."""
+    return {
+        "image": FeatureParams(5120, 256),
+        "text": FeatureParams(5120, 77, "self_attention", padded=True),
+    }
 
 
 @dataclass
-class ConditionerConfig:
+class ConditionerParams:
     """The paper's part: VLLM features to cross-attention rows. Defaults: the released sizes."""
 
-    variant: str = "both"  # none | image | text | both
-    feature_dim: int = 5120
-    image_rows: int = 256
-    text_rows: int = 77
+    features: dict[str, FeatureParams] = field(default_factory=default_features)
     num_heads: int = 8
     num_layers: int = 2
     feedforward_dim: int = 2048
     dropout: float = 0.1
-    mask_text_padding: bool = False  # released: padding rows are attended to
+    mask_text_padding: bool = False  # of padded features; released: their padding is attended to
     trained: bool = True  # released: false (the optimizer held the UNet only)
 
 
 @dataclass
 class LearningRateParams:
+    """Factor of the learning rate, see `ldm.training.module.rate_factor`; one value in each list,
+    as in the released files.
+    """
+
     warm_up_steps: list[int] = _list(0)
     cycle_lengths: list[int] = _list(10000000000000)
     f_start: list[float] = _list(1e-6)
     f_max: list[float] = _list(1.0)
     f_min: list[float] = _list(1.0)
-
-
-@dataclass
-class LearningRateConfig:
-    params: LearningRateParams = field(default_factory=LearningRateParams)
 
 
 @dataclass
@@ -115,42 +110,30 @@ class ModelParams:
     use_ema: bool = True
     load_ema: bool = True
     parameterization: str = "eps"  # what the UNet predicts: eps (released) | x0
-    dropout_share: float = 0.05  # u of the classifier-free dropout table
+    cond_drop_prob: float = 0.05  # u of `ldm.conditioning.dropout_masks`
     ema_decay: float = 0.9999
     ema_every_micro_batch: bool = False  # released: true
-    scheduler_config: LearningRateConfig = field(default_factory=LearningRateConfig)
-    unet_config: UNetConfig = field(default_factory=UNetConfig)
-    first_stage_config: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    cond_stage_config: TextEncoderConfig = field(default_factory=TextEncoderConfig)
-    conditioner: ConditionerConfig = field(default_factory=ConditionerConfig)
+    learning_rate: LearningRateParams = field(default_factory=LearningRateParams)
+    unet: UNetParams = field(default_factory=UNetParams)
+    autoencoder: AutoencoderParams = field(default_factory=AutoencoderParams)
+    text_encoder: TextEncoderParams = field(default_factory=TextEncoderParams)
+    conditioner: ConditionerParams = field(default_factory=ConditionerParams)
 
 
 @dataclass
-class ModelConfig:
+class OptimizerParams:
     base_learning_rate: float = 1e-4
     weight_decay: float = 0.01
-    params: ModelParams = field(default_factory=ModelParams)
-
-
-@dataclass
-class FeatureRoots:
-    llava_image: Any = MISSING_PATH  # a folder, or a list of folders (one per training set)
-    llava_text: Any = MISSING_PATH
 
 
 @dataclass
 class DatasetParams:
-    data_path: Any = MISSING_PATH
+    data_path: Any = MISSING_PATH  # a path, or a list of paths (one per training set)
     edit_path: Any = MISSING_PATH
     res: int = 256
     flip_prob: float = 0.0
     text_prompt_key: str = DESCRIPTION_KEY
-    additional_cond_path: FeatureRoots = field(default_factory=FeatureRoots)
-
-
-@dataclass
-class DatasetConfig:
-    params: DatasetParams = field(default_factory=DatasetParams)
+    features: dict[str, Any] = field(default_factory=dict)  # name -> folder, or list of folders
 
 
 @dataclass
@@ -158,13 +141,8 @@ class DataParams:
     batch_size: int = 32
     num_workers: int = 8
     cache_path: str | None = None  # written by `python -m ldm.cache`
-    train: DatasetConfig = field(default_factory=DatasetConfig)
-    validation: DatasetConfig = field(default_factory=DatasetConfig)
-
-
-@dataclass
-class DataConfig:
-    params: DataParams = field(default_factory=DataParams)
+    train: DatasetParams = field(default_factory=DatasetParams)
+    validation: DatasetParams = field(default_factory=DatasetParams)
 
 
 @dataclass
@@ -174,18 +152,8 @@ class ImageLoggerParams:
 
 
 @dataclass
-class ImageLoggerConfig:
-    params: ImageLoggerParams = field(default_factory=ImageLoggerParams)
-
-
-@dataclass
-class CallbacksConfig:
-    image_logger: ImageLoggerConfig = field(default_factory=ImageLoggerConfig)
-
-
-@dataclass
 class LightningConfig:
-    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    image_logger: ImageLoggerParams = field(default_factory=ImageLoggerParams)
     trainer: dict[str, Any] = field(default_factory=dict)  # arguments of lightning's Trainer
     checkpoint_every: int = 1000  # optimizer steps between writes of last.ckpt
     keep_every: int = 0  # 0: keep last.ckpt alone; n: also keep a copy every n steps
@@ -205,11 +173,11 @@ class InferenceConfig:
     scales_txt: list[Any] = _list(7.5)
     seed: int = 0
     batch_size: int = 8
-    height: int = 256  # of the written picture; the width follows the clip's aspect
+    height: int = 256  # of the written image; the width follows the clip's aspect
     picture: str = "clamp"  # clamp | minmax (released)
     jpeg_quality: int = 95  # released: 75
     noise: str = "sample"  # sample: of (seed, clip, action) | process: one stream (released)
-    sampler: str = "euler_ancestral"  # | dpmpp_2m | unipc | ddim, see ldm/samplers.py
+    sampler: str = "euler_ancestral"  # | dpmpp_2m | unipc | ddim, see ldm/sampling.py
     precision: str = "auto"  # auto | fp32 | bf16 | fp16, by autocast
     half_weights: bool = False  # the UNet's weights in that precision too: half the memory
     channels_last: bool | None = None  # null: on CUDA
@@ -219,54 +187,18 @@ class InferenceConfig:
 @dataclass
 class TrainConfig:
     as_released: bool = False  # the values of AS_RELEASED in place of the defaults
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerParams = field(default_factory=OptimizerParams)
+    model: ModelParams = field(default_factory=ModelParams)
+    data: DataParams = field(default_factory=DataParams)
     lightning: LightningConfig = field(default_factory=LightningConfig)
-    inference: InferenceConfig = field(default_factory=InferenceConfig)  # for sample pictures
-
-
-@dataclass
-class GenerateDataConfig:
-    metadata_path: str = MISSING_PATH
-    params: DatasetParams = field(default_factory=DatasetParams)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)  # for sample images
 
 
 @dataclass
 class GenerateConfig:
     as_released: bool = False  # the values of AS_RELEASED in place of the defaults
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: GenerateDataConfig = field(default_factory=GenerateDataConfig)
+    optimizer: OptimizerParams = field(default_factory=OptimizerParams)  # without effect here
+    model: ModelParams = field(default_factory=ModelParams)
+    metadata_path: str = MISSING_PATH
+    data: DatasetParams = field(default_factory=DatasetParams)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
-
-
-# Switches of the differences to the released code, as it had them; `as_released: true` makes them
-# the defaults, so that a YAML or an override can still say otherwise.
-AS_RELEASED: dict[str, Any] = {
-    "model.params.conditioner.trained": False,
-    "model.params.ema_every_micro_batch": True,
-    "lightning.validation_draws": "random",
-    "inference.picture": "minmax",
-    "inference.jpeg_quality": 75,
-    "inference.noise": "process",
-}
-CHOICES = {
-    "model.params.conditioner.variant": ("none", "image", "text", "both"),
-    "model.params.parameterization": ("eps", "x0"),
-    "inference.picture": ("clamp", "minmax"),
-    "inference.noise": ("sample", "process"),
-    "inference.sampler": ("euler_ancestral", "dpmpp_2m", "unipc", "ddim"),
-    "inference.precision": ("auto", "fp32", "bf16", "fp16"),
-    "lightning.logger": ("tensorboard", "wandb", "none"),
-    "lightning.validation_draws": ("fixed", "random"),
-}
-AT_LEAST_1 = (
-    "inference.steps",
-    "inference.batch_size",
-    "inference.height",
-    "data.params.batch_size",
-    "data.params.res",
-    "data.params.train.params.res",
-    "data.params.validation.params.res",
-    "lightning.checkpoint_every",
-    "lightning.log_every",
-)

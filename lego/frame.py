@@ -8,28 +8,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from PIL import Image
 
 from egogen.errors import EgoGenError
 from egogen.seeds import stable_seed
-from ldm.data import to_features
+from ldm.data import Sample, to_features
+from ldm.file_layout import TABLE
 from ldm.generate import generate_batch, load_model, prepare
-from ldm.images import to_picture, to_pixels
+from ldm.images import to_image, to_pixels
+from ldm.schema import GenerateConfig
+from ldm.split import Features
 from llava.checkpoints.load import load
 from llava.describing.decoding import Decoding
-from llava.describing.describe import Description, describe_frames
-from llava.labels import clean_label
+from llava.describing.describer import Describer, Description
+from llava.describing.engine import transformers_engine
+from llava.describing.llava_describer import LlavaDescriber
+from llava.labels import clean_label, question
 
-SAMPLE = ("photo", "0")  # stands for clip and action in everything that is drawn at random
+NAME = ("photo", "0")  # stands for clip and action in everything that is drawn at random
 WIDEST = 6.0  # longer side over shorter; beyond it a frame squeezed to a square shows nothing
 
 
 @dataclass(frozen=True)
 class Frame:
-    """`picture` has the photograph's aspect."""
+    """`image` has the photograph's aspect."""
 
-    picture: Image.Image
+    image: Image.Image
     action: str
     description: str
 
@@ -50,6 +54,23 @@ def check_photo(photo: Image.Image, path: str | os.PathLike) -> None:
         )
 
 
+def check_features(describer: Describer, features: Features) -> None:
+    """Raises EgoGenError when stage 1 does not make the features that stage 2 is conditioned on."""
+    for name, spec in features.items():
+        made = describer.features.get(name)
+        if made is None:
+            raise EgoGenError(f"config: {TABLE}.{name}: {describer.name} makes no such feature")
+        expected = {"width": (made.width, spec.width)}
+        if not spec.padded:
+            expected["rows"] = (made.rows, spec.rows)
+        for key, (found, wanted) in expected.items():
+            if found != wanted:
+                raise EgoGenError(
+                    f"{describer.name}: {name} features of {key} {found}, but the config of stage "
+                    f"2 has {TABLE}.{name}.{key}={wanted}: not from the same run"
+                )
+
+
 def describe(
     folder: str | os.PathLike,
     photo: Image.Image,
@@ -57,48 +78,21 @@ def describe(
     seed: int,
     settings: Decoding,
     device: torch.device,
-    width: int,
+    features: Features,
 ) -> Description:
-    """Stage 1 alone; its model is let go of afterwards, so that stage 2 has the memory.
-
-    Raises EgoGenError when its features are not `width` wide, as stage 2 expects.
-    """
+    """Load stage 1, describe the action, and free its memory for stage 2."""
     loaded = load(folder, device=str(device))
-    found = loaded.model.config.text_config.hidden_size
-    if found != width:
-        raise EgoGenError(
-            f"{folder}: features of width {found}, but the config of stage 2 has "
-            f"model.params.conditioner.feature_dim={width}: not from the same run"
-        )
-    seeds = [stable_seed(seed, *SAMPLE)]
-    description = describe_frames(loaded, [photo], [action], seeds=seeds, settings=settings)[0]
+    describer = LlavaDescriber(loaded, transformers_engine(loaded, settings))
+    check_features(describer, features)
+    seeds = [stable_seed(seed, *NAME)]
+    (description,) = describer.describe([photo], [question(action)], seeds=seeds, names=[NAME])
     if not description.text:
         raise EgoGenError(f"{folder}: gave no description of {action!r}; try another --seed")
-    del loaded
+    del loaded, describer
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return description
-
-
-def condition(photo: Image.Image, description: Description, config: DictConfig) -> dict:
-    """What stage 2 sees, as `ldm.data.read_condition` gives it for an entry on disk.
-
-    Raises EgoGenError when the features have another number of rows than the config expects.
-    """
-    conditioner = config.model.params.conditioner
-    image_rows = description.image_features if conditioner.variant in ("image", "both") else None
-    text_rows = description.text_features if conditioner.variant in ("text", "both") else None
-    if image_rows is not None and len(image_rows) != conditioner.image_rows:
-        raise EgoGenError(
-            f"stage 1 gives {len(image_rows)} image rows, but the config of stage 2 has "
-            f"model.params.conditioner.image_rows={conditioner.image_rows}"
-        )
-    return {
-        "pixels": to_pixels(photo, config.data.params.res),
-        "prompt": description.text,
-        **to_features(image_rows, text_rows, conditioner),
-    }
 
 
 def generate_frame(
@@ -107,23 +101,27 @@ def generate_frame(
     *,
     vllm: str | os.PathLike,
     ldm: str | os.PathLike,
-    config: DictConfig,
+    config: GenerateConfig,
     settings: Decoding,
     device: torch.device,
 ) -> Frame:
     """Photograph (RGB, upright) and action -> the frame in which it is done, and its description.
 
-    `config` is a `GenerateConfig`; the first of its guidance scales and its seed are used. Equal
-    input gives an equal frame.
+    The first of the config's guidance scales and its seed are used. Equal input gives an equal
+    frame.
     """
     action, inference = verb_phrase(action), config.inference
     if not Path(ldm).is_file():
-        raise EgoGenError(f"{ldm}: no such checkpoint")  # told before stage 1 is run
-    width = config.model.params.conditioner.feature_dim
-    description = describe(vllm, photo, action, inference.seed, settings, device, width)
-    sample = condition(photo, description, config)
-    model = prepare(load_model(config.model.params, str(ldm), device), inference)
+        raise EgoGenError(f"{ldm}: no such checkpoint")  # reported before stage 1 is run
+    features = config.model.conditioner.features
+    description = describe(vllm, photo, action, inference.seed, settings, device, features)
+    sample: Sample = {  # as `ldm.data.read_condition` gives it for an entry on disk
+        "pixels": to_pixels(photo, config.data.res),
+        "prompt": description.text,
+        "features": to_features(description.features, features),
+    }
+    model = prepare(load_model(config.model, str(ldm), device), inference)
     scales = inference.scales_img[0], inference.scales_txt[0]
-    decoded = generate_batch(model, [sample], [SAMPLE], inference, *scales)[0]
-    picture = to_picture(decoded, photo.size, inference.height, inference.picture)
-    return Frame(picture, action, description.text)
+    decoded = generate_batch(model, [sample], [NAME], inference, *scales)[0]
+    image = to_image(decoded, photo.size, inference.height, inference.picture)
+    return Frame(image, action, description.text)

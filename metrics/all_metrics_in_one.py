@@ -1,8 +1,8 @@
-"""Measure a folder of generated frames against the ground truth.
+r"""Measure generated frames against the ground truth; figures go to metric/ beside the frames.
 
-    python metrics/all_metrics_in_one.py --dataset ego4d --llava_key llava_forecast_finetune \
-        --gen_path RUN/images --gt_path DATA/EgoGen/ego4d.fho/val_gt_for_metric \
-        --edit_file DATA/ego4d_val.json
+    python metrics/all_metrics_in_one.py --dataset ego4d --gen_path RUN/images \
+        --gt_path DATA/EgoGen/ego4d.fho/val_gt_for_metric --edit_file DATA/ego4d_val.json \
+        --llava_key llava_forecast_finetune --metrics psnr,lpips
 """
 
 from __future__ import annotations
@@ -28,10 +28,7 @@ from metrics.registry import GROUPS, METRICS, WEIGHTS, Settings
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Measure generated frames; figures go to metric/ beside the --gen_path folder.",
-        epilog="example: python metrics/all_metrics_in_one.py --dataset ego4d "
-        "--gen_path logs/run/images --gt_path data/EgoGen/ego4d.fho/val_gt_for_metric "
-        "--edit_file data/ego4d_val.json --metrics psnr,lpips",
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", required=True, choices=layout.DATASETS)
     parser.add_argument("--llava_key", default=DESCRIPTION_KEY, help="field of the descriptions")
@@ -39,8 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gt_path", help="folder val_gt_for_metric (default: in LEGO_DATASET)")
     parser.add_argument("--edit_file", help="action file (default: in LEGO_DATASET)")
     parser.add_argument(
-        "--source-path",
-        help="folder of image_0, the source frames (default: val beside gt_path)",
+        "--source-path", help="folder of image_0, the source frames (default: val beside gt_path)"
     )
     parser.add_argument(
         "--metrics",
@@ -52,11 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where present)")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1))
-    parser.add_argument(
-        "--allow-missing",
-        action="store_true",
-        help="measure what is in order, and count the rest in metric.json",
-    )
+    rest = "measure what is in order, and count the rest in metric.json"
+    parser.add_argument("--allow-missing", action="store_true", help=rest)
     return parser
 
 
@@ -65,29 +58,16 @@ def main(argv: Sequence[str]) -> int:
     for name, value in (("--batch-size", options.batch_size), ("--workers", options.workers)):
         if value < 1:
             raise EgoGenError(f"{name} {value}: expected at least 1")
-    settings = Settings(
-        options.dataset,
-        options.weights,
-        str(usable_device(options.device)),
-        options.batch_size,
-        options.workers,
-        options.llava_key,
-    )
+    device, sizes = str(usable_device(options.device)), (options.batch_size, options.workers)
+    settings = Settings(options.dataset, options.weights, device, *sizes, options.llava_key)
     gt_path, edit_file = options.gt_path, options.edit_file
     if not (gt_path and edit_file):
         data = setting("LEGO_DATASET")
         gt_path = gt_path or layout.frame_folder(data, options.dataset, layout.GROUND_TRUTH)
         edit_file = edit_file or layout.action_file(data, options.dataset, "val")
-    evaluate(
-        options.gen_path,
-        gt_path,
-        edit_file,
-        settings,
-        source_path=options.source_path,
-        names=options.metrics,
-        out=options.out,
-        allow_missing=options.allow_missing,
-    )
+    more = {"source_path": options.source_path, "names": options.metrics, "out": options.out}
+    missing = options.allow_missing
+    evaluate(options.gen_path, gt_path, edit_file, settings, allow_missing=missing, **more)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Compare two measured runs: difference, interval, p-value and win rate of every figure.
+"""Compare two runs that were measured over the same ground truth: B - A, figure by figure.
 
 python metrics/compare.py runs/baseline/metric runs/ours/metric --out runs/ours/against_baseline
 """
@@ -16,24 +16,22 @@ from collections.abc import Sequence
 
 from egogen.atomic import atomic_path, write_json
 from egogen.errors import EgoGenError, run_command
-from metrics.reporting.comparison import comparison_picture
-from metrics.reporting.comparison_table import text_table
+from metrics.reporting.comparison import comparison_image, text_table
 from metrics.reporting.runs import Versus, compare_runs, read_run
 
-JSON_FILE, PICTURE_FILE = "compare.json", "compare.png"
+JSON_FILE, IMAGE_FILE = "compare.json", "compare.png"
 
 
 def write_comparison(versus: Versus, out: Path) -> None:
     """compare.json and compare.png into `out`."""
     write_json(out / JSON_FILE, versus.to_json())
-    with atomic_path(out / PICTURE_FILE) as temporary:
-        comparison_picture(versus).save(temporary, "PNG", optimize=True)
+    with atomic_path(out / IMAGE_FILE) as temporary:
+        comparison_image(versus).save(temporary, "PNG", optimize=True)
 
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        description="Compare two runs that were measured over the same ground truth; B - A.",
-        epilog="example: python metrics/compare.py logs/baseline/metric logs/lego/metric",
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("a", type=Path, help="folder of metric.json, or the run's folder above it")
     parser.add_argument("b", type=Path, help="the same of the run that is compared with A")
@@ -49,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     out = options.out or versus.second.folder.parent / f"compare_with_{versus.first.name}"
     print(text_table(versus))
     write_comparison(versus, out)
-    print(f"written: {out / JSON_FILE}, {out / PICTURE_FILE}")
+    print(f"written: {out / JSON_FILE}, {out / IMAGE_FILE}")
     return 0
 
 

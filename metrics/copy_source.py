@@ -1,7 +1,7 @@
-"""The baseline that copies: each source frame as the generated one, to be measured like any run.
+r"""Write the source frames as generated ones: the baseline that copies, which is to be beaten.
 
-    python metrics/copy_source.py --source-path ROOT/EgoGen/ego4d.fho/val \
-        --edit_file ROOT/ego4d_val.json --out runs/copied/images
+    python metrics/copy_source.py --source-path DATA/EgoGen/ego4d.fho/val \
+        --edit_file DATA/ego4d_val.json --out runs/copied/images
 """
 
 from __future__ import annotations
@@ -33,27 +33,25 @@ def copy_sources(
     entries = read_actions(edit_file)
     for entry in entries:
         source, target = inside(source_path, entry.image_0), inside(out, entry.image_1)
-        picture = read_rgb(source)
+        image = read_rgb(source)
         if source.suffix == target.suffix:
             write_bytes(target, source.read_bytes())
         else:
             with atomic_path(target) as temporary:
-                picture.save(temporary, quality=95)
+                image.save(temporary, quality=95)
     return len(entries)
 
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        description="Write the source frames as generated ones: what every method has to beat.",
-        epilog="example: python metrics/copy_source.py --source-path data/EgoGen/ego4d.fho/val "
-        "--edit_file data/ego4d_val.json --out runs/copied/images",
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--source-path", required=True, help="folder of the source frames (val)")
     parser.add_argument("--edit_file", required=True, help="action file, as ego4d_val.json")
     parser.add_argument("--out", required=True, help="folder of the frames")
     options = parser.parse_args(argv)
-    count = copy_sources(options.source_path, options.edit_file, options.out)
-    print(f"written: {count} frames, {options.out}")
+    written = copy_sources(options.source_path, options.edit_file, options.out)
+    print(f"written: {written} frames, {options.out}")
     return 0
 
 

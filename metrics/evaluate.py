@@ -1,4 +1,4 @@
-"""The whole evaluation: choose metrics, check every frame, then measure one after the other."""
+"""The evaluation: choose metrics, check every frame, then measure one metric after the other."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import hashlib
 import os
 
 from egogen.errors import EgoGenError
-from metrics.digests import content_digest
 from metrics.frame_pairs import Population, find_pairs, source_folder
 from metrics.intervals import SUFFIX, intervals
 from metrics.registry import METRICS, Metric, Settings, choose
-from metrics.results import METRIC_FILE, Results, default_folder, load
+from metrics.results import METRIC_FILE, Results, content_digest, default_folder, load
 
 
-def runnable(
-    names: str | None, settings: Settings, has_source: bool
-) -> tuple[list[Metric], list[str]]:
-    """(metrics to compute, errors): what cannot be is an error if asked for, else skipped aloud."""
+def runnable(names: str | None, settings: Settings, source: bool) -> tuple[list[Metric], list[str]]:
+    """(metrics to compute, errors).
+
+    One that cannot be computed is an error if it was asked for by name, else a line says so.
+    """
     chosen = choose(names) if names is not None else list(METRICS.values())
     found, errors = [], []
     for metric in chosen:
-        obstacle = metric.obstacle(settings, has_source)
+        obstacle = metric.obstacle(settings, source)
         if obstacle is None:
             found.append(metric)
         elif names is not None:
@@ -31,7 +31,7 @@ def runnable(
 
 
 def identity_of(metric: Metric, population: Population, settings: Settings) -> dict:
-    """All that the metric's values depend on; another one has them computed anew."""
+    """All that the metric's values depend on; when it differs, they are computed again."""
     identity = {
         "frames": population.identity,
         "dataset": settings.dataset,
@@ -46,7 +46,7 @@ def identity_of(metric: Metric, population: Population, settings: Settings) -> d
 
 
 def problems_of(population: Population, gen_path: object, allow_missing: bool) -> list[str]:
-    """Print every problem; errors, at most one, unless the rest may be measured."""
+    """Print every problem -> what stops the evaluation, at most one line."""
     for line in population.notes:
         print(line)
     for problem in population.problems:
@@ -112,9 +112,9 @@ def evaluate(
 
 def table(results: Results) -> str:
     """One line a figure, with its interval."""
-    lines = []
-    for key, value in {**results.counts, **results.overall}.items():
-        interval = results.intervals.get(key + SUFFIX)
+    lines, intervals_of = [], results.merged("intervals")
+    for key, value in {**results.counts, **results.merged("overall")}.items():
+        interval = intervals_of.get(key + SUFFIX)
         text = "-" if value is None else str(round(value, 4))
         spread = f"   95 %: {interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
         lines.append(f"{key:24} {text:>12}{spread}")

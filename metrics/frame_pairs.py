@@ -1,4 +1,4 @@
-"""Which generated frame is compared with which ground truth: one population, checked before use."""
+"""Which generated frame is compared with which ground truth, all checked before any is measured."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def source_folder(gt_path: str | os.PathLike) -> Path | None:
     return found if found.is_dir() else None
 
 
-def _with_any_suffix(root: Path, relative: str) -> Path:
+def frame_file(root: Path, relative: str) -> Path:
     """`root/relative`, or the same name as PNG or JPEG where only that is there."""
     path = inside(root, relative)
     if path.exists():
@@ -66,7 +66,7 @@ def _with_any_suffix(root: Path, relative: str) -> Path:
 
 
 def _frames_below(root: Path) -> dict[str, str]:
-    """{path without suffix: path} of every picture below `root`, relative; no hidden files."""
+    """{path without suffix: path} of every image below `root`, relative; no hidden files."""
     found = {}
     for folder, _, names in os.walk(root):
         for name in names:
@@ -87,11 +87,6 @@ def _extra_notes(entries: Sequence[ActionEntry], edit_file: Path, *roots: Path) 
     ]
 
 
-def _read_file(path: Path) -> tuple[tuple[int, int], str]:
-    """(width, height) and digest of a picture that decodes to its last row."""
-    return read_rgb(path).size, hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _read_pair(pair: Pair) -> tuple[list[str], dict[str, str]]:
     """Read the files of a pair in full -> (problems, digest of each file that is in order)."""
     problems, digests, sizes = [], {}, []
@@ -99,8 +94,8 @@ def _read_pair(pair: Pair) -> tuple[list[str], dict[str, str]]:
     files += [("source", pair.source)] if pair.source else []
     for name, path in files:
         try:
-            size, digests[name] = _read_file(path)
-            sizes.append(size)
+            sizes.append(read_rgb(path).size)  # decodes the image to its last row
+            digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         except EgoGenError as error:
             problems.append(f"{error} ({name} frame of entry {pair.entry.key})")
     if not problems and not same_aspect(*sizes[:2]):
@@ -121,11 +116,9 @@ def _unique(entries: Sequence[ActionEntry], problems: list[str]) -> list[ActionE
     """Entries sorted by target frame, the first of each; a frame that stands twice is a problem."""
     first: dict[str, ActionEntry] = {}
     for entry in entries:
-        other = first.setdefault(entry.image_1, entry)
-        if other is not entry:
-            problems.append(
-                f"{entry.image_1}: target of entries {other.key} and {entry.key}, expected one"
-            )
+        if (other := first.setdefault(entry.image_1, entry)) is not entry:
+            both = f"{other.key} and {entry.key}"
+            problems.append(f"{entry.image_1}: target of entries {both}, expected one")
     return [first[name] for name in sorted(first)]
 
 
@@ -161,7 +154,7 @@ def find_pairs(
 
     `sources` is the folder of the source frames (default: `source_folder`), read unless
     `with_sources` is false. Missing, unreadable and wrongly shaped frames and entries without the
-    field `text_key` become problems, pictures of no entry notes. Raises EgoGenError when there is
+    field `text_key` become problems, images of no entry notes. Raises EgoGenError when there is
     nothing to pair at all.
     """
     gen_root, gt_root = Path(os.path.abspath(gen_path)), Path(os.path.abspath(gt_path))
@@ -174,9 +167,7 @@ def find_pairs(
     population = Population()
     entries, population.problems = scan_actions(edit_file)
     if not entries:
-        raise EgoGenError(
-            population.problems[0] if population.problems else f"{edit_file}: holds no entries"
-        )
+        raise EgoGenError(*population.problems[:1] or [f"{edit_file}: holds no entries"])
     population.notes = _extra_notes(entries, Path(edit_file), gt_root, gen_root)
     if text_key:
         entries = _described(entries, text_key, edit_file, population.problems)
@@ -184,9 +175,9 @@ def find_pairs(
     pairs = [
         Pair(
             entry,
-            _with_any_suffix(gen_root, entry.image_1),
-            _with_any_suffix(gt_root, entry.image_1),
-            _with_any_suffix(Path(sources), entry.image_0) if sources else None,
+            frame_file(gen_root, entry.image_1),
+            frame_file(gt_root, entry.image_1),
+            frame_file(Path(sources), entry.image_0) if sources else None,
             place=places[entry.key],
         )
         for entry in _unique(entries, population.problems)

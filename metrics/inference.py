@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: see the package's docstring
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
 from collections.abc import Sequence
 
 from egogen.devices import usable_device

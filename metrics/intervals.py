@@ -1,10 +1,17 @@
-"""95 % intervals of figures, by resampling the clips that were measured.
+"""95 % intervals of figures, and two runs compared figure by figure.
 
-Frames of one clip show one scene and often start from one source frame, so whole clips are drawn,
-with replacement, as many as there are (the cluster bootstrap; Davison & Hinkley 1997, section 3.8);
-for FID without replacement, see `resampled_fid`.
-The draws depend on the number of clips alone: two runs over the same frames get the same ones, so
-that the difference of their resampled figures is a paired one.
+Intervals. Frames of one clip show one scene and often start from one source frame, so whole clips
+are drawn, with replacement, as many as there are (the cluster bootstrap; Davison & Hinkley 1997,
+section 3.8); for FID without replacement, see `resampled_fid`. The draws depend on the number of
+clips alone: two runs over the same frames get the same ones, so that the difference of their
+resampled figures is a paired one.
+
+Comparison. The p-value of a figure with per-frame values is that of the paired sign-flip
+(randomisation) test on the mean difference: if the runs were equally good, it would be arbitrary
+which of the two values of a clip came from which run, so the signs of all differences of a clip are
+flipped at random. It assumes no distribution and is exact for up to 13 clips (all flips are tried).
+FID has no per-frame values; its p-value is two-sided normal, with the standard deviation of the
+resampled differences.
 """
 
 from __future__ import annotations
@@ -12,13 +19,15 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import permutation_test
 
 from egogen.jobs import track
 from egogen.seeds import stable_seed
 from metrics.measures.frechet import frechet_distance
-from metrics.registry import Measured
+from metrics.registry import Key, Measured
 
 RESAMPLES = 2000  # of means
 LEVEL = 0.95
@@ -26,10 +35,12 @@ SEED = 42  # that of the released script
 NORMAL_QUANTILE = 1.959963984540054  # of (1 + LEVEL) / 2
 FID_SHARE = 0.8  # of the clips, in each draw
 FID_DRAWS, FID_DRAWS_MANY, MANY = 200, 50, 500  # the last one: frames
+FLIPS = 10_000  # drawn; all 2^clips where that is fewer
 SUFFIX = "_ci95"
+Numbers = Sequence[float] | np.ndarray
 
 
-def clip_numbers(clips: Sequence[str]) -> np.ndarray:
+def clip_numbers(clips: Sequence[str] | np.ndarray) -> np.ndarray:
     """Clip of each frame as a number, (n,) int, by the clips' order of names."""
     return np.unique(np.asarray(clips, dtype=str), return_inverse=True)[1]
 
@@ -43,17 +54,17 @@ def draws(clips: int, resamples: int) -> np.ndarray:
     return found
 
 
-def resampled_means(values: Sequence[float], clips: np.ndarray) -> np.ndarray:
+def resampled_means(values: Numbers, clips: np.ndarray) -> np.ndarray:
     """Means of the finite values in each draw of clips, (at most RESAMPLES,) float64.
 
     Draws without any finite value are left out; fewer than two clips give none.
     """
-    values = np.asarray(values, dtype=np.float64)
+    found = np.asarray(values, dtype=np.float64)
     count = int(clips.max()) + 1
     if count < 2:
         return np.empty(0)
-    finite = np.isfinite(values)
-    sums = np.bincount(clips, np.where(finite, values, 0.0), minlength=count)
+    finite = np.isfinite(found)
+    sums = np.bincount(clips, np.where(finite, found, 0.0), minlength=count)
     totals = draws(count, RESAMPLES) @ np.stack([sums, np.bincount(clips, finite)], axis=1)
     totals = totals[totals[:, 1] > 0]
     return totals[:, 0] / totals[:, 1]
@@ -68,7 +79,7 @@ def percentiles(resampled: np.ndarray) -> list[float] | None:
     return [float(low), float(high)] if math.isfinite(low) and math.isfinite(high) else None
 
 
-def around(value: float, resampled: Sequence[float]) -> list[float] | None:
+def around(value: float, resampled: Numbers) -> list[float] | None:
     """`value` +- 1.96 standard deviations of the resampled values; None with fewer than two."""
     if len(resampled) < 2:
         return None
@@ -76,7 +87,7 @@ def around(value: float, resampled: Sequence[float]) -> list[float] | None:
     return [value - margin, value + margin]
 
 
-def pooled_psnr_interval(psnr: Sequence[float], clips: np.ndarray) -> list[float] | None:
+def pooled_psnr_interval(psnr: Numbers, clips: np.ndarray) -> list[float] | None:
     """Interval of the PSNR, dB, of the mean error of all frames, from the frames' dB values."""
     errors = percentiles(resampled_means(10 ** (-np.asarray(psnr, dtype=np.float64) / 10), clips))
     if errors is None or min(errors) <= 0:
@@ -128,5 +139,116 @@ def intervals(
     if measured.features:
         features = measured.features
         resampled["fid"] = resampled_fid(features["generated"], features["target"], numbers)
-        found["fid" + SUFFIX] = around(measured.overall["fid"], resampled["fid"])
+        found["fid" + SUFFIX] = around(float(measured.overall["fid"] or 0.0), resampled["fid"])
     return found, resampled
+
+
+@dataclass
+class Comparison:
+    """One figure of runs A and B. `difference` is B - A over `frames`, finite in both.
+
+    Wins, ties and losses of B are over frames that have a value in both, infinite ones (PSNR of
+    equal images) among them; None for figures without per-frame values.
+    """
+
+    key: str
+    first: float
+    second: float
+    difference: float
+    interval: list[float] | None
+    p_value: float | None
+    test: str
+    frames: int
+    wins: int | None = None
+    ties: int | None = None
+    losses: int | None = None
+
+    @property
+    def win_rate(self) -> float | None:
+        """Share of frames in which B is better, a tie counting half."""
+        if self.wins is None or self.ties is None or self.losses is None:
+            return None
+        return (self.wins + self.ties / 2) / (self.wins + self.ties + self.losses)
+
+    def better(self, key: Key) -> str:
+        """The better run, "A" or "B"; "" when the interval holds zero or there is none."""
+        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
+            return ""
+        return "B" if (self.difference > 0) == key.higher_is_better else "A"
+
+
+def sign_flip_p(differences: np.ndarray, clips: np.ndarray) -> float | None:
+    """Two-sided p-value of the mean of `differences` (n,), signs flipped clip by clip.
+
+    Drawn flips count the observed one among them (Phipson & Smyth 2010), so p is never 0. None with
+    fewer than two clips.
+    """
+    sums = np.bincount(clips, differences)
+    if len(sums) < 2:
+        return None
+    scale = np.abs(sums).sum() or 1.0
+
+    def size(flipped: np.ndarray, axis: int) -> np.ndarray:
+        # Sums of equal size in another order differ in their last digits; they count as equal.
+        return np.abs(flipped.sum(axis=axis) / scale).round(9)
+
+    found = permutation_test(
+        (sums,),
+        size,
+        permutation_type="samples",  # of one sample: its signs
+        alternative="greater",
+        vectorized=True,
+        n_resamples=FLIPS,
+        batch=max(1, 1_000_000 // len(sums)),  # bounds the memory
+        random_state=np.random.default_rng(stable_seed(SEED, "flips", len(sums))),
+    )
+    return float(found.pvalue)
+
+
+def compare_columns(
+    key: str, first: Numbers, second: Numbers, clips: Sequence[str], up: bool
+) -> Comparison | None:
+    """Compare per-frame values, pairwise; frames without a finite value in both are left out.
+
+    `up`: higher is better. None where no frame has both.
+    """
+    values = np.array([first, second], dtype=np.float64)
+    greater, smaller, equal = (
+        int(np.count_nonzero(compared(values[1], values[0])))
+        for compared in (np.greater, np.less, np.equal)
+    )
+    usable = np.isfinite(values).all(axis=0)
+    if not usable.any():
+        return None
+    values = values[:, usable]
+    numbers = clip_numbers(np.asarray(clips, dtype=str)[usable])
+    differences = values[1] - values[0]
+    return Comparison(
+        key,
+        math.fsum(values[0]) / values.shape[1],
+        math.fsum(values[1]) / values.shape[1],
+        math.fsum(differences) / values.shape[1],
+        percentiles(resampled_means(differences, numbers)),
+        sign_flip_p(differences, numbers),
+        "paired sign-flip test over clips",
+        values.shape[1],
+        wins=greater if up else smaller,
+        ties=equal,
+        losses=smaller if up else greater,
+    )
+
+
+def compare_resampled(
+    key: str, overall: tuple[float, float], resampled: tuple[Numbers, Numbers], frames: int
+) -> Comparison:
+    """Compare one number a run by its resampled values, draw by draw over the same clips."""
+    difference = overall[1] - overall[0]
+    spread = np.subtract(resampled[1], resampled[0])
+    interval, p_value = around(difference, spread), None
+    if interval is not None:
+        deviation = float(np.std(spread, ddof=1))
+        # Runs that agree in every draw do not differ at all.
+        p_value = 1.0 if deviation == 0 else math.erfc(abs(difference) / deviation / math.sqrt(2))
+    return Comparison(
+        key, *overall, difference, interval, p_value, "normal, resampled clips", frames
+    )

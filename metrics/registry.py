@@ -1,9 +1,10 @@
-"""Every metric: its name, its keys in metric.json, the files it needs, and where it is computed.
+"""Every metric, one row each in `METRICS`: its name, its keys in metric.json, the files it needs.
 
-The interface between the networks and everything that is made of their numbers (results, intervals,
-comparison, report) is `Metric.measure(pairs, settings) -> Measured`. `pairs` are those of
-`metrics.frame_pairs`, in their order; a `Measured` holds, index by index, a value for each pair,
-which so is keyed by (clip, action, frame) of `pair.entry`. All numbers there are plain floats.
+A metric is a module in `metrics/measures/` with a function `measure(pairs, settings) -> Measured`,
+and a row here that names the function. Everything that is made of its numbers (result files,
+intervals, comparison, report) reads the row and the `Measured`, and knows no metric by name but
+FID and PSNR. `pairs` is a list of `metrics.frame_pairs.Pair`; values in a `Measured` stand in the
+order of the pairs, and are plain Python floats.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,18 +26,27 @@ WEIGHTS = Path(__file__).resolve().parent / "weights"
 FETCH = "bash scripts/download_metric_weights.sh"
 EGOVLP = "egovlp"
 EGOVLP_FILES = {"ego4d": "egovlp.pth", "epickitchen": "epic_mir_plus.pth"}
-TEXT = (EGOVLP, "distilbert-base-uncased", "bert-base-uncased")
 
 
 @dataclass(frozen=True)
 class Key:
-    """How a key of metric.json is read: name for people, unit, direction, meaning."""
+    """How a key of metric.json is read: name for people, meaning, unit, direction, digits."""
 
     title: str
     meaning: str
     unit: str = ""
     higher_is_better: bool = True
     digits: int = 2
+
+    @property
+    def label(self) -> str:
+        """Title and unit, as in "PSNR, dB"."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+    @property
+    def arrow(self) -> str:
+        """The direction in which it is better."""
+        return "\N{UPWARDS ARROW}" if self.higher_is_better else "\N{DOWNWARDS ARROW}"
 
 
 @dataclass(frozen=True)
@@ -57,9 +67,9 @@ class Measured:
 
     overall    key of metric.json -> number, or None where no finite one exists
     columns    key -> one value a pair, in the order of the pairs; nan where a pair has none,
-               inf for PSNR of equal pictures. The column of a key of `overall` has its name, and
+               inf for PSNR of equal images. The column of a key of `overall` has its name, and
                `overall` is the mean of the finite values; FID, `psnr_pooled` and counts have none.
-    features   FID alone: "generated" and "target" -> (n, 2048) float64 Inception features, row i
+    features   only of FID: "generated" and "target" -> (n, 2048) float64 Inception features, row i
                of pair i, for intervals by resampling; not written to any file
     documents  file name beside metric.json -> JSON value: the captions, clip -> action -> text,
                in blip.json and blip-l.json. `metrics.results` writes them
@@ -73,18 +83,25 @@ class Measured:
 
 @dataclass(frozen=True)
 class Metric:
-    """`function` is `module.name`, called with (pairs, settings) -> Measured.
+    """A row of the table.
 
-    `files` are weight files below one flat folder; `EGOVLP` stands for the one of the dataset.
-    `documents` are the files that it leaves beside metric.json. `needs_text`: it compares with
-    the descriptions of the edit file.
+    function      dotted path of what is called with (pairs, settings) -> Measured
+    keys          key of metric.json -> how it is read
+    files         weight files below one flat folder; `EGOVLP` stands for the one of the dataset
+    package       a library that it needs besides torch
+    group         name that stands for several metrics in `--metrics`
+    needs_source  it looks at the source frames
+    needs_text    it compares with the descriptions of the edit file
+    documents     files that it leaves beside metric.json
     """
 
     name: str
     title: str
     function: str
+    keys: Mapping[str, Key] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     package: str = ""
+    group: str = ""
     needs_source: bool = False
     needs_text: bool = False
     documents: tuple[str, ...] = ()
@@ -117,107 +134,71 @@ class Metric:
         return getattr(importlib.import_module(module), function)(pairs, settings)
 
 
-# In the order in which the released script computes them.
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric(
-            "fid",
-            "FID",
-            "metrics.measures.frechet.measure",
-            ("pt_inception-2015-12-05-6726825d.pth",),
-            "pytorch_fid",
-        ),
-        Metric("psnr", "PSNR", "metrics.measures.psnr.measure"),
-        Metric(
-            "psnr_changed",
-            "PSNR of the changed region",
-            "metrics.measures.psnr.measure_changed",
-            needs_source=True,
-        ),
-        Metric(
-            "lpips_squeeze",
-            "LPIPS SqueezeNet",
-            "metrics.measures.perceptual.measure_squeeze",
-            ("squeezenet1_1-b8a52dc0.pth",),
-            "torchmetrics",
-        ),
-        Metric(
-            "lpips_vgg",
-            "LPIPS VGG16",
-            "metrics.measures.perceptual.measure_vgg",
-            ("vgg16-397923af.pth",),
-            "torchmetrics",
-        ),
-        Metric(
-            "lpips_alex",
-            "LPIPS AlexNet",
-            "metrics.measures.perceptual.measure_alex",
-            ("alexnet-owt-7be5be79.pth",),
-            "torchmetrics",
-        ),
-        Metric(
-            "clip", "CLIP", "metrics.measures.clip_image.measure", ("ViT-L-14.pt",), "open_clip"
-        ),
-        Metric("egovlp", "EgoVLP", "metrics.measures.egovlp.measure", (EGOVLP,), "torchvision"),
-        Metric(
-            "egovlp_plus",
-            "EgoVLP+",
-            "metrics.measures.egovlp.measure_plus",
-            (EGOVLP,),
-            "torchvision",
-            needs_source=True,
-        ),
-        Metric(
-            "blip_base",
-            "BLIP-B",
-            "metrics.measures.captions.measure_base",
-            ("model_base_caption_capfilt_large.pth", *TEXT),
-            "transformers",
-            needs_text=True,
-            documents=("blip.json",),
-        ),
-        Metric(
-            "blip_large",
-            "BLIP-L",
-            "metrics.measures.captions.measure_large",
-            ("model_large_caption.pth", *TEXT),
-            "transformers",
-            needs_text=True,
-            documents=("blip-l.json",),
-        ),
+def _lpips(kind: str, network: str, file: str) -> Metric:
+    how = f"perceptual distance, {network} features; images in [0, 1], as in the released code"
+    scaled = "the same with images in [-1, 1], as the metric is defined"
+    keys = {
+        f"lpips_{kind}": Key(f"LPIPS {network}", how, "", False, 4),
+        f"lpips_{kind}_scaled": Key(f"LPIPS {network}, scaled", scaled, "", False, 4),
+    }
+    function = f"metrics.measures.perceptual.measure_{kind}"
+    title = f"LPIPS {network}"
+    return Metric(f"lpips_{kind}", title, function, keys, (file,), "torchmetrics", group="lpips")
+
+
+def _blip(size: str, title: str, file: str, document: str) -> Metric:
+    caption = f"BLIP's ({size}) caption of the frame"
+    how = f"cosine of EgoVLP embeddings of the description and of {caption}"
+    return Metric(
+        f"blip_{size}",
+        title,
+        f"metrics.measures.captions.measure_{size}",
+        {f"blip_{size}_egovlp_sim": Key(title, how, digits=4)},
+        (file, EGOVLP, "distilbert-base-uncased", "bert-base-uncased"),
+        "transformers",
+        group="blip",
+        needs_text=True,
+        documents=(document,),
     )
-}
-_LPIPS = "perceptual distance, {} features; pictures given in [0, 1], as released"
-_BLIP = "cosine of EgoVLP embeddings of the description and of BLIP's ({}) caption of the frame"
-_SCALED = "the same with pictures in [-1, 1], as the metric is defined"
-KEYS = {
-    "fid": Key("FID", "distance of two sets of Inception features", "", False),
-    "psnr": Key("PSNR", "mean of the frames' values", "dB"),
-    "psnr_pooled": Key("PSNR, pooled", "of the mean error of all frames", "dB"),
-    "psnr_changed": Key("PSNR, changed region", "where source and ground truth differ", "dB"),
-    "psnr_changed_gain": Key(
-        "Gain over copying", "in the changed region, against the source", "dB"
-    ),
-    "lpips_squeeze": Key("LPIPS SqueezeNet", _LPIPS.format("SqueezeNet"), "", False, 4),
-    "lpips_squeeze_scaled": Key("LPIPS SqueezeNet, scaled", _SCALED, "", False, 4),
-    "lpips_vgg": Key("LPIPS VGG16", _LPIPS.format("VGG16"), "", False, 4),
-    "lpips_vgg_scaled": Key("LPIPS VGG16, scaled", _SCALED, "", False, 4),
-    "lpips_alex": Key("LPIPS AlexNet", _LPIPS.format("AlexNet"), "", False, 4),
-    "lpips_alex_scaled": Key("LPIPS AlexNet, scaled", _SCALED, "", False, 4),
-    "clip_image_sim": Key("CLIP", "cosine of ViT-L/14 picture embeddings", digits=4),
-    "egovlp_image_sim": Key(
-        "EgoVLP", "cosine of embeddings of the frame as a still video", digits=4
-    ),
-    "egovlp_plus_image_sim": Key(
-        "EgoVLP+", "the same, videos that begin with the source frame", digits=4
-    ),
-    "blip_base_egovlp_sim": Key("BLIP-B", _BLIP.format("base"), digits=4),
-    "blip_large_egovlp_sim": Key("BLIP-L", _BLIP.format("large"), digits=4),
-}
+
+
+# fmt: off
+_ROWS = (  # in the order in which the released script computes them
+    Metric("fid", "FID", "metrics.measures.frechet.measure",
+           {"fid": Key("FID", "distance of two sets of Inception features", "", False)},
+           ("pt_inception-2015-12-05-6726825d.pth",), "pytorch_fid"),
+    Metric("psnr", "PSNR", "metrics.measures.psnr.measure",
+           {"psnr": Key("PSNR", "mean of the frames' values", "dB"),
+            "psnr_pooled": Key("PSNR, pooled", "of the mean error of all frames", "dB")}),
+    Metric("psnr_changed", "PSNR of the changed region", "metrics.measures.psnr.measure_changed",
+           {"psnr_changed":
+                Key("PSNR, changed region", "where source and ground truth differ", "dB"),
+            "psnr_changed_gain":
+                Key("Gain over copying", "in the changed region, against the source", "dB")},
+           needs_source=True),
+    _lpips("squeeze", "SqueezeNet", "squeezenet1_1-b8a52dc0.pth"),
+    _lpips("vgg", "VGG16", "vgg16-397923af.pth"),
+    _lpips("alex", "AlexNet", "alexnet-owt-7be5be79.pth"),
+    Metric("clip", "CLIP", "metrics.measures.clip_image.measure",
+           {"clip_image_sim": Key("CLIP", "cosine of ViT-L/14 image embeddings", digits=4)},
+           ("ViT-L-14.pt",), "open_clip"),
+    Metric("egovlp", "EgoVLP", "metrics.measures.egovlp.measure",
+           {"egovlp_image_sim":
+                Key("EgoVLP", "cosine of embeddings of the frame as a still video", digits=4)},
+           (EGOVLP,), "torchvision"),
+    Metric("egovlp_plus", "EgoVLP+", "metrics.measures.egovlp.measure_plus",
+           {"egovlp_plus_image_sim":
+                Key("EgoVLP+", "the same, videos that begin with the source frame", digits=4)},
+           (EGOVLP,), "torchvision", needs_source=True),
+    _blip("base", "BLIP-B", "model_base_caption_capfilt_large.pth", "blip.json"),
+    _blip("large", "BLIP-L", "model_large_caption.pth", "blip-l.json"),
+)
+# fmt: on
+METRICS = {metric.name: metric for metric in _ROWS}
+KEYS = {name: key for metric in _ROWS for name, key in metric.keys.items()}
 GROUPS = {
-    "lpips": ("lpips_squeeze", "lpips_vgg", "lpips_alex"),
-    "blip": ("blip_base", "blip_large"),
+    group: tuple(metric.name for metric in _ROWS if metric.group == group)
+    for group in ("lpips", "blip")
 }
 
 

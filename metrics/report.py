@@ -1,4 +1,4 @@
-"""A report that people look at: report.html (self-contained) and report.png.
+r"""Write report.html of measured frames: one file, with all images inside.
 
     python metrics/report.py --dataset ego4d --dataset-root DATA --gen_path RUN/images \
         --stage1-log VLLM/trainer_state.json --stage2-log RUN/metrics.jsonl --out RUN/report
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from egogen import layout
 from egogen.actions import DESCRIPTION_KEY
-from egogen.atomic import atomic_path, write_text
+from egogen.atomic import write_text
 from egogen.errors import EgoGenError, run_command
 from egogen.settings import setting
 from metrics.reporting.data import (
@@ -31,22 +31,16 @@ from metrics.reporting.data import (
 )
 from metrics.reporting.html import page
 from metrics.reporting.runs import Versus, compare_runs, read_run
-from metrics.reporting.sheet import sheet
 from metrics.results import default_folder
-
-SHEET_SAMPLES = 4  # best and worst ones in report.png, each
 
 
 def write_report(
     data: ReportData, out: str | os.PathLike, best: int = 12, worst: int = 12, others: int = 12
-) -> tuple[Path, Path]:
-    """Write report.html and report.png into `out` -> their paths."""
-    out = Path(out)
-    write_text(out / "report.html", page(data, select(data.samples, best, worst, others)))
-    few = select(data.samples, min(best, SHEET_SAMPLES), min(worst, SHEET_SAMPLES), 0)
-    with atomic_path(out / "report.png") as temporary:
-        sheet(data, few["best"], few["worst"]).save(temporary, "PNG", optimize=True)
-    return out / "report.html", out / "report.png"
+) -> Path:
+    """Write report.html into `out` -> its path."""
+    path = Path(out) / "report.html"
+    write_text(path, page(data, select(data.samples, best, worst, others)))
+    return path
 
 
 def gather(options: argparse.Namespace) -> ReportData:
@@ -57,23 +51,10 @@ def gather(options: argparse.Namespace) -> ReportData:
     metric_folder = options.metric or default_folder(options.gen_path)
     score = read_score(options.score, required=("done_rate",))
     overall, intervals = read_overall(metric_folder)
-    samples, ranked_by = read_samples_of(
-        options.gen_path,
-        frames,
-        edit_file,
-        metric_folder,
-        options.llava_key,
-        score,
-        options.rank_by,
-    )
-    curves = [
-        read_curve(path, title)
-        for title, paths in (
-            ("Stage 1: description", options.stage1_log),
-            ("Stage 2: generation", options.stage2_log),
-        )
-        for path in paths
-    ]
+    folders = options.gen_path, frames, edit_file, metric_folder
+    samples, ranked_by = read_samples_of(*folders, options.llava_key, score, options.rank_by)
+    curves = [read_curve(path, "Stage 1: description") for path in options.stage1_log]
+    curves += [read_curve(path, "Stage 2: generation") for path in options.stage2_log]
     return ReportData(
         options.title or f"Action frames of {options.dataset} {options.split}",
         f"{len(samples)} frames in {options.gen_path}, descriptions of {edit_file}",
@@ -103,33 +84,23 @@ def _versus(options: argparse.Namespace, metric_folder: Path) -> Versus | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Write report.html and report.png of measured frames.",
-        epilog="example: python metrics/report.py --dataset ego4d --dataset-root data/mini "
-        "--gen_path runs/quickstart/images --out runs/quickstart/report",
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", required=True, choices=layout.DATASETS)
     parser.add_argument("--dataset-root", type=Path, help="default: LEGO_DATASET")
     parser.add_argument("--split", default="val", choices=layout.SPLITS)
     parser.add_argument("--gen_path", required=True, help="folder of generated frames")
-    parser.add_argument(
-        "--edit_file", type=Path, help="action file with the descriptions (default: the released)"
-    )
+    parser.add_argument("--edit_file", type=Path, help="with the descriptions (default: released)")
     parser.add_argument("--llava_key", default=DESCRIPTION_KEY, help="field of the descriptions")
     parser.add_argument("--metric", type=Path, help="folder of metric.json (default: as written)")
     parser.add_argument("--rank-by", help="figure that orders the frames (default: gain, or PSNR)")
     parser.add_argument("--against", help="folder of metric.json of another run, to compare with")
-    parser.add_argument(
-        "--against-images", type=Path, help="its frames: shows what gained and lost"
-    )
+    parser.add_argument("--against-images", type=Path, help="its frames: show gains and losses")
     parser.add_argument("--score", help="JSON of python -m mini.oracle.score for these frames")
     parser.add_argument("--swapped-score", help="the same of frames with other descriptions")
     parser.add_argument("--description-score", help="JSON: shares of descriptions that are right")
-    parser.add_argument(
-        "--stage1-log", action="append", default=[], help="trainer_state.json; may be repeated"
-    )
-    parser.add_argument(
-        "--stage2-log", action="append", default=[], help="metrics.jsonl; may be repeated"
-    )
+    for name, file in (("--stage1-log", "trainer_state.json"), ("--stage2-log", "metrics.jsonl")):
+        parser.add_argument(name, action="append", default=[], help=f"{file}; may be repeated")
     parser.add_argument("--title")
     for kind in ("best", "worst", "others"):
         parser.add_argument(f"--{kind}", type=int, default=12, help="how many (default: 12)")
@@ -143,8 +114,7 @@ def main(argv: Sequence[str]) -> int:
     if min(counts) < 0 or sum(counts) == 0:
         raise EgoGenError("--best, --worst, --others: expected counts of at least 0, not all 0")
     out = options.out or Path(os.path.abspath(options.gen_path)).parent / "report"
-    for path in write_report(gather(options), out, *counts):
-        print(f"written: {path}")
+    print(f"written: {write_report(gather(options), out, *counts)}")
     return 0
 
 

@@ -4,14 +4,16 @@ parts/NAME.json  one metric: what it was computed from, and all that it gave; wh
 blip.json ...    captions, as the released script leaves them
 metric.json      released keys with the released definitions, own keys beside them; flat
 per_sample.csv   clip, action, frame and one column a per-frame value
-inputs.json      what each metric was computed from, and the content of every ground truth frame
+inputs.json      what each metric was computed from, and a digest of every ground truth frame
 
-All others are made from the parts, so that nothing stale is ever merged.
+All other files are made from the parts, so that nothing stale is ever merged.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
+import hashlib
 import io
 import math
 import os
@@ -37,6 +39,26 @@ def default_folder(gen_path: str | os.PathLike) -> Path:
     return Path(os.path.abspath(gen_path)).parent / "metric"
 
 
+def content_digest(path: Path) -> str:
+    """Hex digest of a file, or of the names and contents of every file of a folder.
+
+    A file of gigabytes is read once a process, as long as its size and time stay.
+    """
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return _digest(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@functools.cache
+def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for path, _, _ in files:
+        digest.update(f"{path.name}\0".encode())
+        with open(path, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 @dataclass
 class Part:
     """What one metric gave; `columns[key][i]` belongs to pair i."""
@@ -45,7 +67,7 @@ class Part:
     overall: dict[str, float | int | None]
     columns: dict[str, list[float]]
     intervals: dict[str, list[float] | None]  # key + "_ci95" -> [low, high]
-    resampled: dict[str, list[float]]  # for `metrics.compare`, of keys without a column
+    resampled: dict[str, list[float]]  # for comparisons, of keys without a column
     documents: dict[str, Any]  # file name beside metric.json -> its JSON value
 
 
@@ -95,37 +117,18 @@ class Results:
         resampled: dict[str, list[float]] | None = None,
     ) -> None:
         """Take over one metric's values; the part is on disk before any other file changes."""
-        part = Part(
-            identity,
-            measured.overall,
-            measured.columns,
-            intervals or {},
-            resampled or {},
-            measured.documents,
-        )
+        overall, columns, documents = measured.overall, measured.columns, measured.documents
+        part = Part(identity, overall, columns, intervals or {}, resampled or {}, documents)
         content = {"format": FORMAT, **asdict(part)}
         content["columns"] = {key: _to_json(column) for key, column in part.columns.items()}
         write_json(self.folder / PARTS / f"{metric}.json", content, indent=None)
         self.parts[metric] = part
         self.write()
 
-    @property
-    def ordered(self) -> list[Part]:
-        """Parts in the metrics' order, whatever was measured first."""
-        return [self.parts[name] for name in METRICS if name in self.parts]
-
-    @property
-    def overall(self) -> dict[str, float | int | None]:
-        """The figures of metric.json without intervals."""
-        return {key: value for part in self.ordered for key, value in part.overall.items()}
-
-    @property
-    def columns(self) -> dict[str, list[float]]:
-        return {key: values for part in self.ordered for key, values in part.columns.items()}
-
-    @property
-    def intervals(self) -> dict[str, list[float] | None]:
-        return {key: value for part in self.ordered for key, value in part.intervals.items()}
+    def merged(self, kind: str) -> dict[str, Any]:
+        """The `kind` of all parts ("overall", "columns", "intervals"), in the order of METRICS."""
+        parts = [self.parts[name] for name in METRICS if name in self.parts]
+        return {key: value for part in parts for key, value in getattr(part, kind).items()}
 
     def write(self) -> None:
         """Make all files but the parts anew."""
@@ -133,22 +136,20 @@ class Results:
             for name, document in part.documents.items():
                 write_json(self.folder / name, document)
         write_text(self.folder / SAMPLE_FILE, self._csv())
-        write_json(self.folder / METRIC_FILE, {**self.counts, **self.overall, **self.intervals})
+        figures = {**self.counts, **self.merged("overall"), **self.merged("intervals")}
+        write_json(self.folder / METRIC_FILE, figures)
         metrics = {
             name: {"figures": list(self.parts[name].overall), "from": self.parts[name].identity}
             for name in METRICS
             if name in self.parts
         }
-        inputs = {
-            "metrics": metrics,
-            "targets": {pair.key: pair.target_digest for pair in self.pairs},
-        }
-        write_json(self.folder / INPUT_FILE, inputs)
+        targets = {pair.key: pair.target_digest for pair in self.pairs}
+        write_json(self.folder / INPUT_FILE, {"metrics": metrics, "targets": targets})
 
     def _csv(self) -> str:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        columns = self.columns
+        columns = self.merged("columns")
         writer.writerow([*KEY_COLUMNS, *columns])
         for number, pair in enumerate(self.pairs):
             values = (column[number] for column in columns.values())
@@ -174,32 +175,29 @@ def load(folder: str | os.PathLike, pairs: Sequence[Pair], identity: str) -> Res
 
 def read_samples(path: str | os.PathLike) -> dict[str, dict[str, float]]:
     """per_sample.csv -> {frame: {column: value}}; empty cells are left out."""
-    try:
-        return {
-            row["frame"]: {
-                name: float(cell)
-                for name, cell in row.items()
-                if name not in KEY_COLUMNS and cell not in ("", None)
-            }
-            for row in _rows(path)
-        }
-    except (KeyError, ValueError, TypeError) as error:
-        raise EgoGenError(f"{path}: not a table of per-sample figures ({error})") from None
+    return read_table(path)[0]
 
 
-def read_clips(path: str | os.PathLike) -> dict[str, str]:
-    """per_sample.csv -> {frame: clip}."""
-    try:
-        return {row["frame"]: row["clip"] for row in _rows(path)}
-    except KeyError as error:
-        raise EgoGenError(f"{path}: not a table of per-sample figures ({error})") from None
-
-
-def _rows(path: str | os.PathLike) -> list[dict[str, str]]:
+def read_table(path: str | os.PathLike) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """per_sample.csv -> ({frame: {column: value}}, {frame: clip}); empty cells are left out."""
+    samples, clips = {}, {}
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+            for row in csv.DictReader(file):
+                clip, _, frame = (row.pop(name) for name in KEY_COLUMNS)
+                cells = {name: cell for name, cell in row.items() if cell not in ("", None)}
+                samples[frame] = {name: float(cell) for name, cell in cells.items()}
+                clips[frame] = clip
     except FileNotFoundError:
         raise EgoGenError(f"{path}: no such file, expected the per-sample figures") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error, KeyError, ValueError, TypeError) as error:
         raise EgoGenError(f"{path}: not a table of per-sample figures ({error})") from None
+    return samples, clips
+
+
+def read_object(path: str | os.PathLike, what: str) -> dict[str, Any]:
+    """A JSON object; EgoGenError saying what was expected for any other value."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise EgoGenError(f"{path}: expected an object of {what}, found {type(found).__name__}")
+    return found

@@ -25,7 +25,7 @@ from egogen.jobs import track  # noqa: E402
 from egogen.layout import action_file, frame_folder  # noqa: E402
 from ldm.checkpoints.load import load_start  # noqa: E402
 from ldm.config import GenerateConfig, load_config  # noqa: E402
-from ldm.images import to_picture, to_pixels  # noqa: E402
+from ldm.images import to_image, to_pixels  # noqa: E402
 from ldm.model import LegoModel  # noqa: E402
 from mini.oracle.score import read_truth, score_frame, summary  # noqa: E402
 
@@ -37,16 +37,16 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--name", default="ego4d")
     args = parser.parse_args(argv)
     config = load_config(GenerateConfig, [str(PROJECT / "configs" / "generate_mini.yaml")])
-    model = LegoModel(config.model.params).eval()
+    model = LegoModel(config.model).eval()
     load_start(model, str(PROJECT / "configs" / "mini" / "start.safetensors"))
     folder = frame_folder(args.dataset_root, args.name, "val")
     entries = read_actions(action_file(args.dataset_root, args.name, "val"))
     truth, rows = read_truth(args.dataset_root, args.name), []
     for entry in track(entries, len(entries), "ceiling", "frames"):
         source, target = (read_rgb(inside(folder, name)) for name in (entry.image_0, entry.image_1))
-        moments = model.encode_moments(to_pixels(target, config.data.params.res)[None])
+        moments = model.encode_moments(to_pixels(target, config.data.res)[None])
         decoded = model.decode(model.scale_factor * model.image_latents(moments))[0]
-        picture = to_picture(decoded, target.size, config.inference.height, "clamp")
+        picture = to_image(decoded, target.size, config.inference.height, "clamp")
         actions = dict(truth[entry.clip]["actions"])
         own = actions.pop(entry.action_id)
         rows.append({"verb": own["verb"], **score_frame(source, target, picture, own, actions)})

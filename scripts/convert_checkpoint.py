@@ -28,7 +28,7 @@ what each form holds:
              ignores.
   own        .ckpt of this project: all live weights and the EMA of whatever was trained, with
              its count of updates. The noise schedule stands in the config.
-  diffusers  folder for ldm.pipeline.LegoPipeline: EMA weights (live ones where there are none) as
+  diffusers  folder for ldm.pipeline.LegoPipeline: the EMA (live weights where there is none) as
              the plain files, live weights of what has an EMA as the variant "non_ema", the
              tokenizer, the noise schedule as the scheduler's config.
 Converted to and fro, every weight comes back bit for bit. Optimizer and learning rate are in none

@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
     # Slow to import: bad arguments are reported first.
     from egogen.devices import usable_device
     from ldm.config import GenerateConfig, load_config
-    from ldm.images import write_picture
+    from ldm.images import write_image
     from lego.frame import check_photo, generate_frame
     from llava.describing.decoding import Decoding
 
@@ -105,9 +105,9 @@ def main(argv: Sequence[str]) -> int:
         "overrides": list(options.overrides),
     }
     write_json(out.with_suffix(".json"), record)
-    write_picture(out, frame.picture, config.inference.jpeg_quality)
+    write_image(out, frame.image, config.inference.jpeg_quality)
     print(f"{frame.action}: {frame.description}")
-    print(f"written: {out} ({frame.picture.width}x{frame.picture.height}), {out.stem}.json")
+    print(f"written: {out} ({frame.image.width}x{frame.image.height}), {out.stem}.json")
     return 0
 
 

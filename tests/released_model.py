@@ -13,7 +13,7 @@ import torch
 from recipe import array, image, tensor
 from transformers import CLIPTokenizer
 
-from ldm.checkpoints.load import load_released
+from ldm.checkpoints.load import load_weights
 from ldm.config import TrainConfig, load_config
 from ldm.model import LegoModel
 
@@ -68,9 +68,9 @@ def tiny_state() -> dict:
 @cache
 def tiny_model() -> LegoModel:
     """With live UNet weights. Shared by all tests: leave it as it was found."""
-    model = LegoModel(load_config(TrainConfig, [], TINY).model.params).eval()
-    model._tokenizer = clip_tokenizer()
-    load_released(model, tiny_state(), use_ema=False)
+    model = LegoModel(load_config(TrainConfig, [], TINY).model).eval()
+    model.tokenizer = clip_tokenizer()
+    load_weights(model, tiny_state(), use_ema=False)
     return model
 
 

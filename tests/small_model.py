@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from transformers import CLIPTextConfig, CLIPTokenizer
 
 from ldm.checkpoints.layouts import Weights
 from ldm.config import load_model_params
 from ldm.model import LegoModel
+from ldm.schema import ModelParams
 
 # Which parts a run may have averages of.
 KINDS = {"none": (), "unet": ("unet",), "both": ("unet", "conditioner")}
@@ -59,7 +59,7 @@ def random_weights(params, averaged: tuple[str, ...]) -> Weights:
     return Weights(live, average, updates=17 if averaged else 0)
 
 
-def write_small(root: Path) -> tuple[Path, DictConfig, dict[str, Weights]]:
+def write_small(root: Path) -> tuple[Path, ModelParams, dict[str, Weights]]:
     """Config, its parameters, and weights of each of KINDS."""
     path = write_config(root)
     params = params_of(path)
@@ -68,7 +68,7 @@ def write_small(root: Path) -> tuple[Path, DictConfig, dict[str, Weights]]:
 
 def assert_equal_weights(one, two):
     assert one.updates == two.updates
-    for a, b in ((one.live, two.live), (one.average, two.average)):
+    for a, b in ((one.live, two.live), (one.ema, two.ema)):
         assert a.keys() == b.keys()
         for name in a:
             assert a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]), name

@@ -53,11 +53,11 @@ def write_run(root: Path) -> list[str]:
             f"{prefix}additional_cond_path.llava_text={root}/text/{split}",
         ]
     torch.manual_seed(0)
-    params = load_config(TrainConfig, [str(CONFIG)], SMALL).model.params
+    params = load_config(TrainConfig, [str(CONFIG)], SMALL).model
     tokenizer = train_tokenizer(["the right hand picks up thing 0 of clip 1"], 600)
     tower = build_tower(tokenizer, 64, layers=1, heads=2)
     save_tower(tower, tokenizer, root / "text_tower")
-    vae = build_autoencoder(params.first_stage_config.params, 1.0)
+    vae = build_autoencoder(params.autoencoder, 1.0)
     parts = {"vae": vae, "text_encoder": tower}
     save_file(
         {

@@ -137,7 +137,7 @@ def image_store(root, layers=1, **info):
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_pictures_are_projected_when_read(tmp_path, layers):
+def test_images_are_projected_when_read(tmp_path, layers):
     vision = np.random.default_rng(0).standard_normal((ROWS, VISION)).astype(np.float16)
     image_store(tmp_path, layers).write({"c/0/f.jpg": vision})
     first, *rest = projector(layers).state.values()

@@ -7,16 +7,19 @@ import pytest
 import torch
 
 from egogen import EgoGenError
-from ldm.conditioning import FeatureConditioner, dropout_masks, join_context, pad_text_rows
+from ldm.architecture import build_conditioner
+from ldm.conditioning import dropout_masks, join_context, pad_rows
 from ldm.config import TrainConfig, load_config
-from ldm.noise import SampleNoise
+from ldm.released_config import released_features
 from ldm.sampling import (
     Conditioning,
+    SampleNoise,
     guidance_branches,
     guided_denoiser,
     sample_euler_ancestral,
 )
 from ldm.schedule import NoiseSchedule
+from ldm.schema import ConditionerParams
 
 GOLDEN = np.load(Path(__file__).parent / "data" / "ldm" / "sampling.npz")
 
@@ -41,10 +44,13 @@ def test_dropout_table():
 
 
 def test_conditioner_variants_have_no_unused_parameters():
-    image, text = torch.randn(2, 6, 8), pad_text_rows(torch.randn(3, 8), 5).expand(2, -1, -1)
+    text = pad_rows(torch.randn(3, 8), 5).expand(2, -1, -1)
+    features = {"image": torch.randn(2, 6, 8), "text": text}
     for variant, rows in {"none": 4, "image": 10, "text": 9, "both": 15}.items():
-        conditioner = FeatureConditioner(8, 16, variant, num_heads=2, feedforward_dim=32)
-        context = join_context(torch.randn(2, 4, 16), *conditioner(image, text))
+        table = released_features({"variant": variant, "feature_dim": 8, "image_rows": 6})
+        params = ConditionerParams(table, num_heads=2, feedforward_dim=32)
+        conditioner = build_conditioner(params, 16)
+        context = join_context(torch.randn(2, 4, 16), conditioner(features).values())
         assert context.shape == (2, rows, 16)
         if variant != "none":
             context.sum().backward()
@@ -63,7 +69,7 @@ def test_sampling_does_not_depend_on_the_batch():
         contexts = guidance.contexts[guidance.rows]
         noise = SampleNoise(0, names, (4, 4, 4), "cpu")
         denoise = guided_denoiser(lambda x, t: unet(x, t, contexts), schedule, guidance)
-        return sample_euler_ancestral(denoise, noise(0) * sigmas[0], sigmas, noise)
+        return sample_euler_ancestral(denoise, noise(0), sigmas, noise)
 
     names = [("clip", "0"), ("clip", "1")]
     context, image = torch.randn(2, 3, 2), torch.randn(2, 4, 4, 4)

@@ -6,12 +6,12 @@ from small_training import CONFIG, losses, train_run, write_run
 
 import ldm.cache
 from egogen import EgoGenError
-from ldm.cache import PARTS, EncoderCache
+from ldm.cache import EncoderCache
 from ldm.cache import main as cache_main
 from ldm.checkpoints.load import load_start, read_weights
 from ldm.config import TrainConfig, load_config
-from ldm.data import locate_entries
 from ldm.model import FROZEN_PARTS, LegoModel
+from ldm.split import open_training
 from ldm.training.module import LegoTraining
 from ldm.training.run import build_data
 
@@ -30,19 +30,18 @@ def cache(run_overrides, tmp_path_factory):
 
 def load(overrides, *more):
     config = load_config(TrainConfig, [str(CONFIG)], [*overrides, *more])
-    model = LegoModel(config.model.params)
-    load_start(model, config.model.params.ckpt_path)
+    model = LegoModel(config.model)
+    load_start(model, config.model.ckpt_path)
     return config, model
 
 
 @pytest.mark.parametrize("flip", [0, 1])
 def test_moments_and_texts_of_both_flips(run_overrides, cache, flip):
     """Item by item what the encoders give for the frames as training sees them."""
-    kept = f"data.params.cache_path={cache}"
     always = f"data.params.train.params.flip_prob={flip or 1e-9}"
     config, model = load(run_overrides, always)
-    plain = build_data(config, model, seed=0)[0]
-    cached = build_data(load(run_overrides, always, kept)[0], model, seed=0)[0]
+    plain = build_data(open_training(config), model, 0, None, True)[0]
+    cached = build_data(open_training(load(run_overrides, always)[0]), model, 0, cache, True)[0]
     for index in range(len(plain)):
         expected, found = plain[0, index], cached[0, index]
         for name in ("source", "edited"):
@@ -78,19 +77,21 @@ def test_chunks_make_the_whole(run_overrides, cache, tmp_path, monkeypatch):
     words = ["--config", str(CONFIG), "--out", str(tmp_path), "--n_chunk", "2", *run_overrides]
     cache_main([*words, "--chunk_idx", "2"])
     config, model = load(run_overrides)
-    data = config.data.params.train.params
-    located = locate_entries(data)
+    split = open_training(config)["train"]
     with pytest.raises(EgoGenError, match="shard_00000.*missing or cut short"):
-        EncoderCache(tmp_path / "train", located, data, model)
+        EncoderCache(tmp_path / "train", split, model)
     before = [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("shard_*"))]
     cache_main([*words, "--chunk_idx", "1"])
     cache_main([*words, "--chunk_idx", "2"])  # finished shards are kept
     assert set(before) <= {path.stat().st_mtime_ns for path in tmp_path.rglob("shard_*")}
-    assert all(len(list((tmp_path / part).glob("shard_*"))) == len(located) for part in PARTS)
-    chunked = EncoderCache(tmp_path / "train", located, data, model)
+    assert all(
+        len(list((tmp_path / part).glob("shard_*"))) == len(split.items)
+        for part in ("train", "validation")
+    )
+    chunked = EncoderCache(tmp_path / "train", split, model)
     monkeypatch.undo()
-    whole = EncoderCache(cache / "train", located, data, model)
-    for index in range(len(located)):
+    whole = EncoderCache(cache / "train", split, model)
+    for index in range(len(split.items)):
         monkeypatch.setattr(ldm.cache, "SHARD", 1)
         found = chunked.read(index, flip=True)
         monkeypatch.undo()
@@ -104,7 +105,7 @@ def test_chunks_make_the_whole(run_overrides, cache, tmp_path, monkeypatch):
 def test_the_encoders_leave_the_device(run_overrides):
     """While a cache stands in for them they are no part of the module, but of its checkpoints."""
     config, model = load(run_overrides)
-    module = LegoTraining(model, config, seed=0, cached=True)
+    module = LegoTraining(model, config.optimizer, config.lightning, seed=0, cached=True)
     frozen = tuple(f"model.{part}." for part in FROZEN_PARTS)
     assert not any(name.startswith(frozen) for name in module.state_dict())
     checkpoint = {"state_dict": module.state_dict()}

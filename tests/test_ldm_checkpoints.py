@@ -26,18 +26,20 @@ from ldm.checkpoints.convert import bare_model
 from ldm.checkpoints.layouts import POSITIONS, UPDATES, Weights, from_released, to_own, to_released
 from ldm.checkpoints.load import (
     load,
-    load_for_generation,
     load_start,
+    load_weights,
     read_file,
     read_weights,
     start_weights,
 )
-from ldm.checkpoints.released_names import CONV_IN, released_names
+from ldm.checkpoints.released_names import released_names, stored_name
 from ldm.config import TrainConfig, load_config
 from ldm.model import LegoModel
 from ldm.pipeline import LegoPipeline
 from ldm.schedule import released_schedule
-from ldm.training.ema import Average
+from ldm.training.ema import EMA
+
+CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
 
 PROJECT = Path(__file__).parents[1]
 UNTOUCHED = json.loads((DATA / "surgery.json").read_text())["load_ema_false"]["missing_outside_ema"]
@@ -63,17 +65,17 @@ def told(state):
 
 @pytest.mark.parametrize("name, overrides", [("full", ()), ("tiny", TINY)])
 def test_released_names_and_shapes_both_ways(name, overrides):
-    model = bare_model(load_config(TrainConfig, [], overrides).model.params)
+    model = bare_model(load_config(TrainConfig, [], overrides).model)
     names = manifest(f"manifest_{name}.json")
     weights = from_released(bare_state(names), model, "file")
     assert told(weights.live) == told(model.state_dict())
     unet = {n: v for n, v in model.state_dict().items() if n.startswith("unet.")}
-    assert told(weights.average) == told(unet) and weights.updates == 5
+    assert told(weights.ema) == told(unet) and weights.updates == 5
     assert told(to_released(weights, model)) == {n: list(kind) for n, kind in names.items()}
 
 
 def test_stable_diffusion_names_and_shapes():
-    model = bare_model(load_config(TrainConfig, [], []).model.params)
+    model = bare_model(load_config(TrainConfig, [], []).model)
     names = manifest("manifest_sd15_layout.json")
     assert names[CONV_IN][0] == [320, 4, 3, 3]
     live = start_weights(bare_state(names), model, "file").live
@@ -83,7 +85,7 @@ def test_stable_diffusion_names_and_shapes():
 
 def test_names_agree_with_the_converters_of_diffusers():
     """Which know nothing of ours: every tensor, by its value, ends under the same name."""
-    model = bare_model(load_config(TrainConfig, [], []).model.params)
+    model = bare_model(load_config(TrainConfig, [], []).model)
     names = released_names(model)
     numbered = {released: torch.tensor(float(i)) for i, released in enumerate(names.values())}
     unet = {n: v for n, v in numbered.items() if n.startswith("model.")}
@@ -106,7 +108,7 @@ def tiny_params(tmp_path_factory):
     sizes = dict(num_hidden_layers=1, intermediate_size=64, vocab_size=64)
     CLIPTextConfig(hidden_size=768, num_attention_heads=12, **sizes).save_pretrained(folder)
     overrides = [*TINY, f"model.params.cond_stage_config.params.version={folder}"]
-    return load_config(TrainConfig, [], overrides).model.params
+    return load_config(TrainConfig, [], overrides).model
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +193,7 @@ def test_training_starts_from_stable_diffusion(form, stable_diffusion, tiny_para
     assert not weight[:, 4:].any()
     z, other = inputs("surgery.z", 1, 4, 8, 8), torch.full((1, 4, 8, 8), 7.0)
     context = inputs("surgery.context", 1, 77, 768)
-    eps = model.predict(torch.cat([z, other], dim=1), torch.tensor([300]), context)
+    eps = model.denoiser(torch.cat([z, other], dim=1), torch.tensor([300]), context)
     check(eps, golden, "eps_after_surgery", 1e-4)  # the tolerance of the tiny UNet
     for name, value in load_wanted(stable_diffusion, tiny_params).items():
         assert torch.equal(model.state_dict()[name], value), name
@@ -203,7 +205,7 @@ def test_training_starts_from_stable_diffusion(form, stable_diffusion, tiny_para
     assert all(torch.equal(after[n], v) for n, v in before.items())
     # The average of the training begins as what was loaded (released: `load_ema: false`).
     model.unet.requires_grad_(True)
-    average = Average(model, 0.9999).state_dict()
+    average = EMA(model, 0.9999).state_dict()
     assert all(torch.equal(average[f"unet.{n}"], v) for n, v in model.unet.state_dict().items())
 
 
@@ -211,15 +213,15 @@ def test_no_average_is_never_made_up(stable_diffusion, tiny_params):
     """The released code generates with a random average from such a file, silently."""
     model = LegoModel(tiny_params)
     conditioner = {
-        n.removeprefix("conditioner."): v
+        stored_name(n).removeprefix("conditioner."): v
         for n, v in model.state_dict().items()
         if n.startswith("conditioner.")
     }
     state = stable_diffusion | conditioner
     state[CONV_IN] = torch.zeros(32, 8, 3, 3)
-    with pytest.raises(EgoGenError, match="X.ckpt: holds no averages; .*load_ema=false"):
-        load_for_generation(model, state, use_ema=True, where="X.ckpt")
-    load_for_generation(model, state, use_ema=False)
+    with pytest.raises(EgoGenError, match="X.ckpt: holds no EMA; .*load_ema=false"):
+        load_weights(model, state, use_ema=True, where="X.ckpt")
+    load_weights(model, state, use_ema=False)
     assert torch.equal(model.unet.conv_out.bias, state["model.diffusion_model.out.2.bias"])
 
 
@@ -237,7 +239,7 @@ def test_one_error_lists_all_that_is_wrong(small, tmp_path):
     state["projection_txt.weights"] = torch.zeros(1)
     state[bias] = torch.zeros(5)
     with pytest.raises(EgoGenError) as caught:
-        load_for_generation(model, state, use_ema=True, where="X.ckpt")
+        load_weights(model, state, use_ema=True, where="X.ckpt")
     assert str(caught.value) == (
         "X.ckpt: missing: projection_img.bias, model_ema.diffusion_modelout2weight; "
         f"unexpected: projection_txt.weights; mis-shaped: {bias} (5,), expected (4,)"
@@ -245,7 +247,7 @@ def test_one_error_lists_all_that_is_wrong(small, tmp_path):
     own = to_own(kinds["unet"])
     own["ema.unet.other"] = own.pop("model.vae.quant_conv.bias")
     with pytest.raises(EgoGenError) as caught:
-        load_for_generation(model, own, use_ema=True, where="Y.ckpt")
+        load_weights(model, own, use_ema=True, where="Y.ckpt")
     assert str(caught.value) == (
         "Y.ckpt: missing: model.vae.quant_conv.bias; unexpected: ema.unet.other"
     )
@@ -269,7 +271,7 @@ def test_half_of_an_average_is_refused(small):
     state = to_own(kinds["both"])
     del state["ema.conditioner.projection_img.bias"]
     with pytest.raises(EgoGenError, match="missing: ema.conditioner.projection_img.bias$"):
-        load_for_generation(LegoModel(params), state, use_ema=True)
+        load_weights(LegoModel(params), state, use_ema=True)
 
 
 def test_another_noise_schedule_is_refused(small):
@@ -278,7 +280,7 @@ def test_another_noise_schedule_is_refused(small):
     state = to_released(kinds["unet"], model)
     state["betas"] = state["betas"] * 1.1
     with pytest.raises(EgoGenError, match="betas 0.000935 to 0.0132 in 1000 steps are not those"):
-        load_for_generation(model, state, use_ema=True)
+        load_weights(model, state, use_ema=True)
 
 
 def test_names_of_the_text_tower_old_and_new(small):
@@ -360,9 +362,10 @@ def test_broken_folders_are_named(small, tmp_path):
         load_start(model, str(folder))
     weights.write_bytes(content)
     state = load_file(weights)
-    state["projection_txt.weights"] = state.pop("projection_txt.weight")
+    name = "encoders.text.projection.weight"
+    state[f"{name}s"] = state.pop(name)
     save_file(state, weights, metadata={"format": "pt"})
-    told = "conditioner: missing: projection_txt.weight; unexpected: projection_txt.weights"
+    told = f"conditioner: missing: {name}; unexpected: {name}s"
     with pytest.raises(EgoGenError, match=told):
         load_start(model, str(folder))
     weights.write_bytes(content)

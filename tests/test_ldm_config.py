@@ -13,7 +13,9 @@ from omegaconf import OmegaConf
 from egogen import EgoGenError
 from ldm.checkpoints.convert import bare_model
 from ldm.config import GenerateConfig, TrainConfig, load_config, load_model_params
+from ldm.file_layout import to_file
 from ldm.released_config import CLASSES, WITHOUT_EFFECT, generic_key, translate
+from ldm.schema import default_features
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DATA = Path(__file__).parent / "data" / "ldm"
@@ -38,7 +40,7 @@ def released(request, tmp_path):
 
 def test_released_files_build_the_released_networks(released):
     _, schema, path = released
-    model = bare_model(load_config(schema, [path]).model.params)
+    model = bare_model(load_config(schema, [path]).model)
     names = json.loads((DATA / "manifest_full.json").read_text())["state_dict"]
     sizes = {}
     for name, (shape, _) in names.items():
@@ -69,7 +71,7 @@ def leaves(node, prefix=""):
 def test_every_released_value_has_its_effect_or_a_reason(released):
     """It is in the config that everything is built from, or in the table of what does nothing."""
     name, schema, path = released
-    config = OmegaConf.to_container(load_config(schema, [path]))
+    config = OmegaConf.to_container(to_file(load_config(schema, [path])))
     ours = leaves(config)
     for key, value in leaves(RELEASED[name]).items():
         if key.endswith((".target", "min_resize_res", "max_resize_res", "crop_res")):
@@ -143,7 +145,7 @@ REFUSED = {
     "model.params.conditioning_key=concat": "expected 'hybrid'",
     "model.params.cond_stage_trainable=true": "the text tower is frozen",
     "model.params.unet_config.params.legacy=true": "expected False",
-    "model.params.unet_config.params.num_head_channels=64": "num_heads decides",
+    "model.params.num_timesteps_cond=2": "the condition is never noised",
     "model.params.first_stage_config.params.ddconfig.attn_resolutions=[16]": "in the middle alone",
     "data.params.train.params.aspect_ratio=1.5": "squeezed to squares",
     "model.params.scheduler_config.params.f_max=[1.0,0.5]": "expected one value",
@@ -180,8 +182,8 @@ def test_a_released_file_without_features_has_no_conditioner(name, tmp_path):
         if dataset and "additional_cross_attn" in dataset:
             dataset["additional_cross_attn"] = False
     config = load_config(schema_of(name), [written(content, tmp_path / "a.yaml")])
-    assert config.model.params.conditioner.variant == "none"
-    assert not list(bare_model(config.model.params).conditioner.parameters())
+    assert config.model.conditioner.features == {}
+    assert not list(bare_model(config.model).conditioner.parameters())
 
 
 @pytest.mark.parametrize(
@@ -197,17 +199,17 @@ def test_a_released_file_without_features_has_no_conditioner(name, tmp_path):
 )
 def test_sizes_that_do_not_fit(override, told):
     with pytest.raises(EgoGenError, match=told):
-        bare_model(load_config(TrainConfig, [], [override]).model.params)
+        bare_model(load_config(TrainConfig, [], [override]).model)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_our_configs_are_read_and_build(path, capsys):
     config = load_config(schema_of(path.stem), [str(path)])
     assert not capsys.readouterr().err
-    model = bare_model(config.model.params)
+    model = bare_model(config.model)
     assert model.unet.config.in_channels == 8
     if "mini" not in path.stem:
-        assert config.model.params.conditioner.feature_dim == 5120
+        assert config.model.conditioner.features == default_features()
 
 
 def test_the_model_of_a_config_of_either_kind():
@@ -215,7 +217,7 @@ def test_the_model_of_a_config_of_either_kind():
         load_model_params(str(CONFIGS / f"{name}_mini.yaml"), ["model.params.ckpt_path=null"])
         for name in ("train", "generate")
     ]
-    assert params[0].unet_config == params[1].unet_config and params[0].ckpt_path is None
-    assert params[0].unet_config.params.model_channels != 320
+    assert params[0].unet == params[1].unet and params[0].ckpt_path is None
+    assert params[0].unet.model_channels != 320
     with pytest.raises(EgoGenError, match="did you mean 'model.params.channels'"):
         load_model_params(str(CONFIGS / "train_mini.yaml"), ["model.params.chanels=4"])

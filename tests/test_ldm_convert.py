@@ -58,7 +58,7 @@ def test_what_the_released_code_finds_generates_as_here(small):
     state = to_released(weights, model)
     names = released_names(model)
     own = {o: n for o, n in names.items() if o.startswith("conditioner.")}
-    assert own and all(torch.equal(state[n], weights.average[o]) for o, n in own.items())
+    assert own and all(torch.equal(state[n], weights.ema[o]) for o, n in own.items())
     assert set(state) - set(to_released(kinds["unet"], model)) == {
         f"live.{n}" for n in own.values()
     }
@@ -69,7 +69,7 @@ def test_folder_holds_averages_and_live_weights(small, tmp_path):
     weights = kinds["both"]
     torch.save({"state_dict": to_own(weights)}, tmp_path / "a.ckpt")
     convert(tmp_path / "a.ckpt", tmp_path / "folder", "diffusers", params)
-    for variant, values in ((None, weights.average), ("non_ema", weights.live)):
+    for variant, values in ((None, weights.ema), ("non_ema", weights.live)):
         pipe = LegoPipeline.from_pretrained(tmp_path / "folder", variant=variant)
         for part in ("unet", "conditioner"):
             for name, value in getattr(pipe, part).state_dict().items():
@@ -83,7 +83,7 @@ def test_convert_command(small, tmp_path, capsys):
     main = runpy.run_path(str(script))["main"]
     source, target = str(tmp_path / "a.ckpt"), str(tmp_path / "b.ckpt")
     arguments = ["--config", str(path), "--to", "released", source, target]
-    assert main(arguments) == 0 and "17 updates, averages of: unet" in capsys.readouterr().out
+    assert main(arguments) == 0 and "17 updates, the EMA of: unet" in capsys.readouterr().out
     assert_equal_weights(read_any(target, bare_model(params)), kinds["unet"])
     with pytest.raises(EgoGenError, match="b.ckpt: is there already"):
         main(arguments)
@@ -131,7 +131,7 @@ def test_full_size_round_trip(tmp_path):
     CLIPTextConfig(**CLIP_VIT_L14_TEXT).save_pretrained(text)
     clip_tokenizer().save_pretrained(text)
     override = f"model.params.cond_stage_config.params.version={text}"
-    params = load_config(GenerateConfig, [], [override]).model.params
+    params = load_config(GenerateConfig, [], [override]).model
     model = bare_model(params)
     torch.manual_seed(0)
     live = {name: torch.rand(value.shape) for name, value in model.state_dict().items()}

@@ -9,8 +9,9 @@ from PIL import Image
 from released_model import DATA, check
 
 from ldm.config import TrainConfig, load_config
-from ldm.data import TrainingPairs, locate_entries, read_condition
+from ldm.data import TrainingPairs, read_condition
 from ldm.images import read_pixels
+from ldm.split import open_split
 
 GOLDEN = np.load(DATA / "dataset.npz")
 FACTS = json.loads((DATA / "dataset.json").read_text())
@@ -28,29 +29,29 @@ def settings(*overrides):
         f"{part}additional_cond_path.llava_text={folder}/features_small/text",
     ]
     config = load_config(TrainConfig, [], [*lines, *(part + line for line in overrides)])
-    return config.data.params.train.params, config.model.params
+    return open_split(config.data.train, config.model.conditioner.features)
 
 
 @pytest.mark.parametrize("flip", [0, 1])
 def test_training_items(flip):
-    data, model = settings(f"flip_prob={flip}")
-    pairs = TrainingPairs(data, model, latent_shape=(4, 32, 32), seed=0)
+    split = settings(f"flip_prob={flip}")
+    pairs = TrainingPairs(split, timesteps=1000, latent_shape=(4, 32, 32), seed=0)
     assert len(pairs) == len(FACTS["order"])
     for i in range(len(pairs)):
         item = pairs[0, i]
-        np.testing.assert_array_equal(item["image_features"], GOLDEN[f"train/{i}/llava_image"])
-        np.testing.assert_array_equal(item["text_features"], GOLDEN[f"train/{i}/llava_text"])
+        np.testing.assert_array_equal(item["features"]["image"], GOLDEN[f"train/{i}/llava_image"])
+        np.testing.assert_array_equal(item["features"]["text"], GOLDEN[f"train/{i}/llava_text"])
         for name in ("edited", "source"):
             if f"train/flip{flip}/{i}/{name}" in GOLDEN:
                 check(item[name], GOLDEN, f"train/flip{flip}/{i}/{name}", JPEG)
 
 
 def test_items_of_generation():
-    data, model = settings()
-    found = locate_entries(data)
+    split = settings()
+    found = split.items
     assert [list(item.entry.key.split("/")) for item in found] == FACTS["order"]
     for i, (item, fact) in enumerate(zip(found, FACTS["eval"], strict=True)):
-        condition = read_condition(item, data, model.conditioner)
+        condition = read_condition(item, split)
         check(condition["pixels"], GOLDEN, f"eval/{i}/image_0", JPEG)
         assert condition["prompt"] == fact["edit"]
         assert fact["image_0_path"].endswith(item.entry.image_0)
@@ -58,11 +59,12 @@ def test_items_of_generation():
 
 
 def test_label_as_prompt_without_features():
-    data, model = settings("text_prompt_key=action")
-    model.conditioner.variant = "none"
-    condition = read_condition(locate_entries(data)[0], data, model.conditioner)
+    split = settings("text_prompt_key=action")
+    split = open_split(split.data, {})
+    condition = read_condition(split.items[0], split)
     assert condition["prompt"] == FACTS["eval_without_features"]["edit"]
-    assert set(condition) == {"pixels", "prompt"}
+    assert set(condition) == {"pixels", "prompt", "features", "stores"}
+    assert condition["features"] == condition["stores"] == {}
 
 
 def test_turned_and_grey_frames(tmp_path):

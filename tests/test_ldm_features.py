@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from small_dataset import write_split
 from torch.utils.data import default_collate
 
@@ -16,11 +15,15 @@ from egogen.check import main as check
 from egogen.errors import EgoGenError
 from egogen.features.projector import Projector, write_projector
 from egogen.features.store import INFO_FILE, CompactWriter, ReleasedWriter
-from ldm.conditioning import FeatureConditioner
-from ldm.data import Located, check_stores, project, read_features, stack
+from ldm.architecture import build_conditioner
+from ldm.data import collate, project, read_features
+from ldm.released_config import released_features
+from ldm.schema import ConditionerParams
+from ldm.split import Located, check_stores
 
 ROWS, VISION, WIDTH = 256, 6, 24
 CONDITIONER = {"variant": "both", "feature_dim": WIDTH, "image_rows": ROWS, "text_rows": 77}
+NAMES = ("image", "text")
 
 
 def projector(seed: int) -> Projector:
@@ -68,7 +71,11 @@ def sets(tmp_path_factory):
 
 def located(roots, name: str, text: str | None = None) -> list[Located]:
     return [
-        Located(entry, "", str(root / name / "image"), str(root / (text or name) / "text"))
+        Located(
+            entry,
+            "",
+            {"image": str(root / name / "image"), "text": str(root / (text or name) / "text")},
+        )
         for root in roots
         for entry in read_actions(layout.action_file(root, "ego4d", "val"))
     ]
@@ -76,14 +83,15 @@ def located(roots, name: str, text: str | None = None) -> list[Located]:
 
 def told(items, variant="both"):
     """Image and text rows as training's batches have them, and as generation's do."""
-    conditioner = OmegaConf.create({**CONDITIONER, "variant": variant})
-    check_stores(items, conditioner)
-    samples = [read_features(item, conditioner) for item in items]
-    batch, cpu = project(default_collate(samples)), torch.device("cpu")
-    for name in ("image_features", "text_features"):
-        other = stack(samples, name, cpu)
-        assert (other is None) == (name not in batch)
-        assert other is None or torch.equal(batch[name], other)
+    features = table(variant=variant)
+    check_stores(items, features)
+    samples = [read_features(item, features) for item in items]
+    batch = project(default_collate(samples), features)["features"]
+    assert list(batch) == [name for name in NAMES if variant in (name, "both")]
+    generated = [{"pixels": torch.zeros(3, 2, 2), "prompt": "", **sample} for sample in samples]
+    other = collate(generated, features, torch.device("cpu"))["features"]
+    assert batch.keys() == other.keys()
+    assert all(torch.equal(batch[name], other[name]) for name in batch)
     return batch
 
 
@@ -99,47 +107,46 @@ def test_both_layouts_tell_the_same(sets, variant):
 
 def test_the_context_is_the_same(sets):
     torch.manual_seed(0)
-    conditioner = FeatureConditioner(
-        feature_dim=WIDTH, context_dim=16, num_heads=2, num_layers=1, feedforward_dim=32
-    ).eval()
+    params = ConditionerParams(table(), num_heads=2, num_layers=1, feedforward_dim=32)
+    conditioner = build_conditioner(params, 16).eval()
     rows = []
     for name in ("released", "compact"):
         batch = told(located(sets, name))
         with torch.no_grad():
-            rows.append(conditioner(batch["image_features"], batch["text_features"]))
-    for one, other in zip(*rows, strict=True):
+            rows.append(conditioner(batch))
+    for one, other in zip(*(found.values() for found in rows), strict=True):
         torch.testing.assert_close(one, other, atol=5e-3, rtol=2e-3)
 
 
-def config(**changes):
-    return OmegaConf.create({**CONDITIONER, **changes})
+def table(**changes):
+    return released_features({**CONDITIONER, **changes})
 
 
 @pytest.mark.parametrize("name", ["released", "compact"])
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"feature_dim": 5120}, ["width 24", "feature_dim=5120"]),
-        ({"image_rows": 576}, ["rows 256", "image_rows=576"]),
+        ({"feature_dim": 5120}, ["width 24", "features.image.width=5120"]),
+        ({"image_rows": 576}, ["rows 256", "features.image.rows=576"]),
     ],
 )
 def test_features_of_another_model_are_told_at_the_start(sets, name, changes, words):
     with pytest.raises(EgoGenError) as error:
-        check_stores(located(sets, name), config(**changes))
+        check_stores(located(sets, name), table(**changes))
     assert all(word in str(error.value) for word in [INFO_FILE, *words])
 
 
 def test_a_compact_store_holds_77_text_rows(sets):
-    check_stores(located(sets, "released"), config(text_rows=100))
+    check_stores(located(sets, "released"), table(text_rows=100))
     with pytest.raises(EgoGenError, match="first 77 text rows"):
-        check_stores(located(sets, "compact"), config(text_rows=100))
+        check_stores(located(sets, "compact"), table(text_rows=100))
 
 
 def test_layouts_of_pictures_do_not_meet_in_a_batch(sets):
     mixed = located(sets[:1], "released") + located(sets[1:], "compact")
     with pytest.raises(EgoGenError, match="convert one"):
-        check_stores(mixed, config())
-    check_stores(located(sets, "compact", text="released"), config())  # text may be either
+        check_stores(mixed, table())
+    check_stores(located(sets, "compact", text="released"), table())  # text may be either
 
 
 @pytest.mark.parametrize("name", ["released", "compact"])

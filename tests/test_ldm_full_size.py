@@ -9,8 +9,8 @@ from diffusers.loaders.single_file_utils import (
 )
 from released_model import DATA, check, inputs, pixels, released_state
 
-from ldm.architecture import build_autoencoder, build_unet
-from ldm.held_context import held_context
+from ldm.architecture import build_autoencoder
+from ldm.denoiser import UNetDenoiser, build_unet
 from ldm.schema import ModelParams
 
 pytestmark = pytest.mark.slow
@@ -25,9 +25,9 @@ def test_unet():
     unet.load_state_dict(convert_ldm_unet_checkpoint(state, dict(unet.config)), assign=True)
     golden = np.load(DATA / "unet_full.npz")
     x = torch.cat([inputs(f"unet.{n}", 1, 4, 32, 32) for n in ("z", "c_concat")], dim=1)
-    with held_context(unet, inputs("unet.context", 1, 410, 768), torch.tensor([0])):
-        for t in (1, 501, 999):
-            check(unet(x, torch.tensor(t), None).sample, golden, f"eps/t{t}", 5e-4)
+    predict = UNetDenoiser(unet).hold(inputs("unet.context", 1, 410, 768), torch.tensor([0]))
+    for t in (1, 501, 999):
+        check(predict(x, torch.tensor(t)), golden, f"eps/t{t}", 5e-4)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTokenizer
 from egogen import EgoGenError
 from egogen.features.store import write_feature
 from ldm.generate import run_folder
-from ldm.images import to_picture
+from ldm.images import to_image
 
 DATA = Path(__file__).parent / "data" / "ldm"
 
@@ -29,7 +29,7 @@ def test_released_picture_encoding(path):
     k = int(index)
     pixels = image(f"picture.{k}", 256, 256).astype(np.float32) * 2 / 255 - 1
     x = torch.from_numpy(0.8 * pixels + 0.1 * (k - 1)).permute(2, 0, 1)
-    picture = to_picture(x, tuple(map(int, size.split("x"))), 256, "minmax")
+    picture = to_image(x, tuple(map(int, size.split("x"))), 256, "minmax")
     expected = np.asarray(Image.open(path).convert("RGB"), dtype=int)
     difference = np.abs(np.asarray(picture, dtype=int) - expected)
     assert difference.max() <= 1 and (difference > 0).mean() < 0.01

@@ -7,7 +7,6 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 from recipe import image
 from small_model import (
@@ -25,7 +24,7 @@ from egogen.seeds import stable_seed
 from ldm.checkpoints.layouts import to_own
 from ldm.data import to_features
 from ldm.generate import generate_batch
-from ldm.images import to_picture, to_pixels
+from ldm.images import to_image, to_pixels
 from ldm.pipeline import LegoPipeline
 from ldm.schema import InferenceConfig
 
@@ -86,19 +85,21 @@ def equal(one, two):
 def test_the_frames_of_inference_bit_for_bit(pipe, params, inputs, sampler):
     """Same weights, same noise: the function that metrics/inference.py calls."""
     model = random_model(params)
-    inference = OmegaConf.structured(InferenceConfig)
+    inference = InferenceConfig()
     inference.steps, inference.sampler = STEPS, sampler
     samples = [
         {
             "pixels": to_pixels(photo, RESOLUTION),
             "prompt": prompt,
-            **to_features(pictures, texts, params.conditioner),
+            "features": to_features(
+                {"image": pictures, "text": texts}, params.conditioner.features
+            ),
         }
         for photo, prompt, pictures, texts in zip(*inputs.values(), strict=True)
     ]
     decoded = generate_batch(model, samples, NAMES, inference, 1.5, 7.5)
     frames = [
-        to_picture(x, photo.size, 48, "clamp")
+        to_image(x, photo.size, 48, "clamp")
         for x, photo in zip(decoded, inputs["image"], strict=True)
     ]
     options = settings(generator=generators(), sampler=sampler)

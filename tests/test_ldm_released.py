@@ -18,8 +18,9 @@ from released_model import (
 )
 
 from egogen import EgoGenError
-from ldm.checkpoints.load import load_released, read_weights
-from ldm.conditioning import FeatureConditioner, pad_text_rows
+from ldm.checkpoints.load import load_weights, read_weights
+from ldm.conditioning import FeatureConditioner, features_as_list, pad_rows
+from ldm.released_config import released_features
 
 TOKENS = json.loads((DATA / "tokens.json").read_text())
 PROMPTS = [row["prompt"] for row in TOKENS if row.get("prompt") is not None]
@@ -43,19 +44,19 @@ def test_unet(model, key):
     t = torch.tensor(SETTINGS["unet_tf" if "fractional" in key else "unet_t"])
     if "text_only" in key:
         context = context[:, :77]
-    check(model.predict(x, t, context), np.load(DATA / "unet.npz"), key, 1e-4)
+    check(model.denoiser(x, t, context), np.load(DATA / "unet.npz"), key, 1e-4)
 
 
 @torch.no_grad()
 def test_unet_under_its_average(model):
     x, context = unet_inputs()
     t, golden = torch.tensor(SETTINGS["unet_t"]), np.load(DATA / "unet.npz")
-    load_released(model, tiny_state(), use_ema=True)
+    load_weights(model, tiny_state(), use_ema=True)
     try:
-        check(model.predict(x, t, context), golden, "eps_under_ema", 1e-4)
+        check(model.denoiser(x, t, context), golden, "eps_under_ema", 1e-4)
     finally:
-        load_released(model, tiny_state(), use_ema=False)
-    check(model.predict(x, t, context), golden, "eps_after_ema_scope", 1e-4)
+        load_weights(model, tiny_state(), use_ema=False)
+    check(model.denoiser(x, t, context), golden, "eps_after_ema_scope", 1e-4)
 
 
 def test_timestep_embedding(model):
@@ -69,11 +70,11 @@ def test_held_context_is_the_context(model):
     x, context = unet_inputs()
     rows, t = torch.tensor([1, 0, 0]), torch.tensor(37.0).expand(3)
     x = torch.cat([x, x[:1]])
-    plain = model.predict(x, t, context[rows])
-    with model.predictor(context, rows) as predict:
-        assert torch.allclose(predict(x, t), plain, atol=1e-5)
-        assert torch.equal(predict(x, t), predict(x, t))
-    assert torch.equal(model.predict(x, t, context[rows]), plain)  # and all is put back
+    plain = model.denoiser(x, t, context[rows])
+    predict = model.denoiser.hold(context, rows)
+    assert torch.allclose(predict(x, t), plain, atol=1e-5)
+    assert torch.equal(predict(x, t), predict(x, t))
+    assert torch.equal(model.denoiser(x, t, context[rows]), plain)  # nothing is left behind
 
 
 @torch.no_grad()
@@ -83,7 +84,7 @@ def test_autoencoder(model):
     check(moments, golden, "moments", 2e-4)
     check(model.image_latents(moments), golden, "mode", 2e-4)
     noise = inputs("vae.sample_noise", 1, 4, 32, 32)
-    check(model.sample_latents(moments, noise), golden, "training_latent", 2e-4)
+    check(model.posterior_sample(moments, noise), golden, "training_latent", 2e-4)
     latents = inputs("vae.z", 1, 4, 32, 32)
     check(model.decode(model.scale_factor * latents), golden, "decode_first_stage", 2e-4)
     check(model.decode(latents), golden, "decode_scaled_input", 2e-4)
@@ -115,42 +116,48 @@ def test_text_tower_of_full_size(model):
 def test_conditioning(model, rows):
     golden = np.load(DATA / "conditioning.npz")
     image_features = inputs("cond.llava_image", 256, 5120)[None]
-    text = pad_text_rows(inputs(f"cond.llava_text.{rows}", rows, 5120), 77)[None]
-    found = model.conditioning(pixels("cond.image"), [SETTINGS["prompts"][2]], image_features, text)
+    text = pad_rows(inputs(f"cond.llava_text.{rows}", rows, 5120), 77)[None]
+    features = {"image": image_features, "text": text}
+    found = model.conditioning(pixels("cond.image"), [SETTINGS["prompts"][2]], features)
     check(found.context, golden, f"context/{rows}", 3e-4)
     check(found.uncond_context, golden, "uncond_context", 3e-4)
     check(found.image_latents, golden, "c_concat", 3e-4)
-    check(model.conditioner.projection_txt(text), golden, f"projection_txt/{rows}", 3e-4)
-    image_rows, text_rows = model.conditioner(image_features, text)
-    check(text_rows, golden, f"self_attn_mix/{rows}", 3e-4)
-    check(image_rows, golden, "projection_img/5", 3e-4)
+    check(
+        model.conditioner.encoders["text"].projection(text), golden, f"projection_txt/{rows}", 3e-4
+    )
+    encoded = model.conditioner(features)
+    assert list(encoded) == ["image", "text"]
+    check(encoded["text"], golden, f"self_attn_mix/{rows}", 3e-4)
+    check(encoded["image"], golden, "projection_img/5", 3e-4)
 
 
 @torch.no_grad()
 def test_masked_padding_tells_nothing_of_its_length(model):
     """With `mask_text_padding` 5 rows give what they give alone, and padding gives zeros."""
     released = model.conditioner
-    masked = FeatureConditioner(variant="text", mask_text_padding=True).eval()
+    masked = FeatureConditioner(
+        features_as_list(released_features({"variant": "text"})), mask_text_padding=True
+    ).eval()
     masked.load_state_dict(
-        {n: v for n, v in released.state_dict().items() if not n.startswith("projection_img")}
+        {n: v for n, v in released.state_dict().items() if not n.startswith("encoders.image")}
     )
     text = inputs("cond.llava_text.5", 5, 5120)
-    padded_text = pad_text_rows(text, 77)[None]
-    alone = masked(None, text[None])[1]
-    padded = masked(None, padded_text)[1]
+    padded_text = pad_rows(text, 77)[None]
+    alone = masked({"text": text[None]})["text"]
+    padded = masked({"text": padded_text})["text"]
     torch.testing.assert_close(padded[:, :5], alone, atol=1e-4, rtol=0)
     assert not padded[:, 5:].any()
-    attended = released.self_attn_mix(released.projection_txt(padded_text))
+    attended = released.encoders["text"](padded_text)
     assert (attended[:, :5] - alone).abs().max() > 1e-2  # as released, padding is attended to
 
 
 def test_wrong_checkpoints_are_refused_by_name(model, tmp_path):
     state = tiny_state()
     with pytest.raises(EgoGenError, match="missing: projection_img.weight"):
-        load_released(model, {n: v for n, v in state.items() if n != "projection_img.weight"})
-    load_released(model, state, use_ema=False)
+        load_weights(model, {n: v for n, v in state.items() if n != "projection_img.weight"})
+    load_weights(model, state, use_ema=False)
     with pytest.raises(EgoGenError, match="expected a released one"):
-        load_released(model, {"model.embed_tokens.weight": torch.zeros(2, 2)})
+        load_weights(model, {"model.embed_tokens.weight": torch.zeros(2, 2)})
     path = tmp_path / "payload.ckpt"
     torch.save({"state_dict": {"x": Path("/")}}, path)
     with pytest.raises(EgoGenError, match="payload.ckpt"):

@@ -1,5 +1,7 @@
 """Samplers against an exact solution, sources of noise, and the switches of generation."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,10 @@ from torch._dynamo.utils import counters
 
 from egogen import EgoGenError
 from ldm.config import GenerateConfig, load_config
+from ldm.denoiser import HeldAttention
 from ldm.generate import generate_batch, prepare, scale_pairs
 from ldm.model import LegoModel
-from ldm.noise import ProcessNoise, SampleNoise
-from ldm.samplers import SAMPLERS, draws_of_noise
+from ldm.sampling import SAMPLERS, ProcessNoise, SampleNoise
 from ldm.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule()
@@ -29,6 +31,12 @@ def standard_normal(shape, seed=0):
     return lambda _: torch.randn(shape, generator=generator)
 
 
+def sample(name, denoise, steps, noise):
+    """A sampler of the table over SCHEDULE."""
+    sampler = SAMPLERS[name]
+    return sampler.run(denoise, noise(0), sampler.sigmas(SCHEDULE, steps), noise)
+
+
 @pytest.mark.parametrize("name", ["dpmpp_2m", "unipc"])
 def test_solvers_of_order_two_reach_the_exact_solution(name):
     """The flow from noise to data keeps (x - mean) / sqrt(spread^2 + sigma^2) constant."""
@@ -37,7 +45,7 @@ def test_solvers_of_order_two_reach_the_exact_solution(name):
     exact = MEAN + (begin - MEAN) * SPREAD / (SPREAD**2 + sigma**2) ** 0.5
 
     def distance(count):
-        found = SAMPLERS[name](gaussian, SCHEDULE, count, lambda _: start)
+        found = sample(name, gaussian, count, lambda _: start)
         return (found - exact).abs().max().item()
 
     assert distance(20) < 0.03 and distance(40) < 0.005
@@ -56,12 +64,12 @@ def test_ddim_is_the_librarys_where_that_one_is_defined():
         scaled = x * (1 + sigma**2) ** 0.5
         eps = (scaled - gaussian(scaled, sigma)) / sigma
         x = scheduler.step(eps, t, x).prev_sample
-    found = SAMPLERS["ddim"](gaussian, SCHEDULE, 50, lambda _: start)
+    found = sample("ddim", gaussian, 50, lambda _: start)
     torch.testing.assert_close(found, x, atol=1e-4, rtol=1e-4)
 
 
 def test_euler_ancestral_draws_from_the_data():
-    found = SAMPLERS["euler_ancestral"](gaussian, SCHEDULE, 100, standard_normal((64, 4, 8, 8)))
+    found = sample("euler_ancestral", gaussian, 100, standard_normal((64, 4, 8, 8)))
     assert abs(found.mean() - MEAN) < 0.02 and abs(found.std() - SPREAD) < 0.03
 
 
@@ -74,8 +82,8 @@ def test_few_steps_and_number_of_draws(name, steps):
         asked.append(index)
         return torch.ones(1, 4, 2, 2)
 
-    assert torch.isfinite(SAMPLERS[name](gaussian, SCHEDULE, steps, noise)).all()
-    assert asked == list(range(draws_of_noise(name, steps)))
+    assert torch.isfinite(sample(name, gaussian, steps, noise)).all()
+    assert asked == list(range(SAMPLERS[name].draws(steps)))
 
 
 def test_process_noise_is_one_stream_in_the_released_order():
@@ -119,8 +127,10 @@ def some_samples():
         {
             "pixels": torch.rand(3, 32, 32, generator=generator) * 2 - 1,
             "prompt": prompt,
-            "image_features": torch.randn(4, 8, generator=generator),
-            "text_features": torch.randn(77, 8, generator=generator),
+            "features": {
+                "image": torch.randn(4, 8, generator=generator),
+                "text": torch.randn(77, 8, generator=generator),
+            },
         }
         for prompt in "ab"
     ]
@@ -129,25 +139,34 @@ def some_samples():
 def made(monkeypatch, *overrides):
     """Two decoded pictures of a small random model, and the model."""
     config = load_config(GenerateConfig, [], [*SMALL, *overrides])
-    width = config.model.params.unet_config.params.context_dim
+    width = config.model.unet.context_dim
 
     class NoText(torch.nn.Module):  # embeddings of known prompts stand for the text tower
         config = type("Config", (), {"hidden_size": width})
 
     monkeypatch.setattr("ldm.architecture.build_text_encoder", lambda _: NoText())
     torch.manual_seed(0)
-    model = LegoModel(config.model.params).eval()
+    model = LegoModel(config.model).eval()
     text = {prompt: torch.randn(77, width) for prompt in ("", "a", "b")}
     model.encode_text = lambda prompts: torch.stack([text[prompt] for prompt in prompts])
     prepare(model, config.inference)
+    before = processors(model)
     names = [("a",), ("b",)]
-    return generate_batch(model, some_samples(), names, config.inference, 1.5, 7.5), model
+    found = generate_batch(model, some_samples(), names, config.inference, 1.5, 7.5)
+    assert processors(model) == before  # sampling leaves nothing behind in the network
+    return found, model
+
+
+def processors(model):
+    return [m.processor for m in model.denoiser.network.modules() if isinstance(m, Attention)]
 
 
 def test_one_compiled_graph_serves_all_steps_and_batches(monkeypatch):
     usual, model = made(monkeypatch)
     counters.clear()
-    model.unet.compile(backend="eager")  # traced as with the default backend, not translated
+    model.denoiser.network.compile(
+        backend="eager"
+    )  # traced as with the default backend, not translated
     inference = load_config(GenerateConfig, [], SMALL).inference
     for _ in range(2):
         found = generate_batch(model, some_samples(), [("a",), ("b",)], inference, 1.5, 7.5)
@@ -171,7 +190,7 @@ def test_ways_to_compute_change_rounding_alone(monkeypatch, override, tolerance)
     difference = (found.float() - usual).abs().max() / usual.abs().max()
     assert difference < tolerance
     half = "half_weights" in override
-    assert model.unet.dtype == (torch.bfloat16 if half else torch.float32)
+    assert model.denoiser.dtype == (torch.bfloat16 if half else torch.float32)
 
 
 @pytest.mark.parametrize("parameterization", ["eps", "x0"])
@@ -183,8 +202,7 @@ def test_networks_of_both_parameterizations_with_all_samplers(monkeypatch, name,
         f"model.params.parameterization={parameterization}",
     )
     assert found.shape == (2, 3, 32, 32) and torch.isfinite(found).all()
-    layers = [m for m in model.unet.modules() if isinstance(m, Attention)]
-    assert {type(layer.processor).__name__ for layer in layers} == {"AttnProcessor2_0"}
+    assert all(type(processor) is HeldAttention for processor in processors(model))
 
 
 def test_half_weights_in_float32_are_refused(monkeypatch):
@@ -193,8 +211,8 @@ def test_half_weights_in_float32_are_refused(monkeypatch):
 
 
 def test_as_released_flips_the_switches_and_each_can_be_set_alone():
-    usual = load_config(GenerateConfig, []).inference
-    preset = load_config(GenerateConfig, [], ["as_released=true"]).inference
+    usual = asdict(load_config(GenerateConfig, []).inference)
+    preset = asdict(load_config(GenerateConfig, [], ["as_released=true"]).inference)
     changed = {key: preset[key] for key in preset if preset[key] != usual[key]}
     assert changed == {"picture": "minmax", "jpeg_quality": 75, "noise": "process"}
     own = ["inference.picture=clamp", "as_released=true"]

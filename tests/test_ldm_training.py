@@ -12,11 +12,10 @@ from small_training import CONFIG, Killed, kill, losses, train_run, write_run
 from torch.utils.data import default_collate
 
 from egogen import EgoGenError
-from ldm.cache import PARTS
 from ldm.checkpoints.load import read_weights
 from ldm.config import TrainConfig, load_config
-from ldm.data import locate_entries
 from ldm.model import LegoModel
+from ldm.split import locate_entries, open_split, open_training
 from ldm.training.module import LegoTraining
 from ldm.training.order import EpochBatches
 from ldm.training.run import build_data, train
@@ -119,11 +118,11 @@ def test_no_variant_leaves_a_parameter_without_gradient(run_overrides, variant):
     """What DDP needs; for both sources of the prompt."""
     more = f"model.params.conditioner.variant={variant}"
     config = load_config(TrainConfig, [str(CONFIG)], [*run_overrides, more])
-    model = LegoModel(config.model.params)
-    module = LegoTraining(model, config, seed=0)
+    model = LegoModel(config.model)
+    module = LegoTraining(model, config.optimizer, config.lightning, seed=0)
     for prompt in ("action", "llava_forecast_finetune"):
-        config.data.params.train.params.text_prompt_key = prompt
-        pairs = build_data(config, model, seed=0)[0]
+        config.data.train.text_prompt_key = prompt
+        pairs = build_data(open_training(config), model, 0, None, True)[0]
         batch = default_collate([pairs[0, index] for index in range(2)])
         module.losses(batch).mean().backward()
         assert all(p.grad is not None for p in module.parameters() if p.requires_grad)
@@ -174,7 +173,9 @@ def test_two_processes(run_overrides, tmp_path):
 def test_variants_under_ddp(run_overrides, tmp_path, variant, prompt):
     """DDP stops where a parameter gets no gradient."""
     more = [f"model.params.conditioner.variant={variant}", "lightning.trainer.max_steps=2"]
-    more += [f"data.params.{part}.params.text_prompt_key={prompt}" for part in PARTS]
+    more += [
+        f"data.params.{part}.params.text_prompt_key={prompt}" for part in ("train", "validation")
+    ]
     assert losses(spawn_ddp(tmp_path, *run_overrides, *more))
 
 
@@ -243,9 +244,10 @@ def test_scale_up_takes_both_training_sets(run_overrides, tmp_path):
         if key.startswith("data.params.train.params.") and "/" in value:
             lists.append(f"{key}=[{value},{other[key]}]")
     config = load_config(TrainConfig, [str(CONFIG)], [*run_overrides, *lists])
-    located = locate_entries(config.data.params.train.params)
+    features = config.model.conditioner.features
+    located = open_split(config.data.train, features).items
     assert len(located) == 8 and located[0].frames != located[4].frames
-    assert located[4].text_root == str(second / "text" / "train")
-    config.data.params.train.params.data_path = [*config.data.params.train.params.data_path, "x"]
+    assert located[4].stores["text"] == str(second / "text" / "train")
+    config.data.train.data_path = [*config.data.train.data_path, "x"]
     with pytest.raises(EgoGenError, match="expected the same number each"):
-        locate_entries(config.data.params.train.params)
+        locate_entries(config.data.train, features)

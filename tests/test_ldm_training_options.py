@@ -16,6 +16,7 @@ from egogen.jobs import StoppedBySignal, requeue
 from ldm.checkpoints.load import read_weights
 from ldm.config import TrainConfig, load_config
 from ldm.model import LegoModel
+from ldm.split import open_training
 from ldm.training.callbacks import TrainingLog
 from ldm.training.cluster import cluster_environment
 from ldm.training.module import LegoTraining
@@ -36,7 +37,7 @@ def undisturbed(run_overrides, tmp_path_factory):
 
 def load(overrides, *more):
     config = load_config(TrainConfig, [str(CONFIG)], [*overrides, *more])
-    return config, LegoModel(config.model.params)
+    return config, LegoModel(config.model)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_where_processes_come_from(monkeypatch):
 def test_room_on_the_disk(run_overrides, tmp_path, monkeypatch, undisturbed):
     """Refused before training begins; an estimate close to what is written."""
     config, model = load(run_overrides)
-    estimate = checkpoint_bytes(LegoTraining(model, config, seed=0))
+    estimate = checkpoint_bytes(LegoTraining(model, config.optimizer, config.lightning, seed=0))
     written = (undisturbed / "checkpoints" / "last.ckpt").stat().st_size
     assert 0.8 * written < estimate < written
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * 10**9))
@@ -142,17 +143,21 @@ def test_as_released(run_overrides, tmp_path):
     assert all(same[n] for n in same if n.startswith("model.conditioner."))
     assert not all(same[n] for n in same if n.startswith("model.unet."))
     config, model = load(run_overrides, "as_released=true")
-    validation = build_data(config, model, seed=0)[1]
+    validation = build_data(
+        open_training(config), model, 0, None, config.lightning.validation_draws == "fixed"
+    )[1]
     one, other = validation[0, 0], validation[1, 0]
     assert not torch.equal(one["noise"], other["noise"]) and one["draw"] != other["draw"]
     mended = load(run_overrides, "as_released=true", "model.params.conditioner.trained=true")[0]
-    assert mended.model.params.conditioner.trained
-    assert mended.model.params.ema_every_micro_batch
+    assert mended.model.conditioner.trained
+    assert mended.model.ema_every_micro_batch
 
 
 def test_validation_is_the_same_each_time_by_default(run_overrides):
     config, model = load(run_overrides)
-    validation = build_data(config, model, seed=0)[1]
+    validation = build_data(
+        open_training(config), model, 0, None, config.lightning.validation_draws == "fixed"
+    )[1]
     items = [validation[epoch, 1] for epoch in (0, 5)]
     assert items[0]["t"] == items[1]["t"] and torch.equal(items[0]["noise"], items[1]["noise"])
     assert items[0]["draw"] == 1.0  # nothing is dropped
@@ -163,7 +168,7 @@ def test_validation_is_the_same_each_time_by_default(run_overrides):
 @pytest.mark.parametrize("on", [True, False])
 def test_checkpointing_is_off_when_it_is_off(run_overrides, on):
     config, model = load(run_overrides, f"model.params.unet_config.params.use_checkpoint={on}")
-    module = LegoTraining(model, config, seed=0)
+    module = LegoTraining(model, config.optimizer, config.lightning, seed=0)
     assert module.model.unet.is_gradient_checkpointing is on
 
 
@@ -180,7 +185,9 @@ def test_precision_and_memory_format(run_overrides, undisturbed, tmp_path):
             f"lightning.trainer.gradient_clip_val={clip}",
         )
         config, model = load(run_overrides, *words)
-        optimizer = LegoTraining(model, config, seed=0).configure_optimizers()["optimizer"]
+        optimizer = LegoTraining(
+            model, config.optimizer, config.lightning, seed=0
+        ).configure_optimizers()["optimizer"]
         assert optimizer.defaults["fused"] is fused
 
 
@@ -202,7 +209,10 @@ def test_length_in_micro_batches(run_overrides):
         (["lightning.trainer.max_steps=99", "lightning.trainer.max_epochs=3"], 75),
     ):
         config = load(run_overrides, accumulate, *length)[0]
-        assert micro_batches(config, samples=100, world=2) == expected
+        assert (
+            micro_batches(config.lightning.trainer, config.data.batch_size, samples=100, world=2)
+            == expected
+        )
 
 
 def test_an_error_of_a_worker_is_one_line():
@@ -218,6 +228,6 @@ def test_an_error_of_a_worker_is_one_line():
 def test_loggers(run_overrides, tmp_path):
     """TensorBoard by default."""
     config = load_config(TrainConfig, [])
-    logger = build_logger(config, tmp_path / "a")
+    logger = build_logger(config.lightning.logger, tmp_path / "a")
     assert type(logger).__name__ == "TensorBoardLogger"
     assert logger.log_dir.rstrip("/") == str(tmp_path / "a")

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from omegaconf import OmegaConf
 from released_model import DATA, SETTINGS, TINY, check, inputs, pixels, tiny_model
 from torch.utils.data import DataLoader
 
@@ -19,8 +18,9 @@ from ldm.conditioning import dropout_masks
 from ldm.config import TrainConfig, load_config
 from ldm.data import TrainingPairs
 from ldm.schedule import NoiseSchedule, released_schedule
-from ldm.training.callbacks import AverageUpdate
-from ldm.training.ema import Average
+from ldm.split import open_split
+from ldm.training.callbacks import EMAUpdate
+from ldm.training.ema import EMA
 from ldm.training.module import LegoTraining, bound_weights, rate_factor
 
 GOLDEN = np.load(DATA / "train.npz")
@@ -39,8 +39,10 @@ def golden_batch() -> dict:
         "edited": torch.cat([pixels(f"train.edited.{i}", 128, 128) for i in range(4)]),
         "source": torch.cat([pixels(f"train.source.{i}", 128, 128) for i in range(4)]),
         "prompt": prompts,
-        "image_features": inputs("train.llava_image", 4, 256, 5120),
-        "text_features": inputs("train.llava_text", 4, 77, 5120),
+        "features": {
+            "image": inputs("train.llava_image", 4, 256, 5120),
+            "text": inputs("train.llava_text", 4, 77, 5120),
+        },
         "t": torch.tensor(SETTINGS["t"]),
         "draw": torch.tensor(SETTINGS["draws"]),
         "noise": inputs("train.noise", 4, 4, 16, 16),
@@ -78,13 +80,14 @@ def run_step(*overrides: str, micro_batches: int = 1):
     words = [*TINY, "model.params.conditioner.dropout=0", *overrides]
     config = load_config(TrainConfig, [], words)
     model = copy.deepcopy(tiny_model())
-    module = LegoTraining(model, config, seed=0)
+    model.config = config.model
+    module = LegoTraining(model, config.optimizer, config.lightning, seed=0)
     recorder = Recorder(released_names(model))
     trainer = pl.Trainer(
         accelerator="cpu",
         max_steps=1,
         accumulate_grad_batches=micro_batches,
-        callbacks=[AverageUpdate(config.model.params.ema_every_micro_batch), recorder],
+        callbacks=[EMAUpdate(config.model.ema_every_micro_batch), recorder],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -125,7 +128,7 @@ def test_latents_and_loss(default):
     recorder, module = default
     batch = golden_batch()
     encoded = module.encode(batch)
-    z = module.model.sample_latents(encoded["edited_moments"], encoded["posterior_noise"])
+    z = module.model.posterior_sample(encoded["edited_moments"], encoded["posterior_noise"])
     check(z, GOLDEN, "z", ATOL)
     error = (recorder.unet[3] - batch["noise"]) ** 2
     check(error.flatten(1).mean(1), GOLDEN, "per_sample_mse", ATOL)
@@ -136,7 +139,7 @@ def test_latents_and_loss(default):
 
 def test_gradients(step):
     recorder, module = step
-    trained = module.model.conditioner.projection_img.weight.requires_grad
+    trained = module.model.conditioner.encoders["image"].projection.weight.requires_grad
     for name, norm in EXPECTED["grad_norm"].items():
         if trained or name.startswith(UNET):
             found = recorder.grads[name].double().norm().item()
@@ -177,11 +180,11 @@ def test_optimizer_step(step):
 
 def test_average_after_the_step(step):
     recorder, module = step
-    assert module.average.updates == EXPECTED["ema_num_updates_after_step"]
+    assert module.ema.updates == EXPECTED["ema_num_updates_after_step"]
     names = {released: own for own, released in recorder.names.items()}
     for name in keys("ema_after_step"):
         steady = (recorder.grads[name].abs() > 1e-5).numpy()
-        shadow = module.average.state_dict()[names[name]].numpy()
+        shadow = module.ema.state_dict()[names[name]].numpy()
         expected = GOLDEN[f"ema_after_step/{name}"].reshape(shadow.shape)
         np.testing.assert_allclose(shadow[steady], expected[steady], atol=2e-6, rtol=0)
 
@@ -203,7 +206,7 @@ def test_what_is_trained(default, as_released):
             if name in recorder.before
             and not torch.equal(recorder.before[name], recorder.after[name])
         }
-        averaged = any(n.startswith("conditioner.") for n in module.average.names)
+        averaged = any(n.startswith("conditioner.") for n in module.ema.names)
         if released:
             assert len(group["params"]) == expected["n_tensors"]
             live = tiny_model().conditioner.state_dict()
@@ -217,22 +220,22 @@ def test_released_cadence_of_the_average():
     """Four micro-batches a step: four updates, or one."""
     for overrides, updates in ((["as_released=true"], 4), ([], 1)):
         module = torch.nn.Module()
-        module.average = Average(torch.nn.Linear(1, 1), 0.9999)
+        module.ema = EMA(torch.nn.Linear(1, 1), 0.9999)
         config = load_config(TrainConfig, [], overrides)
-        callback = AverageUpdate(config.model.params.ema_every_micro_batch)
+        callback = EMAUpdate(config.model.ema_every_micro_batch)
         trainer = type("Trainer", (), {"global_step": 0})()
         callback.on_train_start(trainer)
         for micro in range(4):
             trainer.global_step = int(micro == 3)
             callback.on_train_batch_end(trainer, module)
-        assert module.average.updates == updates
+        assert module.ema.updates == updates
 
 
 def test_decays_and_the_toy_average():
     toy = EXPECTED["ema"]["toy"]
     module = torch.nn.Module()
     module.p = torch.nn.Parameter(torch.tensor(toy["start"]))
-    average = Average(module, 0.9999)
+    average = EMA(module, 0.9999)
     for number, (decay, shadow) in enumerate(
         zip(EXPECTED["ema"]["decay_first_20"], toy["shadow"], strict=True), start=1
     ):
@@ -250,8 +253,8 @@ def test_decays_and_the_toy_average():
 @pytest.mark.parametrize("name", ["train_ego4d", "train_epickitchen"])
 def test_learning_rates(name):
     config = load_config(TrainConfig, [str(DATA.parents[2] / "configs" / f"{name}.yaml")])
-    params = config.model.params.scheduler_config.params
-    rates = [config.model.base_learning_rate * rate_factor(step, params) for step in range(12)]
+    params = config.model.learning_rate
+    rates = [config.optimizer.base_learning_rate * rate_factor(step, params) for step in range(12)]
     assert rates == pytest.approx(EXPECTED["lr"][name], rel=1e-9)
 
 
@@ -264,7 +267,7 @@ def test_dropout_table():
 
 
 def test_schedule_and_noising():
-    params = load_config(TrainConfig, []).model.params
+    params = load_config(TrainConfig, []).model
     own = NoiseSchedule(params.linear_start, params.linear_end, params.timesteps)
     vectors = released_schedule(params.linear_start, params.linear_end, params.timesteps)
     vectors["lvlb_weights"] = bound_weights(params)
@@ -283,14 +286,14 @@ def test_schedule_and_noising():
 @pytest.mark.parametrize("flip", SETTINGS["flips"])
 def test_dataset_items(flip):
     golden, root = np.load(DATA / "dataset.npz"), DATA / "dataset"
-    data = OmegaConf.structured(TrainConfig).data.params.train.params
+    data = TrainConfig().data.train
     data.data_path, data.edit_path = str(root / "frames"), str(root / "edits.json")
     data.res, data.flip_prob = SETTINGS["res"], flip
     features = root / "features_small"
-    data.additional_cond_path.llava_image = str(features / "image")
-    data.additional_cond_path.llava_text = str(features / "text")
-    params = load_config(TrainConfig, [], ["model.params.conditioner.feature_dim=16"]).model.params
-    pairs = TrainingPairs(data, params, latent_shape=(4, 32, 32), seed=0)
+    data.features = {name: str(features / name) for name in ("image", "text")}
+    params = load_config(TrainConfig, [], ["model.params.conditioner.feature_dim=16"]).model
+    split = open_split(data, params.conditioner.features)
+    pairs = TrainingPairs(split, timesteps=params.timesteps, latent_shape=(4, 32, 32), seed=0)
     texts = json.loads((DATA / "dataset.json").read_text())["eval"]
     stored = {int(k.split("/")[1]) for k in golden if k.startswith("train/") and k[6].isdigit()}
     assert len(pairs) == len(stored)
@@ -301,5 +304,5 @@ def test_dataset_items(flip):
             key = f"train/flip{int(flip)}/{index}/{name}"
             if key in golden:
                 check(item[name], golden, key, 2 / 255)
-        for own, name in (("image_features", "llava_image"), ("text_features", "llava_text")):
-            check(item[own], golden, f"train/{index}/{name}", 0)
+        for own, name in (("image", "llava_image"), ("text", "llava_text")):
+            check(item["features"][own], golden, f"train/{index}/{name}", 0)

@@ -8,16 +8,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 from released_model import DATA, SETTINGS, check, inputs, pixels, tiny_model
 
 from egogen.features.store import write_feature
 from egogen.jobs import floor_chunk
 from ldm import generate
-from ldm.conditioning import FeatureConditioner, pad_text_rows
+from ldm.conditioning import FeatureConditioner, pad_rows
 from ldm.config import GenerateConfig, load_config
-from ldm.images import to_picture
+from ldm.images import to_image
 from ldm.sampling import (
     Conditioning,
     ancestral_step_sizes,
@@ -26,6 +25,7 @@ from ldm.sampling import (
     sample_euler_ancestral,
 )
 from ldm.schedule import NoiseSchedule
+from ldm.schema import InferenceConfig
 
 GOLDEN = np.load(DATA / "sampling.npz")
 STEPS, TEXT, IMAGE = SETTINGS["steps"], SETTINGS["txt"], SETTINGS["im"]
@@ -64,9 +64,9 @@ def test_guided_denoiser():
     scales["branch_uncond"] = (0, 0)
     for key, pair in scales.items():
         guidance = guidance_branches(conditioning, *pair)
-        with model.predictor(guidance.contexts, guidance.rows) as predict:
-            denoise = guided_denoiser(predict, model.schedule, guidance)
-            check(denoise(z, torch.tensor(SETTINGS["sigma"])), GOLDEN, f"cfg/{key}", 1e-3)
+        predict = model.denoiser.hold(guidance.contexts, guidance.rows)
+        denoise = guided_denoiser(predict, model.schedule, guidance)
+        check(denoise(z, torch.tensor(SETTINGS["sigma"])), GOLDEN, f"cfg/{key}", 1e-3)
 
 
 @torch.no_grad()
@@ -75,10 +75,10 @@ def test_trajectory(case):
     model = tiny_model()
     if case == "text_only":
         model = copy.copy(model)
-        model._modules = {**model._modules, "conditioner": FeatureConditioner(variant="none")}
-    text = pad_text_rows(inputs("cond.llava_text.5", 5, 5120), 77)[None]
-    features = (inputs("cond.llava_image", 256, 5120)[None], text)
-    conditioning = model.conditioning(pixels("cond.image"), [SETTINGS["prompts"][2]], *features)
+        model._modules = {**model._modules, "conditioner": FeatureConditioner([])}
+    text = pad_rows(inputs("cond.llava_text.5", 5, 5120), 77)[None]
+    features = {"image": inputs("cond.llava_image", 256, 5120)[None], "text": text}
+    conditioning = model.conditioning(pixels("cond.image"), [SETTINGS["prompts"][2]], features)
     assert conditioning.context.shape[1] == (410 if case == "full_context" else 77)
     guidance = guidance_branches(conditioning, TEXT, IMAGE)
     sigmas = model.schedule.sampling_sigmas(STEPS)
@@ -91,11 +91,10 @@ def test_trajectory(case):
         if step in (0, STEPS - 1):
             check(denoised, GOLDEN, f"{case}/denoised/{step}", 5e-3, 1e-3)
 
-    start = noise(0) * sigmas[0]
-    check(start, GOLDEN, f"{case}/x_start", 1e-5, 1e-5)
-    with model.predictor(guidance.contexts, guidance.rows) as predict:
-        denoise = guided_denoiser(predict, model.schedule, guidance)
-        latents = sample_euler_ancestral(denoise, start, sigmas, noise, follow)
+    check(noise(0) * sigmas[0], GOLDEN, f"{case}/x_start", 1e-5, 1e-5)
+    predict = model.denoiser.hold(guidance.contexts, guidance.rows)
+    denoise = guided_denoiser(predict, model.schedule, guidance)
+    latents = sample_euler_ancestral(denoise, noise(0), sigmas, noise, follow)
     check(model.decode(latents)[0], GOLDEN, f"{case}/decoded", 5e-3)
 
 
@@ -139,13 +138,13 @@ def test_end_to_end(entries, monkeypatch, tmp_path):
     golden, seen = np.load(DATA / "pictures.npz"), {}
 
     def picture_of(x, size, height, encoding):
-        picture = to_picture(x, size, height, encoding)
+        picture = to_image(x, size, height, encoding)
         seen[len(seen)] = (x, np.asarray(picture))
         return picture
 
     monkeypatch.setattr(generate, "load_model", lambda *_: tiny_model())
     monkeypatch.setattr(generate, "ProcessNoise", GoldenNoise)
-    monkeypatch.setattr(generate, "to_picture", picture_of)
+    monkeypatch.setattr(generate, "to_image", picture_of)
     ckpt = tmp_path / "tiny.ckpt"
     ckpt.write_bytes(b"stands for weights")
     assert generate.generate_chunk(config, str(ckpt), 1, 1, torch.device("cpu")) == []
@@ -190,7 +189,7 @@ def test_released_output_paths():
     that has the checkpoint's own name).
     """
     for case in CHUNKS["output_paths"]:
-        config = OmegaConf.create({"scales_img": [case["scale_img"]], "scales_txt": [7.5]})
+        config = InferenceConfig(scales_img=[case["scale_img"]], scales_txt=[7.5])
         scales = generate.scale_pairs(config)[0]
         folder = generate.run_folder(case["checkpoint"], case["seed"], case["steps"], *scales)
         tail = "/".join(case["image_1_path"].split("/")[-3:])

@@ -19,7 +19,7 @@ from egogen.frames import read_rgb
 from metrics.frame_pairs import find_pairs
 from metrics.measures import captions
 from metrics.networks.beam_search import SearchRules, beam_search
-from metrics.networks.blip_attention import picture_states
+from metrics.networks.blip_attention import image_states
 from metrics.networks.loading import load_state_dict
 
 
@@ -34,7 +34,7 @@ def inputs_of(count: int) -> torch.Tensor:
     truth = root / "EgoGen/ego4d.fho/val_gt_for_metric"
     pairs = find_pairs(root / "run/images", truth, root / "ego4d_val.json").pairs
     assert [pair.key for pair in pairs] == golden("base")[0]["images"]
-    return torch.stack([captions.picture_input(read_rgb(pair.generated)) for pair in pairs[:count]])
+    return torch.stack([captions.image_input(read_rgb(pair.generated)) for pair in pairs[:count]])
 
 
 def golden(kind: str):
@@ -54,7 +54,7 @@ def compare(kind: str, network, tokenizer, count: int) -> torch.Tensor:
     np.testing.assert_allclose(
         inputs[0, :, ::16, ::16].numpy(), stored["first_input_384_stride16"], atol=1e-6
     )
-    states = picture_states(network.vision_model, inputs)
+    states = image_states(network.vision_model, inputs)
     np.testing.assert_allclose(
         states[:, ::48, ::16].numpy(), arrays["visual_encoder_tok_stride48_ch_stride16"], atol=5e-4
     )

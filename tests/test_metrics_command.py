@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from egogen.errors import EgoGenError
-from metrics import copy_source
+from metrics import compare, copy_source, report
 from metrics.all_metrics_in_one import main
 from metrics.frame_pairs import find_pairs
-from metrics.measures import reference_features
-from metrics.registry import METRICS, Measured, Metric
+from metrics.measures import frechet
+from metrics.registry import KEYS, METRICS, Key, Measured, Metric
 from metrics.results import PARTS
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -173,11 +173,50 @@ def test_texts_belong_to_what_metrics_of_texts_are_made_from(root, monkeypatch, 
     assert len(calls) == 2
 
 
+TOY = """
+from PIL import ImageStat
+from egogen.frames import read_rgb
+from metrics.images import read_ahead
+from metrics.registry import Measured, finite_mean
+
+def grey(pair):
+    first, second = (read_rgb(path).convert("L") for path in (pair.generated, pair.target))
+    return abs(ImageStat.Stat(first).mean[0] - ImageStat.Stat(second).mean[0])
+
+def measure(pairs, settings):
+    values = list(read_ahead(grey, pairs, settings, "toy"))
+    return Measured({"toy": finite_mean(values)}, {"toy": values})
+"""
+
+
+def test_a_new_metric_is_one_module_and_one_row(root, tmp_path, monkeypatch, capsys):
+    (tmp_path / "toy_metric.py").write_text(TOY)
+    monkeypatch.syspath_prepend(tmp_path)
+    row = Metric("toy", "Toy", "toy_metric.measure", {"toy": Key("Grey, apart", "toy", "", False)})
+    monkeypatch.setitem(METRICS, row.name, row)
+    monkeypatch.setitem(KEYS, "toy", row.keys["toy"])
+    argv = arguments(root, f"--out={root / 'run/metric'}", "--metrics=toy,psnr")
+    assert main(argv) == 0
+    found = figures(root)
+    assert found["toy"] > 0 and len(found["toy_ci95"]) == 2
+    assert main(argv) == 0 and "kept: Toy (toy)" in capsys.readouterr().out
+    copied = [f"--source-path={root / 'EgoGen/ego4d.fho/val'}", f"--out={root / 'copied/images'}"]
+    copy_source.main([*copied, f"--edit_file={root / 'ego4d_val.json'}"])
+    main(arguments(root, f"--gen_path={root / 'copied/images'}", "--metrics=toy,psnr"))
+    capsys.readouterr()
+    assert compare.main([str(root / "copied"), str(root / "run"), f"--out={tmp_path}"]) == 0
+    assert "Grey, apart \N{DOWNWARDS ARROW}" in capsys.readouterr().out
+    argv = ["--dataset=ego4d", f"--dataset-root={root}", f"--gen_path={root / 'run/images'}"]
+    assert report.main([*argv, "--rank-by=toy", f"--against={root / 'copied'}"]) == 0
+    page = (root / "run/report/report.html").read_text(encoding="utf-8")
+    assert f">{found['toy']:.2f}</td>" in page and page.count("Grey, apart") > 8
+
+
 def test_a_killed_run_goes_on_with_the_metric_it_was_at(root):
     """Killed while the second metric waits for a picture; the first one's values are on disk."""
     script = (
         "import sys, time\n"
-        "from metrics import psnr\n"
+        "from metrics.measures import psnr\n"
         "psnr._changed = lambda pair: time.sleep(600)\n"
         "from metrics.all_metrics_in_one import main\n"
         "main(sys.argv[1:])\n"
@@ -219,7 +258,7 @@ def test_reference_features_are_kept_until_a_frame_changes(root, tmp_path, capsy
     def kept():
         gt_path = root / "EgoGen/ego4d.fho/val_gt_for_metric"
         pairs = find_pairs(root / "run/images", gt_path, root / "ego4d_val.json").pairs
-        return reference_features.kept(pairs, weights, "cpu", compute)
+        return frechet.reference_features(pairs, weights, "cpu", compute)
 
     first, second = kept(), kept()
     assert len(computed) == 1

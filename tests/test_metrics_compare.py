@@ -16,9 +16,16 @@ from egogen.errors import run_command
 from metrics import compare
 from metrics import intervals as bootstrap
 from metrics.all_metrics_in_one import main as measure
-from metrics.intervals import clip_numbers, intervals, percentiles, resampled_means
+from metrics.intervals import (
+    clip_numbers,
+    compare_columns,
+    compare_resampled,
+    intervals,
+    percentiles,
+    resampled_means,
+    sign_flip_p,
+)
 from metrics.measures.frechet import frechet_distance
-from metrics.pairwise import compare_columns, compare_resampled, sign_flip_p
 from metrics.registry import KEYS, Measured
 from metrics.reporting.runs import compare_runs, read_run
 

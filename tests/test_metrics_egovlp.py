@@ -20,8 +20,8 @@ from egogen.errors import EgoGenError
 from metrics.frame_pairs import Pair, find_pairs
 from metrics.measures import egovlp
 from metrics.networks import text_similarity
+from metrics.networks.text_similarity import word_pieces
 from metrics.networks.video_transformer import GroupedAttention
-from metrics.networks.word_pieces import word_pieces
 
 FOLDER = {"ego4d": "ego4d.fho", "epickitchen": "epickitchen"}
 MODES = {"no_context": egovlp.still_videos, "with_context": egovlp.videos_with_source}
@@ -71,7 +71,7 @@ def compare(network, dataset: str, mode: str, numbers: range) -> None:
     for number in numbers:
         key, similarity = frames[number]
         videos = torch.stack(MODES[mode](pairs[key], egovlp.FRAMES[dataset]))
-        tokens = network.class_token(videos)
+        tokens = network.video_model(videos)
         embedded = network.vid_proj(tokens)
         for row, side in enumerate(("gen", "gt")):
             for found, name in ((tokens, "cls768"), (embedded, "embed")):

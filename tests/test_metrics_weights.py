@@ -163,7 +163,7 @@ def check_clip(dataset: str, count: int, tower) -> None:
 
 def test_clip_as_released():
     _, target = read_unresized(pairs_of("ego4d")[0])
-    inputs = clip_image.picture_inputs([target], "cpu")
+    inputs = clip_image.image_inputs([target], "cpu")
     expected = np.load(DATA / "clip.npz")["first_input_224_stride7"].squeeze()
     np.testing.assert_allclose(inputs[0, :, ::7, ::7].numpy(), expected, atol=1e-5)
     tower = clip_image.image_tower(state_dict("clip_vit_l14_visual"), "ViT-L-14.pt")

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from egogen import EgoGenError
-from metrics.measures.changed_region import changed_mask
+from metrics.measures.psnr import changed_mask
 from mini.oracle.oracle import action_done, judge
 from mini.oracle.reading import read_image
 from mini.world.clips import Clip

@@ -48,7 +48,7 @@ def test_everything_is_there(tiny):
     metric = json.loads((tiny / "metrics" / "metric.json").read_text())
     assert metric["psnr"] > 5
     assert "<html" in (tiny / "report" / "report.html").read_text()
-    assert Image.open(tiny / "report" / "report.png").width > 600
+    assert (tiny / "report" / "report.html").read_text().count("data:image/jpeg;base64,") >= 9
     assert list((tiny / "logs" / VARIANT / "samples").glob("*.png"))
 
 

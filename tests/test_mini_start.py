@@ -28,7 +28,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model():
     config = load_config(TrainConfig, [str(CONFIG)])
-    model = LegoModel(config.model.params).eval()
+    model = LegoModel(config.model).eval()
     load_start(model, str(START))
     return model
 

@@ -32,7 +32,7 @@ def test_configs_follow(monkeypatch):
 
     monkeypatch.setenv("LEGO_DATASET", "/somewhere")
     config = load_config(GenerateConfig, [str(PROJECT / "configs" / "generate_ego4d.yaml")])
-    assert config.data.params.edit_path == "/somewhere/ego4d_val.json"
+    assert config.data.edit_path == "/somewhere/ego4d_val.json"
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ def test_generation_and_metrics(cluster, described, tmp_path_factory):
     overrides = write_run(root)
     config = load_config(TrainConfig, [str(CONFIG)], overrides)
     torch.manual_seed(0)
-    model = LegoModel(config.model.params)
+    model = LegoModel(config.model)
     load_start(model, f"{root}/start.safetensors")
     checkpoint = root / "X.ckpt"
     torch.save({"state_dict": to_own(Weights(model.state_dict()))}, checkpoint)

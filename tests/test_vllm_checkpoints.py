@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
-from vllm_layouts import assert_same, bin_shards, change, picture, write_two_layers
+from vllm_layouts import assert_same, bin_shards, change, golden_image, write_two_layers
 from vllm_tiny import read, released_state, write_released
 
 from egogen.errors import EgoGenError
@@ -260,7 +260,7 @@ def test_two_projector_layers(two_layers, tmp_path):
     loaded = load(two_layers, device="cpu")
     assert loaded.model.config.conversation_template == "vicuna_v1"
     state = load_file(two_layers / "model.safetensors")
-    pixels = loaded.image_processor.batch([picture()])
+    pixels = loaded.image_processor.batch([golden_image()])
     with torch.no_grad():
         rows = loaded.model.vision_features(pixels)
         for layer in (0, 2):

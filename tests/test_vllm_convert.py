@@ -10,7 +10,15 @@ import torch
 from recipe import tensor
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
-from vllm_layouts import CASE, assert_same, bin_shards, change, outcome, picture, write_two_layers
+from vllm_layouts import (
+    CASE,
+    assert_same,
+    bin_shards,
+    change,
+    golden_image,
+    outcome,
+    write_two_layers,
+)
 from vllm_tiny import read, released_state, write_released
 
 from egogen.errors import EgoGenError
@@ -19,7 +27,7 @@ from llava.checkpoints.config import read_config
 from llava.checkpoints.convert import convert
 from llava.checkpoints.files import read_weights
 from llava.checkpoints.load import load, load_model, quantization_of, read_state, save_tools
-from llava.describing.stores import model_info
+from llava.describing.llava_describer import model_info
 from llava.eval.arguments import load_asked
 from llava.eval.run_llava_in_loop import parse
 from llava.tokens import IMAGE_ID
@@ -63,7 +71,7 @@ def test_tuned_models_load_in_transformers(reference, tmp_path):
         tmp_path, output_loading_info=True
     )
     assert not any(report[kind] for kind in report), report
-    pixels = reference.image_processor.batch([picture()])
+    pixels = reference.image_processor.batch([golden_image()])
     with torch.no_grad():
         features = theirs.get_image_features(pixels).pooler_output[0]
         torch.testing.assert_close(features, reference.model.image_features(pixels)[0])
@@ -86,8 +94,8 @@ def test_transformers_gives_the_golden_answer(hub, reference):
     model = LlavaForConditionalGeneration.from_pretrained(hub).eval()
     ours = [IMAGE_ID if i == 600 else i for i in processor.tokenizer(CASE["prompt"]).input_ids]
     assert ours == CASE["input_ids"]
-    inputs = processor(images=picture(), text=CASE["prompt"], return_tensors="pt")
-    pixels = reference.image_processor.batch([picture()])
+    inputs = processor(images=golden_image(), text=CASE["prompt"], return_tensors="pt")
+    pixels = reference.image_processor.batch([golden_image()])
     assert inputs["pixel_values"].shape == pixels.shape
     inputs["pixel_values"] = pixels  # the two libraries resize a little differently
     with torch.no_grad():
@@ -227,7 +235,7 @@ def test_quantized(released, reference, bits, most):
     loaded = load_asked(parse([*flags.split(), f"--load-{bits}"]))
     assert quantization_of(loaded.model) == model_info(loaded)["quantization"] == bits
     assert model_info(loaded) != model_info(reference)
-    pixels = loaded.image_processor.batch([picture()])
+    pixels = loaded.image_processor.batch([golden_image()])
     with torch.no_grad():
         features = loaded.model.image_features(pixels)
         assert torch.equal(features, reference.model.image_features(pixels))

@@ -1,4 +1,4 @@
-"""Describing a split: chunks, batches and restarts change nothing; bad input is told in a line."""
+"""Describing a split: chunks, batches and restarts change nothing; bad input gets one line."""
 
 import json
 
@@ -15,9 +15,17 @@ from egogen.features.store import read_feature
 from llava.checkpoints.load import load
 from llava.describing import loop as description_loop
 from llava.describing.decoding import Decoding
-from llava.describing.loop import Job, run
-from llava.describing.merge import check_complete, chunk_files, merge_results
-from llava.describing.results import read_results, result_file
+from llava.describing.engine import transformers_engine
+from llava.describing.job import Job
+from llava.describing.llava_describer import LlavaDescriber
+from llava.describing.loop import run
+from llava.describing.results import (
+    check_complete,
+    chunk_files,
+    merge_results,
+    read_results,
+    result_file,
+)
 from llava.eval import run_llava_in_loop
 
 DATASET, CLIPS, ACTIONS = "ego4d", 4, 2
@@ -29,8 +37,10 @@ def model_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def loaded(model_folder):
-    return load(model_folder, device="cpu")
+def describer(model_folder):
+    loaded = load(model_folder, device="cpu")
+    settings = Decoding(temperature=0.2, max_new_tokens=6)
+    return LlavaDescriber(loaded, transformers_engine(loaded, settings))
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +56,7 @@ def job(root, out, **options) -> Job:
         action_label=layout.action_file(root, DATASET, "val"),
         dataset=DATASET,
         save_path=out / "tiny" / "val",
-        image_feature_path=out / "image",
-        text_feature_path=out / "text",
-        settings=Decoding(temperature=0.2, max_new_tokens=6),
+        feature_paths={"image": out / "image", "text": out / "text"},
         **options,
     )
 
@@ -64,9 +72,9 @@ def outcome(root, out):
 
 
 @pytest.fixture(scope="module")
-def plain(root, loaded, tmp_path_factory):
+def plain(root, describer, tmp_path_factory):
     out = tmp_path_factory.mktemp("plain")
-    assert run(job(root, out), loaded) == 0
+    assert run(job(root, out), describer) == 0
     return outcome(root, out)
 
 
@@ -77,18 +85,21 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("batch_size, chunks", [(1, 1), (8, 3), (3, 2)])
-def test_batches_and_chunks_change_nothing(root, loaded, plain, tmp_path, batch_size, chunks):
+def test_batches_and_chunks_change_nothing(root, describer, plain, tmp_path, batch_size, chunks):
     for index in range(1, chunks + 1):
-        run(job(root, tmp_path, batch_size=batch_size, num_chunks=chunks, chunk_idx=index), loaded)
+        run(
+            job(root, tmp_path, batch_size=batch_size, num_chunks=chunks, chunk_idx=index),
+            describer,
+        )
     assert_same(outcome(root, tmp_path), plain)
 
 
-def test_another_seed_gives_other_texts(root, loaded, plain, tmp_path):
-    run(job(root, tmp_path, seed=7), loaded)
+def test_another_seed_gives_other_texts(root, describer, plain, tmp_path):
+    run(job(root, tmp_path, seed=7), describer)
     assert outcome(root, tmp_path)[0] != plain[0]
 
 
-def test_killed_run_continues(root, loaded, plain, tmp_path, monkeypatch):
+def test_killed_run_continues(root, describer, plain, tmp_path, monkeypatch):
     """Killed in the third batch, between the features and the result file."""
     batches = 0
 
@@ -102,34 +113,65 @@ def test_killed_run_continues(root, loaded, plain, tmp_path, monkeypatch):
     real_write = description_loop.write_results
     monkeypatch.setattr(description_loop, "write_results", dying_write)
     with pytest.raises(KeyboardInterrupt):
-        run(job(root, tmp_path, batch_size=2), loaded)
+        run(job(root, tmp_path, batch_size=2), describer)
     monkeypatch.setattr(description_loop, "write_results", real_write)
     assert len(read_results(result_file(tmp_path / "tiny" / "val", 1))) == 2
     damaged = next((tmp_path / "text").rglob("*.npy"))
     damaged.write_bytes(damaged.read_bytes()[:40])  # a half-written feature is made anew
-    run(job(root, tmp_path, batch_size=2), loaded)
+    run(job(root, tmp_path, batch_size=2), describer)
     assert_same(outcome(root, tmp_path), plain)
 
 
-def test_finished_work_is_left_alone(root, loaded, tmp_path, monkeypatch):
-    run(job(root, tmp_path), loaded)
+def test_finished_work_is_left_alone(root, describer, tmp_path, monkeypatch):
+    run(job(root, tmp_path), describer)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.is_file()}
-    monkeypatch.setattr(
-        description_loop, "describe_frames", lambda *a, **k: pytest.fail("described again")
-    )
-    assert run(job(root, tmp_path), loaded) == 0
+    monkeypatch.setattr(describer, "describe", lambda *a, **k: pytest.fail("described again"))
+    assert run(job(root, tmp_path), describer) == 0
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.*") if p.is_file()}
 
 
-def test_features_of_another_model_are_refused(root, loaded, tmp_path):
-    run(job(root, tmp_path), loaded)
+def test_features_of_another_model_are_refused(root, describer, tmp_path):
+    run(job(root, tmp_path), describer)
     with pytest.raises(EgoGenError, match="seed 42, expected 43"):
-        run(job(root, tmp_path, seed=43), loaded)
+        run(job(root, tmp_path, seed=43), describer)
 
 
-def test_merge_refuses_gaps_and_doubles(root, loaded, tmp_path):
+RECORD = {
+    "num_chunks": 1,
+    "model": "230afc0445065179",
+    "width": 64,
+    "image_size": 224,
+    "quantization": None,
+    "query": "How does the person properly {} that is displayed in the video frame?",
+    "label_style": "parsed",
+    "seed": 42,
+    "temperature": 0.2,
+    "top_k": 50,
+    "max_new_tokens": 6,
+    "sampling": "per-sample",
+}
+
+
+def test_folders_of_earlier_versions_are_continued(root, describer, tmp_path):
+    """Their records, literally; but not where they drew all samples from one stream."""
+    folder = tmp_path / "tiny" / "val"
+    folder.mkdir(parents=True)
+    (folder / "made_by.json").write_text(json.dumps(RECORD))
+    assert run(job(root, tmp_path), describer) == 0
+    written = {k: v for k, v in RECORD.items() if k != "num_chunks"}
+    shape = {"layout": "released", "dtype": "float16"}
+    image = {"kind": "image", "rows": 256, **shape, **written}
+    assert json.loads((tmp_path / "image" / "feature_info.json").read_text()) == image
+    text = {"kind": "text", **shape, **written}
+    assert json.loads((tmp_path / "text" / "feature_info.json").read_text()) == text
+    (folder / "made_by.json").write_text(json.dumps({**RECORD, "sampling": "released"}))
+    with pytest.raises(EgoGenError, match="sampling 'released', expected 'per-sample'"):
+        run(job(root, tmp_path), describer)
+
+
+def test_merge_refuses_gaps_and_doubles(root, describer, tmp_path):
     for index in (1, 2, 3):
-        run(job(root, tmp_path, num_chunks=3, chunk_idx=index), loaded)
+        run(job(root, tmp_path, num_chunks=3, chunk_idx=index), describer)
     folder = tmp_path / "tiny" / "val"
     second = folder / "tiny_2.json"
     content = second.read_text()
@@ -199,12 +241,16 @@ def test_numbers_out_of_range(capsys, model_folder, root, tmp_path, option, valu
     assert_refused(result, tmp_path, "0")
 
 
-def test_as_released_flips_all_switches():
+def test_as_released_means_the_labels():
     required = ["--model-path", "m", "--image-dir", "i", "--action-label", "a", "--save-path", "s"]
     plain = run_llava_in_loop.parse(required)
-    assert (plain.label_style, plain.sampling) == ("parsed", "per-sample")
+    assert plain.label_style == "parsed"
     flipped = run_llava_in_loop.parse([*required, "--as-released"])
-    assert (flipped.label_style, flipped.sampling) == ("released", "released")
+    assert flipped.label_style == "released"
+    changed = {name for name, value in vars(flipped).items() if value != vars(plain)[name]}
+    assert changed == {"label_style", "as_released"}
+    with pytest.raises(SystemExit):
+        run_llava_in_loop.parse([*required, "--sampling", "released"])
 
 
 def test_truncated_frame_is_named_and_the_rest_is_done(capsys, model_folder, tmp_path):

@@ -66,7 +66,7 @@ def test_stopped_run_goes_on(paths, tuned, tmp_path):
         torch.testing.assert_close(value, second[name], atol=1e-7, rtol=1e-6, msg=name)
 
 
-def told(capsys, work, argv) -> str:
+def error_line(capsys, work, argv) -> str:
     with pytest.raises(SystemExit) as stop:
         run_command(work, argv)
     assert stop.value.code == 2
@@ -82,22 +82,22 @@ def told(capsys, work, argv) -> str:
         ("wandb", ["--report_to", "wandb"], "--report_to wandb: the package is not installed"),
     ],
 )
-def test_missing_packages_are_told(paths, tmp_path, capsys, monkeypatch, missing, more, words):
+def test_missing_packages_are_named(paths, tmp_path, capsys, monkeypatch, missing, more, words):
     monkeypatch.setattr(
         "llava.train.arguments.find_spec",
         lambda name: None if name == missing else find_spec(name),
     )
-    assert words in told(capsys, main, command(paths, tmp_path / "out", *more))
+    assert words in error_line(capsys, main, command(paths, tmp_path / "out", *more))
     assert not (tmp_path / "out").exists()
 
 
 def test_quantized_weights_need_adapters(paths, tmp_path, capsys):
     argv = command(paths, tmp_path / "out", "--lora_enable", "False", "--bits", "8")
-    assert "--lora_enable True" in told(capsys, main, argv)
+    assert "--lora_enable True" in error_line(capsys, main, argv)
 
 
 def test_misspelt_flag(paths, tmp_path, capsys):
-    line = told(capsys, main, command(paths, tmp_path / "out", "--lerning_rate", "4"))
+    line = error_line(capsys, main, command(paths, tmp_path / "out", "--lerning_rate", "4"))
     assert line == "error: unknown flag --lerning_rate, expected perhaps --learning_rate"
 
 

@@ -6,13 +6,14 @@ import torch
 from PIL import Image
 from recipe import image
 from vllm_batches import MARKED, encoded, tuning_batch
+from vllm_layouts import describe
 from vllm_tiny import DATA, read, write_released
 
 from llava.checkpoints.load import load
-from llava.describing.decoding import Decoding, distribution
-from llava.describing.describe import describe_frames, prompt_ids
+from llava.describing.decoding import distribution
+from llava.describing.llava_describer import prompt_ids
 from llava.image_processing import ImageProcessor
-from llava.labels import clean_label
+from llava.labels import clean_label, question
 from llava.tokenizer import load_tokenizer
 from llava.tokens import IMAGE_ID, collate, cut, encode_prompt
 
@@ -25,7 +26,7 @@ def loaded(tmp_path_factory):
     return load(write_released(tmp_path_factory.mktemp("released")), device="cpu")
 
 
-def picture(item: dict) -> Image.Image:
+def frame_of(item: dict) -> Image.Image:
     return Image.fromarray(image(item["image"], item["height"], item["width"], item["seed"]))
 
 
@@ -59,7 +60,7 @@ def test_batches_with_the_released_cut(legacy):
 def test_pixels(item):
     golden = np.load(DATA / "pixels.npz")
     for aspect, suffix, stats in (("square", "", "stats"), ("pad", "__pad", "stats_pad")):
-        values = ImageProcessor(224, aspect)(picture(item)).numpy()
+        values = ImageProcessor(224, aspect)(frame_of(item)).numpy()
         np.testing.assert_allclose(
             values[:, ::8, ::8], golden[item["image"] + suffix], atol=1e-5, rtol=0
         )
@@ -73,7 +74,7 @@ def test_image_features(loaded):
     for item, rows, columns in zip(
         read("vision.json")["image_features"], (1, 4), (1, 2), strict=True
     ):
-        pixels = loaded.image_processor.batch([picture(item)])
+        pixels = loaded.image_processor.batch([frame_of(item)])
         with torch.no_grad():
             before = loaded.model.vision_features(pixels)[0]
             after = loaded.model.image_features(pixels)[0]
@@ -138,17 +139,15 @@ def test_optimizer_steps(loaded, case, tmp_path):
 def test_greedy_description_and_features(loaded, case):
     golden = np.load(DATA / "generation.npz")
     action = clean_label(case["label"], "ego4d", "released")
-    assert prompt_ids(loaded, action) == case["input_ids"]
-    (described,) = describe_frames(
-        loaded,
-        [picture(case)],
-        [action],
-        settings=Decoding(temperature=0, max_new_tokens=GENERATION["new_tokens"]),
+    assert prompt_ids(loaded, question(action)) == case["input_ids"]
+    length = GENERATION["new_tokens"]
+    (described,) = describe(
+        loaded, [frame_of(case)], [action], temperature=0, max_new_tokens=length
     )
     assert described.ids == case["new_ids"]
     assert described.text == case["json_entry"]["description"]
     expected = golden[f"{case['image']}__text_feature"]
-    np.testing.assert_allclose(described.text_features, expected, atol=4e-3)  # stored in half
+    np.testing.assert_allclose(described.features["text"], expected, atol=4e-3)  # stored in half
     logits = golden[f"{case['image']}__step0_logits"]
     drawn = distribution(logits, 0.2, 50)
     ids = case["released_step0_top50_ids"]
@@ -159,29 +158,24 @@ def test_greedy_description_and_features(loaded, case):
 
 def test_description_that_ends_by_itself(loaded):
     (case,) = read("generation_end.json")
-    (described,) = describe_frames(
-        loaded,
-        [picture(case)],
-        [clean_label(case["label"], "ego4d", "released")],
-        settings=Decoding(temperature=0, max_new_tokens=case["max_new_tokens"]),
+    action, length = clean_label(case["label"], "ego4d", "released"), case["max_new_tokens"]
+    (described,) = describe(
+        loaded, [frame_of(case)], [action], temperature=0, max_new_tokens=length
     )
     assert described.ids == case["new_ids"]
     assert described.text == case["json_entry"]["description"]
     golden = np.load(DATA / "generation_end.npz")["eos_tiny_10__text_feature"]
-    np.testing.assert_allclose(described.text_features, golden, atol=4e-3)
+    np.testing.assert_allclose(described.features["text"], golden, atol=4e-3)
 
 
 def test_one_token_still_gives_rows(loaded):
     case = next(item for item in GENERATION["cases"] if item["image"] == "gen_e")
-    (described,) = describe_frames(
-        loaded,
-        [picture(case)],
-        [case["cleaned"]],
-        settings=Decoding(temperature=0, max_new_tokens=1),
+    (described,) = describe(
+        loaded, [frame_of(case)], [case["cleaned"]], temperature=0, max_new_tokens=1
     )
     assert described.ids == GENERATION["one_token_case"]["new_ids"]
-    assert described.text_features.shape == (1, 64)
+    assert described.features["text"].shape == (1, 64)
 
 
-def test_prompt_has_one_picture(loaded):
-    assert prompt_ids(loaded, "cut <image>").count(IMAGE_ID) == 1
+def test_prompt_has_one_image(loaded):
+    assert prompt_ids(loaded, question("cut <image>")).count(IMAGE_ID) == 1

@@ -40,7 +40,7 @@ def test_prompts_of_labels(dataset):
     for case in PROMPTS[dataset]:
         action = clean_label(case["label"], dataset, "released")
         prompt = prompt_for(question(action, PROMPTS["query_template"]), LLAMA_2)
-        # A picture mark in a label made the released code crash later; here it is taken apart.
+        # An image mark in a label made the released code crash later; here it is taken apart.
         expected = case["prompt"].replace(action, action.replace("<image>", "< image >"))
         assert prompt == expected, case["label"]
 
@@ -55,7 +55,7 @@ def test_strings_of_conversations():
 
 
 def test_tuning_file(tmp_path):
-    """The example of the released format, read; what stands for a missing picture is zero."""
+    """The example of the released format, read; what stands for a missing image is zero."""
     rows = read("tuning_example.json")
     (first, second) = read_conversations(DATA / "tuning_example.json")
     assert (first.name, first.image) == (rows[0]["id"], rows[0]["image"])
@@ -101,7 +101,7 @@ def test_logits_that_predict_targets(loaded, batch):
     )
 
 
-def test_logits_without_a_picture(loaded):
+def test_logits_without_an_image(loaded):
     alone = tuning_batch(loaded.image_processor, (4,))
     alone.pop("labels")
     golden = FORWARD["text_only_sample"]
@@ -147,7 +147,7 @@ def test_gradients(loaded, batch):
 @pytest.mark.parametrize(
     "which, golden", [((4,), "text_only_sample"), ((2, 4), "mixed_batch")], ids=["text", "mixed"]
 )
-def test_gradient_of_the_projector_without_pictures(loaded, which, golden):
+def test_gradient_of_the_projector_without_images(loaded, which, golden):
     grads = gradients(loaded.model, tuning_batch(loaded.image_processor, which))
     norm = float(grads[own_name("model.mm_projector.weight")].norm())
     assert norm == pytest.approx(FORWARD[golden]["mm_projector_grad_norm"], rel=1e-3)
@@ -181,7 +181,7 @@ def test_learning_rates(total, rule, column, tmp_path):
         schedule.step()
 
 
-def test_one_picture_in_a_conversation(tmp_path):
+def test_one_image_in_a_conversation(tmp_path):
     row = {
         "image": "a.jpg",
         "conversations": [
@@ -211,7 +211,7 @@ def test_samples_without_a_target_are_left_out_and_counted(tmp_path):
 
 
 def test_what_the_longest_sequence_counts(tmp_path):
-    """By default the 256 positions of a picture; as released one."""
+    """By default the 256 positions of an image; as released one."""
     (tmp_path / "clip_a" / "0").mkdir(parents=True)
     Image.new("RGB", (45, 26)).save(tmp_path / "clip_a" / "0" / "pre.jpg")
     first = conversations()[0]

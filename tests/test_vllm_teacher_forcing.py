@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from vllm_layouts import golden_request
+from vllm_layouts import describe, golden_request
 from vllm_tiny import read, write_released
 
 from llava.checkpoints.load import load
 from llava.conversation import TEMPLATES
-from llava.describing.decoding import Decoding, Written, decode, greedy
-from llava.describing.describe import describe_frames, prompt_ids
-from llava.describing.engine import answer_ids
+from llava.describing.decoding import Written, decode, greedy
+from llava.describing.engine import Engine, answer_ids
+from llava.describing.llava_describer import prompt_ids
 from llava.describing.teacher_forcing import text_rows
 from llava.labels import question
 from llava.tokens import encode_conversation, expand
@@ -39,8 +39,8 @@ def step_by_step(loaded, prompts, features):
 def test_one_pass_gives_the_rows_of_step_by_step_decoding(loaded):
     """1e-5 for one sample, as asked; in a batch the padding adds to the rounding of either side."""
     cases = [golden_request(case) for case in GENERATION["cases"]]
-    pixels = loaded.image_processor.batch([picture for picture, _ in cases])
-    prompts = [expand(prompt_ids(loaded, action), 256) for _, action in cases]
+    pixels = loaded.image_processor.batch([frame for frame, _ in cases])
+    prompts = [expand(prompt_ids(loaded, question(action)), 256) for _, action in cases]
     with torch.inference_mode():
         features = loaded.model.image_features(pixels)
     for group, tolerance in (([0], 1e-5), ([1], 1e-5), ([2], 1e-5), ([0, 1, 2], 5e-5)):
@@ -54,17 +54,16 @@ def test_one_pass_gives_the_rows_of_step_by_step_decoding(loaded):
 
 
 def test_an_engine_without_hidden_states_gets_them(loaded):
-    picture, action = golden_request(GENERATION["cases"][1])
-    settings = Decoding(temperature=0, max_new_tokens=6)
-    (expected,) = describe_frames(loaded, [picture], [action], settings=settings)
+    frame, action = golden_request(GENERATION["cases"][1])
+    (expected,) = describe(loaded, [frame], [action], temperature=0, max_new_tokens=6)
 
     def serving(requests):
         assert requests[0].question == question(action)
         return [Written(expected.ids) for _ in requests]
 
-    (found,) = describe_frames(loaded, [picture], [action], engine=serving)
+    (found,) = describe(loaded, [frame], [action], Engine(serving, lambda *_: 6))
     assert found.text == expected.text
-    np.testing.assert_allclose(found.text_features, expected.text_features, atol=2e-3)
+    np.testing.assert_allclose(found.features["text"], expected.features["text"], atol=2e-3)
 
 
 def test_ids_of_a_given_text_are_those_of_tuning(loaded):
@@ -75,4 +74,4 @@ def test_ids_of_a_given_text_are_those_of_tuning(loaded):
     assert loaded.tokenizer.decode(ids).strip() == shown
     turns = [f"<image>\n{asked}", shown]
     whole = encode_conversation(turns, TEMPLATES["llama_2"], loaded.tokenizer).input_ids
-    assert whole == prompt_ids(loaded, "cut the apple") + ids
+    assert whole == prompt_ids(loaded, asked) + ids

@@ -1,4 +1,4 @@
-"""Tuning: a killed run ends with the weights of an undisturbed one; bad input is told in a line."""
+"""Tuning: a killed run ends with the weights of an undisturbed one; bad input gets one line."""
 
 import json
 import os
@@ -172,7 +172,7 @@ def test_bad_conversations(model_folder, images, tmp_path, capsys, rows, words):
     assert not (tmp_path / "out").exists()
 
 
-def test_truncated_picture(model_folder, tmp_path, capsys):
+def test_truncated_image(model_folder, tmp_path, capsys):
     write_split(tmp_path, "ego4d", "train", clips=1, actions=1)
     images = layout.frame_folder(tmp_path, "ego4d", "train")
     frame = images / GOOD

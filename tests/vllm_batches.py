@@ -1,4 +1,4 @@
-"""The golden conversations as samples and batches of tuning, with their pictures by recipe."""
+"""The golden conversations as samples and batches of tuning, with their images by recipe."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def encoded(legacy: bool = True):
 
 
 def tuning_batch(processor, which) -> dict[str, torch.Tensor]:
-    """Samples `which` in one padded batch, 256 positions for a picture."""
+    """Samples `which` in one padded batch, 256 positions for an image."""
     items, samples = conversations(), [sample for _, sample in encoded()]
     rows = []
     for k in which:

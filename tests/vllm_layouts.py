@@ -1,4 +1,4 @@
-"""The tiny checkpoint in other layouts, and what a model says about one picture."""
+"""The tiny checkpoint in other layouts, and what a model says about one image."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from vllm_tiny import read, released_state, write_released
 
 from llava.describing.decoding import Decoding
-from llava.describing.describe import describe_frames, prompt_ids
-from llava.labels import clean_label
+from llava.describing.engine import transformers_engine
+from llava.describing.llava_describer import LlavaDescriber, prompt_ids
+from llava.labels import clean_label, question
 from llava.tokens import expand
 
 CASE = read("generation.json")["cases"][0]
@@ -38,24 +39,37 @@ def change(folder, **fields):
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
-def picture() -> Image.Image:
+def golden_image() -> Image.Image:
     return Image.fromarray(image(CASE["image"], CASE["height"], CASE["width"], CASE["seed"]))
 
 
 def golden_request(case: dict) -> tuple[Image.Image, str]:
-    """Picture and action of one of the released generations."""
+    """Image and action of one of the released generations."""
     made = image(case["image"], case["height"], case["width"], case["seed"])
     return Image.fromarray(made), clean_label(case["label"], "ego4d", "released")
 
 
+def describe(loaded, images, actions, engine=None, seeds=None, **settings):
+    """Descriptions of one batch, written by `engine` or by the model with these settings."""
+    engine = engine or transformers_engine(loaded, Decoding(**settings))
+    return LlavaDescriber(loaded, engine).describe(
+        images,
+        [question(action) for action in actions],
+        seeds=seeds or [0] * len(actions),
+        names=[("clip", str(row)) for row in range(len(actions))],
+    )
+
+
 def outcome(loaded) -> tuple[list[int], np.ndarray]:
-    """Greedy ids and the last logits about one picture."""
-    pixels = loaded.image_processor.batch([picture()])
-    ids = torch.tensor([expand(prompt_ids(loaded, CASE["cleaned"]), loaded.model.patches)])
+    """Greedy ids and the last logits about one image."""
+    pixels = loaded.image_processor.batch([golden_image()])
+    prompt = prompt_ids(loaded, question(CASE["cleaned"]))
+    ids = torch.tensor([expand(prompt, loaded.model.patches)])
     with torch.no_grad():
         logits = loaded.model(input_ids=ids, pixel_values=pixels).logits[0, -1]
-    settings = Decoding(temperature=0, max_new_tokens=6)
-    (described,) = describe_frames(loaded, [picture()], [CASE["cleaned"]], settings=settings)
+    (described,) = describe(
+        loaded, [golden_image()], [CASE["cleaned"]], temperature=0, max_new_tokens=6
+    )
     return described.ids, logits[: len(loaded.tokenizer)].float().numpy()
 
 

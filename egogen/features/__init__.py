@@ -1,1 +1,1 @@
-"""What stage 1 tells stage 2: feature stores, their shards and their projector."""
+"""What stage 1 hands to stage 2: feature stores, their shards and their projector."""

@@ -2,7 +2,7 @@
 
 A compact image store holds it once, as `projector.safetensors` with the names of transformers'
 Llava: `linear_1.weight` (D, C), `linear_1.bias` (D,), and the same of `linear_2` when there are two
-layers. Letters: C vision width, D language width.
+layers. Letters: P patches of an image, C vision width, D language width.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class Projector:
         return Projector({name: value.to(device) for name, value in self.state.items()}, "")
 
     def __call__(self, features: Tensor) -> Tensor:
-        """(..., C) -> (..., D), float32 (half precision under autocast)."""
-        rows = F.linear(
-            features.float(), self.state["linear_1.weight"], self.state["linear_1.bias"]
-        )
+        """(..., P, C) -> (..., P, D), float32 (half precision under autocast)."""
+        state = self.state
+        rows = F.linear(features.float(), state["linear_1.weight"], state["linear_1.bias"])
         if self.layers == 1:
-            return rows
-        return F.linear(F.gelu(rows), self.state["linear_2.weight"], self.state["linear_2.bias"])
+            return rows  # (..., P, D)
+        rows = F.gelu(rows)  # (..., P, D)
+        return F.linear(rows, state["linear_2.weight"], state["linear_2.bias"])  # (..., P, D)
 
     def same_as(self, other: Projector) -> bool:
         return self.state.keys() == other.state.keys() and all(
@@ -76,6 +76,17 @@ class Projector:
 def write_projector(root: str | os.PathLike, projector: Projector) -> None:
     with atomic_path(Path(root) / PROJECTOR_FILE) as temporary:
         save_file(projector.state, temporary)
+
+
+def keep_projector(root: str | os.PathLike, projector: Projector) -> None:
+    """Write the projector into a store, or check that the one that is there is the same."""
+    path = Path(root) / PROJECTOR_FILE
+    if not path.exists():
+        write_projector(root, projector)
+    elif not read_projector(root).same_as(projector):
+        raise EgoGenError(
+            f"{path}: another model's projector; choose another folder, or remove this one"
+        )
 
 
 def read_projector(root: str | os.PathLike) -> Projector:

@@ -2,7 +2,7 @@
 
 Why safetensors: it is a dependency already and well kept, a file is one header and raw values, so
 that one entry is read by its name from a memory map (no index file that could disagree, no lock, no
-code executed), and half precision is native. Its files are written whole, so appending is done with
+code executed), and half precision is native. A file cannot be appended to, so a store grows by
 files: each batch becomes a small *piece*, and when a writer's pieces hold SHARD entries they are
 copied into one *shard* and removed. A kill loses the batch in hand at most.
 
@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -33,7 +34,7 @@ def _files(root: Path) -> list[Path]:
     return sorted(root.glob(PATTERN), key=lambda path: path.name)
 
 
-def _open(path: Path):
+def _open(path: Path) -> Any:
     try:
         return safe_open(path, "numpy")
     except FileNotFoundError:
@@ -48,13 +49,13 @@ class ShardReader:
     def __init__(self, root: str | os.PathLike):
         self.root = Path(root)
         self._names: list[str] = []
-        self._place: dict[str, object] = {}  # entry -> its open file
+        self._place: dict[str, Any] = {}  # entry -> its open file (safetensors names no type)
 
     def __getstate__(self) -> dict:
         return {"root": self.root}  # maps do not travel to other processes
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(state["root"])
+        vars(self).update(vars(ShardReader(state["root"])))
 
     def _refresh(self) -> bool:
         """Look at the folder again; -> whether its files have changed."""
@@ -62,7 +63,7 @@ class ShardReader:
         names = [path.name for path in files]
         if names == self._names:
             return False
-        place: dict[str, object] = {}
+        place: dict[str, Any] = {}
         for path in files:
             handle = _open(path)
             place.update(dict.fromkeys(handle.keys(), handle))
@@ -115,16 +116,16 @@ class ShardWriter:
 
     def join(self) -> None:
         """One file in place of all small ones, under the name of the latest of them."""
-        *older, latest = sorted(self.pieces) or [None]
-        if older:
-            together = {}
-            for path in [*older, latest]:
+        paths = sorted(self.pieces)
+        if len(paths) > 1:
+            together: dict[str, np.ndarray] = {}
+            for path in paths:
                 handle = _open(path)
                 together |= {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-            _save(latest, together)
-            for path in older:
+            _save(paths[-1], together)
+            for path in paths[:-1]:
                 path.unlink()
-            self.pieces = {latest: len(together)}
+            self.pieces = {paths[-1]: len(together)}
         self.pieces = {path: n for path, n in self.pieces.items() if n < self.shard}
 
 

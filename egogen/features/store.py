@@ -1,25 +1,32 @@
-"""The feature store: what stage 1 saves of each source frame, and stage 2 is conditioned on.
+"""The feature store: a folder of one named feature, such as "image" or "text", of source frames.
 
-Two layouts, read through the same functions:
+Stage 1 writes a store per feature and stage 2 is conditioned on its rows. Two layouts, read through
+the same functions:
 
-released   one half-precision .npy per source frame and kind, beside one another in the frames'
-           folders; image features are the projector's output, (256, 5120) at full size
+released   one half-precision .npy per source frame, below folders like those of the frames; image
+           features are the projector's output, (256, 5120) at full size
 compact    few large files (`egogen.features.shards`); image features are the vision tower's output,
-           (256, 1024) at full size, with the projector once beside them (`egogen.features.projector`), and
-           text features at most TEXT_ROWS rows
+           (256, 1024) at full size, with the projector once beside them
+           (`egogen.features.projector`), and text features have at most TEXT_ROWS rows
 
 `feature_info.json` in the store's folder says what made it and which layout it has; a folder
-without it has the released one. P patches, n text rows, C vision width, D language width.
+without it has the released one. Example:
+
+    writer = open_writer("features/image/val", "image", "released", "1-of-1")
+    writer.write({"clip/0/frame.jpg": rows})  # (n, d), stored as float16
+    read_feature("features/image/val", "clip/0/frame.jpg", width=5120, rows=256)
+
+Letters: P patches, n rows of any feature, C vision width, d width that stage 2 gets.
 """
 
 from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,8 +34,13 @@ from egogen.actions import inside, safe_relative
 from egogen.atomic import read_json, write_npy
 from egogen.errors import EgoGenError
 from egogen.features.shards import ShardReader, ShardWriter
+from egogen.provenance import record_provenance
+
+if TYPE_CHECKING:  # torch takes a second to import, and most commands that read actions need none
+    from egogen.features.projector import Projector
 
 TEXT_ROWS = 77  # stage 2 never uses more
+COMPACT_ROWS = {"text": TEXT_ROWS}  # feature -> rows that a compact store keeps (others: all)
 INFO_FILE = "feature_info.json"
 LAYOUTS = ("released", "compact")
 
@@ -49,7 +61,7 @@ def find_feature(root: str | os.PathLike, image_0: str) -> Path:
 
 
 class ReleasedStore:
-    """One .npy per frame. `projector` is None: what is stored is what stage 2 is told."""
+    """One .npy per frame. `projector` is None: what is stored is what stage 2 gets."""
 
     projector = None
 
@@ -88,30 +100,30 @@ class FrameFeature(NamedTuple):
 
 
 class CompactStore:
-    """Shards. What is stored of a picture is (P, C); `projector` makes (P, D) of it."""
+    """Shards. What is stored of an image is (P, C) where there is a `projector` to (P, d)."""
 
     def __init__(self, root: str | os.PathLike, info: Mapping[str, Any]):
         self.root, self.info = Path(root), info
         self.shards = ShardReader(root)
 
     @cached_property
-    def projector(self):
-        """`egogen.features.projector.Projector` of an image store, None for text."""
-        if self.info.get("kind") != "image":
+    def projector(self) -> Projector | None:
+        """What makes rows for stage 2 of what is stored; None where that is stored itself."""
+        if not _has_projector(self.info):
             return None
-        from egogen.features.projector import read_projector  # torch takes a second to import
+        from egogen.features.projector import read_projector
 
         return read_projector(self.root)
 
     def stored(self, image_0: str, width: int | None = None, rows: int | None = None) -> np.ndarray:
-        """(P, C) or (n, D) float16; `width` (D, after the projector) and `rows` are checked."""
+        """(P, C) or (n, d) float16; `width` (d, after the projector) and `rows` are checked."""
         array = self._at(self.shards.read, image_0)
         self._check_rows(array.shape, image_0, width, rows)
         _check_finite(array, self._where(image_0))
         return array
 
     def read(self, image_0: str, width: int | None = None, rows: int | None = None) -> np.ndarray:
-        """What stage 2 is told, (n, D) float16; a picture's rows go through the projector here."""
+        """What stage 2 gets, (n, d) float16; an image's rows go through the projector here."""
         array = self.stored(image_0, width, rows)
         if self.projector is None:
             return array
@@ -120,7 +132,7 @@ class CompactStore:
         return self.projector(torch.from_numpy(array)).half().numpy()
 
     def shape(self, image_0: str) -> tuple[int, int]:
-        """(n, D) of `read`, without reading."""
+        """(n, d) of `read`, without reading."""
         shape = self._at(self.shards.shape, image_0)
         self._check_rows(shape, image_0, None, None)
         return shape[0], self._width(shape[1])
@@ -128,7 +140,7 @@ class CompactStore:
     def _where(self, image_0: str) -> FrameFeature:
         return FrameFeature(self.root, image_0)
 
-    def _at(self, reader, image_0: str):
+    def _at(self, reader: Callable[[str], Any], image_0: str) -> Any:
         try:
             return reader(feature_key(image_0))
         except KeyError:
@@ -137,15 +149,20 @@ class CompactStore:
     def _width(self, stored: int) -> int:
         return stored if self.projector is None else self.projector.output_width
 
-    def _check_rows(self, shape, image_0: str, width: int | None, rows: int | None) -> None:
+    def _check_rows(self, shape: tuple, image_0: str, width: int | None, rows: int | None) -> None:
         where = self._where(image_0)
         if self.projector is not None:
             _check_shape(shape, where, self.projector.input_width, rows)
         if width is not None and self._width(shape[-1]) != width:
             raise EgoGenError(
-                f"{where}: width {self._width(shape[-1])} of the language model, expected {width}"
+                f"{where}: width {self._width(shape[-1])} for stage 2, expected {width}"
             )
         _check_shape(shape, where, None, rows)
+
+
+def _has_projector(info: Mapping[str, Any]) -> bool:
+    """Whether a compact store holds what goes into a projector; image stores do by default."""
+    return bool(info.get("projector", info.get("kind") == "image"))
 
 
 def feature_key(image_0: str) -> str:
@@ -184,7 +201,7 @@ def read_info(root: str | os.PathLike) -> dict[str, Any]:
 def read_feature(
     root: str | os.PathLike, image_0: str, width: int | None = None, rows: int | None = None
 ) -> np.ndarray:
-    """The feature of one frame as stage 2 is told it, (n, d), from either layout."""
+    """The feature of one frame as stage 2 gets it, (n, d), from either layout."""
     return open_store(root).read(image_0, width, rows)
 
 
@@ -211,6 +228,36 @@ def write_feature(root: str | os.PathLike, image_0: str, rows: np.ndarray) -> Pa
     return path
 
 
+def record_store(
+    root: Path, name: str, layout: str, info: Mapping[str, Any], projector: Projector | None
+) -> None:
+    """Record what made the store of the feature `name`, or check the record that is there.
+
+    `info` is the provenance: what the rows depend on, and their `width`. A `projector`, for compact
+    stores only, is written before the record that says so. Raises EgoGenError for a store that
+    something else made.
+    """
+    shape: dict[str, Any] = {"kind": name, "layout": layout, "dtype": "float16"}
+    if layout == "compact":
+        if name in COMPACT_ROWS:
+            shape["text_rows"] = COMPACT_ROWS[name]
+        if _has_projector(shape) != (projector is not None):
+            shape["projector"] = projector is not None
+    if projector is not None:
+        from egogen.features.projector import keep_projector
+
+        shape["vision_width"] = projector.input_width
+        keep_projector(root, projector)
+    record_provenance(root / INFO_FILE, shape | dict(info))
+
+
+def open_writer(
+    root: str | os.PathLike, name: str, layout: str, writer: str
+) -> ReleasedWriter | CompactWriter:
+    """A writer of batches of the feature `name`; `writer` is this job's own among parallel ones."""
+    return ReleasedWriter(root) if layout == "released" else CompactWriter(root, name, writer)
+
+
 class ReleasedWriter:
     """Writes features of batches of frames, a .npy each."""
 
@@ -227,18 +274,18 @@ class ReleasedWriter:
 
 
 class CompactWriter:
-    """Writes features of batches of frames into shards; text is cut to TEXT_ROWS rows.
+    """Writes the feature `name` of batches of frames into shards, at most its COMPACT_ROWS rows.
 
     `writer` is a name of this job's own among those that write to the folder.
     """
 
-    def __init__(self, root: str | os.PathLike, kind: str, writer: str):
-        self.root, self.kind = Path(root), kind
+    def __init__(self, root: str | os.PathLike, name: str, writer: str):
+        self.root, self.most_rows = Path(root), COMPACT_ROWS.get(name)
         self.shards = ShardWriter(root, writer)
 
     def write(self, items: Mapping[str, np.ndarray]) -> None:
-        """{image_0: (P, C) vision features or (n, D) text features}."""
-        most = TEXT_ROWS if self.kind == "text" else None
+        """{image_0: (n, d)}, or (P, C) where the store has a projector."""
+        most = self.most_rows
         self.shards.write(
             {
                 feature_key(image_0): _half(rows[:most], FrameFeature(self.root, image_0))
@@ -284,7 +331,7 @@ def _check(array: np.ndarray, where: Any, width: int | None, rows: int | None) -
     _check_finite(array, where)
 
 
-def _check_shape(shape, where: Any, width: int | None, rows: int | None) -> None:
+def _check_shape(shape: tuple, where: Any, width: int | None, rows: int | None) -> None:
     expected = f"({rows if rows is not None else 'n'}, {width if width is not None else 'd'})"
     wrong = len(shape) != 2 or min(shape) < 1
     wrong = wrong or (width is not None and shape[1] != width)

@@ -1,9 +1,9 @@
 """Checkpoints of stage 2 from one form into another, losslessly.
 
-released    .ckpt with the released (CompVis) names: live weights, the UNet's average, the schedule
-own         .ckpt of this project: live weights, and the average of all that was trained
-diffusers   a folder for `LegoPipeline.from_pretrained`: the averages (the live weights where there
-            are none), and the live weights of what was averaged as variant "non_ema"
+released    .ckpt with the released (CompVis) names: live weights, the UNet's EMA, the schedule
+own         .ckpt of this project: live weights, and the EMA of all that was trained
+diffusers   a folder for `LegoPipeline.from_pretrained`: the EMA (the live weights where there is
+            none), and the live weights of what has an EMA as variant "non_ema"
 
 No form that is written here holds an optimizer: training starts from it, it does not continue.
 """
@@ -16,7 +16,6 @@ import shutil
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 
 from egogen import EgoGenError
 from egogen.atomic import TEMPORARY_SUFFIX, atomic_path
@@ -34,14 +33,15 @@ from ldm.checkpoints.load import read_file
 from ldm.checkpoints.released_names import LIVE
 from ldm.model import LegoModel
 from ldm.pipeline import LegoPipeline
+from ldm.schema import ModelParams
 
 FORMS = ("released", "own", "diffusers")
 
 
 def convert(
-    source: str | os.PathLike, target: str | os.PathLike, form: str, params: DictConfig
+    source: str | os.PathLike, target: str | os.PathLike, form: str, params: ModelParams
 ) -> list[str]:
-    """Write what `source`, in any form, holds to `target` in `form`; -> lines that tell what.
+    """Write what `source`, in any form, holds to `target` in `form`; -> lines to print.
 
     `params` is `model.params` of the config that the weights belong to; names and shapes are
     checked against it. Raises EgoGenError, and writes nothing, when `target` is there or anything
@@ -54,19 +54,25 @@ def convert(
         raise EgoGenError(f"{target}: expected a name that ends in .ckpt for the form {form!r}")
     model = bare_model(params)
     weights = read_any(source, model)
-    writers = {"released": write_released, "own": write_own, "diffusers": write_folder}
-    writers[form](target, weights, model)
-    return [f"written: {target}", *_told(weights, form)]
+    if form == "diffusers":
+        write_folder(target, weights, model)
+    else:
+        content = {"state_dict": to_released(weights, model)}
+        if form == "own":
+            content = {"state_dict": to_own(weights), "ema_updates": weights.updates}
+        with atomic_path(target) as temporary:
+            torch.save(content, temporary)
+    return [f"written: {target}", *_report(weights, form)]
 
 
-def bare_model(params: DictConfig) -> LegoModel:
-    """Names and shapes alone, without memory for the weights."""
+def bare_model(params: ModelParams) -> LegoModel:
+    """Only names and shapes, without memory for the weights."""
     with torch.device("meta"):
         return LegoModel(params)
 
 
 def read_any(source: str | os.PathLike, model: LegoModel) -> Weights:
-    """The form is told from the names."""
+    """The form is known by the names."""
     if Path(source).is_dir():
         return read_folder(source, model)
     state, updates = read_file(source)
@@ -75,46 +81,33 @@ def read_any(source: str | os.PathLike, model: LegoModel) -> Weights:
     decay = state.get(DECAY)
     if decay is not None and abs(float(decay) - model.config.ema_decay) > 1e-6:
         raise EgoGenError(
-            f"{source}: its average has the decay {float(decay):.6g}, but the config "
+            f"{source}: its EMA has the decay {float(decay):.6g}, but the config "
             f"model.params.ema_decay={model.config.ema_decay}"
         )
     return from_released(state, model, str(source))
 
 
-def write_released(path: Path, weights: Weights, model: LegoModel) -> None:
-    _write_ckpt(path, {"state_dict": to_released(weights, model)})
-
-
-def write_own(path: Path, weights: Weights, model: LegoModel) -> None:
-    _write_ckpt(path, {"state_dict": to_own(weights), "ema_updates": weights.updates})
-
-
-def _write_ckpt(path: Path, content: dict) -> None:
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
-
-
 def write_folder(folder: Path, weights: Weights, model: LegoModel) -> None:
-    """The folder appears whole or not at all."""
-    averaged = {name.split(".")[0] for name in weights.average}
+    """The folder appears only when it is complete."""
+    with_ema = {name.split(".")[0] for name in weights.ema}
     temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
-    model.load_state_dict(weights.chosen(bool(averaged), str(folder)), assign=True)
+    model.load_state_dict(weights.chosen(bool(with_ema), str(folder)), assign=True)
     pipeline = LegoPipeline.from_model(model, weights.updates)
     try:
         pipeline.save_pretrained(temporary)
         model.load_state_dict(weights.live, assign=True)
-        for part in sorted(averaged):
+        for part in sorted(with_ema):
             getattr(model, part).save_pretrained(temporary / part, variant=LIVE_VARIANT)
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _told(weights: Weights, form: str) -> list[str]:
-    parts = sorted({name.split(".")[0] for name in weights.average})
+def _report(weights: Weights, form: str) -> list[str]:
+    parts = sorted({name.split(".")[0] for name in weights.ema})
     if not parts:
-        return ["holds live weights; there are no averages"]
-    lines = [f"holds live weights and, after {weights.updates} updates, averages of: "]
+        return ["holds live weights; there is no EMA"]
+    lines = [f"holds live weights and, after {weights.updates} updates, the EMA of: "]
     lines[0] += ", ".join(parts)
     if form == "released" and "conditioner" in parts:
         lines.append(

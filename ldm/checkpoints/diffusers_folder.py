@@ -1,7 +1,7 @@
 """Weights in a folder as diffusers has them: one sub-folder for each network.
 
 Written by `ldm.pipeline.LegoPipeline`, or by others for Stable Diffusion v1. Plain weight files are
-the averages where there are any; the live weights of what was averaged stand beside them as the
+the EMA where there is one; the live weights of what has an EMA stand beside them as the
 variant "non_ema", the name that Stable Diffusion v1.5 was published with.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
@@ -16,7 +17,7 @@ from transformers import CLIPTextModel
 from egogen import EgoGenError
 from egogen.atomic import read_json
 from egogen.weight_files import check_names, shapes_of
-from ldm.checkpoints.layouts import Weights, widened
+from ldm.checkpoints.layouts import Weights
 from ldm.conditioning import FeatureConditioner
 from ldm.model import LegoModel
 
@@ -34,7 +35,7 @@ def read_folder(folder: str | os.PathLike, model: LegoModel, start: bool = False
 
     `start`: Stable Diffusion v1 will do: without a conditioner, which `live` then leaves out, and
     with a first convolution of fewer input channels, which is widened by zeros. Of others' folders
-    the plain files are read, as the released training starts from averages ("emaonly").
+    the plain files are read, as training in the released code starts from an EMA ("emaonly").
     """
     folder = Path(folder)
     own = shapes_of(model.state_dict())
@@ -42,38 +43,38 @@ def read_folder(folder: str | os.PathLike, model: LegoModel, start: bool = False
         own = {name: shape for name, shape in own.items() if not name.startswith("conditioner.")}
     index = read_json(folder / "model_index.json") if (folder / "model_index.json").exists() else {}
     ours = index.get("_class_name") == "LegoPipeline"
-    live, average = {}, {}
+    live, ema = {}, {}
     for part, kind in NETWORKS.items():
         if not any(name.startswith(f"{part}.") for name in own):
             continue
         values = _read_network(folder, part, kind)
         if ours and any((folder / part).glob(f"*.{LIVE_VARIANT}.*")):
-            average |= values
+            ema |= values
             values = _read_network(folder, part, kind, LIVE_VARIANT)
         live |= values
-    first = "unet.conv_in.weight"
+    first = f"{model.denoiser.name}.{model.denoiser.first_weight}"
     if start and first in live:
-        live[first] = widened(live[first], model.unet.config.in_channels)
-        average = {}  # training starts from the live weights
+        live[first] = model.denoiser.widened(live[first])
+        ema = {}  # training starts from the live weights
     check_names(shapes_of(live), own, str(folder))
-    check_names(shapes_of(average), {n: own[n] for n in average if n in own}, str(folder))
-    return Weights(live, average, int(index.get("ema_updates", 0)))
+    check_names(shapes_of(ema), {n: own[n] for n in ema if n in own}, str(folder))
+    return Weights(live, ema, int(index.get("ema_updates", 0)))
 
 
-def _read_network(folder: Path, part: str, kind: type, variant: str | None = None) -> dict:
+def _read_network(folder: Path, part: str, kind: Any, variant: str | None = None) -> dict:
     """Read by the library, which knows the names of its own past; -> values by `LegoModel`'s names.
 
     Raises EgoGenError for files that are missing, broken, or do not fill the network.
     """
     where = folder / part
     try:
-        network, told = kind.from_pretrained(
+        network, report = kind.from_pretrained(
             folder, subfolder=part, variant=variant, output_loading_info=True, local_files_only=True
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EgoGenError(f"{where}: not a readable {kind.__name__} ({first})") from None
-    odd = {name: told[f"{name}_keys"] for name in ("missing", "unexpected", "mismatched")}
+    odd = {name: report[f"{name}_keys"] for name in ("missing", "unexpected", "mismatched")}
     lists = "; ".join(f"{name}: {', '.join(map(str, keys))}" for name, keys in odd.items() if keys)
     if lists:
         raise EgoGenError(f"{where}: {lists}")

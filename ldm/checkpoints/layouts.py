@@ -1,7 +1,7 @@
 """Weights of a `LegoModel` by this project's names, whatever file they stand in.
 
 Names are those of the model's state dict, `unet.*`, `conditioner.*`, `vae.*`, `text_encoder.*`.
-Each layout is checked as a whole: what a file lacks, has besides or has in another shape is one
+Each layout is checked completely: what a file lacks, has besides or has in another shape is one
 error that lists it.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from egogen import EgoGenError
 from egogen.weight_files import check_names, shapes_of
@@ -22,6 +22,7 @@ from ldm.checkpoints.released_names import (
     released_names,
     released_shape,
     shadow_name,
+    stored_name,
 )
 from ldm.model import LegoModel
 from ldm.schedule import released_schedule
@@ -33,29 +34,21 @@ POSITIONS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
 
 @dataclass
 class Weights:
-    """`average`: moving averages of what was trained, under the names of `live`; may be empty."""
+    """`ema`: of what was trained, under the names of `live`; may be empty."""
 
     live: dict[str, Tensor]
-    average: dict[str, Tensor] = field(default_factory=dict)
-    updates: int = 0  # how often the averages were updated
+    ema: dict[str, Tensor] = field(default_factory=dict)
+    updates: int = 0  # how often the EMA was updated
 
     def chosen(self, use_ema: bool, where: str) -> dict[str, Tensor]:
-        """What a model is to hold. Raises EgoGenError when averages are asked for and missing."""
-        if use_ema and not self.average:
-            raise EgoGenError(
-                f"{where}: holds no averages; model.params.load_ema=false uses the rest"
-            )
-        return self.live | self.average if use_ema else self.live
-
-
-def widened(weight: Tensor, channels: int) -> Tensor:
-    """The first convolution (out, in, 3, 3) with zeros for the input channels that it lacks."""
-    lacking = max(0, channels - weight.shape[1])
-    return nn.functional.pad(weight, (0, 0, 0, 0, 0, lacking))
+        """What a model is to hold. Raises EgoGenError when the EMA is asked for and missing."""
+        if use_ema and not self.ema:
+            raise EgoGenError(f"{where}: holds no EMA; model.params.load_ema=false uses the rest")
+        return self.live | self.ema if use_ema else self.live
 
 
 def is_own(state: Mapping[str, Tensor]) -> bool:
-    return any(name.startswith(OWN + "unet.") for name in state)
+    return any(name.startswith(OWN + "vae.") for name in state)
 
 
 def is_released(state: Mapping[str, Tensor]) -> bool:
@@ -65,32 +58,34 @@ def is_released(state: Mapping[str, Tensor]) -> bool:
 def from_own(
     state: Mapping[str, Tensor], model: LegoModel, where: str, updates: int = 0
 ) -> Weights:
-    """A state dict of `ldm.training.module`: names of `LegoModel` behind "model.", averages behind "ema.".
+    """A state dict of `ldm.training`: names of `LegoModel` behind "model.", EMA behind "ema.".
 
-    A part (the UNet, the conditioner) has averages of all its weights or of none.
+    A part (the UNet, the conditioner) has an EMA of all its weights or of none.
     """
     own = shapes_of(model.state_dict())
-    averaged = {name.split(".")[1] for name in state if name.startswith(OWN_EMA)}
-    averages = [name for name in own if name.split(".")[0] in averaged]
-    expected = {OWN + name: shape for name, shape in own.items()}
-    expected |= {OWN_EMA + name: own[name] for name in averages}
+    parts = {name.split(".")[1] for name in state if name.startswith(OWN_EMA)}
+    shadowed = [name for name in own if name.split(".")[0] in parts]
+    live = {name: stored_name(OWN + name) for name in own}
+    ema = {name: stored_name(OWN_EMA + name) for name in shadowed}
+    expected = {names[name]: own[name] for names in (live, ema) for name in names}
     check_names(shapes_of(state), expected, where)
-    live = {name: state[OWN + name] for name in own}
-    return Weights(live, {name: state[OWN_EMA + name] for name in averages}, updates)
+    found = ({name: state[stored] for name, stored in names.items()} for names in (live, ema))
+    return Weights(*found, updates)
 
 
 def to_own(weights: Weights) -> dict[str, Tensor]:
     state = {OWN + name: value for name, value in weights.live.items()}
-    return state | {OWN_EMA + name: value for name, value in weights.average.items()}
+    state |= {OWN_EMA + name: value for name, value in weights.ema.items()}
+    return {stored_name(name): value for name, value in state.items()}
 
 
 def from_released(
     state: Mapping[str, Tensor], model: LegoModel, where: str, start: bool = False
 ) -> Weights:
-    """A state dict of the released code: UNet, its average (where any), encoders, conditioner.
+    """A state dict of the released code: UNet, its EMA (where there is one), encoders, conditioner.
 
     `start`: Stable Diffusion v1 will do: a file without any conditioner leaves that out of `live`,
-    and averages, which training does not start from, are not looked at.
+    and an EMA, which training does not start from, is not looked at.
     """
     if not is_released(state):
         raise EgoGenError(f"{where}: no entry begins with {UNET!r}, expected a released one")
@@ -111,31 +106,31 @@ def from_released(
     state = _with_text_level({name: v for name, v in state.items() if name not in derived})
     check_names(shapes_of(state), expected, where)
     live = {o: state[n].reshape(own[o]) for o, n in names.items()}
-    average = {o: state[n] for o, n in shadows.items()} | {o: live[o] for o in kept}
+    ema = {o: state[n] for o, n in shadows.items()} | {o: live[o] for o in kept}
     live |= {o: state[n] for o, n in kept.items()}
-    return Weights(live, average, updates)
+    return Weights(live, ema, updates)
 
 
 def to_released(weights: Weights, model: LegoModel) -> dict[str, Tensor]:
     """The released layout, with the vectors that follow from the config.
 
-    Its average covers the UNet alone, and the released code generates with the conditioner as it
-    stands beside it. So an averaged conditioner stands there, and the live one, which the released
-    code does not look at, under "live.".
+    Its EMA is of the UNet only, and the released code generates with the conditioner as it stands
+    beside it. So the EMA of a conditioner stands there, and the live one, which the released code
+    does not look at, under "live.".
     """
     names = released_names(model)
-    live, average = weights.live, weights.average
+    live, ema = weights.live, weights.ema
     state = dict(_derived(model))
     for own, name in names.items():
         value = live[own]
-        if own.startswith("conditioner.") and own in average:
-            value, state[LIVE + name] = average[own], value
+        if own.startswith("conditioner.") and own in ema:
+            value, state[LIVE + name] = ema[own], value
         state[name] = value.reshape(released_shape(name, value.shape))
-    unet = [own for own in names if own.startswith("unet.")]
-    if average:
+    unet = [own for own in names if own.startswith(f"{model.denoiser.name}.")]
+    if ema:
         state[DECAY] = torch.tensor(model.config.ema_decay, dtype=torch.float32)
         state[UPDATES] = torch.tensor(weights.updates, dtype=torch.int32)
-        state |= {shadow_name(names[own]): average[own] for own in unet}
+        state |= {shadow_name(names[own]): ema[own] for own in unet}
     return state
 
 

@@ -1,4 +1,4 @@
-"""Reading checkpoints of stage 2 into a `LegoModel`; `ldm.checkpoints.layouts` knows their layouts."""
+"""Reading checkpoints of stage 2 into a `LegoModel`; `layouts` beside it knows what they hold."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from ldm.checkpoints.layouts import (
     from_released,
     is_own,
     is_released,
-    widened,
 )
-from ldm.checkpoints.released_names import CONV_IN
+from ldm.checkpoints.released_names import UNET
 from ldm.model import FROZEN_PARTS, LegoModel
 
 
@@ -33,7 +32,7 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
 
 
 def read_file(path: str | os.PathLike) -> tuple[dict[str, Tensor], int]:
-    """-> the state dict, see `read_weights`, and how often its averages were updated (`ldm.
+    """-> the state dict, see `read_weights`, and how often its EMA was updated (`ldm.
     training` writes that beside it; 0 where nothing is said).
     """
     content = read_weight_file(path)
@@ -42,28 +41,15 @@ def read_file(path: str | os.PathLike) -> tuple[dict[str, Tensor], int]:
     return state, updates if isinstance(updates, int) else 0
 
 
-def load_released(
+def load_weights(
     model: LegoModel, state: Mapping[str, Tensor], use_ema: bool = True, where: str = "checkpoint"
 ) -> None:
-    """Load a released state dict into `model`, the UNet's average by default.
+    """Load a state dict of the released code or of `ldm.training`, distinguished by its names.
 
     Raises EgoGenError listing missing, unexpected and mis-shaped entries of any part.
     """
-    load(model, from_released(state, model, where).chosen(use_ema, where))
-
-
-def load_own(
-    model: LegoModel, state: Mapping[str, Tensor], use_ema: bool = True, where: str = "checkpoint"
-) -> None:
-    """Load a checkpoint written by `ldm.training.module`."""
-    load(model, from_own(state, model, where).chosen(use_ema, where))
-
-
-def load_for_generation(
-    model: LegoModel, state: Mapping[str, Tensor], use_ema: bool, where: str = "checkpoint"
-) -> None:
-    """A released checkpoint or one of `ldm.training.module`, told apart by its names."""
-    (load_own if is_own(state) else load_released)(model, state, use_ema, where)
+    read = from_own if is_own(state) else from_released
+    load(model, read(state, model, where).chosen(use_ema, where))
 
 
 def load_start(model: LegoModel, path: str | None) -> None:
@@ -96,8 +82,10 @@ def start_weights(state: dict[str, Tensor], model: LegoModel, where: str) -> Wei
         return from_own(state, model, where)
     if not is_released(state):
         raise EgoGenError(f"{where}: holds neither Stable Diffusion v1 nor weights of this project")
-    if CONV_IN in state:
-        state[CONV_IN] = widened(state[CONV_IN], model.unet.config.in_channels)
+    denoiser = model.denoiser
+    first = UNET + denoiser.released_name(denoiser.first_weight)
+    if first in state:
+        state[first] = denoiser.widened(state[first])
     return from_released(state, model, where, start=True)
 
 

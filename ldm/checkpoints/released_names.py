@@ -2,39 +2,30 @@
 
 Both directions of every conversion and every loading use this one map. The layout is that of Stable
 Diffusion v1: `openaimodel.UNetModel`, `autoencoder.AutoencoderKL`, the CLIP text tower, and beside
-them LEGO's two projections and the self-attention.
+them LEGO's encoders of features.
 """
 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from diffusers import UNet2DConditionModel
-
-from ldm.model import LegoModel
+if TYPE_CHECKING:
+    from ldm.model import LegoModel
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 TEXT = "cond_stage_model.transformer.text_model."
+CONDITIONER = "conditioner."  # of names here; in the released layout it has no prefix
+# Own names, which all features have alike -> names in files, which the released code chose.
+NAMED_BY_RELEASE = {
+    "encoders.image.projection.": "projection_img.",
+    "encoders.text.projection.": "projection_txt.",
+    "encoders.text.attention.": "self_attn_mix.",
+}
 EMA = "model_ema."
 LIVE = "live."  # this project's addition, see `ldm.checkpoints.layouts.to_released`
-CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
 
-RESNET_OF_UNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-ENDS_OF_UNET = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-}
 ATTENTION_OF_VAE = {
     "group_norm": "norm",
     "to_q": "q",
@@ -49,10 +40,10 @@ CONVOLVED = re.compile(re.escape(VAE) + r"(en|de)coder\.mid\.attn_1\.(q|k|v|proj
 def released_names(model: LegoModel) -> dict[str, str]:
     """{name in `model.state_dict()`: released name}, in the order of the former."""
     rules = {
-        "unet": lambda name: UNET + unet_name(name, model.unet),
+        model.denoiser.name: lambda name: UNET + model.denoiser.released_name(name),
         "vae": lambda name: VAE + vae_name(name, len(model.vae.config.block_out_channels)),
         "text_encoder": lambda name: TEXT + name.removeprefix("text_model."),
-        "conditioner": lambda name: name,
+        "conditioner": lambda name: stored_name(CONDITIONER + name).removeprefix(CONDITIONER),
     }
     names = {}
     for own in model.state_dict():
@@ -61,50 +52,35 @@ def released_names(model: LegoModel) -> dict[str, str]:
     return names
 
 
+def stored_name(name: str) -> str:
+    """The conditioner's part of any name, as files have it: "ema.conditioner.encoders.text.
+    projection.weight" -> "ema.conditioner.projection_txt.weight". Other names stay.
+    """
+    for own, released in NAMED_BY_RELEASE.items():
+        name = name.replace(CONDITIONER + own, CONDITIONER + released)
+    return name
+
+
+def own_name(name: str) -> str:
+    """The reverse of `stored_name`."""
+    for own, released in NAMED_BY_RELEASE.items():
+        name = name.replace(CONDITIONER + released, CONDITIONER + own)
+    return name
+
+
+def own_conditioner_name(name: str) -> str:
+    """`own_name` for names of a conditioner alone, in either spelling."""
+    return own_name(CONDITIONER + name).removeprefix(CONDITIONER)
+
+
 def released_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that a weight of `shape` has under its released name."""
     return (*shape, 1, 1) if CONVOLVED.fullmatch(name) else tuple(shape)
 
 
 def shadow_name(name: str) -> str:
-    """Where the released file keeps the average of `name`, a name that begins with "model."."""
+    """Where a released file has the EMA of `name`, a name that begins with "model."."""
     return EMA + name.removeprefix("model.").replace(".", "")
-
-
-def unet_name(name: str, unet: UNet2DConditionModel) -> str:
-    """Name in diffusers' UNet -> name below `UNET`.
-
-    CompVis numbers all layers of the way down in one list, and all of the way up: each level has
-    its residual layers, on the way down one more to shrink; growing belongs to a level's last one.
-    """
-    layers = unet.config.layers_per_block
-    head, tail = name.rsplit(".", 1)
-    if head in ENDS_OF_UNET:
-        return f"{ENDS_OF_UNET[head]}.{tail}"
-    side, rest = name.split(".", 1)
-    if side == "mid_block":
-        kind, index, rest = rest.split(".", 2)
-        place = 1 if kind == "attentions" else 2 * int(index)
-        return f"middle_block.{place}.{_inside_layer(kind, rest)}"
-    level, kind, index, rest = rest.split(".", 3)
-    level, index = int(level), int(index)
-    if kind == "downsamplers":
-        return f"input_blocks.{(level + 1) * (layers + 1)}.0.{rest.replace('conv', 'op', 1)}"
-    if kind == "upsamplers":
-        place = 2 if "CrossAttn" in unet.config.up_block_types[level] else 1
-        return f"output_blocks.{level * (layers + 1) + layers}.{place}.{rest}"
-    number = level * (layers + 1) + index
-    place = 1 if kind == "attentions" else 0
-    if side == "down_blocks":
-        return f"input_blocks.{number + 1}.{place}.{_inside_layer(kind, rest)}"
-    return f"output_blocks.{number}.{place}.{_inside_layer(kind, rest)}"
-
-
-def _inside_layer(kind: str, rest: str) -> str:
-    if kind == "attentions":
-        return rest  # the same names on both sides
-    layer, tail = rest.rsplit(".", 1)
-    return f"{RESNET_OF_UNET[layer]}.{tail}"
 
 
 def vae_name(name: str, levels: int) -> str:

@@ -1,31 +1,31 @@
-"""What happens beside the training steps: the average, the log, sample pictures."""
+"""What happens beside the training steps: the EMA, the log, sample images."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from egogen.actions import inside
 from egogen.atomic import atomic_path, write_text
 from egogen.frames import read_rgb
 from egogen.jobs import Progress
 from ldm.data import TrainingPairs, read_condition
 from ldm.generate import generate_batch
-from ldm.images import to_picture
+from ldm.images import to_image
+from ldm.schema import ImageLoggerParams, InferenceConfig
 
 
-class AverageUpdate(pl.Callback):
-    """Moves the average after each optimizer step (`every_micro_batch`: after each micro-batch, as
-    released). Must be the first of the callbacks: the others see or save the average.
+class EMAUpdate(pl.Callback):
+    """Updates the EMA after each optimizer step (`every_micro_batch`: after each micro-batch, as in
+    the released code). Must be the first of the callbacks: the others see or save the EMA.
     """
 
     def __init__(self, every_micro_batch: bool):
@@ -37,8 +37,8 @@ class AverageUpdate(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module, *_) -> None:
         stepped = trainer.global_step != self.steps_seen
         self.steps_seen = trainer.global_step
-        if module.average is not None and (stepped or self.every_micro_batch):
-            module.average.update()
+        if module.ema is not None and (stepped or self.every_micro_batch):
+            module.ema.update()
 
 
 class TrainingLog(pl.Callback):
@@ -46,7 +46,7 @@ class TrainingLog(pl.Callback):
 
     def __init__(self, folder: Path, every: int):
         self.path, self.every = folder / "metrics.jsonl", every
-        self.total, self.batch = 0, 1  # micro-batches of the whole run; samples of each
+        self.total, self.batch = 0, 1  # micro-batches of the complete run; samples of each
         self.progress: Progress | None = None
         self.losses: list[torch.Tensor] = []
         self.step, self.since = 0, (0, 0.0)  # (samples, time) of the last line
@@ -56,15 +56,14 @@ class TrainingLog(pl.Callback):
         if not trainer.is_global_zero:
             return
         kept = []
-        if self.path.exists():
-            for line in self.path.read_text().splitlines():
-                try:
-                    record = json.loads(line)
-                except ValueError:  # a line that a killed run left unfinished
-                    continue
-                if record["step"] <= trainer.global_step:
-                    kept.append(line)
-        write_text(self.path, "".join(f"{line}\n" for line in kept))
+        for line in self.path.read_text().splitlines() if self.path.exists() else ():
+            try:
+                record = json.loads(line)
+            except ValueError:  # a line that a killed run left unfinished
+                continue
+            if record["step"] <= trainer.global_step:
+                kept.append(f"{line}\n")
+        write_text(self.path, "".join(kept))
         done = trainer.fit_loop.epoch_loop.batch_progress.total.processed * self.batch
         self.progress = Progress(self.total * self.batch, "train", "samples", done)
         self.step, self.since = trainer.global_step, (done, time.monotonic())
@@ -75,17 +74,17 @@ class TrainingLog(pl.Callback):
         self.losses.append(trainer.callback_metrics["loss"])
         self.progress.update(self.batch)
         if trainer.global_step != self.step and trainer.global_step % self.every == 0:
-            samples, now = self.progress.count, time.monotonic()
+            (samples, begun), now = self.since, time.monotonic()
+            self.since = self.progress.count, now
             self._write(
                 {
                     "step": trainer.global_step,
                     "loss": torch.stack(self.losses).mean().item(),
                     "lr": trainer.optimizers[0].param_groups[0]["lr"],
-                    "samples_per_s": (samples - self.since[0]) / max(now - self.since[1], 1e-9),
+                    "samples_per_s": (self.progress.count - samples) / max(now - begun, 1e-9),
                 }
             )
             self.losses.clear()
-            self.since = samples, now
         self.step = trainer.global_step
 
     def state_dict(self) -> dict[str, list[float]]:
@@ -109,15 +108,20 @@ class TrainingLog(pl.Callback):
             file.write(json.dumps(record) + "\n")
 
 
-class SamplePictures(pl.Callback):
+class SampleImages(pl.Callback):
     """samples/step_<n>.png: source, generated frame and target of the first validation entries.
 
-    Drawn with the averages and the configured sampler, now and then and at the end.
+    Generated with the EMA and the configured sampler, now and then and at the end.
     """
 
-    def __init__(self, folder: Path, pairs: TrainingPairs, config: DictConfig):
-        settings = config.lightning.callbacks.image_logger.params
-        self.folder, self.pairs, self.config = folder, pairs, config
+    def __init__(
+        self,
+        folder: Path,
+        pairs: TrainingPairs,
+        settings: ImageLoggerParams,
+        inference: InferenceConfig,
+    ):
+        self.folder, self.pairs, self.inference = folder, pairs, inference
         self.every, self.count = settings.batch_frequency, min(settings.max_images, len(pairs))
         self.drawn = -1
 
@@ -133,54 +137,41 @@ class SamplePictures(pl.Callback):
             self.draw(trainer, module)
 
     def draw(self, trainer: pl.Trainer, module) -> None:
-        self.drawn = trainer.global_step
+        self.drawn = step = trainer.global_step
         if not trainer.is_global_zero or not self.count:
             return
-        items = self.pairs.located[: self.count]
-        frames = [
-            [
-                read_rgb(inside(item.frames, path))
-                for path in (item.entry.image_0, item.entry.image_1)
-            ]
-            for item in items
-        ]
-        inference, conditioner = self.config.inference, self.config.model.params.conditioner
-        samples = [read_condition(item, self.pairs.data, conditioner) for item in items]
+        items, inference = self.pairs.split.items[: self.count], self.inference
+        samples = [read_condition(item, self.pairs.split) for item in items]
         names = [(item.entry.clip, item.entry.action_id) for item in items]
         scales = inference.scales_img[0], inference.scales_txt[0]
-        with module.encoders(), module.averaged():
+        with module.encoders(), module.ema_weights():
             decoded = generate_batch(module.model, samples, names, inference, *scales)
-        rows = [
-            (source, to_picture(x, source.size, inference.height, inference.picture), target)
-            for (source, target), x in zip(frames, decoded, strict=True)
-        ]
-        picture = contact_sheet(rows, inference.height)
-        path = self.folder / f"step_{trainer.global_step:06d}.png"
-        with atomic_path(path) as temporary:
-            picture.save(temporary)
+        rows = []
+        for item, x in zip(items, decoded, strict=True):
+            source, target = read_rgb(item.source), read_rgb(item.target)
+            made = to_image(x, source.size, inference.height, inference.picture)
+            rows.append((source, made, target))
+        sheet = contact_sheet(rows, inference.height)
+        with atomic_path(self.folder / f"step_{step:06d}.png") as temporary:
+            sheet.save(temporary)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                array, step = np.asarray(picture), trainer.global_step
+                array = np.asarray(sheet)
                 logger.experiment.add_image("samples", array, step, dataformats="HWC")
             else:
-                logger.log_image("samples", [picture], step=trainer.global_step)
+                logger.log_image("samples", [sheet], step=step)
 
 
-def contact_sheet(rows: list[tuple[Image.Image, ...]], height: int) -> Image.Image:
-    """Pictures of a row side by side, all `height` tall, with a thin gap."""
+def contact_sheet(rows: Sequence[Sequence[Image.Image]], height: int) -> Image.Image:
+    """Images of a row side by side, all `height` tall, with a thin gap."""
     gap = max(2, height // 32)
-    scaled = [
-        [
-            p.resize((round(p.width / p.height * height), height), Image.Resampling.BICUBIC)
-            for p in row
-        ]
-        for row in rows
-    ]
-    widths = [sum(p.width + gap for p in row) - gap for row in scaled]
-    sheet = Image.new("RGB", (max(widths), len(rows) * (height + gap) - gap), "white")
-    for number, row in enumerate(scaled):
+    widths = [[round(p.width / p.height * height) for p in row] for row in rows]
+    width = max(sum(row) + gap * (len(row) - 1) for row in widths)
+    sheet = Image.new("RGB", (width, len(rows) * (height + gap) - gap), "white")
+    for number, row in enumerate(rows):
         left = 0
-        for picture in row:
-            sheet.paste(picture, (left, number * (height + gap)))
-            left += picture.width + gap
+        for image, width in zip(row, widths[number], strict=True):
+            scaled = image.resize((width, height), Image.Resampling.BICUBIC)
+            sheet.paste(scaled, (left, number * (height + gap)))
+            left += width + gap
     return sheet

@@ -1,6 +1,6 @@
-"""The moving average of what is trained, in diffusers' EMAModel with the released law.
+"""EMA (exponential moving average) of what is trained: diffusers' EMAModel, the released decay.
 
-decay(k) = min(max_decay, (1 + k) / (10 + k)) for update k = 1, 2, ... (the released LitEma).
+LitEma of the released code: decay(k) = min(max_decay, (1 + k) / (10 + k)) for update k = 1, 2, ...
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from egogen import EgoGenError
 
 
-class Average:
-    """Averages of the trainable parameters of `module`, float32, kept outside the module tree."""
+class EMA:
+    """EMA of the trainable parameters of `module`, float32, kept outside the module tree."""
 
     def __init__(self, module: nn.Module, max_decay: float):
         self.module = module
         self.names = [name for name, p in module.named_parameters() if p.requires_grad]
         self.ema = EMAModel(self._live(), decay=max_decay, foreach=True)
-        # EMAModel's first update would copy, the released one averages: begin one later.
+        # EMAModel's first update would copy, that of the released code averages: begin one later.
         self.ema.optimization_step = 1
 
     def _live(self) -> list[nn.Parameter]:
@@ -37,7 +37,7 @@ class Average:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the module holds the averages."""
+        """Inside, the module holds the EMA weights."""
         self.ema.to(device=self._live()[0].device)
         self.ema.store(self._live())
         self.ema.copy_to(self._live())
@@ -52,7 +52,7 @@ class Average:
     def load_state_dict(self, state: Mapping[str, Tensor], updates: int) -> None:
         if set(state) != set(self.names):
             odd = sorted(set(state) ^ set(self.names))
-            raise EgoGenError(f"checkpoint: averages differ from what is trained, first {odd[0]}")
+            raise EgoGenError(f"checkpoint: the EMA is not of what is trained, first {odd[0]}")
         for name, shadow in zip(self.names, self.ema.shadow_params, strict=True):
             shadow.copy_(state[name])
         self.ema.optimization_step = updates + 1

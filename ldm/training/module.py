@@ -1,7 +1,7 @@
-"""Stage 2 under Lightning: loss, optimizer, average and validation of a `LegoModel`.
+"""Stage 2 under Lightning: loss, optimizer, EMA and validation of a `LegoModel`.
 
-What is trained: the UNet and, unless `conditioner.trained` is false (as released), the projections
-and the self-attention. The frozen encoders are left out of the module tree while a cache stands in
+What is trained: the denoiser and, unless `conditioner.trained` is false (as in the released code),
+the conditioner. The frozen encoders are left out of the module tree while a cache stands in
 for them, so that they take no memory on the device; checkpoints hold them all the same.
 """
 
@@ -13,23 +13,24 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from egogen.seeds import stable_seed
 from ldm.checkpoints.layouts import OWN, OWN_EMA
+from ldm.checkpoints.released_names import own_name, stored_name
 from ldm.data import project
 from ldm.model import FROZEN_PARTS, LegoModel
 from ldm.schedule import released_schedule
-from ldm.training.ema import Average
+from ldm.schema import LearningRateParams, LightningConfig, ModelParams, OptimizerParams
+from ldm.training.ema import EMA
 
 
-def rate_factor(step: int, params: DictConfig) -> float:
+def rate_factor(step: int, params: LearningRateParams) -> float:
     """Factor of the learning rate before optimizer step `step` (latent diffusion's linear rule).
 
-    f_start to f_max over warm_up_steps, then towards f_min, reached at cycle_lengths. Released:
-    no warm-up and f_max = f_min = 1, a constant rate.
+    f_start to f_max over warm_up_steps, then towards f_min, reached at cycle_lengths. The released
+    values, no warm-up and f_max = f_min = 1, are a constant rate.
     """
     warm, length = params.warm_up_steps[0], params.cycle_lengths[0]
     start, top, low = params.f_start[0], params.f_max[0], params.f_min[0]
@@ -38,12 +39,12 @@ def rate_factor(step: int, params: DictConfig) -> float:
     return low + (top - low) * max(0.0, (length - step) / length)
 
 
-def bound_weights(params: DictConfig) -> Tensor:
+def bound_weights(params: ModelParams) -> Tensor:
     """(timesteps,) weights that make the mean squared error of the noise the variational bound.
 
     beta_t^2 / (2 sigma_t^2 alpha_t (1 - alphas_cumprod_t)) (DDPM, equation 12), sigma_t^2 the
-    posterior variance; where that is 0, at t = 0, the next one's weight, as released. For the log
-    alone: the loss is not weighted.
+    posterior variance; where that is 0, at t = 0, the next one's weight, as in the released code.
+    Only logged: the loss is not weighted.
     """
     vectors = released_schedule(params.linear_start, params.linear_end, params.timesteps)
     betas, variance = vectors["betas"], vectors["posterior_variance"]
@@ -55,23 +56,28 @@ def bound_weights(params: DictConfig) -> Tensor:
 class LegoTraining(pl.LightningModule):
     """`cached`: batches hold encoder outputs (see `ldm.cache`) in place of pixels and texts."""
 
-    def __init__(self, model: LegoModel, config: DictConfig, seed: int, cached: bool = False):
+    def __init__(
+        self,
+        model: LegoModel,
+        optimizer: OptimizerParams,
+        lightning: LightningConfig,
+        seed: int,
+        cached: bool = False,
+    ):
         super().__init__()
-        self.model, self.config, self.seed = model, config, seed
-        model.unet.requires_grad_(True)
-        model.conditioner.requires_grad_(config.model.params.conditioner.trained)
-        if config.model.params.unet_config.params.use_checkpoint:
-            model.unet.enable_gradient_checkpointing()
-        if config.lightning.channels_last:
-            model.unet.to(memory_format=torch.channels_last)
-        if config.lightning.compile:
-            model.unet.compile()
-        self.average = None
-        if config.model.params.use_ema:
-            self.average = Average(model, config.model.params.ema_decay)
+        self.model, self.optimizer_params, self.lightning = model, optimizer, lightning
+        self.seed, params = seed, model.config
+        model.denoiser.network.requires_grad_(True)
+        model.conditioner.requires_grad_(params.conditioner.trained)
+        if params.unet.use_checkpoint:
+            model.denoiser.checkpoint_activations()
+        model.denoiser.prepare(channels_last=lightning.channels_last, compiled=lightning.compile)
+        self.ema = None
+        if params.use_ema:
+            self.ema = EMA(model, params.ema_decay)
         with torch.no_grad():
             self.register_buffer("empty_prompt", model.encode_text([""]), persistent=False)
-        self.register_buffer("bound_weights", bound_weights(config.model.params), persistent=False)
+        self.register_buffer("bound_weights", bound_weights(params), persistent=False)
         self._validation = ExitStack()
         self._frozen: dict[str, nn.Module] = {}
         if cached:
@@ -95,22 +101,22 @@ class LegoTraining(pl.LightningModule):
                 module.to("cpu")
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Inside, the model holds the averages (where there are any) and is in evaluation mode."""
+    def ema_weights(self) -> Iterator[None]:
+        """Inside, the model holds the EMA (where there is one) and is in evaluation mode."""
         mode = self.model.training
         self.model.eval()
         try:
-            if self.average is None:
+            if self.ema is None:
                 yield
             else:
-                with self.average.applied():
+                with self.ema.applied():
                     yield
         finally:
             self.model.train(mode)
 
     def encode(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch of `TrainingPairs` -> what `LegoModel.training_loss` takes."""
-        batch = project(batch)
+        batch = project(batch, self.model.conditioner.features)
         source, edited = batch.pop("source"), batch.pop("edited")
         if source.shape[1] == 3:  # pixels; moments have twice the latent channels
             source, edited = self.model.encode_moments(torch.cat([source, edited])).chunk(2)
@@ -131,8 +137,8 @@ class LegoTraining(pl.LightningModule):
         return losses.mean()
 
     def on_validation_start(self) -> None:
-        """The averages go in once for the whole validation, not once a batch."""
-        self._validation.enter_context(self.averaged())
+        """The EMA goes in once for the complete validation, not once a batch."""
+        self._validation.enter_context(self.ema_weights())
 
     def on_validation_end(self) -> None:
         self._validation.close()
@@ -143,13 +149,13 @@ class LegoTraining(pl.LightningModule):
     def _log(self, name: str, losses: Tensor, t: Tensor) -> None:
         """The mean over samples and, beside a loss of the noise, the bound; losses, t: (B,)."""
         values = {name: losses.mean()}
-        if self.config.model.params.parameterization == "eps":
+        if self.model.config.parameterization == "eps":
             values[f"{name}_vlb"] = (self.bound_weights[t] * losses.detach()).mean()
         self.log_dict(values, sync_dist=True, batch_size=len(t))
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW over everything trained; weight decay on all of it, as released."""
-        settings, options = self.config.model, self.config.lightning.trainer
+        """AdamW over everything trained; weight decay on all of it, as in the released code."""
+        settings, options = self.optimizer_params, self.lightning.trainer
         mixed = not str(options.get("precision", 32)).startswith(("32", "64"))
         optimizer = torch.optim.AdamW(
             [p for p in self.parameters() if p.requires_grad],
@@ -159,7 +165,7 @@ class LegoTraining(pl.LightningModule):
             # it in mixed precision: it would undo the scaling of gradients only inside its step.
             fused=not (mixed and options.get("gradient_clip_val")),
         )
-        params = settings.params.scheduler_config.params
+        params = self.model.config.learning_rate
         schedule = LambdaLR(optimizer, lambda step: rate_factor(step, params))
         return {
             "optimizer": optimizer,
@@ -167,23 +173,27 @@ class LegoTraining(pl.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Averages and frozen parts join the state dict: the file generates without any other."""
+        """EMA and frozen parts join the state dict: the file generates without any other."""
         state = checkpoint["state_dict"]
         for part, module in self._frozen.items():
             for name, value in module.state_dict().items():
                 state[f"{OWN}{part}.{name}"] = value
-        if self.average is not None:
-            for name, value in self.average.state_dict().items():
+        if self.ema is not None:
+            for name, value in self.ema.state_dict().items():
                 state[OWN_EMA + name] = value
-            checkpoint["ema_updates"] = self.average.updates
+            checkpoint["ema_updates"] = self.ema.updates
+        for name in list(state):  # in the state dict's order
+            state[stored_name(name)] = state.pop(name)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The reverse; Lightning then loads what is left."""
         state = checkpoint["state_dict"]
+        for name in list(state):
+            state[own_name(name)] = state.pop(name)
         names = [name for name in state if name.startswith(OWN_EMA)]
         shadow = {name.removeprefix(OWN_EMA): state.pop(name) for name in names}
-        if self.average is not None:
-            self.average.load_state_dict(shadow, checkpoint["ema_updates"])
+        if self.ema is not None:
+            self.ema.load_state_dict(shadow, checkpoint["ema_updates"])
         for part in self._frozen:
             prefix = f"{OWN}{part}."
             names = [name for name in state if name.startswith(prefix)]

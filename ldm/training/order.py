@@ -79,12 +79,12 @@ class ResumableLoader(DataLoader):
         self, dataset, batches: EpochBatches, position: Callable[[], tuple[int, int]], **options
     ):
         super().__init__(dataset, batch_sampler=batches, **options)
-        self.position = position
+        self.batches, self.position = batches, position
 
     def state_dict(self) -> dict[str, int]:
         epoch, done = self.position()
         return {"epoch": epoch, "done": done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        epochs, self.batch_sampler.start = divmod(state["done"], len(self.batch_sampler))
-        self.batch_sampler.epoch = state["epoch"] + epochs
+        epochs, self.batches.start = divmod(state["done"], len(self.batches))
+        self.batches.epoch = state["epoch"] + epochs

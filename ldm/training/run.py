@@ -13,27 +13,28 @@ import logging
 import secrets
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
 from egogen import EgoGenError
 from egogen.atomic import read_json, write_json, write_text
 from egogen.jobs import lock
-from ldm.architecture import downsampling_factor
 from ldm.cache import EncoderCache
 from ldm.checkpoints.load import is_own, load_start, read_weights
-from ldm.data import TrainingPairs, locate_entries
+from ldm.config import load_config, to_yaml
+from ldm.data import TrainingPairs
+from ldm.file_layout import file_values
 from ldm.model import LegoModel
-from ldm.paths import check_paths
-from ldm.training.callbacks import AverageUpdate, SamplePictures, TrainingLog
+from ldm.schema import DataParams, LightningConfig, TrainConfig
+from ldm.split import Split, open_training
+from ldm.training.callbacks import EMAUpdate, SampleImages, TrainingLog
 from ldm.training.cluster import cluster_environment, device_options
 from ldm.training.module import LegoTraining
 from ldm.training.order import EpochBatches, ResumableLoader, ValidationBatches
@@ -46,12 +47,14 @@ MAY_CHANGE = ("lightning", "inference", "data.params.num_workers", "data.params.
 class PairData(pl.LightningDataModule):
     """Loaders of both splits, in an order that a resume continues exactly."""
 
-    def __init__(self, train: TrainingPairs, val: TrainingPairs, config: DictConfig, seed: int):
+    def __init__(self, train: TrainingPairs, val: TrainingPairs, params: DataParams, seed: int):
         super().__init__()
         self.train, self.val, self.seed = train, val, seed
-        params = config.data.params
         self.batch_size = params.batch_size
-        self.options = {"num_workers": params.num_workers, "pin_memory": torch.cuda.is_available()}
+        self.options: dict[str, Any] = {
+            "num_workers": params.num_workers,
+            "pin_memory": torch.cuda.is_available(),
+        }
         if params.num_workers:
             self.options |= {"persistent_workers": True, "multiprocessing_context": "spawn"}
 
@@ -74,73 +77,45 @@ class PairData(pl.LightningDataModule):
         return DataLoader(self.val, batch_sampler=batches, **self.options)
 
 
-def run_folder(config: DictConfig, folder: Path, resume: bool) -> bool:
-    """Check the run's folder; -> whether it holds a finished run of this config and length.
+def is_finished(config: TrainConfig, folder: Path, resume: bool) -> bool:
+    """Whether `folder` holds a finished run of this config and length.
 
-    Raises EgoGenError when the folder holds a checkpoint made with another config, unless `resume`
-    says to go on.
+    Raises EgoGenError when it holds a checkpoint made with another config, unless `resume` says to
+    go on.
     """
     path = folder / "config.yaml"
     if path.exists() and (folder / "checkpoints" / LAST).exists() and not resume:
-        known = OmegaConf.load(path)
-        changed = _differences(known, config)
+        before, now = (file_values(c) for c in (load_config(TrainConfig, [str(path)]), config))
+        changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
+        changed = [key for key in changed if not key.startswith(MAY_CHANGE)]
         if changed:
             raise EgoGenError(
                 f"{path}: this run was begun with other values of {', '.join(changed[:5])}; choose "
                 "another --name, or continue with the new values by --resume"
             )
     finished = folder / "finished.json"
-    return finished.exists() and read_json(finished)["asked"] == asked_length(config)
+    return finished.exists() and read_json(finished)["asked"] == asked_length(config.lightning)
 
 
-def asked_length(config: DictConfig) -> dict[str, Any]:
-    return {name: config.lightning.trainer.get(name) for name in ("max_steps", "max_epochs")}
+def asked_length(lightning: LightningConfig) -> dict[str, Any]:
+    return {name: lightning.trainer.get(name) for name in ("max_steps", "max_epochs")}
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(config, dict):
-        return {prefix: config}
-    flat = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+def build_data(
+    splits: Mapping[str, Split], model: LegoModel, seed: int, cache_path: str | None, fixed: bool
+) -> tuple[TrainingPairs, ...]:
+    """Pairs of both splits; `fixed`: validation draws are the same every time."""
+
+    def pairs(part: str, split: Split) -> TrainingPairs:
+        cache = EncoderCache(Path(cache_path) / part, split, model) if cache_path else None
+        shape, drawn_once = model.latent_shape(split.data.res), part == "validation" and fixed
+        return TrainingPairs(split, model.config.timesteps, shape, seed, cache, drawn_once)
+
+    return tuple(pairs(part, split) for part, split in splits.items())
 
 
-def _differences(known: DictConfig, config: DictConfig) -> list[str]:
-    pair = [_flat(OmegaConf.to_container(c, resolve=True)) for c in (known, config)]
-    keys = sorted(pair[0].keys() | pair[1].keys())
-    return [
-        key
-        for key in keys
-        if pair[0].get(key) != pair[1].get(key) and not key.startswith(MAY_CHANGE)
-    ]
-
-
-def build_data(config: DictConfig, model: LegoModel, seed: int) -> tuple[TrainingPairs, ...]:
-    params, cache_path = config.model.params, config.data.params.cache_path
-    pairs = []
-    for part in ("train", "validation"):
-        data = config.data.params[part].params
-        side = data.res // downsampling_factor(params)
-        cache = None
-        if cache_path:
-            cache = EncoderCache(Path(cache_path) / part, locate_entries(data), data, model)
-        pairs.append(
-            TrainingPairs(
-                data,
-                params,
-                latent_shape=(params.channels, side, side),
-                seed=seed,
-                cache=cache,
-                fixed=part == "validation" and config.lightning.validation_draws == "fixed",
-            )
-        )
-    return tuple(pairs)
-
-
-def build_logger(config: DictConfig, folder: Path) -> Any:
+def build_logger(kind: str, folder: Path) -> Any:
     """TensorBoard, W&B (a resumed run goes on in the same W&B run), or False."""
-    kind = config.lightning.logger
     if kind == "none":
         return False
     if kind == "tensorboard":
@@ -154,9 +129,9 @@ def build_logger(config: DictConfig, folder: Path) -> Any:
     return pl.loggers.WandbLogger(name=folder.name, save_dir=folder, id=identity, resume="allow")
 
 
-def build_trainer(config: DictConfig, folder: Path, gpus: str | None, callbacks: list):
+def build_trainer(lightning: LightningConfig, folder: Path, gpus: str | None, callbacks: list):
     """Lightning's Trainer from `lightning.trainer`; `gpus` as in "0,1,2", None for the CPU."""
-    options = OmegaConf.to_container(config.lightning.trainer, resolve=True)
+    options = dict(lightning.trainer)
     known = list(inspect.signature(pl.Trainer.__init__).parameters)
     for key in options:
         if key not in known:
@@ -175,9 +150,9 @@ def build_trainer(config: DictConfig, folder: Path, gpus: str | None, callbacks:
             **options,
             plugins=cluster_environment(count, nodes),
             callbacks=callbacks,
-            logger=build_logger(config, folder),
+            logger=build_logger(lightning.logger, folder),
             default_root_dir=folder,
-            log_every_n_steps=config.lightning.log_every,
+            log_every_n_steps=lightning.log_every,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -188,23 +163,22 @@ def build_trainer(config: DictConfig, folder: Path, gpus: str | None, callbacks:
         raise EgoGenError(f"config: lightning.trainer: {error}") from None
 
 
-def micro_batches(config: DictConfig, samples: int, world: int) -> int:
-    """Of the whole run, on each rank, for the time left."""
-    options = config.lightning.trainer
-    epoch = max(1, samples // (config.data.params.batch_size * world))
+def micro_batches(options: dict[str, Any], batch_size: int, samples: int, world: int) -> int:
+    """Micro-batches of the complete run on each rank, from the Trainer's `options`."""
+    epoch = max(1, samples // (batch_size * world))
     accumulated = options.get("accumulate_grad_batches", 1)
     epochs, steps = options.get("max_epochs"), options.get("max_steps", -1)
     if epochs is None or epochs < 0:
         epochs = float("inf") if steps > 0 else 1000  # Lightning's own default
-    if steps <= 0:
-        return epoch * epochs
-    whole, rest = divmod(steps, -(-epoch // accumulated))
-    return min(epoch * epochs, epoch * whole + accumulated * rest)
+    limit = epoch * epochs
+    if steps > 0:
+        full, rest = divmod(steps, -(-epoch // accumulated))
+        limit = min(limit, epoch * full + accumulated * rest)
+    return int(limit)
 
 
-def told_batch(config: DictConfig, samples: int, world: int) -> str:
-    batch = config.data.params.batch_size
-    accumulated = config.lightning.trainer.get("accumulate_grad_batches", 1)
+def batch_report(options: dict[str, Any], batch: int, samples: int, world: int) -> str:
+    accumulated = options.get("accumulate_grad_batches", 1)
     return (
         f"train: {samples} pairs; {batch} a batch x {world} processes x {accumulated} accumulated "
         f"= {batch * world * accumulated} an optimizer step"
@@ -222,60 +196,58 @@ def checkpoint_to_resume(folder: Path) -> Path | None:
 
 
 def train(
-    config: DictConfig, folder: Path, gpus: str | None = None, seed: int = 23, resume: bool = False
+    config: TrainConfig, folder: Path, gpus: str | None = None, seed: int = 23, resume: bool = False
 ) -> None:
     """Train, or continue, the run in `folder`. Nothing is done when it is finished."""
-    if run_folder(config, folder, resume) and not resume:
+    if is_finished(config, folder, resume) and not resume:
         print(f"{folder}: training is finished, nothing to do")
         return
-    check_paths(config)
+    splits = open_training(config)
     _quiet()
     pl.seed_everything(seed, verbose=False)
-    model = LegoModel(config.model.params)
-    load_start(model, config.model.params.ckpt_path)
-    train_pairs, val_pairs = build_data(config, model, seed)
-    settings, cached = config.lightning, bool(config.data.params.cache_path)
+    model = LegoModel(config.model)
+    load_start(model, config.model.ckpt_path)
+    settings, cache_path = config.lightning, config.data.cache_path
+    fixed = settings.validation_draws == "fixed"
+    train_pairs, val_pairs = build_data(splits, model, seed, cache_path, fixed)
     torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = settings.tf32
-    module = LegoTraining(model, config, seed, cached)
+    module = LegoTraining(model, config.optimizer, settings, seed, bool(cache_path))
     log = TrainingLog(folder, settings.log_every)
-    checkpoints = Checkpoints(
-        folder / "checkpoints",
-        settings.checkpoint_every,
-        settings.keep_every,
-        settings.keep_at_most,
-    )
+    often = settings.checkpoint_every, settings.keep_every, settings.keep_at_most
+    checkpoints = Checkpoints(folder / "checkpoints", *often)
     callbacks = [  # in this order: a checkpoint is written when the rest of its step is done
-        AverageUpdate(config.model.params.ema_every_micro_batch),
+        EMAUpdate(config.model.ema_every_micro_batch),
         log,
-        SamplePictures(folder / "samples", val_pairs, config),
+        SampleImages(folder / "samples", val_pairs, settings.image_logger, config.inference),
         checkpoints,
         StopOnSignal(checkpoints),
     ]
-    trainer = build_trainer(config, folder, gpus, callbacks)
-    log.total = micro_batches(config, len(train_pairs), trainer.world_size)
-    log.batch = config.data.params.batch_size * trainer.world_size
+    trainer = build_trainer(settings, folder, gpus, callbacks)
+    sizes = settings.trainer, config.data.batch_size, len(train_pairs), trainer.world_size
+    log.total = micro_batches(*sizes)
+    log.batch = config.data.batch_size * trainer.world_size
     first = rank_zero_only.rank == 0
     if first:
-        print(told_batch(config, len(train_pairs), trainer.world_size), file=sys.stderr)
-    data = PairData(train_pairs, val_pairs, config, seed)
+        print(batch_report(*sizes), file=sys.stderr)
+    data = PairData(train_pairs, val_pairs, config.data, seed)
     with lock(folder / ".lock", "training", needed=first), workers_errors_in_one_line():
         if first:
             (folder / "finished.json").unlink(missing_ok=True)  # a longer run is being asked for
-            write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+            write_text(folder / "config.yaml", to_yaml(config))
         ckpt = checkpoint_to_resume(folder)
         trainer.fit(module, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
         if trainer.interrupted:
             raise KeyboardInterrupt
         if trainer.is_global_zero:
-            record = {"steps": trainer.global_step, "asked": asked_length(config)}
+            record = {"steps": trainer.global_step, "asked": asked_length(config.lightning)}
             write_json(folder / "finished.json", record)
             print(f"{folder / 'checkpoints' / LAST}: trained for {trainer.global_step} steps")
 
 
 @contextmanager
 def workers_errors_in_one_line() -> Iterator[None]:
-    """An error of a loader's worker arrives with its traceback as text; what it says ends it."""
+    """An error of a loader's worker arrives with its traceback as text: its message is kept."""
     try:
         yield
     except EgoGenError as error:
@@ -287,10 +259,13 @@ def _quiet() -> None:
     """Lightning's advertisements and advice that does not apply here."""
     for name in ("pytorch_lightning", "lightning_fabric", "pytorch_lightning.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
-    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", ".*`srun` command is available.*")
-    warnings.filterwarnings("ignore", ".*exists and is not empty.*")
-    warnings.filterwarnings("ignore", ".*number of training batches.*smaller than the logging.*")
-    warnings.filterwarnings("ignore", ".*lr_scheduler.step.*before.*optimizer.step.*")
+    for words in (
+        "does not have many workers",
+        "in eval mode at the start of training",
+        "treespec, LeafSpec",
+        "`srun` command is available",
+        "exists and is not empty",
+        "number of training batches.*smaller than the logging",
+        "lr_scheduler.step.*before.*optimizer.step",
+    ):
+        warnings.filterwarnings("ignore", f".*{words}.*")

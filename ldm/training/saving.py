@@ -27,12 +27,12 @@ def validation_follows(trainer: pl.Trainer) -> bool:
 
 
 class Checkpoints(pl.Callback):
-    """checkpoints/last.ckpt every `every` optimizer steps and at the end, whole or not at all.
+    """checkpoints/last.ckpt every `every` optimizer steps and at the end, written atomically.
 
     `keep_every` > 0 also keeps a copy under its step every that many steps, the newest
     `keep_at_most` (0: all) of them. Where a validation follows a step, the file is written after
-    it, so that no kill can make a run miss one. The place in the training that a file tells is
-    always the end of a micro-batch: Lightning goes on from there exactly, from other places not.
+    it, so that no kill can make a run miss one. The position in the training that is saved is
+    always the end of a micro-batch: Lightning resumes exactly from there, but not from elsewhere.
     """
 
     def __init__(self, folder: Path, every: int, keep_every: int = 0, keep_at_most: int = 3):
@@ -86,10 +86,10 @@ class Checkpoints(pl.Callback):
 
 
 def checkpoint_bytes(module: pl.LightningModule) -> int:
-    """Size of a checkpoint of `ldm.training.module`: weights, averages, and two moments of AdamW."""
+    """Size of a checkpoint of training: weights, EMA, and the two moments of AdamW."""
     trained = sum(p.nbytes for p in module.parameters() if p.requires_grad)
     frozen = sum(p.nbytes for part in module.frozen_parts() for p in part.state_dict().values())
-    return frozen + trained * (3 if module.average is None else 4)
+    return frozen + trained * (3 if module.ema is None else 4)
 
 
 def check_space(folder: Path, copies: int, size: int) -> None:

@@ -1,13 +1,14 @@
 """BLIP-B and BLIP-L: a caption of the generated frame, compared with the entry's description.
 
-The captioner always is in evaluation mode. The released script leaves dropout on, so that its
-captions depend on the order, the batch size and what ran before, and cannot be had again.
+The captioner is always in evaluation mode. The released script leaves dropout on, so that its
+captions depend on the order, the batch size and what ran before, and cannot be reproduced.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,32 +17,21 @@ from PIL import Image
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipTextConfig, BlipVisionConfig
 
 from egogen.frames import read_rgb
-from egogen.jobs import track
 from metrics.frame_pairs import Pair
 from metrics.images import CLIP_MEAN, CLIP_STD, batches, read_ahead, to_tensor
 from metrics.networks.beam_search import SearchRules, beam_search
-from metrics.networks.blip_attention import picture_states
-from metrics.networks.library_networks import library_network
-from metrics.networks.loading import load_state_dict
-from metrics.networks.text_similarity import similarities, text_tower
-from metrics.networks.word_pieces import word_pieces
+from metrics.networks.blip_attention import image_states
+from metrics.networks.loading import library_network, load_state_dict
+from metrics.networks.text_similarity import similarities, text_tower, word_pieces
 from metrics.registry import METRICS, Measured, Settings, finite_mean
 
 SIDE = 384  # pixels
 PROMPT = "a picture of"
 BEGIN, SECOND = "[DEC]", "[ENC]"  # pieces that BLIP adds to BERT's, in this order
 RULES = SearchRules(beams=3, longest=20, shortest=5)
-VISION = {
-    "base": BlipVisionConfig(image_size=SIDE, layer_norm_eps=1e-6),
-    "large": BlipVisionConfig(
-        image_size=SIDE,
-        layer_norm_eps=1e-6,
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-    ),
-}
+# Of the vision tower; what is not named is as in BLIP's own configuration, the base.
+LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
+SIZES: dict[str, dict] = {"base": {}, "large": {**LARGE, "num_attention_heads": 16}}
 # What the released files call the library's names, from left to right.
 NAMES = (
     (r"^visual_encoder\.cls_token$", "vision_model.embeddings.class_embedding"),
@@ -62,16 +52,19 @@ def library_name(name: str) -> str:
     return name
 
 
-def captioner(kind: str, state: dict[str, torch.Tensor], path) -> BlipForConditionalGeneration:
+def captioner(
+    kind: str, state: Mapping[str, torch.Tensor], path: str | os.PathLike
+) -> BlipForConditionalGeneration:
     """The captioner of `kind` (base, large) from the tensors of the released file `path`."""
     text = BlipTextConfig(num_attention_heads=12)
-    config = BlipConfig(text_config=text.to_dict(), vision_config=VISION[kind].to_dict())
+    vision = BlipVisionConfig(image_size=SIDE, layer_norm_eps=1e-6, **SIZES[kind])
+    config = BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict())
     renamed = {library_name(name): tensor for name, tensor in state.items()}
     return library_network(BlipForConditionalGeneration, config, renamed, path)
 
 
-def picture_input(image: Image.Image) -> torch.Tensor:
-    """RGB picture -> (3, 384, 384) float32: Pillow's bicubic, aspect not kept, CLIP's mean, std."""
+def image_input(image: Image.Image) -> torch.Tensor:
+    """RGB image -> (3, 384, 384) float32: Pillow's bicubic, aspect not kept, CLIP's mean, std."""
     pixels = to_tensor(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     return (pixels - mean) / std
@@ -92,18 +85,14 @@ def prompt_pieces(tokenizer) -> list[int]:
 
 def texts_of(tokenizer, found: Sequence[list[int]]) -> list[str]:
     """Captions without the prompt, from pieces with it; a caption begins with a blank."""
-    return [
-        tokenizer.decode(pieces, skip_special_tokens=True, clean_up_tokenization_spaces=True)[
-            len(PROMPT) :
-        ]
-        for pieces in found
-    ]
+    decode = partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=True)
+    return [decode(pieces)[len(PROMPT) :] for pieces in found]
 
 
 @torch.inference_mode()
-def captions(network, tokenizer, inputs: torch.Tensor) -> list[str]:
+def captions(network: BlipForConditionalGeneration, tokenizer, inputs: torch.Tensor) -> list[str]:
     """Inputs (n, 3, 384, 384) -> a caption each."""
-    states = picture_states(network.vision_model, inputs)
+    states = image_states(network.vision_model, inputs)
     found = beam_search(network.text_decoder, states, prompt_pieces(tokenizer), RULES)
     return texts_of(tokenizer, [pieces for _, pieces in found])
 
@@ -121,9 +110,10 @@ def _measure(kind: str, pairs: Sequence[Pair], settings: Settings) -> Measured:
     blip, egovlp, distilbert, bert = metric.weight_files(settings)
     network = captioner(kind, load_state_dict(blip), blip).to(settings.device)
     tokenizer = caption_pieces(bert)
-    read = read_ahead(lambda pair: picture_input(read_rgb(pair.generated)), pairs, settings.workers)
+    inputs = [pair.generated for pair in pairs]
+    read = read_ahead(lambda path: image_input(read_rgb(path)), inputs, settings, metric.name)
     texts: list[str] = []
-    for batch in batches(track(read, len(pairs), metric.name, "frames"), settings.batch_size):
+    for batch in batches(read, settings.batch_size):
         texts += captions(network, tokenizer, torch.stack(batch).to(settings.device))
     del network
     descriptions = [pair.entry.texts[settings.llava_key] for pair in pairs]

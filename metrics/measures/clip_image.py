@@ -1,49 +1,44 @@
-"""CLIP ViT-L/14 similarity of a generated frame and its ground truth (image tower alone)."""
+"""CLIP ViT-L/14 similarity of a generated frame and its ground truth (only the image tower)."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 import torch
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
-from egogen.jobs import track
 from metrics.frame_pairs import Pair
 from metrics.images import CLIP_MEAN, CLIP_STD, batches, read_ahead, read_unresized, squeezed
-from metrics.networks.loading import fill, load_state_dict
+from metrics.networks.loading import fill, load_state_dict, part_of
 from metrics.registry import METRICS, Measured, Settings, finite_mean
 
 SIDE, WIDTH = 224, 768  # pixels of the input, numbers of the embedding
 
 
-def image_tower(state: Mapping[str, torch.Tensor], path) -> torch.nn.Module:
+def image_tower(state: Mapping[str, torch.Tensor], path: str | os.PathLike) -> torch.nn.Module:
     """OpenAI's ViT-L/14 with QuickGELU from the `visual.*` tensors of the CLIP file `path`."""
     config = CLIPVisionCfg(layers=24, width=1024, patch_size=14, image_size=SIDE)
     with torch.device("meta"):
         tower = _build_vision_tower(WIDTH, config, quick_gelu=True)
-    visual = {
-        name.removeprefix("visual."): tensor
-        for name, tensor in state.items()
-        if name.startswith("visual.")
-    }
-    return fill(tower, visual, path)
+    return fill(tower, part_of(state, "visual."), path)
 
 
-def picture_inputs(pictures: Sequence[torch.Tensor], device) -> torch.Tensor:
-    """Pictures (3, H, W) in [0, 1], of any sizes -> (n, 3, 224, 224), normalised.
+def image_inputs(images: Sequence[torch.Tensor], device: str | torch.device) -> torch.Tensor:
+    """Images (3, H, W) in [0, 1], of any sizes -> (n, 3, 224, 224), normalised.
 
-    Bicubic to 224 x 224 without crop, antialiasing or clamping, as the released script does.
+    Bicubic to 224 x 224 without crop, antialiasing or clamping, as in the released code.
     """
     mean, std = (
         torch.tensor(values, device=device).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD)
     )
-    return (squeezed(pictures, SIDE, "bicubic", device) - mean) / std
+    return (squeezed(images, SIDE, "bicubic", device) - mean) / std
 
 
 @torch.inference_mode()
-def embeddings(tower: torch.nn.Module, pictures: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Pictures (3, H, W) in [0, 1], of any sizes -> unit vectors (n, 768), float32."""
-    found = tower(picture_inputs(pictures, next(tower.parameters()).device))
+def embeddings(tower: torch.nn.Module, images: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Images (3, H, W) in [0, 1], of any sizes -> unit vectors (n, 768), float32."""
+    found = tower(image_inputs(images, next(tower.parameters()).device))
     return found / found.norm(dim=-1, keepdim=True)
 
 
@@ -51,9 +46,8 @@ def measure(pairs: Sequence[Pair], settings: Settings) -> Measured:
     """`clip_image_sim`: mean cosine, -1 to 1."""
     path = METRICS["clip"].weight_files(settings)[0]
     tower = image_tower(load_state_dict(path), path).to(settings.device)
-    read = track(read_ahead(read_unresized, pairs, settings.workers), len(pairs), "clip", "frames")
     values: list[float] = []
-    for batch in batches(read, settings.batch_size):
-        generated, target = (embeddings(tower, pictures) for pictures in zip(*batch, strict=True))
+    for batch in batches(read_ahead(read_unresized, pairs, settings, "clip"), settings.batch_size):
+        generated, target = (embeddings(tower, images) for images in zip(*batch, strict=True))
         values += (generated * target).sum(dim=-1).tolist()
     return Measured({"clip_image_sim": finite_mean(values)}, {"clip_image_sim": values})

@@ -1,6 +1,6 @@
 """EgoVLP and EgoVLP+: similarity of a generated frame and its ground truth as videos.
 
-A still picture becomes a video by repetition (EgoVLP), or follows the source frame, half of the
+A still image becomes a video by repetition (EgoVLP), or follows the source frame, half of the
 video each (EgoVLP+; so both videos of a pair share half of their frames).
 """
 
@@ -14,18 +14,14 @@ import torch
 from torch.nn.functional import cosine_similarity
 from torchvision.transforms.functional import center_crop, normalize, resize
 
-from egogen.frames import read_rgb
-from egogen.jobs import track
 from metrics.frame_pairs import Pair
-from metrics.images import batches, read_ahead, read_unresized, resized, to_tensor
+from metrics.images import batches, read_ahead, read_source, read_unresized, resized, to_tensor
 from metrics.networks.loading import fill, load_state_dict
 from metrics.networks.video_transformer import SIDE, VideoTransformer
 from metrics.registry import METRICS, Measured, Settings, finite_mean
 
 FRAMES = {"ego4d": 4, "epickitchen": 16}  # of a video, in the released weights of each dataset
-# Of the pictures of ImageNet, RGB in [0, 1].
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
 
 
 @lru_cache(maxsize=1)
@@ -33,32 +29,36 @@ def video_network(path: Path, frames: int, device: str) -> VideoTransformer:
     """The network of an EgoVLP file; kept, since both metrics use it."""
     with torch.device("meta"):
         network = VideoTransformer(frames)
-    return fill(network, load_state_dict(path), path).to(device)
+    fill(network, load_state_dict(path), path)
+    return network.to(device)
 
 
-def frame_input(picture: torch.Tensor) -> torch.Tensor:
+def frame_input(image: torch.Tensor) -> torch.Tensor:
     """(3, H, W) in [0, 1] -> (3, 224, 224), normalised.
 
-    Shorter side to 224 (bilinear, not antialiased, as the released environment did), then the
+    Shorter side to 224 (bilinear, not antialiased, as in the released environment), then the
     centre: the sides of a wide frame are lost.
     """
-    return normalize(center_crop(resize(picture, SIDE, antialias=False), SIDE), MEAN, STD)
+    return normalize(center_crop(resize(image, SIDE, antialias=False), SIDE), MEAN, STD)
 
 
 def still_videos(pair: Pair, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(generated, target), each (frames, 3, 224, 224): the same picture all the time."""
+    """(generated, target), each (frames, 3, 224, 224): the same image all the time."""
     generated, target = map(frame_input, read_unresized(pair))
-    return tuple(picture.expand(frames, -1, -1, -1) for picture in (generated, target))
+    return generated.expand(frames, -1, -1, -1), target.expand(frames, -1, -1, -1)
 
 
 def videos_with_source(pair: Pair, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(generated, target), each (frames, 3, 224, 224): the source frame, then the picture."""
-    source = to_tensor(read_rgb(pair.source))
+    """(generated, target), each (frames, 3, 224, 224): the source frame, then the image."""
+    source = to_tensor(read_source(pair))
     first = frame_input(source).expand(frames // 2, -1, -1, -1)
-    pictures = (frame_input(resized(one, source.shape[-2:])) for one in read_unresized(pair))
-    return tuple(
-        torch.cat([first, picture.expand(frames - len(first), -1, -1, -1)]) for picture in pictures
-    )
+
+    def video(image: torch.Tensor) -> torch.Tensor:
+        last = frame_input(resized(image, source)).expand(frames - len(first), -1, -1, -1)
+        return torch.cat([first, last])
+
+    generated, target = read_unresized(pair)
+    return video(generated), video(target)
 
 
 @torch.inference_mode()
@@ -66,9 +66,9 @@ def _measure(name: str, key: str, make, pairs: Sequence[Pair], settings: Setting
     frames = FRAMES[settings.dataset]
     path = METRICS[name].weight_files(settings)[0]
     network = video_network(path, frames, settings.device)
-    read = read_ahead(partial(make, frames=frames), pairs, settings.workers)
+    read = read_ahead(partial(make, frames=frames), pairs, settings, name)
     values: list[float] = []
-    for batch in batches(track(read, len(pairs), name, "frames"), settings.batch_size):
+    for batch in batches(read, settings.batch_size):
         generated, target = (
             network(torch.stack(videos).to(settings.device)) for videos in zip(*batch, strict=True)
         )

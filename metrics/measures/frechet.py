@@ -1,33 +1,41 @@
-"""Frechet Inception distance as the released script computes it: pytorch-fid's own Inception.
+"""Frechet Inception distance, with pytorch-fid's own Inception as in the released code.
 
 Other libraries resize like TensorFlow 1 and give other features (1037.80 for 1035.66 on the tests'
-pictures).
+images).
+
+The features of the ground truth are kept beside the weight file for the next run. Such a file is
+named by all that decides its content: each frame's name and content, in order, the weights and the
+kind of device. It holds features instead of their mean and covariance: (n, 2048) numbers are fewer
+than a covariance where frames are few, and intervals need them frame by frame.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
 
+from egogen.atomic import write_npy
 from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
-from egogen.jobs import track
 from metrics.frame_pairs import Pair
 from metrics.images import batches, read_ahead, squeezed, to_tensor
-from metrics.measures.reference_features import kept
 from metrics.networks.loading import load_state_dict
 from metrics.registry import METRICS, Measured, Settings
+from metrics.results import content_digest
 
 SIDE = 299  # pixels
-FEATURES = 2048  # pool features; with fewer pictures than that the covariance is singular
+FEATURES = 2048  # pool features; with fewer images than that the covariance is singular
+FOLDER = "fid_reference"  # beside the weight file
 
 
-def inception(path) -> torch.nn.Module:
+def inception(path: Path) -> torch.nn.Module:
     """The network up to its pool features, from a pt_inception weight file."""
     from pytorch_fid import inception as library
 
@@ -43,10 +51,10 @@ def inception(path) -> torch.nn.Module:
 
 
 @torch.inference_mode()
-def pool_features(network: torch.nn.Module, pictures: Sequence[torch.Tensor]) -> np.ndarray:
-    """Pictures (3, H, W) in [0, 1], of any sizes -> (n, 2048) float64."""
+def pool_features(network: torch.nn.Module, images: Sequence[torch.Tensor]) -> np.ndarray:
+    """Images (3, H, W) in [0, 1], of any sizes -> (n, 2048) float64."""
     device = next(network.parameters()).device
-    batch = squeezed(pictures, SIDE, "bilinear", device)  # (n, 3, 299, 299)
+    batch = squeezed(images, SIDE, "bilinear", device)  # (n, 3, 299, 299)
     return network(batch)[0][:, :, 0, 0].double().cpu().numpy()
 
 
@@ -67,11 +75,44 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     return float(mean_term + traces - 2 * cross)
 
 
-def measure(pairs: Sequence[Pair], settings: Settings) -> Measured:
-    """`fid` of all generated against all ground truth frames, in one number, and its features.
+def _reference_name(pairs: Sequence[Pair], weights: Path, device: str) -> str | None:
+    """File name; None when a pair does not know the content of its ground truth frame."""
+    if not all(pair.target_digest for pair in pairs):
+        return None
+    digest = hashlib.sha256(f"{device.split(':')[0]}\n{content_digest(weights)}\n".encode())
+    for pair in pairs:
+        digest.update(f"{pair.key}\0{pair.target_digest}\n".encode())
+    return f"{digest.hexdigest()}.npy"
 
-    Features of ground truth frames that were seen before are read (`metrics.measures.reference_features`).
+
+def reference_features(
+    pairs: Sequence[Pair], weights: Path, device: str, compute: Callable[[], np.ndarray]
+) -> np.ndarray:
+    """Features of the pairs' ground truth, (n, d) float64 of float32 precision: read or computed.
+
+    A damaged file is computed again. Where nothing can be written, a line says so.
     """
+    name = _reference_name(pairs, weights, device)
+    if name is None:
+        return compute()
+    path = weights.parent / FOLDER / name
+    try:
+        found = np.load(path, allow_pickle=False)
+        if found.ndim == 2 and len(found) == len(pairs) and np.isfinite(found).all():
+            print(f"kept: features of {len(pairs)} ground truth frames, {path}")
+            return found.astype(np.float64)
+    except (OSError, ValueError, EOFError):
+        pass
+    features = compute()
+    try:
+        write_npy(path, features.astype(np.float32))
+    except OSError as error:
+        print(f"note: {path}: not kept for the next run ({os.strerror(error.errno or 0)})")
+    return features
+
+
+def measure(pairs: Sequence[Pair], settings: Settings) -> Measured:
+    """`fid` of all generated against all ground truth frames, in one number, and its features."""
     if len(pairs) < 2:
         raise EgoGenError(f"fid: {len(pairs)} frame, expected at least 2 (a covariance)")
     if len(pairs) <= FEATURES:
@@ -84,17 +125,14 @@ def measure(pairs: Sequence[Pair], settings: Settings) -> Measured:
     network = inception(weights).to(settings.device)
 
     def features_of(what: str, paths: Sequence[Path]) -> np.ndarray:
-        read = read_ahead(lambda path: to_tensor(read_rgb(path)), paths, settings.workers)
-        read = track(read, len(paths), f"fid, {what}", "frames")
+        read = read_ahead(lambda path: to_tensor(read_rgb(path)), paths, settings, f"fid, {what}")
         return np.concatenate(
             [pool_features(network, batch) for batch in batches(read, settings.batch_size)]
         )
 
-    target = kept(
-        pairs,
-        weights,
-        settings.device,
-        lambda: features_of("ground truth", [pair.target for pair in pairs]),
+    targets = [pair.target for pair in pairs]
+    target = reference_features(
+        pairs, weights, settings.device, lambda: features_of("ground truth", targets)
     )
     generated = features_of("generated", [pair.generated for pair in pairs])
     return Measured(

@@ -1,29 +1,29 @@
 """LPIPS version 0.1 (squeeze, vgg, alex): torchmetrics' networks, backbones from weight files.
 
-The released script passes pictures in [0, 1] where the metric means [-1, 1]. The released keys keep
-that, so that they compare with published numbers; `<key>_scaled` is the metric as it is defined.
+The released script passes images in [0, 1] where the metric means [-1, 1]. The keys of the released
+script keep that, so that they compare with published numbers; `<key>_scaled` is the metric as it is
+defined.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from torchmetrics.functional.image.lpips import _LPIPS
 
-from egogen.jobs import track
 from metrics.frame_pairs import Pair
-from metrics.images import batches, read_ahead, read_pair
+from metrics.images import batches, equal_groups, read_ahead, read_pair
 from metrics.networks.loading import fill, load_state_dict
 from metrics.registry import METRICS, Measured, Settings, finite_mean
 
 SLICE = re.compile(r"^slice(s\.)?\d+\.")
 
 
-def network(kind: str, path) -> torch.nn.Module:
+def network(kind: str, path: Path) -> torch.nn.Module:
     """The LPIPS network of `kind` with the `features.*` of a torchvision classifier file."""
     lpips = _LPIPS(pretrained=True, net=kind, pnet_rand=True)
     state = load_state_dict(path)
@@ -36,14 +36,12 @@ def network(kind: str, path) -> torch.nn.Module:
 
 @torch.inference_mode()
 def distances(lpips: torch.nn.Module, pairs: Sequence[tuple], device: str) -> list[tuple]:
-    """Pairs of pictures (3, H, W) in [0, 1] -> (as released, scaled to [-1, 1]) for each.
+    """Pairs of images (3, H, W) in [0, 1] -> (as in the released code, scaled to [-1, 1]) for each.
 
-    Pictures of one size go through the network together.
+    Images of one size go through the network together.
     """
     values: list[tuple] = [()] * len(pairs)
-    by_size = sorted(range(len(pairs)), key=lambda number: tuple(pairs[number][0].shape))
-    for _, group in itertools.groupby(by_size, key=lambda number: tuple(pairs[number][0].shape)):
-        numbers = list(group)
+    for numbers in equal_groups([tuple(first.shape) for first, _ in pairs], len(pairs)):
         first, second = (
             torch.stack([pairs[number][side] for number in numbers]).to(device) for side in (0, 1)
         )
@@ -57,8 +55,8 @@ def distances(lpips: torch.nn.Module, pairs: Sequence[tuple], device: str) -> li
 def _measure(kind: str, pairs: Sequence[Pair], settings: Settings) -> Measured:
     key = f"lpips_{kind}"
     lpips = network(kind, METRICS[key].weight_files(settings)[0]).to(settings.device)
-    read = track(read_ahead(read_pair, pairs, settings.workers), len(pairs), key, "frames")
-    # Feature maps of one picture just fit a processor's cache; batches are up to a third slower.
+    read = read_ahead(read_pair, pairs, settings, key)
+    # Feature maps of one image just fit a processor's cache; batches are up to a third slower.
     size = 1 if settings.device == "cpu" else settings.batch_size
     values = [
         value for batch in batches(read, size) for value in distances(lpips, batch, settings.device)

@@ -1,24 +1,36 @@
-"""PSNR as released (mean of the frames' dB values), and in the region that the action changed.
+"""PSNR of the frame, and PSNR in the region that the action changed.
 
-torchmetrics' `PeakSignalNoiseRatio` over a whole folder pools the errors first, which is another
-number; it stands beside as `psnr_pooled`.
+`psnr` is the mean of the frames' dB values, as in the released code. torchmetrics'
+`PeakSignalNoiseRatio` over all frames pools the errors first, which is another number; it stands
+beside as `psnr_pooled`.
+
+Most of a frame is the same before and after an action, so its PSNR mostly shows how well the
+background was copied. `psnr_changed` looks only at the region that changes. Copying the source
+frame is the bar to beat there; `psnr_changed_gain` is the difference to it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageChops, ImageFilter
 
 from egogen.frames import read_rgb
-from egogen.jobs import track
 from metrics.frame_pairs import Pair
-from metrics.images import read_ahead, read_pair
-from metrics.measures.changed_region import changed_region_scores
+from metrics.images import read_ahead, read_pair, read_source
 from metrics.registry import Measured, Settings, finite_mean
+
+THRESHOLD = 16  # grey levels of 255; JPEG noise of an unchanged place stays below
+SMOOTH_RADIUS = 1  # pixels of box blur before the threshold
+GROW = 5  # pixels, side of the window that the region is grown by
+BEST_DB = 100.0  # stands for equal regions, whose PSNR is infinite
 
 
 def squared_error(pair: Pair) -> float:
-    """Mean over pixels and channels of the squared difference, pictures in [0, 1]."""
+    """Mean over pixels and channels of the squared difference, images in [0, 1]."""
     generated, target = read_pair(pair)
     return float((generated.double() - target.double()).square().mean())
 
@@ -28,38 +40,79 @@ def decibel(error: float) -> float:
 
 
 def measure(pairs: Sequence[Pair], settings: Settings) -> Measured:
-    """`psnr` (released key), `psnr_pooled`; frames equal to their truth have no finite value.
+    """`psnr` and `psnr_pooled`, dB.
 
-    Where such frames occur, `psnr` is the mean of the others and `psnr_identical` counts them,
-    since neither JSON nor a table can hold the infinite mean of the released script.
+    A frame equal to its ground truth has infinite PSNR, which neither JSON nor a table can hold.
+    Where such frames occur, `psnr` is the mean of the others and `psnr_identical` counts them.
     """
-    errors = list(
-        track(read_ahead(squared_error, pairs, settings.workers), len(pairs), "psnr", "frames")
-    )
+    errors = list(read_ahead(squared_error, pairs, settings, "psnr"))
     values = [decibel(error) for error in errors]
-    overall = {"psnr": finite_mean(values)}
     pooled = decibel(math.fsum(errors) / len(errors))
-    overall["psnr_pooled"] = pooled if math.isfinite(pooled) else None
+    overall: dict[str, float | int | None] = {
+        "psnr": finite_mean(values),
+        "psnr_pooled": pooled if math.isfinite(pooled) else None,
+    }
     if identical := sum(map(math.isinf, values)):
         overall["psnr_identical"] = identical
     return Measured(overall, {"psnr": values})
 
 
-def _changed(pair: Pair) -> tuple[float, float] | None:
-    scores = changed_region_scores(*map(read_rgb, (pair.source, pair.generated, pair.target)))
-    return scores and (scores.generated, scores.gain)
+class RegionScores(NamedTuple):
+    """PSNR in the changed region, dB, of the generated frame and of the source it started from."""
+
+    generated: float
+    copied: float
+
+    @property
+    def gain(self) -> float:
+        return self.generated - self.copied
+
+
+def _matched(image: Image.Image, target: Image.Image) -> Image.Image:
+    return image.convert("RGB").resize(target.size, Image.Resampling.BICUBIC)
+
+
+def changed_mask(source: Image.Image, target: Image.Image) -> np.ndarray:
+    """Pixels of `target`, (H, W) bool, that differ from `source` in any channel, grown a bit.
+
+    `source` is brought to the target's size first.
+    """
+    difference = ImageChops.difference(_matched(source, target), target.convert("RGB"))
+    largest = np.asarray(difference.filter(ImageFilter.BoxBlur(SMOOTH_RADIUS))).max(axis=2)
+    mask = Image.fromarray(np.where(largest > THRESHOLD, 255, 0).astype(np.uint8))
+    return np.asarray(mask.filter(ImageFilter.MaxFilter(GROW))) > 0
+
+
+def region_psnr(image: Image.Image, target: Image.Image, mask: np.ndarray) -> float:
+    """PSNR in dB, at most BEST_DB, over the pixels of `mask` (not empty), all channels."""
+    first, second = (np.asarray(x, np.float64)[mask] for x in (_matched(image, target), target))
+    error = float(np.mean((first - second) ** 2)) / 255**2
+    return min(BEST_DB, decibel(error))
+
+
+def changed_region_scores(
+    source: Image.Image, generated: Image.Image, target: Image.Image
+) -> RegionScores | None:
+    """Compare both with the target where it differs from the source; None where it never does.
+
+    `source` and `generated` are brought to the target's size.
+    """
+    target = target.convert("RGB")
+    mask = changed_mask(source, target)
+    if not mask.any():
+        return None
+    return RegionScores(region_psnr(generated, target, mask), region_psnr(source, target, mask))
+
+
+def _changed(pair: Pair) -> RegionScores | None:
+    return changed_region_scores(read_source(pair), read_rgb(pair.generated), read_rgb(pair.target))
 
 
 def measure_changed(pairs: Sequence[Pair], settings: Settings) -> Measured:
-    """`psnr_changed`, `psnr_changed_gain`: where source and target differ, and against copying.
-
-    Frames in which nothing changes have no value and count in neither mean.
-    """
-    read = read_ahead(_changed, pairs, settings.workers)
-    scores = list(track(read, len(pairs), "changed region", "frames"))
+    """`psnr_changed` and its gain over copying, dB; frames without any change are left out."""
+    scores = list(read_ahead(_changed, pairs, settings, "changed region"))
     columns = {
-        name: [math.nan if score is None else score[place] for score in scores]
-        for place, name in enumerate(("psnr_changed", "psnr_changed_gain"))
+        "psnr_changed": [math.nan if score is None else score.generated for score in scores],
+        "psnr_changed_gain": [math.nan if score is None else score.gain for score in scores],
     }
-    overall = {name: finite_mean(values) for name, values in columns.items()}
-    return Measured(overall, columns)
+    return Measured({name: finite_mean(values) for name, values in columns.items()}, columns)

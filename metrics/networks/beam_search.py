@@ -13,7 +13,9 @@ import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache
 
-from metrics.networks.blip_attention import held_pictures
+from metrics.networks.blip_attention import held_images
+
+Candidate = tuple[float, int, int]  # log-probability so far, beam, next piece
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class SearchRules:
 
 @dataclass
 class _Search:
-    """What is known about one picture: its finished captions, at most as many as beams."""
+    """What is known about one image: its finished captions, at most as many as beams."""
 
     rules: SearchRules
     prompt: int
@@ -46,12 +48,12 @@ class _Search:
         self.finished.sort(key=lambda caption: caption[0], reverse=True)
         del self.finished[self.rules.beams :]
 
-    def advance(self, candidates, beams: list[list[int]]) -> list[tuple[float, int, int]]:
+    def advance(self, candidates: list[Candidate], beams: list[list[int]]) -> list[Candidate]:
         """Take over what ends, and give the (total, beam, piece) that go on.
 
         `candidates`: (total, beam, piece) with the best total first, twice as many as beams.
         """
-        goes_on: list[tuple[float, int, int]] = []
+        goes_on: list[Candidate] = []
         for rank, (total, beam, piece) in enumerate(candidates):
             if piece != self.rules.end:
                 goes_on.append((total, beam, piece))
@@ -79,7 +81,7 @@ class _Decoder:
         self.network, self.states, self.cache = network, states, DynamicCache()
 
     def widen(self, beams: int) -> None:
-        """From one row a picture to `beams` rows a picture."""
+        """From one row an image to `beams` rows an image."""
         self.cache.batch_repeat_interleave(beams)
 
     def reorder(self, rows: torch.Tensor) -> None:
@@ -97,21 +99,22 @@ class _Decoder:
 def beam_search(
     network: nn.Module, states: torch.Tensor, prompt: list[int], rules: SearchRules
 ) -> list[tuple[float, list[int]]]:
-    """(score, pieces with the prompt, without the end) of the best caption of each picture.
+    """(score, pieces with the prompt, without the end) of the best caption of each image.
 
-    `network` is BLIP's decoder, `states` (n, tokens, width) what it attends to. The pictures of a
+    `network` is BLIP's decoder, `states` (n, tokens, width) what it attends to. The images of a
     batch do not influence each other.
     """
-    with held_pictures(network, states):
+    with held_images(network, states):
         return _search(_Decoder(network, states), prompt, rules)
 
 
 def _search(
     decoder: _Decoder, prompt: list[int], rules: SearchRules
 ) -> list[tuple[float, list[int]]]:
+    """`beam_search` with n images and b beams; the prompt is read with one row an image."""
     count, device, beams = len(decoder.states), decoder.states.device, rules.beams
     pieces = torch.tensor([prompt] * count, device=device)
-    log_probabilities, width = decoder(pieces), 1  # all beams of a picture begin alike
+    log_probabilities, width = decoder(pieces), 1  # all beams of an image begin alike
     totals = torch.zeros(count, 1, device=device)
     searches = [_Search(rules, len(prompt)) for _ in range(count)]
     while True:
@@ -145,8 +148,10 @@ def _search(
     ]
 
 
-def _candidates(log_probabilities, totals, count: int) -> list[list[tuple[float, int, int]]]:
-    """Of each picture the `count` best (total, beam, piece), best first.
+def _candidates(
+    log_probabilities: torch.Tensor, totals: torch.Tensor, count: int
+) -> list[list[Candidate]]:
+    """Of each image the `count` best (total, beam, piece), best first.
 
     `log_probabilities` (n * beams, vocabulary), `totals` (n, beams) of the beams so far.
     """
@@ -154,9 +159,6 @@ def _candidates(log_probabilities, totals, count: int) -> list[list[tuple[float,
     sums = totals[:, :, None] + log_probabilities.view(*totals.shape, vocabulary)
     best = sums.flatten(1).topk(count)
     return [
-        [
-            (total, place // vocabulary, place % vocabulary)
-            for total, place in zip(*row, strict=True)
-        ]
+        [(total, *divmod(place, vocabulary)) for total, place in zip(*row, strict=True)]
         for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]

@@ -1,6 +1,6 @@
-"""BLIP's attention in fused form: the library has it step by step, once for every beam.
+"""BLIP's attention in fused form; the library computes it step by step, once for every beam.
 
-The same numbers up to rounding.
+The numbers are the same up to rounding. Shapes: n images, t tokens of an image, w width, h heads.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import BlipVisionModel
 from transformers.models.blip.modeling_blip import BlipAttention
-from transformers.models.blip.modeling_blip_text import BlipTextSelfAttention
+from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel, BlipTextSelfAttention
 
 
-def picture_states(tower: BlipVisionModel, inputs: torch.Tensor) -> torch.Tensor:
-    """(n, 3, side, side) -> (n, tokens, width): what `tower` gives in evaluation mode."""
-    states = tower.embeddings(inputs)
+def image_states(tower: BlipVisionModel, inputs: torch.Tensor) -> torch.Tensor:
+    """(n, 3, side, side) -> (n, t, w): what `tower` gives in evaluation mode."""
+    states = tower.embeddings(inputs)  # (n, t, w)
     for layer in tower.encoder.layers:
         states = states + self_attention(layer.self_attn, layer.layer_norm1(states))
         states = states + layer.mlp(layer.layer_norm2(states))
@@ -26,16 +26,16 @@ def picture_states(tower: BlipVisionModel, inputs: torch.Tensor) -> torch.Tensor
 
 
 def self_attention(layer: BlipAttention, states: torch.Tensor) -> torch.Tensor:
-    """(n, tokens, width) -> the same shape."""
-    split = layer.qkv(states).unflatten(-1, (3, layer.num_heads, -1))
-    mixed = scaled_dot_product_attention(*split.permute(2, 0, 3, 1, 4))
-    return layer.projection(mixed.transpose(1, 2).flatten(2))
+    """(n, t, w) -> the same shape."""
+    split = layer.qkv(states).unflatten(-1, (3, layer.num_heads, -1))  # (n, t, 3, h, w/h)
+    mixed = scaled_dot_product_attention(*split.permute(2, 0, 3, 1, 4))  # (n, h, t, w/h)
+    return layer.projection(mixed.transpose(1, 2).flatten(2))  # (n, t, w)
 
 
-class PictureAttention(nn.Module):
-    """Cross-attention of a text layer to pictures whose keys and values are computed once.
+class ImageAttention(nn.Module):
+    """Cross-attention of a text layer to images whose keys and values are computed once.
 
-    All beams of a picture read one copy of them. Rows of a call: all beams of the first picture,
+    All beams of an image read one copy of them. Rows of a call: all beams of the first image,
     then all of the second; any number of beams.
     """
 
@@ -45,29 +45,29 @@ class PictureAttention(nn.Module):
         self.keys, self.values = (self.split(part(states)) for part in (own.key, own.value))
 
     def split(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, tokens, width) -> (n, heads, tokens, width / heads)."""
+        """(n, t, w) -> (n, h, t, w/h)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def forward(self, hidden_states: torch.Tensor, **_: object) -> tuple[torch.Tensor, None]:
-        """(rows, new, width) -> (the same shape, None), as the library's layer gives it."""
-        query = self.query(hidden_states)
-        together = query.reshape(len(self.keys), -1, query.shape[-1])
+        """(rows, new, w) -> (the same shape, None), as the library's layer gives it."""
+        query = self.query(hidden_states)  # (n * beams, new, w)
+        together = query.reshape(len(self.keys), -1, query.shape[-1])  # (n, beams * new, w)
         mixed = scaled_dot_product_attention(self.split(together), self.keys, self.values)
         return mixed.transpose(1, 2).reshape(query.shape), None
 
 
 @contextmanager
-def held_pictures(decoder: nn.Module, states: torch.Tensor) -> Iterator[None]:
-    """Inside, the beams of picture i given to `decoder` attend to states[i].
+def held_images(decoder: BlipTextLMHeadModel, states: torch.Tensor) -> Iterator[None]:
+    """Inside, the beams of image i given to `decoder` attend to states[i], (n, t, w).
 
-    states: (n, tokens, width). The decoder still has to be told that there are pictures: call it
-    with `encoder_hidden_states`, of which it looks at the shape alone.
+    Call the decoder with `encoder_hidden_states` all the same: it cross-attends only when they are
+    given, and looks at nothing but their shape.
     """
     layers = [layer.crossattention for layer in decoder.bert.encoder.layer]
     before = [layer.self for layer in layers]
     try:
         for layer, own in zip(layers, before, strict=True):
-            layer.self = PictureAttention(own, states)
+            layer.self = ImageAttention(own, states)
         yield
     finally:
         for layer, own in zip(layers, before, strict=True):

@@ -52,3 +52,28 @@ def fill(module: torch.nn.Module, state: Mapping, path: str | os.PathLike) -> to
     """
     module.load_state_dict(fitting(module, state, path), strict=False, assign=True)
     return module.eval().requires_grad_(False)
+
+
+def library_network(kind, config, state: Mapping, path: str | os.PathLike):
+    """A network of `kind`, a model class of transformers, that takes over the tensors of `state`.
+
+    `config` is of that class. Raises EgoGenError naming `path` when `state` does not fit.
+    """
+    from transformers.utils import logging  # here: reading a file needs no transformers
+
+    with torch.device("meta"):
+        fit = fitting(kind(config), state, path)
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        network = kind.from_pretrained(None, config=config, state_dict=fit)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    return network.eval().requires_grad_(False)
+
+
+def part_of(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    names = [name for name in state if name.startswith(prefix)]
+    return {name.removeprefix(prefix): state[name] for name in names}

@@ -2,6 +2,9 @@
 
 A ViT-B/16 over all patches of a few frames. Each block attends along time, then within each frame.
 No library holds this network; the names of its parameters are those of the released weight files.
+
+Shapes: n videos, f frames, p = 196 patches of a frame, t = 1 + f p tokens (the class token first,
+then the patches frame by frame), w = 768 width, h = 12 heads, d = w/h.
 """
 
 from __future__ import annotations
@@ -29,16 +32,15 @@ class GroupedAttention(nn.Module):
         self.proj = nn.Linear(WIDTH, WIDTH)
 
     def forward(self, tokens: torch.Tensor, frames: int, along: str) -> torch.Tensor:
-        """(n, 1 + frames * places, width), frame by frame after the class token -> the same."""
-        # Three of (n * heads, tokens, width / heads); heads go with the videos from here on.
-        split = self.qkv(tokens).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4).flatten(1, 2)
-        queries, keys, values = split
+        """(n, t, w) -> the same; `along` is "time" or "space"."""
+        split = self.qkv(tokens).unflatten(2, (3, HEADS, -1))  # (n, t, 3, h, d)
+        queries, keys, values = split.permute(2, 0, 3, 1, 4).flatten(1, 2)  # each (n h, t, d)
         rows = (queries[:, None, :1], keys[:, None], values[:, None])
-        of_class = scaled_dot_product_attention(*rows)
+        of_class = scaled_dot_product_attention(*rows)  # (n h, 1, 1, d)
 
-        def grouped(rows: torch.Tensor) -> torch.Tensor:  # -> (n * heads, groups, members, width)
-            patches = rows[:, 1:].unflatten(1, (frames, -1))
-            return patches.transpose(1, 2) if along == "time" else patches
+        def grouped(rows: torch.Tensor) -> torch.Tensor:
+            patches = rows[:, 1:].unflatten(1, (frames, -1))  # (n h, f, p, d): groups are frames
+            return patches.transpose(1, 2) if along == "time" else patches  # or (n h, p, f, d)
 
         def with_class(rows: torch.Tensor) -> torch.Tensor:
             members = grouped(rows)
@@ -47,9 +49,9 @@ class GroupedAttention(nn.Module):
 
         found = scaled_dot_product_attention(grouped(queries), with_class(keys), with_class(values))
         if along == "time":
-            found = found.transpose(1, 2)
-        joined = torch.cat([of_class[:, 0], found.flatten(1, 2)], dim=1)
-        return self.proj(joined.unflatten(0, (-1, HEADS)).transpose(1, 2).flatten(2))
+            found = found.transpose(1, 2)  # (n h, f, p, d)
+        joined = torch.cat([of_class[:, 0], found.flatten(1, 2)], dim=1)  # (n h, t, d)
+        return self.proj(joined.unflatten(0, (-1, HEADS)).transpose(1, 2).flatten(2))  # (n, t, w)
 
 
 class Mlp(nn.Module):
@@ -77,34 +79,40 @@ class Block(nn.Module):
         return tokens + self.mlp(self.norm2(tokens))
 
 
+class VideoModel(nn.Module):
+    """Tokens of a video -> the class token after the last norm; `video_model.*` of a file."""
+
+    def __init__(self, frames: int):
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.empty(1, 1, WIDTH))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + (SIDE // PATCH) ** 2, WIDTH))
+        self.temporal_embed = nn.Parameter(torch.empty(1, frames, WIDTH))
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, WIDTH, PATCH, PATCH)})
+        self.blocks = nn.ModuleList(Block() for _ in range(DEPTH))
+        self.norm = nn.LayerNorm(WIDTH, EPSILON)
+
+    def forward(self, videos: torch.Tensor) -> torch.Tensor:
+        """(n, f, 3, 224, 224) float32, normalised -> (n, w)."""
+        frames = videos.shape[1]
+        patches = self.patch_embed["proj"](videos.flatten(0, 1))  # (n f, w, 14, 14)
+        patches = patches.flatten(2).transpose(1, 2).unflatten(0, (-1, frames))  # (n, f, p, w)
+        patches = patches + self.pos_embed[:, None, 1:]
+        patches = (patches + self.temporal_embed[:, :, None]).flatten(1, 2)  # (n, f p, w)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(videos), -1, -1)  # (n, 1, w)
+        tokens = torch.cat([first, patches], dim=1)  # (n, t, w)
+        for block in self.blocks:
+            tokens = block(tokens, frames)
+        return self.norm(tokens[:, 0])
+
+
 class VideoTransformer(nn.Module):
     """`video_model.*` and `vid_proj.*` of an EgoVLP file, for videos of exactly `frames` frames."""
 
     def __init__(self, frames: int):
         super().__init__()
-        model = nn.Module()
-        model.cls_token = nn.Parameter(torch.empty(1, 1, WIDTH))
-        model.pos_embed = nn.Parameter(torch.empty(1, 1 + (SIDE // PATCH) ** 2, WIDTH))
-        model.temporal_embed = nn.Parameter(torch.empty(1, frames, WIDTH))
-        model.patch_embed = nn.Module()
-        model.patch_embed.proj = nn.Conv2d(3, WIDTH, PATCH, PATCH)
-        model.blocks = nn.ModuleList(Block() for _ in range(DEPTH))
-        model.norm = nn.LayerNorm(WIDTH, EPSILON)
-        self.video_model = model
+        self.video_model = VideoModel(frames)
         self.vid_proj = nn.Sequential(nn.Linear(WIDTH, EMBEDDING))
 
-    def class_token(self, videos: torch.Tensor) -> torch.Tensor:
-        """(n, frames, 3, 224, 224) float32, normalised -> (n, 768), after the last norm."""
-        model, frames = self.video_model, videos.shape[1]
-        patches = model.patch_embed.proj(videos.flatten(0, 1)).flatten(2).transpose(1, 2)
-        patches = patches.unflatten(0, (-1, frames)) + model.pos_embed[:, None, 1:]
-        patches = (patches + model.temporal_embed[:, :, None]).flatten(1, 2)
-        first = (model.cls_token + model.pos_embed[:, :1]).expand(len(videos), -1, -1)
-        tokens = torch.cat([first, patches], dim=1)
-        for block in model.blocks:
-            tokens = block(tokens, frames)
-        return model.norm(tokens[:, 0])
-
     def forward(self, videos: torch.Tensor) -> torch.Tensor:
-        """(n, frames, 3, 224, 224) float32, normalised -> (n, 256) in the joint space."""
-        return self.vid_proj(self.class_token(videos))
+        """(n, f, 3, 224, 224) float32, normalised -> (n, 256) in the joint space."""
+        return self.vid_proj(self.video_model(videos))

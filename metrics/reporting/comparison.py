@@ -1,8 +1,9 @@
-"""Drawings of two runs side by side: every frame of both, and every figure's difference."""
+"""Two runs side by side: the table for a terminal, and drawings of frames and differences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,21 +12,63 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from metrics.pairwise import Comparison
-from metrics.registry import KEYS
-from metrics.reporting.comparison_table import p_text
-from metrics.reporting.curves import ACCENT, INK, SECOND, plain_axes
+from metrics.intervals import FLIPS, Comparison
+from metrics.registry import KEYS, Key
+from metrics.reporting.curves import ACCENT, INK, SECOND, Drawing, plain_axes
 from metrics.reporting.runs import Versus
 
+HEAD = ("figure", "A", "B", "B - A", "95 % interval", "p", "B better in", "frames", "better")
+NOTE = (
+    "Intervals: whole clips resampled. p: paired sign-flip test over clips (of FID: normal, from\n"
+    "resampled clips), not corrected for the number of figures. In the share of frames in which B\n"
+    "is better a tie counts half."
+)
 PAPER, DARK = "#fbfaf8", "#1d1c1a"
-MANY = 1500  # points that a drawing holds one by one; more become a picture
+MANY = 1500  # points that an SVG holds one by one; more become an image
 COLUMNS = 4  # of panels in compare.png
 PANEL = (3.5, 3.3)  # inches
 
 
-def draw_frames(
-    axes: Axes, versus: Versus, found: Comparison, ink: str = INK, colours=(SECOND, ACCENT)
-) -> None:
+def p_text(p_value: float | None) -> str:
+    if p_value is None:
+        return "-"
+    return f"<{1 / FLIPS:.4f}" if p_value < 1 / FLIPS else f"{p_value:.4f}"
+
+
+def cells(found: Comparison, key: Key) -> tuple[str, ...]:
+    """The columns of `HEAD` for one figure, in the figure's own digits."""
+    digits = key.digits
+    interval = " to ".join(f"{end:+.{digits}f}" for end in found.interval or ())
+    return (
+        f"{key.label} {key.arrow}",
+        f"{found.first:.{digits}f}",
+        f"{found.second:.{digits}f}",
+        f"{found.difference:+.{digits}f}",
+        interval or "-",
+        p_text(found.p_value),
+        "-" if found.win_rate is None else f"{100 * found.win_rate:.1f} %",
+        str(found.frames),
+        found.better(key) or "-",
+    )
+
+
+def text_table(versus: Versus) -> str:
+    """The comparison: who is who, a line a figure, what was left out."""
+    rows = [HEAD, *(cells(found, KEYS[found.key]) for found in versus.figures)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        f"A: {versus.first.name} ({versus.first.folder})",
+        f"B: {versus.second.name} ({versus.second.folder})",
+        f"{len(versus.frames)} frames of {versus.clips} clips in both",
+        "",
+    ]
+    for title, *values in rows:
+        padded = [title.ljust(widths[0]), *map(str.rjust, values, widths[1:])]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join([*lines, "", NOTE, *(f"left out: {line}" for line in versus.skipped)])
+
+
+def draw_frames(axes: Axes, versus: Versus, found: Comparison, ink: str) -> None:
     """A point a frame, A's value across and B's up; on the diagonal they are equal."""
     key = KEYS[found.key]
     values = np.array(versus.values(found.key))
@@ -36,10 +79,11 @@ def draw_frames(
     margin = 0.05 * (high - low) or 0.5
     limits = (low - margin, high + margin)
     axes.plot(limits, limits, color=ink, alpha=0.4, linewidth=1)
-    for wins, colour in zip((False, True), colours, strict=True):
+    for wins, colour in ((False, SECOND), (True, ACCENT)):
         chosen = values[:, better == wins]
         axes.scatter(
-            *chosen,
+            chosen[0],
+            chosen[1],
             s=9 if values.shape[1] < 400 else 4,
             color=colour,
             alpha=0.55,
@@ -49,14 +93,14 @@ def draw_frames(
     axes.set(xlim=limits, ylim=limits, box_aspect=1)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5))
-    unit = f", {key.unit}" if key.unit else ""
-    axes.set_title(f"{key.title}{unit}", color=ink, fontsize=10, loc="left", fontweight="bold")
+    axes.set_title(key.label, color=ink, fontsize=10, loc="left", fontweight="bold")
     axes.set_xlabel(f"A: {_short(versus.first.name)}", color=ink)
     axes.set_ylabel(f"B: {_short(versus.second.name)}", color=ink)
-    share = f"B better in {100 * found.win_rate:.0f} %, p {p_text(found.p_value)}"
-    where = (0.97, 0.04, "right", "bottom") if key.higher_is_better else (0.03, 0.96, "left", "top")
-    x, y, horizontal, vertical = where
-    axes.text(x, y, share, transform=axes.transAxes, ha=horizontal, va=vertical, color=ink, size=8)
+    share = f"B better in {100 * (found.win_rate or 0):.0f} %, p {p_text(found.p_value)}"
+    place: dict = {"x": 0.03, "y": 0.96, "ha": "left", "va": "top"}  # on the side of the worse
+    if key.higher_is_better:
+        place = {"x": 0.97, "y": 0.04, "ha": "right", "va": "bottom"}
+    axes.text(**place, s=share, transform=axes.transAxes, color=ink, size=8)
 
 
 def _short(name: str) -> str:
@@ -84,13 +128,12 @@ def effects(versus: Versus) -> list[tuple[str, float, list[float]]]:
     return found
 
 
-def draw_effects(axes: Axes, versus: Versus, ink: str = INK, colours=(SECOND, ACCENT)) -> None:
+def draw_effects(axes: Axes, versus: Versus, ink: str) -> None:
     """A row a figure: the paired effect with its interval; right of zero B is better."""
     plain_axes(axes, ink)
     rows = effects(versus)
     for place, (_, effect, (low, high)) in enumerate(rows):
-        clear = low > 0 or high < 0
-        colour = ink if not clear else colours[int(effect > 0)]
+        colour = ACCENT if low > 0 else SECOND if high < 0 else ink
         axes.plot([low, high], [place, place], color=colour, linewidth=2, alpha=0.8)
         axes.plot(effect, place, "o", color=colour, markersize=6)
     axes.axvline(0, color=ink, linewidth=1, alpha=0.5)
@@ -104,37 +147,37 @@ def draw_effects(axes: Axes, versus: Versus, ink: str = INK, colours=(SECOND, AC
     axes.set_xlabel(sides, color=ink)
 
 
-def panels(versus: Versus) -> list[tuple]:
-    """(drawing function, *its arguments): the effects, then the frames of each figure.
+def panels(versus: Versus, ink: str = INK) -> list[Drawing]:
+    """The effects, then the frames of each figure.
 
-    The scaled LPIPS look like the released ones, and are left to the table.
+    The scaled LPIPS look like the unscaled ones, and are left to the table.
     """
-    found: list[tuple] = [(draw_effects, versus)] if effects(versus) else []
+    found: list[Drawing] = []
+    if effects(versus):
+        found.append(partial(draw_effects, versus=versus, ink=ink))
     return found + [
-        (draw_frames, versus, figure)
+        partial(draw_frames, versus=versus, found=figure, ink=ink)
         for figure in versus.figures
         if figure.wins is not None and not figure.key.endswith("_scaled")
     ]
 
 
-def comparison_picture(versus: Versus, dpi: int = 120) -> Image.Image:
-    """All panels and the names of the runs in one picture, RGB."""
-    drawn = panels(versus)
+def comparison_image(versus: Versus, dpi: int = 120) -> Image.Image:
+    """All panels and the names of the runs in one image, RGB."""
+    drawn = panels(versus, DARK) or [partial(_write_overall, figures=versus.figures)]
     columns = min(COLUMNS, max(2, len(drawn)))
-    rows = -(-max(1, len(drawn)) // columns)
+    rows = -(-len(drawn) // columns)
     figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.6), layout="constrained")
     figure.patch.set_facecolor(PAPER)
     title = f"A: {_short(versus.first.name)}   B: {_short(versus.second.name)}"
     count = f"{len(versus.frames)} frames of {versus.clips} clips"
     figure.suptitle(f"{title}   ({count})", color=DARK, fontsize=12, fontweight="bold")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, (function, *arguments) in zip(grid, drawn, strict=False):
+    for axes, draw in zip(grid, drawn, strict=False):
         axes.set_facecolor(PAPER)
-        function(axes, *arguments, DARK)
+        draw(axes)
     for axes in grid[len(drawn) :]:
         axes.set_axis_off()
-    if not drawn:
-        _write_overall(grid[0], versus.figures)
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(dpi)
     canvas.draw()
@@ -142,6 +185,7 @@ def comparison_picture(versus: Versus, dpi: int = 120) -> Image.Image:
 
 
 def _write_overall(axes: Axes, figures: Sequence[Comparison]) -> None:
-    """For runs that have only figures of whole folders in common."""
+    """For runs that have only figures without per-frame values in common."""
+    axes.set_axis_off()
     lines = [f"{KEYS[one.key].title}: {one.first:.2f} / {one.second:.2f}" for one in figures]
     axes.text(0, 0.9, "\n".join(lines), transform=axes.transAxes, va="top", color=DARK)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from metrics.reporting.data import Curve
 
+Drawing = Callable[[Axes], None]
 INK = "#010203"  # becomes `currentColor` in a page, so that it can be read on light and dark
 ACCENT, SECOND = "#e8590c", "#1c7ed6"
 SMOOTHING = 0.05  # of all points: the share that a smoothed one averages over
@@ -24,10 +25,9 @@ def smooth(values: np.ndarray) -> np.ndarray:
     half = int(len(values) * SMOOTHING / 2)
     if half < 1:
         return values
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    number = np.arange(len(values))
-    low, high = np.maximum(number - half, 0), np.minimum(number + half + 1, len(values))
-    return (total[high] - total[low]) / (high - low)
+    window = np.ones(2 * half + 1)
+    counts = np.convolve(np.ones(len(values)), window, "same")
+    return np.convolve(values, window, "same") / counts
 
 
 def plain_axes(axes: Axes, ink: str) -> None:
@@ -42,9 +42,9 @@ def plain_axes(axes: Axes, ink: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
-def draw_curve(axes: Axes, curve: Curve, ink: str = INK) -> None:
+def draw_curve(axes: Axes, curve: Curve) -> None:
     """Training loss as a faint line with its running mean, validation loss with its points."""
-    plain_axes(axes, ink)
+    plain_axes(axes, INK)
     for name, points in curve.lines.items():
         steps, values = np.array(sorted(points), dtype=np.float64).T
         if name == "training":
@@ -55,54 +55,41 @@ def draw_curve(axes: Axes, curve: Curve, ink: str = INK) -> None:
             axes.plot(
                 steps, values, color=SECOND, linewidth=1.8, marker=marker, markersize=3, label=name
             )
-    axes.set_title(curve.title, color=ink, fontsize=10, loc="left", fontweight="bold")
-    axes.set_xlabel("step", color=ink)
-    axes.set_ylabel("loss", color=ink)
+    axes.set_title(curve.title, color=INK, fontsize=10, loc="left", fontweight="bold")
+    axes.set_xlabel("step", color=INK)
+    axes.set_ylabel("loss", color=INK)
     if len(curve.lines) > 1:
-        axes.legend(frameon=False, labelcolor=ink)
+        axes.legend(frameon=False, labelcolor=INK)
 
 
 def draw_histogram(
     axes: Axes, values: Sequence[float], title: str, signed: bool = False, ink: str = INK
 ) -> None:
     """How often a figure takes which value; below zero in another colour where that says much."""
-    plain_axes(axes, ink)
+    plain_axes(axes, INK)
     counts, edges = np.histogram(values, bins=min(24, max(6, len(values) // 4)))
     centres = (edges[1:] + edges[:-1]) / 2
     colours = [SECOND if signed and centre < 0 else ACCENT for centre in centres]
     axes.bar(centres, counts, width=0.92 * np.diff(edges), color=colours)
-    axes.axvline(float(np.mean(values)), color=ink, linewidth=1.2, linestyle="--", alpha=0.7)
+    axes.axvline(float(np.mean(values)), color=INK, linewidth=1.2, linestyle="--", alpha=0.7)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.xaxis.set_major_locator(MaxNLocator(7))
-    axes.set_title(title, color=ink, fontsize=10, loc="left", fontweight="bold")
-    axes.set_ylabel("frames", color=ink)
+    axes.set_title(title, color=INK, fontsize=10, loc="left", fontweight="bold")
+    axes.set_ylabel("frames", color=INK)
 
 
-def drawing(draw, *arguments, size=(5.4, 2.7)) -> Figure:
-    """One drawing of its own, transparent."""
+def to_svg(draw: Drawing, size: tuple[float, float] = (5.4, 2.7)) -> str:
+    """A drawing as an <svg> element for a page, `size` in inches.
+
+    It is transparent, its text stays text, and ink takes the page's colour.
+    """
     figure = Figure(figsize=size, layout="constrained")
     figure.patch.set_alpha(0.0)
     axes = figure.add_subplot()
     axes.patch.set_alpha(0.0)
-    draw(axes, *arguments)
-    return figure
-
-
-def to_svg(figure: Figure) -> str:
-    """An <svg> element for a page: text stays text, ink takes the page's colour."""
-    import matplotlib
-
+    draw(axes)
     out = io.StringIO()
     with matplotlib.rc_context(RC):
         figure.savefig(out, format="svg", metadata={"Date": None})
-    text = out.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
-    return text.replace("<svg ", '<svg class="drawing" role="img" ', 1)
-
-
-def to_pixels(figure: Figure, dpi: int = 150) -> np.ndarray:
-    """(H, W, 4) uint8."""
-    figure.set_dpi(dpi)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba()).copy()
+    text = out.getvalue().replace(INK, "currentColor")
+    return '<svg class="drawing" role="img" ' + text.partition("<svg ")[2]

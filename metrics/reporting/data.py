@@ -1,4 +1,4 @@
-"""What a report shows: samples with pictures and figures, overall figures, training curves."""
+"""What a report shows: samples with images and figures, overall figures, training curves."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from egogen.actions import inside, read_actions
 from egogen.atomic import read_json
 from egogen.errors import EgoGenError
+from metrics.frame_pairs import frame_file
 from metrics.intervals import SUFFIX
 from metrics.registry import KEYS, METRICS
 from metrics.reporting.runs import Versus
-from metrics.results import METRIC_FILE, SAMPLE_FILE, read_samples
+from metrics.results import METRIC_FILE, SAMPLE_FILE, read_object, read_samples
 
 RANKED_BY = ("psnr_changed_gain", "psnr")  # the first that was measured orders the samples
 
@@ -31,7 +33,7 @@ class Sample:
     generated: Path
     target: Path
     figures: dict[str, float]
-    done: bool | None = None  # did the action happen, by the oracle of the mini data set
+    done: bool | None = None  # whether the action happened, by the oracle of the mini dataset
     why_not: str = ""
     frame: str = ""  # clip/action/frame.jpg, as per_sample.csv calls it
     captions: dict[str, str] = field(default_factory=dict)  # metric's title -> what it saw
@@ -78,35 +80,28 @@ def read_samples_of(
 ) -> tuple[list[Sample], str]:
     """(measured samples, best first; the figure they are ordered by).
 
-    Raises EgoGenError when the entries, their figures and their pictures do not fit together.
+    Raises EgoGenError when the entries, their figures and their images do not fit together.
     """
     figures = read_samples(Path(metric_folder) / SAMPLE_FILE)
     rows = {f"{row['clip']}/{row['action_id']}": row for row in (score or {}).get("rows", [])}
     captions = read_captions(metric_folder)
-    samples = []
-    for entry in read_actions(edit_file):
-        if entry.image_1 not in figures:
-            continue
-        row = rows.get(entry.key, {})
-        samples.append(
-            Sample(
-                entry.key,
-                entry.label,
-                entry.texts.get(llava_key, ""),
-                inside(frames, entry.image_0),
-                generated_frame(Path(gen_path), entry.image_1),
-                inside(frames, entry.image_1),
-                figures[entry.image_1],
-                row.get("done"),
-                str(row.get("why_not") or ""),
-                entry.image_1,
-                {
-                    title: texts[entry.key]
-                    for title, texts in captions.items()
-                    if entry.key in texts
-                },
-            )
+    samples = [
+        Sample(
+            entry.key,
+            entry.label,
+            entry.texts.get(llava_key, ""),
+            inside(frames, entry.image_0),
+            frame_file(Path(gen_path), entry.image_1),
+            inside(frames, entry.image_1),
+            figures[entry.image_1],
+            rows.get(entry.key, {}).get("done"),
+            str(rows.get(entry.key, {}).get("why_not") or ""),
+            entry.image_1,
+            {title: texts[entry.key] for title, texts in captions.items() if entry.key in texts},
         )
+        for entry in read_actions(edit_file)
+        if entry.image_1 in figures
+    ]
     if not samples:
         raise EgoGenError(
             f"{edit_file}: none of its entries is in {metric_folder}/{SAMPLE_FILE}, "
@@ -132,22 +127,15 @@ def _ranked_by(samples: Sequence[Sample], wanted: str | None, folder: str | os.P
 def read_captions(metric_folder: str | os.PathLike) -> dict[str, dict[str, str]]:
     """{metric's title: {clip/action: caption}} of the caption files that are there."""
     found = {}
-    for metric in METRICS.values():
-        for name in metric.documents:
-            path = Path(metric_folder) / name
-            if path.exists():
-                found[metric.title] = {
-                    f"{clip}/{action}": str(caption).strip()
-                    for clip, actions in read_json(path).items()
-                    for action, caption in actions.items()
-                }
+    documents = [(metric.title, name) for metric in METRICS.values() for name in metric.documents]
+    for title, name in documents:
+        if (path := Path(metric_folder) / name).exists():
+            found[title] = {
+                f"{clip}/{action}": str(caption).strip()
+                for clip, actions in read_json(path).items()
+                for action, caption in actions.items()
+            }
     return found
-
-
-def generated_frame(root: Path, relative: str) -> Path:
-    path = inside(root, relative)
-    png = path.with_suffix(".png")
-    return png if png.exists() and not path.exists() else path
 
 
 def rank(sample: Sample, key: str) -> float:
@@ -163,13 +151,11 @@ def gained_and_lost(data: ReportData, count: int) -> tuple[list[tuple[Sample, fl
 
     By the figure that ranks the samples; frames that neither gained nor lost are in no list.
     """
-    if data.versus is None:
-        return [], []
-    up = data.ranked_by not in KEYS or KEYS[data.ranked_by].higher_is_better
-    found = []
+    name, before = data.ranked_by, data.versus.first.samples if data.versus else {}
+    up, found = name not in KEYS or KEYS[name].higher_is_better, []
     for sample in data.samples:
-        before = data.versus.first.samples.get(sample.frame, {}).get(data.ranked_by, math.nan)
-        change = sample.figures.get(data.ranked_by, math.nan) - before
+        other = before.get(sample.frame, {}).get(name, math.nan)
+        change = sample.figures.get(name, math.nan) - other
         if math.isfinite(change) and change != 0:
             found.append((sample, change))
     found.sort(key=lambda pair: (-pair[1] if up else pair[1], pair[0].key))
@@ -190,36 +176,20 @@ def read_overall(
         raise EgoGenError(
             f"{path}: no such file; measure first: python metrics/all_metrics_in_one.py --help"
         )
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise EgoGenError(f"{path}: expected an object of figures, found {type(found).__name__}")
-    figures = {
-        name: value
-        for name, value in found.items()
-        if not name.endswith(SUFFIX) and (value is None or _is_number(value))
-    }
-    intervals = {
-        name.removesuffix(SUFFIX): value
-        for name, value in found.items()
-        if name.endswith(SUFFIX)
-        and isinstance(value, list)
-        and len(value) == 2
-        and all(map(_is_number, value))
-    }
+    figures, intervals = {}, {}
+    for name, value in read_object(path, "figures").items():
+        if not name.endswith(SUFFIX) and (value is None or isinstance(value, int | float)):
+            figures[name] = value
+        elif isinstance(value, list) and [type(end) for end in value] == [float, float]:
+            intervals[name.removesuffix(SUFFIX)] = value
     return figures, intervals
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def read_score(path: str | os.PathLike | None, required: Sequence[str] = ()) -> dict | None:
     """An optional JSON object of scores; numbers named in `required` must be there."""
     if path is None:
         return None
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise EgoGenError(f"{path}: expected an object of scores, found {type(found).__name__}")
+    found = read_object(path, "scores")
     for name in required:
         if not isinstance(found.get(name), int | float):
             raise EgoGenError(f"{path}: field {name!r}: expected a number of mini.oracle.score")
@@ -238,7 +208,7 @@ def read_curve(path: str | os.PathLike, title: str) -> Curve:
     """
     path = Path(path)
     if path.suffix == ".jsonl":
-        records = _json_lines(path)
+        records: Any = _json_lines(path)
     else:
         state = read_json(path)
         records = state.get("log_history") if isinstance(state, dict) else None
@@ -249,8 +219,9 @@ def read_curve(path: str | os.PathLike, title: str) -> Curve:
     for record in (record for record in records if isinstance(record, dict)):
         for name, line in names.items():
             point = record.get("step"), record.get(name)
-            if all(isinstance(value, int | float) and math.isfinite(value) for value in point):
-                curve.lines.setdefault(line, []).append(point)
+            step, value = (x if isinstance(x, int | float) else math.nan for x in point)
+            if math.isfinite(step) and math.isfinite(value):
+                curve.lines.setdefault(line, []).append((step, value))
     if not curve.lines:
         raise EgoGenError(f"{path}: holds no losses, expected records with 'step' and 'loss'")
     return curve

@@ -1,4 +1,4 @@
-"""How a report says its figures: digits, units, names, intervals, and which ones come first."""
+"""How a report writes its figures: digits, units, names, intervals, and which ones come first."""
 
 from __future__ import annotations
 
@@ -38,14 +38,9 @@ class Cell(NamedTuple):
     meaning: str
 
 
-def number(value: float | None, key: Key, signed: bool = False) -> str:
-    """`+3.21 dB`; a dash for what has no value."""
-    if value is None or math.isnan(value):
-        return DASH
-    if math.isinf(value):
-        return "equal" if value > 0 else DASH
-    text = f"{value:{'+' if signed else ''}.{key.digits}f}".replace("-", "\N{MINUS SIGN}")
-    return f"{text} {key.unit}".strip()
+def key_of(name: str) -> Key:
+    """How the figure `name` is read; counts and unknown names have only a title."""
+    return KEYS.get(name) or Key(COUNTS.get(name, name.replace("_", " ")), "", digits=4)
 
 
 def is_signed(name: str) -> bool:
@@ -53,27 +48,32 @@ def is_signed(name: str) -> bool:
     return name.endswith("gain")
 
 
-def interval_text(interval: Sequence[float] | None, key: Key, signed: bool = False) -> str:
+def number(name: str, value: float | None, unit: bool = True, signed: bool | None = None) -> str:
+    """A value of the figure `name`, as `+3.21 dB`; counts as they are, a dash for no value."""
+    key = key_of(name)
+    if isinstance(value, int):
+        return str(value)
+    if value is None or math.isnan(value):
+        return DASH
+    if math.isinf(value):
+        return "equal" if value > 0 else DASH
+    sign = "+" if (is_signed(name) if signed is None else signed) else ""
+    text = f"{value:{sign}.{key.digits}f}".replace("-", "\N{MINUS SIGN}")
+    return f"{text} {key.unit}".strip() if unit else text
+
+
+def interval_text(name: str, interval: Sequence[float] | None) -> str:
     """`2.61 to 3.21`, without the unit; empty for none."""
-    if interval is None:
-        return ""
-    bare = Key(key.title, key.meaning, "", key.higher_is_better, key.digits)
-    return " to ".join(number(end, bare, signed) for end in interval)
+    return " to ".join(number(name, float(end), unit=False) for end in interval or ())
 
 
 def percent(value: float | None) -> str:
     return DASH if value is None else f"{100 * value:.1f} %"
 
 
-def key_of(name: str) -> Key:
-    return KEYS.get(name) or Key(COUNTS.get(name, name.replace("_", " ")), "", digits=4)
-
-
 def arrow(name: str) -> str:
     """The direction in which a figure is better; empty for counts."""
-    if name not in KEYS:
-        return ""
-    return "\N{UPWARDS ARROW}" if KEYS[name].higher_is_better else "\N{DOWNWARDS ARROW}"
+    return KEYS[name].arrow if name in KEYS else ""
 
 
 def headline(data: ReportData) -> list[Cell]:
@@ -81,40 +81,22 @@ def headline(data: ReportData) -> list[Cell]:
     cells = []
     if data.score:
         others = data.score.get("other_action_rate")
-        cells.append(
-            Cell(
-                percent(data.score.get("done_rate")),
-                "Action done",
-                "",
-                "read from the frame by the oracle"
-                + (f"; a sibling's action in {percent(others)}" if others is not None else ""),
-            )
-        )
+        meaning = "read from the frame by the oracle"
+        if others is not None:
+            meaning += f"; a sibling's action in {percent(others)}"
+        cells.append(Cell(percent(data.score.get("done_rate")), "Action done", "", meaning))
     if data.swapped:
-        cells.append(
-            Cell(
-                percent(data.swapped.get("done_rate")),
-                "Action done, control",
-                "",
-                "same frames, another action's description and features",
-            )
-        )
+        meaning = "same frames, another action's description and features"
+        rate = percent(data.swapped.get("done_rate"))
+        cells.append(Cell(rate, "Action done, control", "", meaning))
     if data.descriptions:
         right = data.descriptions.get("object_hand_target", data.descriptions.get("all"))
         count = data.descriptions.get("count")
-        cells.append(
-            Cell(
-                percent(right),
-                "Descriptions right",
-                "",
-                "object, hand and target" + (f", of {count}" if count else ""),
-            )
-        )
-    for name in HEADLINE:
-        if name in data.overall and len(cells) < CELLS:
-            key, value = key_of(name), data.overall[name]
-            interval = interval_text(data.intervals.get(name), key, is_signed(name))
-            cells.append(
-                Cell(number(value, key, is_signed(name)), key.title, interval, key.meaning)
-            )
+        meaning = "object, hand and target" + (f", of {count}" if count else "")
+        cells.append(Cell(percent(right), "Descriptions right", "", meaning))
+    measured = [name for name in HEADLINE if name in data.overall]
+    for name in measured[: CELLS - len(cells)]:
+        interval = interval_text(name, data.intervals.get(name))
+        figure = number(name, data.overall[name])
+        cells.append(Cell(figure, key_of(name).title, interval, key_of(name).meaning))
     return cells

@@ -1,4 +1,7 @@
-"""A report as one HTML file: pictures, styles and drawings inside, no script, all text escaped."""
+"""A report as one HTML page: images, styles and drawings inside, no script.
+
+`report.html.j2` beside this module is the page; it escapes all text. Here is what it shows.
+"""
 
 from __future__ import annotations
 
@@ -6,249 +9,182 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from html import escape
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from egogen.frames import read_rgb
+from metrics.frame_pairs import frame_file
 from metrics.registry import KEYS
-from metrics.reporting.comparison import panels as versus_panels
-from metrics.reporting.comparison_table import NOTE
-from metrics.reporting.curves import draw_curve, draw_histogram, drawing, to_svg
-from metrics.reporting.data import ReportData, Sample, gained_and_lost, generated_frame
-from metrics.reporting.figures import headline, is_signed, key_of, number
-from metrics.reporting.tables import ROWS, frames_table, overall_table, rates_table, versus_table
+from metrics.reporting import figures
+from metrics.reporting.comparison import NOTE, cells, panels
+from metrics.reporting.curves import Drawing, draw_curve, draw_histogram, to_svg
+from metrics.reporting.data import ReportData, Sample, gained_and_lost, rank
+from metrics.reporting.figures import arrow, interval_text, is_signed, key_of, number, percent
+from metrics.reporting.runs import Versus
 
-PICTURE_WIDTH = 400  # pixels at most, shown at some 270
+IMAGE_WIDTH = 400  # pixels at most, shown at some 270
 QUALITY = 84
 CHANGED = 4  # frames that gained and lost most against another run, each at most
+ROWS = 1000  # frames in the table at most; the CSV has them all
+TAIL = 0.1  # share of the frames whose figures are marked as good or bad
 SECTIONS = {
-    "best": ("Best", "Best {figure} first."),
-    "worst": ("Worst", "Worst {figure} first."),
-    "others": ("In between", "Taken at equal distances from all other frames, by {figure}."),
+    "best": ("Best", "Best {} first."),
+    "worst": ("Worst", "Worst {} first."),
+    "others": ("In between", "Taken at equal distances from all other frames, by {}."),
 }
-STYLE = Path(__file__).with_name("report.css")
 
 
-def picture_uri(path: Path) -> str:
-    """A picture as a JPEG data URI, made smaller where it is wider than shown."""
+class Word(NamedTuple):
+    """A text and what it means: "good", "bad" or ""."""
+
+    text: str
+    kind: str
+
+
+def image_uri(path: Path) -> str:
+    """An image as a JPEG data URI, made smaller where it is wider than shown."""
     image = read_rgb(path)
-    if image.width > PICTURE_WIDTH:
-        height = max(1, round(image.height * PICTURE_WIDTH / image.width))
-        image = image.resize((PICTURE_WIDTH, height), Image.Resampling.LANCZOS)
+    if image.width > IMAGE_WIDTH:
+        height = max(1, round(image.height * IMAGE_WIDTH / image.width))
+        image = image.resize((IMAGE_WIDTH, height), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     image.save(out, "JPEG", quality=QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
 
 
-def _headline(data: ReportData) -> str:
-    cells = []
-    for place, cell in enumerate(headline(data)):
-        value, _, unit = cell.figure.partition(" ")
-        interval = f"<i>95 %: {escape(cell.interval)}</i>" if cell.interval else ""
-        cells.append(
-            f"<div{' class=lead-figure' if place == 0 else ''}><b>{escape(value)}"
-            f"<small>{escape(unit)}</small></b><span>{escape(cell.name)}</span>{interval}"
-            f"<em>{escape(cell.meaning)}</em></div>"
-        )
-    return f'<section class="headline">{"".join(cells)}</section>'
-
-
-def figure_words(sample: Sample) -> list[tuple[str, str]]:
-    """(text, "good" | "bad" | "") of a frame: the oracle's word, then its figures."""
+def figure_words(sample: Sample) -> list[Word]:
+    """What the oracle found in a frame, then the frame's figures."""
     words = []
     if sample.done is not None:
         text = "action done" if sample.done else f"not done: {sample.why_not or 'not found'}"
-        words.append((text, "good" if sample.done else "bad"))
+        words.append(Word(text, "good" if sample.done else "bad"))
     for name, value in sample.figures.items():
         if name in KEYS and not name.endswith("_scaled"):
             kind = "" if not is_signed(name) else "good" if value > 0 else "bad"
-            words.append(
-                (f"{key_of(name).title} {number(value, key_of(name), is_signed(name))}", kind)
-            )
+            words.append(Word(f"{key_of(name).title} {number(name, value)}", kind))
     return words
 
 
-def _words(words: Sequence[tuple[str, str]]) -> str:
-    """What is good or bad as coloured chips, the rest as a plain list beside each other."""
-    chips = "".join(f'<span class="{kind}">{escape(text)}</span>' for text, kind in words if kind)
-    plain = "".join(f"<span>{escape(text)}</span>" for text, kind in words if not kind)
-    return "".join(
-        f'<div class="{name}">{spans}</div>'
-        for name, spans in (("chips", chips), ("facts", plain))
-        if spans
-    )
-
-
-def _sample(
-    sample: Sample,
-    words: Sequence[tuple[str, str]] | None = None,
-    first: tuple[str, Path] | None = None,
-) -> str:
-    """One frame; `words` stand in place of its figures, `first` in place of its source."""
-    figures = "".join(
-        f'<figure class="{kind}"><img loading="lazy" alt="{escape(name)}: {escape(sample.label)}" '
-        f'src="{picture_uri(path)}"><figcaption>{escape(name)}</figcaption></figure>'
-        for kind, name, path in (
-            ("source", *(first or ("Source", sample.source))),
-            ("generated", "Generated", sample.generated),
-            ("target", "Ground truth", sample.target),
-        )
-    )
-    text = f"<p>{escape(sample.description)}</p>" if sample.description else ""
-    seen = "".join(
-        f"<p class=seen><b>{escape(title)}</b> sees: {escape(caption)}</p>"
-        for title, caption in sample.captions.items()
-    )
-    facts = _words(figure_words(sample) if words is None else words)
-    return (
-        f'<article class="sample"><div class="images">{figures}</div><div class="text">'
-        f"<h3>{escape(sample.label)}</h3>{text}{seen}{facts}"
-        f'<p class="key">{escape(sample.key)}</p></div></article>'
-    )
-
-
-def _columns(*names: str) -> str:
-    heads = "".join(f"<span>{escape(name)}</span>" for name in names)
-    return f'<div class="columns-row"><div class="columns">{heads}</div></div>'
-
-
-def _section(kind: str, samples: Sequence[Sample], ranked_by: str) -> str:
-    if not samples:
-        return ""
-    title, hint = SECTIONS[kind]
-    figure = key_of(ranked_by).title if ranked_by else "name"
-    return (
-        f'<section id="{kind}"><h2>{title}</h2>'
-        f'<p class="hint">{escape(hint.format(figure=figure))}</p>'
-        f"{_columns('Source', 'Generated', 'Ground truth')}{''.join(map(_sample, samples))}"
-        "</section>"
-    )
-
-
-def _panel(title: str, content: str) -> str:
-    head = f"<h3>{escape(title)}</h3>" if title else ""
-    return f'<div class="panel">{head}{content}</div>'
-
-
-def spreads(data: ReportData) -> list[tuple]:
-    """(drawing function, *its arguments) of the spread of each figure over the frames."""
-    found: list[tuple] = []
-    names = sorted(data.columns, key=lambda name: name != data.ranked_by)  # that one first
-    for name in names:
+def spreads(data: ReportData) -> list[Drawing]:
+    """Histograms of each figure over the frames, first the one that ranks them."""
+    found: list[Drawing] = []
+    for name in sorted(data.columns, key=lambda name: name != data.ranked_by):
         values = [sample.figures.get(name, math.nan) for sample in data.samples]
         values = [value for value in values if math.isfinite(value)]
         if len(values) >= 2:
-            key = key_of(name)
-            unit = f", {key.unit}" if key.unit else ""
-            title = f"{key.title}{unit}, of {len(values)} frames"
-            found.append((draw_histogram, values, title, is_signed(name)))
+            title = f"{key_of(name).label}, of {len(values)} frames"
+            signed = is_signed(name)
+            found.append(partial(draw_histogram, values=values, title=title, signed=signed))
     return found
 
 
-def plots(data: ReportData) -> list[tuple]:
-    """Training curves, then `spreads`."""
-    return [(draw_curve, curve) for curve in data.curves] + spreads(data)
-
-
-def _drawings(wanted: Sequence[tuple], size=(5.4, 2.7)) -> str:
-    """A panel a drawing."""
-    return "".join(
-        _panel("", to_svg(drawing(function, *arguments, size=size)))
-        for function, *arguments in wanted
-    )
-
-
-def _spreads(data: ReportData) -> str:
-    panels = _drawings(spreads(data))
-    if not panels:
-        return ""
-    return (
-        '<section id="spread"><h2>Spread over the frames</h2><p class="hint">Dashed: the mean.</p>'
-        f'<div class="panels">{panels}</div></section>'
-    )
-
-
-def _panels(data: ReportData) -> str:
-    panels = []
+def rates(data: ReportData) -> list[tuple[str, list[tuple[str, float | None, object]]]]:
+    """(title, [(name, share, count)]) of each table of shares, drawn as bars."""
+    found = []
     by_verb = (data.score or {}).get("by_verb")
     if isinstance(by_verb, dict) and by_verb:
-        rates = [(verb, row.get("done_rate"), row.get("count")) for verb, row in by_verb.items()]
-        panels.append(_panel("Action done, by verb", rates_table(rates)))
+        rows = [(verb, row.get("done_rate"), row.get("count", "")) for verb, row in by_verb.items()]
+        found.append(("Action done, by verb", rows))
     if data.descriptions:
         facts = ("verb", "object", "hand", "target", "all")
-        rates = [(name, data.descriptions[name], "") for name in facts if name in data.descriptions]
-        panels.append(_panel("Descriptions that state it right", rates_table(rates)))
-    curves = _drawings([(draw_curve, curve) for curve in data.curves])
-    rows = [f'<div class="panels">{row}</div>' for row in ("".join(panels), curves) if row]
-    hint = "Intervals: 95 %, by resampling whole clips." if data.intervals else ""
-    overall = f'<div class="panel full">{overall_table(data)}</div>'
-    return f'<section><h2>Figures</h2><p class="hint">{hint}</p>{overall}{"".join(rows)}</section>'
+        rows = [(name, data.descriptions[name], "") for name in facts if name in data.descriptions]
+        found.append(("Descriptions that state it right", rows))
+    return found
 
 
-def _versus(data: ReportData, count: int) -> str:
-    """The comparison with another run, A: table, drawings, and the frames that changed most."""
-    versus = data.versus
-    if versus is None:
-        return ""
-    drawings = _drawings(versus_panels(versus), size=(3.7, 3.5))
-    left_out = "".join(f"<br>Left out: {escape(line)}" for line in versus.skipped)
-    text = (
-        '<section id="versus"><h2>Compared with another run</h2><p class="hint">'
-        f"A: {escape(versus.first.name)}, B: {escape(versus.second.name)} (this run), "
-        f"{len(versus.frames)} frames of {versus.clips} clips in both. {escape(NOTE)}{left_out}</p>"
-        f"{_panel('', versus_table(versus))}"
-        f'<div class="panels narrow">{drawings}</div></section>'
-    )
+def _thresholds(samples: Sequence[Sample], name: str) -> tuple[float, float]:
+    """(good from, bad up to) of a figure's rank; no frame reaches them where all are equal."""
+    ranks = sorted(rank(sample, name) for sample in samples if name in sample.figures)
+    place = int(TAIL * len(ranks))
+    if place < 1 or ranks[place - 1] == ranks[-place]:
+        return math.inf, -math.inf
+    return ranks[-place], ranks[place - 1]
+
+
+def frame_rows(data: ReportData) -> list[tuple[Sample, list[Word]]]:
+    """A row a frame, best first; the best and the worst tenth of each figure are marked."""
+    limits = {name: _thresholds(data.samples, name) for name in data.columns}
+    rows = []
+    for sample in data.samples[:ROWS]:
+        words = []
+        for name, (good, bad) in limits.items():
+            value = rank(sample, name)
+            kind = "good" if value >= good else "bad" if value <= bad else ""
+            words.append(Word(number(name, sample.figures.get(name), unit=False), kind))
+        rows.append((sample, words))
+    return rows
+
+
+def versus_rows(versus: Versus | None) -> list[tuple[str, list[Word]]]:
+    """(figure, its cells) of every compared figure; the difference is marked where it is clear."""
+    rows = []
+    for found in versus.figures if versus else ():
+        title, *values, better = cells(found, KEYS[found.key])
+        kinds = ["", "", {"B": "good", "A": "bad"}.get(better, ""), *[""] * (len(values) - 3)]
+        texts = [
+            figures.DASH if text == "-" else text.replace("-", "\N{MINUS SIGN}") for text in values
+        ]
+        rows.append((title, list(map(Word, texts, kinds))))
+    return rows
+
+
+def changed_samples(data: ReportData, count: int) -> list[tuple[str, list]]:
+    """("Gained" | "Lost", [(sample, its change in words, frame of A)]), where A's frames are known.
+
+    At most `count` samples each; one without samples is left out.
+    """
     if data.other_images is None:
-        return text
-    key = key_of(data.ranked_by)
-    changed = zip(("Gained", "Lost"), ("good", "bad"), gained_and_lost(data, count), strict=True)
-    for title, kind, changes in changed:
-        if not changes:
-            continue
-        articles = "".join(
-            _sample(
-                sample,
-                [(f"{key.title} {number(change, key, True)}", kind)],
-                ("A", generated_frame(data.other_images, sample.frame)),
-            )
-            for sample, change in changes
-        )
-        text += (
-            f'<section id="{title.lower()}"><h2>{title} most over A</h2><p class="hint">'
-            f"By {escape(key.title)}; the change is B − A.</p>"
-            f"{_columns('A', 'B, this run', 'Ground truth')}{articles}</section>"
-        )
-    return text
+        return []
+    found = []
+    name = data.ranked_by
+    for title, kind, changes in zip(
+        ("Gained", "Lost"), ("good", "bad"), gained_and_lost(data, count), strict=True
+    ):
+        rows = []
+        for sample, change in changes:
+            word = Word(f"{key_of(name).title} {number(name, change, signed=True)}", kind)
+            rows.append((sample, [word], frame_file(data.other_images, sample.frame)))
+        if rows:
+            found.append((title, rows))
+    return found
 
 
-def _frames(data: ReportData) -> str:
-    """Every frame's figures, folded."""
-    if not data.columns:
-        return ""
-    shown = min(ROWS, len(data.samples))
-    return (
-        '<section id="frames"><h2>Every frame</h2><p class="hint">The best and the worst tenth of '
-        "each figure are marked. All values are in per_sample.csv beside metric.json.</p>"
-        f"<details><summary>{shown} of {len(data.samples)} frames, best first</summary>"
-        f'<div class="panel wide">{frames_table(data)}</div></details></section>'
-    )
+def _svg(drawings: Sequence[Drawing], size: tuple[float, float] = (5.4, 2.7)) -> list[Markup]:
+    return [Markup(to_svg(draw, size)) for draw in drawings]
 
 
 def page(data: ReportData, chosen: dict[str, list[Sample]]) -> str:
-    """The whole page; `chosen` are the samples of each section."""
-    shown = sum(map(len, chosen.values()))
-    changed = min(CHANGED, len(chosen["best"]))
-    sections = "".join(_section(kind, chosen[kind], data.ranked_by) for kind in SECTIONS)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(data.title)}</title><style>{STYLE.read_text(encoding='utf-8')}</style>"
-        f'</head><body><main><header><h1>{escape(data.title)}</h1><p class="lead">'
-        f"{escape(data.subtitle)}</p></header>{_headline(data)}{_panels(data)}"
-        f"{_versus(data, changed)}{sections}{_spreads(data)}{_frames(data)}"
-        f"<footer>{shown} of {len(data.samples)} frames shown with pictures.</footer>"
-        "</main></body></html>\n"
+    """The report; `chosen` are the samples of each section."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in (arrow, figure_words, image_uri, interval_text, key_of, number, percent):
+        environment.globals[function.__name__] = function
+    by = key_of(data.ranked_by).title if data.ranked_by else "name"
+    return environment.get_template("report.html.j2").render(
+        data=data,
+        headline=figures.headline(data),
+        rates=rates(data),
+        curves=_svg([partial(draw_curve, curve=curve) for curve in data.curves]),
+        versus_rows=versus_rows(data.versus),
+        versus_note=NOTE,
+        versus_drawings=_svg(panels(data.versus) if data.versus else [], (3.7, 3.5)),
+        changed=changed_samples(data, min(CHANGED, len(chosen["best"]))),
+        sections=[
+            (kind, title, hint.format(by), chosen[kind])
+            for kind, (title, hint) in SECTIONS.items()
+            if chosen[kind]
+        ],
+        spreads=_svg(spreads(data)),
+        frame_rows=frame_rows(data),
+        shown=sum(map(len, chosen.values())),
     )

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from egogen.atomic import read_json
 from egogen.errors import EgoGenError
-from metrics.intervals import SUFFIX
-from metrics.pairwise import Comparison, compare_columns, compare_resampled
+from metrics.intervals import SUFFIX, Comparison, compare_columns, compare_resampled
 from metrics.registry import KEYS
-from metrics.results import INPUT_FILE, METRIC_FILE, PARTS, SAMPLE_FILE, read_clips, read_samples
+from metrics.results import INPUT_FILE, METRIC_FILE, PARTS, SAMPLE_FILE, read_object, read_table
 
 INSIDE = ("metric", "metrics")  # where a run's folder holds its results
 
@@ -46,10 +44,11 @@ class Versus:
 
     def values(self, key: str) -> tuple[list[float], list[float]]:
         """Per-frame values of A and B, nan where there is none."""
-        return tuple(
+        first, second = (
             [run.samples[frame].get(key, math.nan) for frame in self.frames]
             for run in (self.first, self.second)
         )
+        return first, second
 
     def to_json(self) -> dict:
         names = ("frames", "wins", "ties", "losses", "win_rate", "p_value", "test")
@@ -86,15 +85,13 @@ def read_run(path: str | os.PathLike, name: str | None = None) -> Run:
             f"{path}: holds no {METRIC_FILE}; measure first: "
             "python metrics/all_metrics_in_one.py --help"
         )
-    inputs, overall = read_json(found / INPUT_FILE), read_json(found / METRIC_FILE)
-    if not isinstance(overall, dict):
-        raise EgoGenError(f"{found / METRIC_FILE}: expected an object of figures")
+    inputs, overall = read_json(found / INPUT_FILE), read_object(found / METRIC_FILE, "figures")
     if not isinstance(inputs, dict) or not {"metrics", "targets"} <= inputs.keys():
         raise EgoGenError(
             f"{found / INPUT_FILE}: expected 'metrics' and 'targets'; of an earlier version? "
             "Measure again: python metrics/all_metrics_in_one.py --help"
         )
-    samples = read_samples(found / SAMPLE_FILE)
+    samples, clips = read_table(found / SAMPLE_FILE)
     missing = sorted(inputs["targets"].keys() - samples.keys())
     if missing:
         raise EgoGenError(
@@ -102,14 +99,7 @@ def read_run(path: str | os.PathLike, name: str | None = None) -> Run:
             f" first {missing[0]}; measure again"
         )
     named = found.parent if found.name in INSIDE else found
-    return Run(
-        name or named.name,
-        found,
-        overall,
-        samples,
-        read_clips(found / SAMPLE_FILE),
-        inputs,
-    )
+    return Run(name or named.name, found, overall, samples, clips, inputs)
 
 
 def common_frames(first: Run, second: Run) -> list[str]:
@@ -148,9 +138,9 @@ def compare_runs(first: Run, second: Run) -> Versus:
         versus.skipped.append(f"frames: {only[0]} only in A, {only[1]} only in B")
     both = [name for name in first.inputs["metrics"] if name in second.inputs["metrics"]]
     for run, letter in ((first, "A"), (second, "B")):
-        alone = [name for name in run.inputs["metrics"] if name not in both]
-        if alone:
-            versus.skipped.append(f"measured only in {letter}: {', '.join(alone)}")
+        only_here = [name for name in run.inputs["metrics"] if name not in both]
+        if only_here:
+            versus.skipped.append(f"measured only in {letter}: {', '.join(only_here)}")
     for name in both:
         reason = _incomparable(name, first, second, same_frames)
         if reason:
@@ -167,26 +157,30 @@ def compare_runs(first: Run, second: Run) -> Versus:
 
 def _compare(versus: Versus, metric: str, key: str, same_frames: bool) -> None:
     """Append the comparison of one figure, or why there is none."""
-    runs = (versus.first, versus.second)
-    values = versus.values(key)
+    first, second = versus.values(key)
     clips = [versus.first.clips[frame] for frame in versus.frames]
-    found = compare_columns(key, *values, clips, KEYS[key].higher_is_better)
+    found = compare_columns(key, first, second, clips, KEYS[key].higher_is_better)
     if found is None and same_frames:
-        found = _compare_overall(key, metric, runs, len(versus.frames))
+        found = _compare_overall(versus, metric, key)
     if found is not None:
         versus.figures.append(found)
     elif key != "psnr_pooled":  # `psnr` says all that can be said of it
         versus.skipped.append(f"{key}: no value that the runs share")
 
 
-def _compare_overall(key: str, metric: str, runs: Sequence[Run], frames: int) -> Comparison | None:
-    overall = tuple(run.overall.get(key) for run in runs)
-    if not all(isinstance(value, int | float) for value in overall):
-        return None
-    resampled = [
-        read_json(run.folder / PARTS / f"{metric}.json").get("resampled", {}).get(key)
-        for run in runs
-    ]
-    if not all(resampled):
-        return None
-    return compare_resampled(key, overall, resampled, frames)
+def _compare_overall(versus: Versus, metric: str, key: str) -> Comparison | None:
+    """Compare a figure without per-frame values (FID) by what its intervals were made of."""
+    overall, resampled = [], []
+    for run in (versus.first, versus.second):
+        value = run.overall.get(key)
+        if not isinstance(value, int | float):
+            return None
+        part = read_json(run.folder / PARTS / f"{metric}.json")
+        draws = part.get("resampled", {}).get(key)
+        if not draws:
+            return None
+        overall.append(value)
+        resampled.append(draws)
+    return compare_resampled(
+        key, (overall[0], overall[1]), (resampled[0], resampled[1]), len(versus.frames)
+    )

@@ -18,7 +18,7 @@ from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
 from egogen.frames import read_rgb
 from egogen.jobs import track
 from egogen.layout import DATASETS, SPLITS, action_file, frame_folder
-from metrics.measures.changed_region import changed_region_scores
+from metrics.measures.psnr import changed_region_scores
 from mini.oracle.oracle import judge
 from mini.oracle.reading import read_image
 from mini.world.texts import parse_description

@@ -42,21 +42,18 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     config = load_config(TrainConfig, [str(CONFIG)])
-    params = config.model.params
+    params = config.model
 
     torch.manual_seed(args.seed)
     texts = list(text_tower.sample_texts(args.seed, 1500))
     tokenizer = text_tower.train_tokenizer(texts, 768)
-    tower = text_tower.build_tower(
-        tokenizer, params.unet_config.params.context_dim, layers=2, heads=4
-    )
+    tower = text_tower.build_tower(tokenizer, params.unet.context_dim, layers=2, heads=4)
     right = text_tower.train_tower(tower, tokenizer, texts, args.text_steps, args.seed)
     print(f"text tower: {right:.1%} of the facts right")
 
-    paths = frame_paths(args.dataset_root, args.name)
-    frames = read_frames(paths, config.data.params.train.params.res)
+    frames = read_frames(frame_paths(args.dataset_root, args.name), config.data.train.res)
     torch.manual_seed(args.seed)
-    vae = build_autoencoder(params.first_stage_config.params, params.scale_factor)
+    vae = build_autoencoder(params.autoencoder, params.scale_factor)
     psnr = train_autoencoder(
         vae, frames, steps=args.steps, batch_size=args.batch_size, peak=2e-3, seed=args.seed
     )

@@ -75,7 +75,7 @@ def rounds_of(turns: Sequence[str | None], template: Template) -> list[Round]:
 
 
 def render(turns: Sequence[str | None], template: Template) -> str:
-    """The whole conversation as the model reads it (without the beginning mark `<s>`)."""
+    """The conversation as the model reads it (without the beginning mark `<s>`)."""
     return "".join(
         piece.instruction + ("" if piece.answer is None else piece.answer + END)
         for piece in rounds_of(turns, template)
@@ -83,7 +83,7 @@ def render(turns: Sequence[str | None], template: Template) -> str:
 
 
 def prompt_for(question: str, template: Template) -> str:
-    """The open prompt for one question about one picture."""
+    """The open prompt for one question about one image."""
     return render([f"{IMAGE_MARK}\n{question}", None], template)
 
 

@@ -1,7 +1,8 @@
-"""Pictures to pixel values, as CLIP's image processor does it, with LLaVA's aspect options."""
+"""Images to pixel values, as CLIP's image processor does it, with LLaVA's aspect options."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,10 +23,11 @@ ASPECTS = ("square", "pad", "squeeze")
 
 @dataclass(frozen=True)
 class ImageProcessor:
-    """Picture -> (3, size, size) float32.
+    """An image of any size and mode -> (3, size, size) float32, normalised by `mean` and `std`.
 
-    aspect "square": short side to `size`, centre crop (released; 16:9 loses 44 % of the width);
-    "pad": square canvas of the mean colour first; "squeeze": the whole frame into the square.
+    aspect "square": short side to `size`, then the centre (as in the released code; 16:9 loses 44 %
+    of the width); "pad": square canvas of the mean colour first; "squeeze": all of the frame into
+    the square, its sides by different factors.
     """
 
     size: int = 224
@@ -48,7 +50,8 @@ class ImageProcessor:
         else:
             image = self._resize_and_crop(image)
         values = np.asarray(image, dtype=np.float32) / np.float32(255)  # (size, size, 3)
-        values = (values - np.float32(self.mean)) / np.float32(self.std)
+        mean, std = (np.asarray(three, dtype=np.float32) for three in (self.mean, self.std))
+        values = (values - mean) / std
         return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
 
     def batch(self, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -88,11 +91,11 @@ class ImageProcessor:
             "image_std": self.std,
         }
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | os.PathLike) -> None:
         write_json(Path(folder) / FILE, self.settings(), indent=2)
 
 
-def load_image_processor(folder: str | Path, size: int, aspect: str) -> ImageProcessor:
+def load_image_processor(folder: str | os.PathLike, size: int, aspect: str) -> ImageProcessor:
     """`size` and `aspect` come from the model's config; mean and std from the folder if there."""
     path = Path(folder) / FILE
     if not path.exists():

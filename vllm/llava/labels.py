@@ -1,7 +1,7 @@
 """From a raw action label to the verb phrase that the query asks about.
 
 Ego4D narrates ("#C C picks up the knife"), Epic-Kitchens names ("pick up knife"). Two styles:
-"parsed" (default) reads the narration's tags; "released" cuts characters as the published runs did.
+"parsed" (default) reads the narration's tags; "released" cuts characters as the released code does.
 """
 
 from __future__ import annotations
@@ -133,5 +133,5 @@ def check_query(template: str) -> str:
 
 
 def question(action: str, template: str = QUERY) -> str:
-    """The question about one action. A picture mark inside the action is taken apart."""
+    """The question about one action. An image mark inside the action is taken apart."""
     return template.format(action.replace("<image>", "< image >"))

@@ -1,13 +1,14 @@
 """The vision-language model: CLIP vision tower, projector of one or two layers, Llama.
 
-Letters: B samples, T positions (pictures expanded), P patches per picture, D language width,
-C vision width.
+Letters: B samples, T positions (an image has P of them), P patches of an image, D language width,
+C vision width, V vocabulary, N targets of a batch.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,13 +60,15 @@ def with_identity(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 class Llava(LlavaForConditionalGeneration):
-    """transformers' Llava with LLaVA's own conventions.
+    """transformers' Llava with the conventions of the LLaVA authors' own code.
 
-    `config.projector_layers` (1 or 2) chooses the projector. In `input_ids` each picture is P times
+    `config.projector_layers` (1 or 2) chooses the projector. In `input_ids` each image is P times
     IMAGE_ID, which needs no row of the vocabulary.
     """
 
     source_folder: Path | None = None  # whose files the weights may be maps of
+
+    model: Any  # transformers' LlavaModel: vision tower, projector and language model
 
     def __init__(self, config: LlavaConfig):
         super().__init__(config)
@@ -90,7 +93,7 @@ class Llava(LlavaForConditionalGeneration):
 
     @property
     def patches(self) -> int:
-        """Positions that one picture takes."""
+        """P, the positions that one image takes."""
         vision = self.config.vision_config
         grid = (vision.image_size // vision.patch_size) ** 2
         return grid + (self.config.vision_feature_select_strategy == "full")
@@ -98,29 +101,29 @@ class Llava(LlavaForConditionalGeneration):
     def vision_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(B, 3, size, size) -> (B, P, C): hidden state `vision_feature_layer` without class token.
 
-        Layers above that one are not run.
+        Layers above that one are not run, and no gradient is kept of a tower that does not learn.
         """
         tower = self.model.vision_tower
         learns = any(parameter.requires_grad for parameter in tower.parameters())
         with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
             return self._vision_features(tower, pixel_values)
 
-    def _vision_features(self, tower: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+    def _vision_features(self, tower: Any, pixel_values: torch.Tensor) -> torch.Tensor:
         layer, offloaded = self.config.vision_feature_layer, tower.device.type == "meta"
         # Weights that lie on disk are fetched, and inputs moved to them, when the tower is called.
-        pixels = pixel_values.to(None if offloaded else tower.device, tower.dtype)
+        pixels = pixel_values.to(None if offloaded else tower.device, tower.dtype)  # (B, 3, s, s)
         if offloaded or not isinstance(tower, CLIPVisionModel):
-            states = tower(pixels, output_hidden_states=True).hidden_states[layer]
+            states = tower(pixels, output_hidden_states=True).hidden_states[layer]  # (B, 1+P, C)
         else:
             blocks = tower.encoder.layers
             states = tower.pre_layrnorm(tower.embeddings(pixels))  # (B, 1+P, C)
             for block in blocks[: layer + 1 + len(blocks) if layer < 0 else layer]:
-                states = block(states, attention_mask=None)
+                states = block(states, attention_mask=None)  # (B, 1+P, C)
         return states if self.config.vision_feature_select_strategy == "full" else states[:, 1:]
 
     def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(B, 3, size, size) -> (B, P, D): what the language model sees of each picture."""
-        return self.model.multi_modal_projector(self.vision_features(pixel_values))
+        """(B, 3, size, size) -> (B, P, D): what the language model sees of each image."""
+        return self.model.multi_modal_projector(self.vision_features(pixel_values))  # (B, P, D)
 
     def embed(
         self, input_ids: torch.Tensor, features_BPD: torch.Tensor | None = None
@@ -130,13 +133,13 @@ class Llava(LlavaForConditionalGeneration):
         Rows without IMAGE_ID take part with weight zero, so that every rank has a gradient for the
         projector.
         """
-        pictured = input_ids == IMAGE_ID
-        embeds = self.get_input_embeddings()(input_ids.masked_fill(pictured, 0))
+        of_image = input_ids == IMAGE_ID  # (B, T)
+        embeds = self.get_input_embeddings()(input_ids.masked_fill(of_image, 0))  # (B, T, D)
         if features_BPD is None:
             return embeds
-        features = features_BPD.to(embeds.device, embeds.dtype)
-        used = pictured.any(1)
-        embeds = embeds.masked_scatter(pictured[..., None], features[used])
+        features = features_BPD.to(embeds.device, embeds.dtype)  # (B, P, D)
+        used = of_image.any(1)  # (B,)
+        embeds = embeds.masked_scatter(of_image[..., None], features[used])  # (B, T, D)
         return embeds if bool(used.all()) else embeds + 0.0 * features[~used].sum()
 
     def forward(
@@ -149,14 +152,17 @@ class Llava(LlavaForConditionalGeneration):
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs,
     ) -> LlavaCausalLMOutputWithPast:
-        """Logits (B, T, V), or with `labels` (B, T) the loss alone.
+        """Logits (B, T, V), or with `labels` (B, T) only the loss.
 
-        The loss is the mean over all targets of the batch (of the whole accumulated batch when
-        `num_items_in_batch` is given). Logits are computed only where there is a target.
+        The loss is the mean over all targets of the batch, or over `num_items_in_batch` where that
+        is given: the targets of an accumulated batch. Logits are computed only where there is a
+        target.
         """
         if inputs_embeds is None:
             features = None if pixel_values is None else self.image_features(pixel_values)
-            inputs_embeds = self.embed(input_ids, features)
+            if input_ids is None:
+                raise ValueError("neither input_ids nor inputs_embeds are given")
+            inputs_embeds = self.embed(input_ids, features)  # (B, T, D)
         if labels is None:
             return super().forward(
                 inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs
@@ -166,15 +172,15 @@ class Llava(LlavaForConditionalGeneration):
         hidden = self.model.language_model(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False
         ).last_hidden_state  # (B, T, D)
-        following = labels[:, 1:]
-        wanted = following != IGNORE
-        logits = self.lm_head(hidden[:, :-1][wanted]).float()  # (targets, V)
-        total = F.cross_entropy(logits, following[wanted], reduction="sum")
+        following = labels[:, 1:]  # (B, T - 1)
+        wanted = following != IGNORE  # (B, T - 1)
+        logits = self.lm_head(hidden[:, :-1][wanted]).float()  # (N, V)
+        total = F.cross_entropy(logits, following[wanted], reduction="sum")  # ()
         return LlavaCausalLMOutputWithPast(loss=total / (num_items_in_batch or wanted.sum()))
 
 
 def runs_on(module: nn.Module) -> torch.device:
-    """Where a layer computes: that may not be where a device map keeps its weights."""
+    """Where a layer computes, which may be another place than where a device map keeps it."""
     place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
     return next(module.parameters()).device if place is None else torch.device(place)
 

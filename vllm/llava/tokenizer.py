@@ -1,7 +1,8 @@
-"""The Llama tokenizer of a checkpoint folder: sentencepiece as released, or a tokenizers file."""
+"""The Llama tokenizer of a folder: sentencepiece (as released) or the tokenizers library."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -23,13 +24,13 @@ class TextTokenizer:
     """Text <-> ids. Marks (`<s>`, `</s>`, `<unk>`, added tokens) inside text become their own ids.
 
     Ids up to `len(self)` may be produced; a model may have more rows. Those of a hub folder's
-    picture mark and of what was added with it are never produced.
+    image mark and of what was added with it are never produced.
     """
 
     unk_id, bos_id, eos_id = 0, 1, 2
-    pad_id = 0  # as released: the unknown mark pads
+    pad_id = 0  # as in the released code: the unknown mark pads
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
         self.added: dict[str, int] = {}
         if (self.folder / ADDED_FILE).exists():
@@ -37,11 +38,11 @@ class TextTokenizer:
 
     def _split_marks(self, text: str) -> list[str]:
         marks = sorted(self.marks, key=len, reverse=True)
-        return [part for part in re.split("(" + "|".join(map(re.escape, marks)) + ")", text)]
+        return re.split("(" + "|".join(map(re.escape, marks)) + ")", text)
 
     @property
     def marks(self) -> dict[str, int]:
-        """Those that stand for themselves in text: a picture is IMAGE_ID here, not a mark."""
+        """Those that stand for themselves in text: an image is IMAGE_ID here, not a mark."""
         added = {mark: number for mark, number in self.added.items() if mark != IMAGE_MARK}
         return {"<unk>": self.unk_id, "<s>": self.bos_id, "</s>": self.eos_id, **added}
 
@@ -80,7 +81,7 @@ class SentencePieceTokenizer(TextTokenizer):
     `legacy` (its default): every piece between marks gets a space in front, else only the first.
     """
 
-    def __init__(self, folder: str | Path, legacy: bool = True):
+    def __init__(self, folder: str | os.PathLike, legacy: bool = True):
         super().__init__(folder)
         self.legacy = legacy
         path = self.folder / MODEL_FILE
@@ -108,17 +109,18 @@ class SentencePieceTokenizer(TextTokenizer):
 class FastTokenizer(TextTokenizer):
     """A `tokenizer.json` of the tokenizers library, for folders without a sentencepiece model."""
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | os.PathLike):
         super().__init__(folder)
         path = self.folder / FAST_FILE
         try:
             self.tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
             raise EgoGenError(f"{path}: not a tokenizer file ({error})") from None
-        ids = {name: self.tokenizer.token_to_id(name) for name in ("<unk>", "<s>", "</s>")}
-        if None in ids.values():
+        marks = [self.tokenizer.token_to_id(name) for name in ("<unk>", "<s>", "</s>")]
+        ids = [number for number in marks if number is not None]
+        if len(ids) < len(marks):
             raise EgoGenError(f"{path}: expected a Llama vocabulary with <unk>, <s> and </s>")
-        self.unk_id, self.bos_id, self.eos_id = ids.values()
+        self.unk_id, self.bos_id, self.eos_id = ids
         added = self.tokenizer.get_added_tokens_decoder()
         self.added.update({token.content: number for number, token in added.items()})
 
@@ -132,7 +134,7 @@ class FastTokenizer(TextTokenizer):
         return self.tokenizer.get_vocab_size(with_added_tokens=True)
 
 
-def load_tokenizer(folder: str | Path, legacy: bool | None = None) -> TextTokenizer:
+def load_tokenizer(folder: str | os.PathLike, legacy: bool | None = None) -> TextTokenizer:
     """The tokenizer of a checkpoint folder; `legacy` overrides what tokenizer_config.json says."""
     folder = Path(folder)
     if (folder / MODEL_FILE).exists():
@@ -145,23 +147,16 @@ def load_tokenizer(folder: str | Path, legacy: bool | None = None) -> TextTokeni
     raise EgoGenError(f"{folder}: holds no tokenizer, expected {MODEL_FILE} or {FAST_FILE}")
 
 
-def save_tokenizer(tokenizer: TextTokenizer, folder: str | Path) -> None:
+def save_tokenizer(tokenizer: TextTokenizer, folder: str | os.PathLike) -> None:
     """Copy the tokenizer's files into another checkpoint folder."""
-    names = (
-        MODEL_FILE,
-        FAST_FILE,
-        CONFIG_FILE,
-        "special_tokens_map.json",
-        ADDED_FILE,
-    )
-    for name in names:
+    for name in (MODEL_FILE, FAST_FILE, CONFIG_FILE, "special_tokens_map.json", ADDED_FILE):
         source = tokenizer.folder / name
         if source.exists() and source.resolve() != (Path(folder) / name).resolve():
             with atomic_path(Path(folder) / name) as temporary:
                 shutil.copyfile(source, temporary)
 
 
-def write_tokenizer_config(folder: str | Path, max_length: int, legacy: bool = True) -> None:
+def write_tokenizer_config(folder: str | os.PathLike, max_length: int, legacy: bool = True) -> None:
     """tokenizer_config.json beside a fresh tokenizer.model, as Llama tokenizers have it."""
     write_json(
         Path(folder) / CONFIG_FILE,

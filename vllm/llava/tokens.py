@@ -1,4 +1,9 @@
-"""Ids, targets and batches. B samples, T text ids (one per picture), S ids (256 per picture)."""
+"""Texts as ids, targets and batches.
+
+An image stands in a text as one IMAGE_ID, and is expanded to one for each of its P patches before a
+model reads the ids. Letters: B samples, T ids of the longest sample, S the same with images
+expanded.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +12,16 @@ from dataclasses import dataclass
 
 import torch
 
-from llava.conversation import IMAGE_MARK, Template, rounds_of
+from llava.conversation import END, IMAGE_MARK, Template, rounds_of
 from llava.tokenizer import TextTokenizer
 
-IMAGE_ID = -200  # stands for a picture in the ids
+IMAGE_ID = -200  # stands for an image in the ids
 IGNORE = -100  # a label that is no target
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Ids of one conversation, one IMAGE_ID per picture, and the targets (IGNORE where none)."""
+    """Ids of one conversation, one IMAGE_ID per image, and the targets (IGNORE where none)."""
 
     input_ids: list[int]
     labels: list[int]
@@ -29,7 +34,7 @@ class Encoded:
 def encode_prompt(text: str, tokenizer: TextTokenizer, image: bool = True) -> list[int]:
     """`<s>` and the ids of `text`; with `image` every "<image>" becomes IMAGE_ID.
 
-    The text on either side of a picture is tokenised alone, as LLaVA does.
+    The texts before and after an image are tokenised one by one, as in the released code.
     """
     ids = [tokenizer.bos_id]
     for index, piece in enumerate(text.split(IMAGE_MARK) if image else [text]):
@@ -40,25 +45,28 @@ def encode_prompt(text: str, tokenizer: TextTokenizer, image: bool = True) -> li
 def encode_conversation(
     turns: Sequence[str], template: Template, tokenizer: TextTokenizer, image: bool = True
 ) -> Encoded:
-    """Ids of a whole conversation; targets are the answers, each with the end mark behind it."""
-    rounds = rounds_of(turns, template)
-    text = "".join(part.instruction + part.answer + "</s>" for part in rounds)
+    """Ids of a conversation in which every question has its answer.
+
+    Targets are the answers, each with the end mark behind it.
+    """
+    rounds = [(part.instruction, part.answer or "") for part in rounds_of(turns, template)]
+    text = "".join(instruction + answer + END for instruction, answer in rounds)
     ids = encode_prompt(text, tokenizer, image)
     labels = [IGNORE] * len(ids)
     position = 1
-    for part in rounds:
+    for instruction, answer in rounds:
         # The space before an answer belongs to its first piece, so count the instruction with one
         # more space and take that off again.
-        start = position + len(encode_prompt(part.instruction + " ", tokenizer, image)) - 2
-        position += len(encode_prompt(part.instruction + part.answer, tokenizer, image))
+        start = position + len(encode_prompt(instruction + " ", tokenizer, image)) - 2
+        position += len(encode_prompt(instruction + answer, tokenizer, image))
         labels[start:position] = ids[start:position]
     return Encoded(ids, labels)
 
 
 def cut(sample: Encoded, max_length: int, patches: int = 1) -> Encoded:
-    """The sample's first ids, at most `max_length` once a picture counts as `patches` positions.
+    """The sample's first ids, at most `max_length` where an image counts as `patches` positions.
 
-    `patches=1` is the released rule, which cuts before the picture becomes 256 positions.
+    `patches=1` is the rule of the released code, which cuts before the image becomes 256 positions.
     """
     length = 0
     for count, number in enumerate(sample.input_ids):
@@ -88,7 +96,7 @@ def expand(ids: Sequence[int], patches: int) -> list[int]:
 
 
 def expand_sample(sample: Encoded, patches: int) -> Encoded:
-    """The sample with `patches` IMAGE_IDs per picture; none of them is a target."""
+    """The sample with `patches` IMAGE_IDs per image; none of them is a target."""
     labels = [
         copy
         for number, label in zip(sample.input_ids, sample.labels, strict=True)

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add("--vision-tower", help="folder or hub name of the tower when the checkpoint lacks it")
     args = parser.parse_args(argv)
-    from llava.checkpoints.convert import convert  # slow to import: bad arguments are told first
+    from llava.checkpoints.convert import convert  # slow to import: arguments are checked first
 
     files = convert(args.source, args.out, args.to, args.vision_tower)
     if files is None:

@@ -12,7 +12,12 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 from egogen.actions import DESCRIPTION_KEY  # noqa: E402
 from egogen.atomic import write_json  # noqa: E402
 from egogen.errors import EgoGenError, run_command  # noqa: E402
-from llava.describing.merge import check_complete, chunk_files, merge_results, with_descriptions  # noqa: E402
+from llava.describing.results import (  # noqa: E402
+    check_complete,
+    chunk_files,
+    merge_results,
+    with_descriptions,
+)
 
 EXAMPLE = """example:
   python vllm/scripts/merge_inference_results.py runs/described/vllm/val \\

@@ -53,7 +53,7 @@ TEXT_FIELDS = (
     "mlp_bias",
 )
 ROPE_FIELDS = ("rope_theta", "rope_scaling")
-# What the released code wrote and nothing of which changes the numbers here.
+# What the released code writes besides; none of it changes a number here.
 RELEASED_DEFAULTS = {
     "model_type": "llava",
     "architectures": ["LlavaLlamaForCausalLM"],
@@ -66,7 +66,7 @@ RELEASED_DEFAULTS = {
     "pretraining_tp": 1,
 }
 # Fields of hub folders made here: the released config.json that they come from, and how many rows
-# were added to the vocabulary for the picture's mark.
+# were added to the vocabulary for the image mark.
 ORIGIN, ADDED_ROWS = "llava_config", "added_rows"
 
 
@@ -91,7 +91,7 @@ def is_released(fields: dict[str, Any]) -> bool:
 
 
 def read_config(folder: str | os.PathLike, vision_tower: str | None = None) -> LlavaConfig:
-    """The model's config. config.json alone decides: the folder's name says nothing.
+    """The model's config. Only config.json decides, not the folder's name.
 
     `vision_tower` names the folder or hub name whose config describes the vision tower, in place of
     what config.json says. Raises EgoGenError for other models and for what is not supported.
@@ -116,7 +116,7 @@ def _released_config(fields: dict[str, Any], path: Path, vision: CLIPVisionConfi
     if fields.get("mm_use_im_start_end"):
         raise EgoGenError(
             f"{path}: mm_use_im_start_end is true, expected false: prompts with marks around the "
-            "picture are not supported"
+            "image are not supported"
         )
     select = fields.get("mm_vision_select_feature") or "patch"
     # LLaVA-1 on Llama-2 chat was tuned with its prompt, LLaVA-1.5 (two layers) with Vicuna's.
@@ -143,12 +143,12 @@ def _hub_config(fields: dict[str, Any], path: Path) -> LlavaConfig:
         raise EgoGenError(
             f"{path}: vision_feature_layer {config.vision_feature_layer}, expected one number"
         )
-    # Without an activation the second layer is one that transformers asks for and says nothing.
+    # Without an activation the second layer changes nothing; transformers asks for one.
     config.projector_layers = 1 if act == "linear" else 2
     config.image_aspect_ratio = fields.get("image_aspect_ratio", "square")
     config.conversation_template = fields.get("conversation_template", "vicuna_v1")
     added = getattr(config, ADDED_ROWS, 0)
-    if added:  # for transformers alone: a picture needs no row here
+    if added:  # only transformers needs them: an image has no row of the vocabulary here
         config.text_config.vocab_size -= added
         config.image_token_index = IMAGE_ID
     return config
@@ -156,7 +156,7 @@ def _hub_config(fields: dict[str, Any], path: Path) -> LlavaConfig:
 
 def tower_name(fields: dict[str, Any]) -> str | None:
     """The vision tower that a released config.json names."""
-    name = fields.get("mm_vision_tower")
+    name: Any = fields.get("mm_vision_tower")
     return name[0] if isinstance(name, list) and name else name
 
 
@@ -173,6 +173,7 @@ def _vision_config(
     """From `vision_tower`, the folder that config.json names, a known name, or the hub."""
     name = vision_tower or tower_name(fields)
     folder = Path(vision_tower) if vision_tower else tower_folder(name, path.parent)
+    file: Path | None
     if folder is not None and (folder / CONFIG_FILE).exists():
         file = folder / CONFIG_FILE
     elif name in KNOWN_TOWERS:
@@ -206,7 +207,7 @@ def released_fields(
     """
     if origin:
         began = _released_config(origin, Path(CONFIG_FILE), config.vision_config)
-        if all(_says(began)[name] == value for name, value in _says(config).items()):
+        if _meaning(began) == _meaning(config):
             return origin
         tower = tower_name(origin) or tower
     rope = dict(config.text_config.rope_parameters)
@@ -229,8 +230,8 @@ def released_fields(
     }
 
 
-def _says(config: LlavaConfig) -> dict[str, Any]:
-    """What of a config decides numbers and prompts, the frozen vision tower aside."""
+def _meaning(config: LlavaConfig) -> dict[str, Any]:
+    """The fields of a config that decide numbers and prompts, the frozen vision tower aside."""
     text = config.text_config.to_dict()
     names = (
         "vision_feature_layer vision_feature_select_strategy image_aspect_ratio "

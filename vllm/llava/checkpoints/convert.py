@@ -1,7 +1,7 @@
 """Converting checkpoint folders between the released layout and Hugging Face's, both ways.
 
 Weights keep their bits and their precision. What transformers' Llava asks for beyond them (a second
-projector layer, a row of the vocabulary for the picture's mark) is added on the way to the hub's
+projector layer, a row of the vocabulary for the image mark) is added on the way to the hub's
 layout and taken off on the way back.
 """
 
@@ -61,9 +61,9 @@ def convert(
 ) -> list[Path] | None:
     """Write the checkpoint in `source` to `out` in another layout ("llava" or "hub").
 
-    config.json is written last, so that a folder has it only when it is whole. Returns the weight
-    files, None when they have been converted before. Raises EgoGenError for a folder that holds
-    another checkpoint.
+    config.json is written last, so that only a complete folder has it. Returns the weight files,
+    None when they have been converted before. Raises EgoGenError for a folder that holds another
+    checkpoint.
     """
     if layout not in LAYOUTS:
         raise EgoGenError(f"layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
@@ -184,10 +184,11 @@ def _write_processor(
 
 
 def fast_tokenizer(source: Path, tokenizer: TextTokenizer) -> PreTrainedTokenizerFast:
-    """transformers' tokenizer that gives the ids of `tokenizer`, with the picture's mark added.
+    """transformers' tokenizer that gives the ids of `tokenizer`, with the image mark added.
 
-    The released code tokenises what is on either side of a picture alone, so that a space comes in
-    front of each, whether text begins with one or not; the library's conversion does otherwise.
+    The released code tokenises the texts before and after an image one by one, so that a space
+    comes in front of each, whether it begins with one or not; the library's conversion does
+    otherwise.
     """
     if isinstance(tokenizer, SentencePieceTokenizer):
         pieces = LlamaTokenizer.from_pretrained(source).backend_tokenizer

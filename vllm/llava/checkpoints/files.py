@@ -36,7 +36,7 @@ MODEL_NAMES = {
     # both, behind what was renamed above
     r"^model\.vision_tower\.vision_model\.": "model.vision_tower.",
 }
-# A vision tower's own folder; what else a whole CLIP model holds is not read.
+# A vision tower's own folder; what a complete CLIP model holds besides is not read.
 TOWER_NAMES = {r"^(vision_model\.)?(?=(embeddings|pre_|encoder|post_|head))": "model.vision_tower."}
 _RELEASED_NAMES = {
     r"^model\.language_model\.": "model.",
@@ -69,7 +69,7 @@ def rename(name: str, rules: Mapping[str, str]) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The folder's weight files: safetensors before .bin, whole or as an index lists them.
+    """The folder's weight files: safetensors before .bin, one file or those that an index lists.
 
     Raises EgoGenError when there are none, or shards are missing.
     """

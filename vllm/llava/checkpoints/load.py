@@ -1,7 +1,8 @@
 """Checkpoint folders: config.json decides what a folder holds and how it is to be used.
 
-Read are folders written here, the released LLaVA layout (LLaVA-1.5's too) and Hugging Face Llava
-folders; `checkpoint_config` and `checkpoint_files` know them, `convert` writes them.
+Folders of three layouts are read: those written here, the released LLaVA layout (LLaVA-1.5's too)
+and that of Hugging Face's Llava. Their fields and names of weights are known in `config` and
+`files`; `convert` writes one from another.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Loaded:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """ "auto": half precision on a GPU, as released, and float32 elsewhere."""
+    """ "auto": half precision on a GPU, as in the released code, and float32 elsewhere."""
     if name == "auto":
         return torch.float32 if device.type == "cpu" else torch.float16
     return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
@@ -120,8 +121,9 @@ def _tower_files(checkpoint: Path, name: str | None, given: bool) -> list[Path]:
     local = Path(name) if given and name else tower_folder(name, checkpoint)
     if local is not None and local.is_dir():
         return weight_files(local)
-    found = next((file for file in WHOLE_FILES if (path := hub_file(name, file))), None)
-    if found is None:
+    found = (hub_file(name, file) for file in WHOLE_FILES)
+    path = next((path for path in found if path is not None), None)
+    if path is None:
         raise EgoGenError(
             f"{checkpoint}: holds no vision tower, and {name!r} is neither a folder nor a name "
             "that the hub or its local cache has, expected one (--vision-tower)"
@@ -224,18 +226,18 @@ def load(
     quantization: str | None = None,
     vision_tower: str | None = None,
 ) -> Loaded:
-    """Everything needed to describe pictures with the checkpoint in `folder`.
+    """Everything needed to describe images with the checkpoint in `folder`.
 
-    On `device` as a whole, or with `device_map` (one of DEVICE_MAPS) over all that there are.
+    All of the model is on `device`, or with `device_map` (one of DEVICE_MAPS) spread over all GPUs.
     """
     target = usable_device(device)
-    whole = None if target.type == "cpu" and not quantization else {"": target}
+    one_place = None if target.type == "cpu" and not quantization else {"": target}
     model = load_model(
         folder,
         dtype=pick_dtype(dtype, target),
         attn=attn,
         vision_tower=vision_tower,
-        device_map=device_map or whole,
+        device_map=device_map or one_place,
         quantization=quantization,
     )
     return with_tools(model, folder)

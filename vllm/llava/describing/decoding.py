@@ -1,6 +1,7 @@
-"""Batched decoding whose result for a sample depends on that sample and its seed alone.
+"""Batched decoding: what is written for a sample depends on that sample and its seed, no other.
 
-Letters: B samples, S prompt positions (pictures expanded), D language width, V vocabulary.
+Letters: B samples, S prompt positions (an image has P of them), P patches of an image, L positions
+so far, D language width, H heads, W width of a head, V vocabulary, k `Decoding.top_k`.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
 
-from llava.describing.kv_cache import block_cache
 from llava.model import Llava, runs_on
 from llava.tokens import left_pad
 
 TOP_K = 50  # the default of the library that the published runs sampled with
-SAMPLINGS = ("per-sample", "released")
+BLOCK = 64  # spare positions of the key and value cache; a description is some 100 tokens
 
 # (B, V) logits and the numbers of the samples they belong to -> the next token of each.
 Choice = Callable[[torch.Tensor, Sequence[int]], list[int]]
@@ -24,18 +26,11 @@ Choice = Callable[[torch.Tensor, Sequence[int]], list[int]]
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are chosen. `temperature` 0 is greedy.
-
-    `sampling` "per-sample": each sample draws from its own seed. "released": all samples of a
-    process draw one after the other from one stream, as the published runs did; what a sample gets
-    then depends on those before it. (The law and the order are the released ones; the very numbers
-    are not, since building the networks took some from that stream.)
-    """
+    """How tokens are chosen: drawn from the `top_k` most probable; `temperature` 0 is greedy."""
 
     temperature: float = 0.2
     top_k: int = TOP_K
     max_new_tokens: int = 1024
-    sampling: str = "per-sample"
 
 
 @dataclass
@@ -72,32 +67,60 @@ def draw_per_sample(settings: Decoding, seeds: Sequence[int]) -> Choice:
         # count; back in the vocabulary's order, so that a number means the same token always.
         width = min(2 * settings.top_k, logits_BV.shape[1])
         values, ids = logits_BV.topk(width, dim=-1)
-        ids, order = ids.sort(dim=-1)
-        values = values.gather(1, order).float().cpu().numpy()  # (B, 2k)
-        ids, tokens = ids.cpu().numpy(), []
+        ids, order = ids.sort(dim=-1)  # (B, 2k)
+        logits = values.gather(1, order).float().cpu().numpy()  # (B, 2k)
+        columns, tokens = ids.cpu().numpy(), []
         for row, sample in enumerate(samples):
-            sums = distribution(values[row], settings.temperature, settings.top_k).cumsum()
+            sums = distribution(logits[row], settings.temperature, settings.top_k).cumsum()  # (2k,)
             draw = torch.rand((), dtype=torch.float64, generator=generators[sample]).item()
-            tokens.append(int(ids[row, np.searchsorted(sums, draw * sums[-1], side="right")]))
+            place = int(np.searchsorted(sums, draw * sums[-1], side="right"))
+            tokens.append(int(columns[row, place]))
         return tokens
 
     return choose
 
 
-def draw_released(settings: Decoding, stream: torch.Generator) -> Choice:
-    """The released draws: float32 softmax over the top k, one multinomial draw from `stream`,
-    which lives on the logits' device.
+class BlockLayer(DynamicLayer):
+    """Keys and values of one layer. transformers' own cache copies everything at every token, which
+    costs as much as the model itself at batch 8; this one copies once in BLOCK tokens.
     """
 
-    def choose(logits_BV: torch.Tensor, samples: Sequence[int]) -> list[int]:
-        scaled = logits_BV.float() / settings.temperature
-        if settings.top_k < scaled.shape[1]:
-            least = scaled.topk(settings.top_k, dim=-1).values[:, -1:]
-            scaled = scaled.masked_fill(scaled < least, -torch.inf)
-        drawn = torch.multinomial(scaled.softmax(dim=-1), 1, generator=stream)
-        return drawn[:, 0].tolist()
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        self._buffers = [self.keys, self.values]
 
-    return choose
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of new positions, (B, H, new, W) each -> those of all, (B, H, L, W)."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.keys.shape[2]
+        length = start + key_states.shape[2]
+        for which, (known, new) in enumerate(
+            ((self.keys, key_states), (self.values, value_states))
+        ):
+            if length > self._buffers[which].shape[2]:
+                batch, heads, _, width = new.shape
+                self._buffers[which] = new.new_empty(batch, heads, length + BLOCK, width)
+                self._buffers[which][:, :, :start] = known
+            self._buffers[which][:, :, start:length] = new  # (B, H, L + spare, W)
+        self._view(length)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        length = self.keys.shape[2]
+        self._buffers = [buffer[indices.to(buffer.device)] for buffer in self._buffers]
+        self._view(length)
+
+    def _view(self, length: int) -> None:
+        self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
+
+
+def block_cache() -> Cache:
+    """An empty cache for a model without sliding windows, such as Llama."""
+    return Cache(layer_class_to_replicate=BlockLayer)
 
 
 @torch.inference_mode()
@@ -112,19 +135,19 @@ def decode(
     pad_id: int,
     vocabulary: int,
 ) -> list[Written]:
-    """Continue each prompt (ids with the picture expanded) until `eos_id` or `max_new_tokens`.
+    """Continue each prompt (ids with the image expanded) until `eos_id` or `max_new_tokens`.
 
     Ids from `vocabulary` on are never produced. Prompts are padded on the left; padding is masked
     and positions are counted from each sample's own start. Samples that have ended leave the batch.
     Of all hidden states only those of the last layer that predict a token are kept, on the CPU.
     """
     device = runs_on(model.get_input_embeddings())
-    ids, mask = (tensor.to(device) for tensor in left_pad(prompts, pad_id))
+    ids, mask = (tensor.to(device) for tensor in left_pad(prompts, pad_id))  # (B, S) each
     written = [Written() for _ in prompts]
     rows: list[list[torch.Tensor]] = [[] for _ in prompts]
     active = list(range(len(prompts)))
     embeds = model.embed(ids, features_BPD.to(device))  # (B, S, D)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)  # (B, S)
     padded = not bool(mask.all())  # without a mask faster kernels can be used
     cache = block_cache()
     for step in range(max_new_tokens):
@@ -135,8 +158,8 @@ def decode(
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state[:, -1]  # (B, D), after the final norm
-        tokens = choose(model.lm_head(hidden)[:, :vocabulary], active)
-        states = hidden.cpu()
+        tokens = choose(model.lm_head(hidden)[:, :vocabulary], active)  # from (B, V) logits
+        states = hidden.cpu()  # (B, D)
         for row, sample in enumerate(active):
             written[sample].ids.append(tokens[row])
             rows[sample].append(states[row])
@@ -148,10 +171,10 @@ def decode(
             cache.batch_select_indices(keep)
             mask, positions = mask[keep], positions[keep]
             active = [active[row] for row in going]
-        positions = positions[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
-        following = torch.tensor([[tokens[row]] for row in going], device=device)
+        positions = positions[:, -1:] + 1  # (B, 1)
+        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)  # (B, L + 1)
+        following = torch.tensor([[tokens[row]] for row in going], device=device)  # (B, 1)
         embeds = model.get_input_embeddings()(following)  # (B, 1, D)
-    for sample, states in zip(written, rows, strict=True):
-        sample.rows = torch.stack(states)
+    for text, kept in zip(written, rows, strict=True):
+        text.rows = torch.stack(kept)  # (n, D)
     return written

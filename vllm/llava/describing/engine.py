@@ -1,14 +1,16 @@
-"""The seam for what writes the text of descriptions.
+"""The seam for what writes the texts of LLaVA's descriptions.
 
-An engine is a function from requests to what was written for each. It may keep hidden states
-(`Written.rows`) or leave them None, as serving engines do: then they are made by one teacher-forced
-pass. The description loop knows no more than this.
+An engine only writes: the describer makes the features. It may hand over the hidden states that it
+had while writing (`Written.rows`), or leave them None, as serving engines do: then they are made by
+one teacher-forced pass.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,29 +18,21 @@ from PIL import Image
 from egogen.errors import EgoGenError
 from llava.checkpoints.load import Loaded
 from llava.conversation import IMAGE_MARK, escape_marks
-from llava.describing.decoding import (
-    Choice,
-    Decoding,
-    Written,
-    decode,
-    draw_per_sample,
-    draw_released,
-    greedy,
-)
-from llava.model import runs_on
+from llava.describing.decoding import Decoding, Written, decode, draw_per_sample, greedy
+from llava.describing.describer import Name
 from llava.tokens import IGNORE, encode_conversation
 
 
 @dataclass(frozen=True)
 class Request:
-    """A question about a picture: what any engine may need of it.
+    """A question about an image: all that any engine may need of it.
 
-    `name` is (clip, action); `question` the human turn without the picture mark; `ids` the open
-    prompt with the picture expanded to P positions; `features` (P, D) the picture as the language
-    model sees it.
+    `name` is (clip, action); `question` the human turn without the image mark; `ids` the open
+    prompt with the image expanded to P positions; `features` (P, D) the image as the language model
+    sees it.
     """
 
-    name: tuple[str, ...]
+    name: Name
     image: Image.Image
     question: str
     ids: list[int]
@@ -46,49 +40,56 @@ class Request:
     seed: int
 
 
-Engine = Callable[[Sequence[Request]], list[Written]]
+@dataclass(frozen=True)
+class Engine:
+    """What writes texts.
 
-
-def transformers_engine(loaded: Loaded, settings: Decoding, seed: int = 0) -> Engine:
-    """Batched decoding with the loaded model. `seed` begins the one stream of released sampling,
-    which draws for one sample at a time.
+    write    a batch of requests -> what was written for each
+    longest  question and name of a sample -> the most tokens that its answer may have
+    origin   what the texts depend on besides model, question and seed: goes into the provenance
     """
-    stream = torch.Generator(runs_on(loaded.model.lm_head)).manual_seed(seed)
 
-    def choice(requests: Sequence[Request]) -> Choice:
-        if settings.temperature == 0:
-            return greedy
-        if settings.sampling == "released":
-            return draw_released(settings, stream)
-        return draw_per_sample(settings, [request.seed for request in requests])
+    write: Callable[[Sequence[Request]], list[Written]]
+    longest: Callable[[str, Name], int]
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+def transformers_engine(loaded: Loaded, settings: Decoding) -> Engine:
+    """Batched decoding with the loaded model; each sample draws from its own seed."""
 
     def write(requests: Sequence[Request]) -> list[Written]:
-        if settings.sampling == "released" and len(requests) > 1:
-            return [only for request in requests for only in write([request])]
+        seeds = [request.seed for request in requests]
         return decode(
             loaded.model,
             [request.ids for request in requests],
-            torch.stack([request.features for request in requests]),
-            choose=choice(requests),
+            torch.stack([request.features for request in requests]),  # (B, P, D)
+            choose=greedy if settings.temperature == 0 else draw_per_sample(settings, seeds),
             max_new_tokens=settings.max_new_tokens,
             eos_id=loaded.tokenizer.eos_id,
             pad_id=loaded.tokenizer.pad_id,
             vocabulary=len(loaded.tokenizer),
         )
 
-    return write
+    # Earlier versions could also draw all samples from one stream, and said so in their records.
+    origin = {**asdict(settings), "sampling": "per-sample"}
+    return Engine(write, lambda question, name: settings.max_new_tokens, origin)
 
 
-def given_texts(loaded: Loaded, texts: Mapping[tuple[str, ...], str]) -> Engine:
+def given_texts(loaded: Loaded, texts: Mapping[Name, str]) -> Engine:
     """Writes nothing: gives the texts of `texts` (by `Request.name`), whatever wrote them, as ids.
 
     The ids are those that tuning has as targets: the text, a space and the end mark.
     """
 
-    def write(requests: Sequence[Request]) -> list[Written]:
-        return [Written(answer_ids(loaded, r.question, texts[r.name])) for r in requests]
+    def ids_of(question: str, name: Name) -> list[int]:
+        return answer_ids(loaded, question, texts[name])
 
-    return write
+    def write(requests: Sequence[Request]) -> list[Written]:
+        return [Written(ids_of(request.question, request.name)) for request in requests]
+
+    digest = hashlib.sha256("\0".join(f"{k}{t}" for k, t in sorted(texts.items())).encode())
+    origin = {"texts": digest.hexdigest()[:16]}
+    return Engine(write, lambda question, name: len(ids_of(question, name)), origin)
 
 
 def answer_ids(loaded: Loaded, question: str, text: str) -> list[int]:

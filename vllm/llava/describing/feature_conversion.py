@@ -24,11 +24,10 @@ import torch
 from egogen.actions import ActionEntry
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError
 from egogen.features.projector import Projector, read_projector
-from egogen.features.store import CompactWriter, ReleasedWriter, open_store, read_info
+from egogen.features.store import open_store, open_writer, read_info, record_store
 from egogen.jobs import Progress
 from llava.checkpoints.config import read_config
 from llava.checkpoints.load import read_state
-from llava.describing.stores import claim_store
 
 LARGEST_RESIDUAL = 0.01  # half precision alone gives some 3e-4, bfloat16 2e-3, other weights 0.9
 BATCH = 32  # frames; what a kill may lose
@@ -67,7 +66,7 @@ class Unprojector:
 
 @dataclass(frozen=True)
 class Conversion:
-    """From one folder to another. `projector` is needed for image features to compact alone."""
+    """From one folder to another. `projector` is for image features to compact, None elsewhere."""
 
     source: Path
     target: Path
@@ -92,22 +91,22 @@ def _check(job: Conversion) -> None:
         raise EgoGenError("image features to compact: expected --projector CHECKPOINT")
 
 
-def _claim(job: Conversion, shape: tuple[int, int]) -> None:
+def _record(job: Conversion, shape: tuple[int, int]) -> None:
     info = {k: v for k, v in read_info(job.source).items() if k not in ("kind", "layout", "dtype")}
     info |= {"width": shape[1], "converted": True}
     if job.kind == "image":
         info["rows"] = shape[0]
-    for name in ("vision_width", "text_rows"):
+    for name in ("vision_width", "text_rows", "projector"):
         info.pop(name, None)
     if job.projector is not None and job.projector.output_width != shape[1]:
         raise EgoGenError(
             f"{job.source}: features of width {shape[1]}, but the projector makes "
             f"{job.projector.output_width}: not from the same model"
         )
-    claim_store(job.target, job.kind, job.layout, info, job.projector)
+    record_store(job.target, job.kind, job.layout, info, job.projector)
 
 
-def _whole(store: Any, entry: ActionEntry) -> bool:
+def _complete(store: Any, entry: ActionEntry) -> bool:
     try:
         store.shape(entry.image_0)
     except EgoGenError:
@@ -118,8 +117,8 @@ def _whole(store: Any, entry: ActionEntry) -> bool:
 def _sound(source: Any, entries: Sequence[ActionEntry]) -> tuple[dict[str, str], tuple[int, int]]:
     """Entry -> why its feature cannot be taken over; and (n, d) of the first one that can.
 
-    By the files' headers alone. Widths that differ from most are such a reason. Raises EgoGenError
-    when nothing is sound.
+    Only the files' headers are read. A width that differs from most is such a reason. Raises
+    EgoGenError when nothing is sound.
     """
     shapes, problems, frames = {}, {}, {entry.key: entry.image_0 for entry in entries}
     for entry in entries:
@@ -142,8 +141,7 @@ class _Reader:
 
     def __init__(self, job: Conversion):
         self.store, self.residual = open_store(job.source), 0.0
-        unprojects = job.layout == "compact" and job.kind == "image"
-        self.unproject = Unprojector(job.projector) if unprojects else None
+        self.unproject = None if job.projector is None else Unprojector(job.projector)
 
     def stored(self, entry: ActionEntry, rows: np.ndarray) -> np.ndarray:
         if self.unproject is None:
@@ -167,13 +165,10 @@ def convert(job: Conversion, entries: Sequence[ActionEntry]) -> int:
     """
     _check(job)
     problems, shape = _sound(open_store(job.source), entries)
-    _claim(job, shape)
+    _record(job, shape)
     target, read = open_store(job.target), _Reader(job)
-    left = [e for e in entries if e.key not in problems and not _whole(target, e)]
-    compact = job.layout == "compact"
-    writer = (
-        CompactWriter(job.target, job.kind, job.writer) if compact else ReleasedWriter(job.target)
-    )
+    left = [e for e in entries if e.key not in problems and not _complete(target, e)]
+    writer = open_writer(job.target, job.kind, job.layout, job.writer)
     done = len(entries) - len(left)
     with Progress(len(entries), f"to {job.layout}", "features", done=done) as progress:
         for first in range(0, len(left), BATCH):

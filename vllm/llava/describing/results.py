@@ -1,26 +1,32 @@
-"""Result files of the description loop: names, content, and what of it is finished work."""
+"""Result files of the description loop: names, content, what is finished work, and merging them.
+
+A result file holds the entries of one chunk, {clip: {action: texts}}:
+
+    {"clip_0": {"3": {"original action": "#C C cuts the apple", "action": "cut the apple",
+                      "description": "The left hand holds ..."}}}
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from egogen.actions import ActionEntry
+from egogen.actions import ActionEntry, read_actions
 from egogen.atomic import read_json, write_json
 from egogen.errors import EgoGenError
 from egogen.provenance import record_provenance
 
-if TYPE_CHECKING:  # importing it loads the model's libraries, which merging does not need
-    from llava.describing.stores import FeatureStores
-
+Results = dict[str, dict[str, dict[str, str]]]  # {clip: {action: FIELDS}}
 FIELDS = ("original action", "action", "description")
-CLAIM_FILE = "made_by.json"
+RECORD_FILE = "made_by.json"
+SHOWN = 20  # problems named in one line
 
 
 def result_file(save_path: str | os.PathLike, chunk_idx: int) -> Path:
-    """`<save_path>/<last-but-one part of save_path>_<chunk_idx>.json`, as released.
+    """`<save_path>/<last-but-one part of save_path>_<chunk_idx>.json`, the released name.
 
     A path of one part names the file after itself; a trailing slash changes nothing.
     """
@@ -29,8 +35,8 @@ def result_file(save_path: str | os.PathLike, chunk_idx: int) -> Path:
     return Path(save_path) / f"{name}_{chunk_idx}.json"
 
 
-def read_results(path: Path) -> dict[str, dict[str, dict[str, str]]]:
-    """{clip: {action: {"original action", "action", "description"}}}, checked."""
+def read_results(path: Path) -> Results:
+    """A result file, checked. Raises EgoGenError naming file and entry."""
     data = read_json(path)
     if not isinstance(data, dict):
         raise EgoGenError(f"{path}: expected an object of clips, found {type(data).__name__}")
@@ -57,33 +63,109 @@ def write_results(
 
 
 def finished(
-    path: Path | None, entries: Sequence[ActionEntry], stores: FeatureStores
+    path: Path | None, entries: Sequence[ActionEntry], holds: Callable[[ActionEntry], bool]
 ) -> dict[str, dict[str, str]]:
-    """Entries of an earlier run whose text and features are all there and whole.
+    """Entries of an earlier run (`ActionEntry.key` -> fields) that need not be described again.
 
-    Without a result file (`path` None) the features alone decide.
+    `holds` says whether all features of an entry are there and complete. Without a result file
+    (`path` None) it decides by itself.
     """
     if path and not path.exists():
         return {}
-    data, done = read_results(path) if path else {}, {}
+    data: Results = read_results(path) if path else {}
+    done: dict[str, dict[str, str]] = {}
     for entry in entries:
         fields = data.get(entry.clip, {}).get(entry.action_id)
         if path and (fields is None or fields["original action"] != entry.label):
             continue
-        if stores.hold(entry):
+        if holds(entry):
             done[entry.key] = fields or {}
     return done
 
 
-def claim_results(save_path: Path, info: dict[str, Any]) -> None:
+def record_results(save_path: Path, info: dict[str, Any]) -> None:
     """Record beside the result files what made them; refuse to mix them with others.
 
     The number of chunks is part of it: files of another number overlap with these.
     """
-    record_provenance(save_path / CLAIM_FILE, info)
+    record_provenance(save_path / RECORD_FILE, info)
 
 
 def chunks_of(save_path: Path) -> int | None:
     """How many chunks the record says there are, None without a record (released results)."""
-    path = save_path / CLAIM_FILE
+    path = save_path / RECORD_FILE
     return read_json(path).get("num_chunks") if path.exists() else None
+
+
+def chunk_files(folder: Path) -> list[Path]:
+    """Files `<name>_<number>.json` in the order of their numbers (2 before 10).
+
+    Raises EgoGenError when there is none, a number is missing, or two files have the same. How many
+    there should be is taken from the record beside them; without one, the highest number counts.
+    """
+    if not folder.is_dir():
+        raise EgoGenError(f"{folder}: no such folder, expected the results of the chunks")
+    found: dict[int, Path] = {}
+    for path in sorted(folder.glob("*.json")):
+        match = re.fullmatch(r".*_(\d+)\.json", path.name)
+        if not match:
+            continue
+        number = int(match[1])
+        if number in found:
+            raise EgoGenError(
+                f"{folder}: chunk {number} stands twice ({found[number].name}, {path.name})"
+            )
+        found[number] = path
+    if not found:
+        raise EgoGenError(f"{folder}: holds no result file, expected <name>_1.json and so on")
+    count = chunks_of(folder) or max(found)
+    gaps = sorted(set(range(1, count + 1)) - set(found))
+    if gaps:
+        raise EgoGenError(f"{folder}: chunks {_listed(gaps)} are missing")
+    return [found[number] for number in sorted(found)]
+
+
+def _listed(items: list[Any]) -> str:
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return ", ".join(map(str, items[:SHOWN])) + more
+
+
+def merge_results(files: list[Path]) -> Results:
+    """All entries of all files; an entry that stands in two of them is an error."""
+    merged: Results = {}
+    twice = []
+    for path in files:
+        for clip, actions in read_results(path).items():
+            known = merged.setdefault(clip, {})
+            twice += [f"{clip}/{action} ({path.name})" for action in actions if action in known]
+            known.update(actions)
+    if twice:
+        raise EgoGenError(f"{files[0].parent}: entries stand twice: {_listed(twice)}")
+    return merged
+
+
+def check_complete(merged: Results, action_label: Path) -> list[ActionEntry]:
+    """The action file's entries, each of which must be described, and nothing else."""
+    entries = read_actions(action_label)
+    described = {f"{clip}/{action}" for clip, actions in merged.items() for action in actions}
+    missing = [entry.key for entry in entries if entry.key not in described]
+    if missing:
+        raise EgoGenError(
+            f"{action_label}: {len(missing)} of {len(entries)} entries are not described: "
+            f"{_listed(missing)}"
+        )
+    unknown = sorted(described - {entry.key for entry in entries})
+    if unknown:
+        raise EgoGenError(f"{action_label}: has no entries {_listed(unknown)} that were described")
+    return entries
+
+
+def with_descriptions(
+    action_label: Path, merged: Results, key: str
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """The original action file's content with the descriptions under `key`."""
+    data = read_json(action_label)
+    for clip, actions in data.items():
+        for action, fields in actions.items():
+            fields[key] = merged[clip][action]["description"]
+    return data

@@ -1,123 +1,63 @@
-"""Both feature stores of a description job: what made them, what they hold, writing to them."""
+"""The feature stores of a description job, by the names of the describer's features."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from accelerate.utils import align_module_device
+import numpy as np
 
 from egogen.actions import ActionEntry
 from egogen.errors import EgoGenError
-from egogen.features.projector import PROJECTOR_FILE, Projector, read_projector, write_projector
-from egogen.features.store import (
-    INFO_FILE,
-    TEXT_ROWS,
-    CompactWriter,
-    ReleasedWriter,
-    open_store,
-)
-from egogen.provenance import record_provenance
-from llava.checkpoints.load import Loaded, quantization_of
-from llava.describing.describe import Description
-from llava.model import Llava
-
-if TYPE_CHECKING:
-    from llava.describing.loop import Job
-
-
-def fingerprint(model: Llava) -> str:
-    """A short name for the model's weights, from the parts that any tuning changes."""
-    digest = hashlib.sha256()
-    modules = [
-        *model.model.multi_modal_projector.children(),
-        model.model.language_model.norm,
-        model.lm_head,
-    ]
-    for module in modules:
-        with align_module_device(module):  # a device map may keep it elsewhere
-            for part in module.parameters():
-                rows = part if module is not model.lm_head else part[:64]
-                digest.update(rows.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def model_info(loaded: Loaded) -> dict[str, Any]:
-    """What the checkpoint says about the features: stage 2 compares it with its config."""
-    model = loaded.model
-    return {
-        "model": fingerprint(model),
-        "width": model.config.text_config.hidden_size,
-        "image_size": model.config.vision_config.image_size,
-        "quantization": quantization_of(model),
-    }
-
-
-def projector_of(model: Llava) -> Projector:
-    state = model.model.multi_modal_projector.state_dict()
-    return Projector({name: value.cpu() for name, value in state.items()}, "the model's projector")
-
-
-def claim_store(
-    root: Path, kind: str, layout: str, info: Mapping[str, Any], projector: Projector | None
-) -> None:
-    """Record what made a store, or refuse one that something else made. `projector` belongs to
-    compact image stores; it is written before the record that says so.
-    """
-    shape = {"kind": kind, "layout": layout, "dtype": "float16"}
-    if layout == "compact" and kind == "text":
-        shape["text_rows"] = TEXT_ROWS
-    if projector is not None:
-        shape["vision_width"] = projector.input_width
-        if not (root / PROJECTOR_FILE).exists():
-            write_projector(root, projector)
-        elif not read_projector(root).same_as(projector):
-            raise EgoGenError(
-                f"{root / PROJECTOR_FILE}: another model's projector; choose another folder, or "
-                "remove this one"
-            )
-    record_provenance(root / INFO_FILE, shape | dict(info))
+from egogen.features.store import open_store, open_writer, record_store
+from llava.describing.describer import Describer, Description
+from llava.describing.job import Job
 
 
 class FeatureStores:
-    """The stores that a job writes; either may be left out."""
+    """A store per entry of `Job.feature_paths`; features that have none there are not saved."""
 
-    def __init__(self, job: Job, loaded: Loaded, made_by: Mapping[str, Any]):
-        self.width = loaded.model.config.text_config.hidden_size
-        self.rows = {"image": loaded.model.patches, "text": None}
-        self.compact = job.feature_layout == "compact"
-        self.roots = {kind: root for kind, root in job.roots.items() if root is not None}
-        self.writers = {}
-        for kind, root in self.roots.items():
-            info = {**made_by, "rows": self.rows[kind]} if kind == "image" else made_by
-            projector = projector_of(loaded.model) if self.compact and kind == "image" else None
-            claim_store(root, kind, job.feature_layout, info, projector)
-            self.writers[kind] = (
-                CompactWriter(root, kind, f"{job.chunk_idx}-of-{job.num_chunks}")
-                if self.compact
-                else ReleasedWriter(root)
-            )
+    def __init__(self, job: Job, describer: Describer, made_by: Mapping[str, Any]):
+        """Records `made_by` in every store. Raises EgoGenError where another origin is recorded,
+        or a feature is asked for that the describer does not make.
+        """
+        self.roots, self.compact = job.feature_paths, job.feature_layout == "compact"
+        self.features, self.writers = {}, {}
+        for name, root in self.roots.items():
+            if name not in describer.features:
+                raise EgoGenError(
+                    f"{root}: {describer.name} makes no feature {name!r}, expected one of "
+                    f"{', '.join(describer.features)}"
+                )
+            feature = self.features[name] = describer.features[name]
+            info = {**made_by, "width": feature.width}
+            if feature.rows is not None:
+                info["rows"] = feature.rows
+            project = feature.projector if self.compact else None
+            record_store(root, name, job.feature_layout, info, project and project())
+            writer = f"{job.chunk_idx}-of-{job.num_chunks}"
+            self.writers[name] = open_writer(root, name, job.feature_layout, writer)
 
     def hold(self, entry: ActionEntry) -> bool:
-        """Whether all features of the entry are there, whole and of the right shape."""
-        for kind, root in self.roots.items():
+        """Whether all features of the entry are there, complete and of the right shape."""
+        for name, root in self.roots.items():
             try:
                 rows, width = open_store(root).shape(entry.image_0)
             except EgoGenError:
                 return False
-            if width != self.width or self.rows[kind] not in (None, rows):
+            feature = self.features[name]
+            if width != feature.width or feature.rows not in (None, rows):
                 return False
         return True
 
     def write(self, entries: Sequence[ActionEntry], described: Sequence[Description]) -> None:
-        pairs = list(zip(entries, described, strict=True))
-        if "image" in self.writers:
-            field = "vision_features" if self.compact else "image_features"
-            self.writers["image"].write({e.image_0: getattr(d, field) for e, d in pairs})
-        if "text" in self.writers:
-            self.writers["text"].write({e.image_0: d.text_features for e, d in pairs})
+        for name, writer in self.writers.items():
+            pairs = zip(entries, described, strict=True)
+            writer.write({entry.image_0: self._stored(made, name) for entry, made in pairs})
+
+    def _stored(self, described: Description, name: str) -> np.ndarray:
+        smaller = self.compact and self.features[name].projector is not None
+        return described.compact[name] if smaller else described.features[name]
 
     def close(self) -> None:
         for writer in self.writers.values():

@@ -1,1 +1,1 @@
-"""Description of whole splits."""
+"""Commands over the entries of a split: describe, make features, convert features."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from egogen.errors import EgoGenError
 from egogen.features.store import LAYOUTS
+from llava.checkpoints.load import Loaded, load
 from llava.labels import DATASETS, QUERY, STYLES, check_query, dataset_of
-
-if TYPE_CHECKING:
-    from llava.checkpoints.load import Loaded
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
@@ -31,7 +29,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         default="auto",
         choices=DTYPES,
-        help="auto: float16 on a GPU, as released, float32 on a CPU",
+        help="auto: float16 on a GPU, as in the released code, float32 on a CPU",
     )
     add("--attn", default="sdpa", choices=ATTENTIONS, help="attention kernel (default: sdpa)")
     add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU when there is one)")
@@ -80,13 +78,13 @@ def check_least(args: argparse.Namespace, **least: float) -> None:
 
 
 def job_fields(args: argparse.Namespace, action_label: Path) -> dict[str, Any]:
-    """What the shared flags say of a `llava.describing.loop.Job`."""
+    """What the shared flags say of a `llava.describing.job.Job`: its features go by name."""
+    roots = {"image": args.save_image_feature_path, "text": args.save_text_feature_path}
     return {
         "image_dir": args.image_dir,
         "action_label": action_label,
         "dataset": args.dataset or dataset_of(action_label),
-        "image_feature_path": args.save_image_feature_path,
-        "text_feature_path": args.save_text_feature_path,
+        "feature_paths": {name: root for name, root in roots.items() if root is not None},
         "feature_layout": args.feature_layout,
         "query": check_query(args.query),
         "num_chunks": args.num_chunks,
@@ -97,8 +95,6 @@ def job_fields(args: argparse.Namespace, action_label: Path) -> dict[str, Any]:
 
 
 def load_asked(args: argparse.Namespace) -> Loaded:
-    from llava.checkpoints.load import load  # slow to import: bad arguments are told first
-
     return load(
         args.model_path,
         dtype=args.dtype,

@@ -1,22 +1,23 @@
 """Make the features of texts that are already there, by one teacher-forced pass a batch.
 
 Whatever wrote the descriptions, their features can be made, or made again with another layout or
-model, from the JSON alone: an action file that holds them, or the merged results beside the action
-file.
+model. No more is needed than a JSON with the texts: an action file that holds them, or the merged
+results beside the action file.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from egogen.actions import DESCRIPTION_KEY, ActionEntry, read_actions
+from egogen.actions import DESCRIPTION_KEY, read_actions
 from egogen.atomic import read_json
 from egogen.errors import EgoGenError, run_command
-from llava.describing.engine import answer_ids, given_texts
-from llava.describing.loop import Job, run
+from llava.describing.engine import given_texts
+from llava.describing.job import Job
+from llava.describing.llava_describer import LlavaDescriber
+from llava.describing.loop import run
 from llava.eval.arguments import add_arguments, check_least, job_fields, load_asked
 
 RESULT_KEY = "description"  # the field of the description loop's own results
@@ -33,7 +34,9 @@ def read_texts(path: Path, action_label: Path, key: str | None) -> dict[tuple[st
 
     Raises EgoGenError when one has none under `key` (None: where either kind of file has it).
     """
-    data, texts, missing = read_json(path), {}, []
+    data = read_json(path)
+    texts: dict[tuple[str, str], str] = {}
+    missing = []
     keys = [key] if key else [DESCRIPTION_KEY, RESULT_KEY]
     for entry in read_actions(action_label):
         fields = data
@@ -75,15 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     action_label = args.action_label or args.descriptions
     texts = read_texts(args.descriptions, action_label, args.key)
-    job = Job(**job_fields(args, action_label), save_path=None)
+    job = Job(**job_fields(args, action_label), seed=None)
     loaded = load_asked(args)
-    digest = hashlib.sha256("\0".join(f"{k}{t}" for k, t in sorted(texts.items())).encode())
-    origin = {"texts": digest.hexdigest()[:16]}
-
-    def tokens(entry: ActionEntry) -> int:
-        return len(answer_ids(loaded, job.query, texts[entry.clip, entry.action_id]))
-
-    return run(job, loaded, given_texts(loaded, texts), origin, answer=tokens)
+    return run(job, LlavaDescriber(loaded, given_texts(loaded, texts)))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from egogen.errors import run_command
-from llava.describing.decoding import SAMPLINGS, TOP_K, Decoding
-from llava.describing.loop import Job, run
+from llava.describing.decoding import TOP_K, Decoding
+from llava.describing.engine import transformers_engine
+from llava.describing.job import Job
+from llava.describing.llava_describer import LlavaDescriber
+from llava.describing.loop import run
 from llava.eval.arguments import add_arguments, check_least, job_fields, load_asked
 
 EXAMPLE = """example:
@@ -36,32 +39,24 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--top-k", type=int, default=TOP_K)
     add("--max-new-tokens", type=int, default=1024)
     add(
-        "--sampling",
-        choices=SAMPLINGS,
-        default="per-sample",
-        help="released: one stream of draws a process, one frame at a time; nothing is resumed",
-    )
-    add(
         "--as-released",
         action="store_true",
-        help="labels and sampling as in the published runs (--label-style, --sampling released)",
+        help="labels cut as in the published runs (--label-style released); nothing else",
     )
     args = parser.parse_args(argv)
     if args.as_released:
-        args.label_style = args.sampling = "released"
+        args.label_style = "released"
     check_least(args, batch_size=1, top_k=1, max_new_tokens=1, temperature=0)
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    job = Job(
-        **job_fields(args, args.action_label),
-        save_path=args.save_path,
-        seed=args.seed,
-        settings=Decoding(args.temperature, args.top_k, args.max_new_tokens, args.sampling),
-    )
-    return run(job, load_asked(args))
+    fields = job_fields(args, args.action_label)
+    job = Job(**fields, save_path=args.save_path, seed=args.seed)
+    settings = Decoding(args.temperature, args.top_k, args.max_new_tokens)
+    loaded = load_asked(args)
+    return run(job, LlavaDescriber(loaded, transformers_engine(loaded, settings)))
 
 
 if __name__ == "__main__":

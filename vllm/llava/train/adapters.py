@@ -1,7 +1,7 @@
-"""LoRA: low-rank adapters on the language model's linear layers, the projector tuned whole.
+"""LoRA: low-rank adapters on the language model's linear layers; all of the projector is tuned.
 
 The result of tuning is `adapter/` (small) and, merged with the pretrained weights, a folder like
-that of a whole tuning, which the describing command loads.
+that of tuning without adapters, which the describing command loads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from egogen.atomic import read_json, write_json
 from egogen.errors import EgoGenError
 from llava.checkpoints.load import load_model, save_tools, with_tools
 from llava.model import Llava
-from llava.train.saving import half_of, publish
+from llava.train.saving import publish, staging_folder
 
 ADAPTER_FOLDER, ORIGIN_FILE = "adapter", "origin.json"
 # Every linear layer of the language model but the head, as LLaVA and QLoRA have it.
@@ -70,7 +70,7 @@ def merge(
     base: str | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> None:
-    """Write `output`, a whole checkpoint: the base model with the adapter added into its weights.
+    """Write `output`, a complete checkpoint: the base model, the adapter added into its weights.
 
     `base` is where the pretrained model lies now (default: where it lay). Needs room for the base
     weights in `dtype` once. Raises EgoGenError for a folder that holds no adapter of this project.
@@ -87,7 +87,7 @@ def merge(
         setattr(model.config, name, value)
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     merged = merged.to(dtype)
-    half = half_of(output)
-    merged.save_pretrained(half)
-    save_tools(with_tools(merged, folder), half)
-    publish(half)
+    staging = staging_folder(output)
+    merged.save_pretrained(staging)
+    save_tools(with_tools(merged, folder), staging)
+    publish(staging)

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
@@ -22,13 +22,13 @@ EXAMPLE = """example:
   python -m llava.train.train --model_name_or_path runs/llava_pretrained \\
       --data_path data/ego4d_conversations.json --image_folder data/EgoGen/ego4d.fho/train \\
       --output_dir runs/vllm --num_train_epochs 3 --per_device_train_batch_size 16
-The same command again continues from the newest whole checkpoint."""
+The same command again continues from the newest complete checkpoint."""
 
 # The released flag keeps its name here, whatever transformers will call it.
 warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
 
-# What `--as_released` stands for: the switches of tuning as the published runs had them. A flag on
-# the command line wins over it.
+# What `--as_released` stands for: the switches of tuning as in the released code. A flag on the
+# command line wins over it.
 AS_RELEASED = {
     "cut_rule": "released",
     "lr_rule": "released",
@@ -55,15 +55,18 @@ class ModelArguments:
 @dataclass
 class DataArguments:
     data_path: str = field(metadata={"help": "The conversations file."})
-    image_folder: str = field(metadata={"help": "Folder that its pictures are relative to."})
+    image_folder: str = field(metadata={"help": "Folder that its images are relative to."})
     image_aspect_ratio: str | None = field(
         default=None, metadata={"help": "square, pad or squeeze (default: config.json's)."}
     )
     cut_rule: str = field(
         default="expanded",
-        metadata={"help": "What model_max_length counts: 'expanded' pictures, or as 'released'."},
+        metadata={
+            "help": "'expanded': model_max_length counts all positions of an image; 'released': "
+            "one, as in the released code."
+        },
     )
-    image_cache: int = field(default=0, metadata={"help": "Pictures kept in memory."})
+    image_cache: int = field(default=0, metadata={"help": "Images kept in memory."})
     lazy_preprocess: bool = field(default=True, metadata={"help": "Accepted; always the case."})
 
 
@@ -74,6 +77,33 @@ class LoraArguments:
     lora_alpha: int = field(default=256, metadata={"help": "Adapters count alpha / r."})
     lora_dropout: float = field(default=0.05)
     bits: int = field(default=16, metadata={"help": "4 or 8: quantized frozen weights (QLoRA)."})
+
+
+def share_out(tuning: Any) -> None:
+    """Set the accumulation by --global_batch, and read engine files, before transformers does.
+
+    Raises EgoGenError for batches that do not divide, and for --fsdp in one process.
+    """
+    if tuning.global_batch:
+        at_once = tuning.per_device_train_batch_size * processes()
+        tuning.gradient_accumulation_steps = tuning.global_batch // at_once
+        if tuning.gradient_accumulation_steps * at_once != tuning.global_batch:
+            raise EgoGenError(
+                f"--global_batch {tuning.global_batch}: expected a multiple of "
+                f"--per_device_train_batch_size {tuning.per_device_train_batch_size} times "
+                f"{processes()} processes"
+            )
+    if isinstance(tuning.deepspeed, str):
+        tuning.deepspeed = read_deepspeed(tuning.deepspeed, tuning.use_cpu)
+    if isinstance(tuning.fsdp_config, str):
+        tuning.fsdp_config = read_json(tuning.fsdp_config)
+    tuning.fsdp = {"true": True, "false": None}.get(str(tuning.fsdp).lower(), tuning.fsdp)
+    if tuning.fsdp and processes() == 1:
+        raise EgoGenError("--fsdp: one process has nobody to share with, expected torchrun")
+    if tuning.fsdp:  # transformers' loader looks here, and else reads the weights in every process
+        os.environ["ACCELERATE_USE_FSDP"] = "true"
+        efficient = (tuning.fsdp_config or {}).get("cpu_ram_efficient_loading", False)
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = str(efficient).lower()
 
 
 @dataclass
@@ -93,7 +123,7 @@ class TuningArguments(TrainingArguments):
         },
     )
     as_released: bool = field(
-        default=False, metadata={"help": "All switches of tuning as in the published runs."}
+        default=False, metadata={"help": "All switches of tuning as in the released code."}
     )
 
     def __post_init__(self):
@@ -108,35 +138,12 @@ class TuningArguments(TrainingArguments):
             self.ddp_find_unused_parameters = False  # the projector always takes part
         if self.gradient_checkpointing and self.gradient_checkpointing_kwargs is None:
             self.gradient_checkpointing_kwargs = {"use_reentrant": False}
-        self.kept, self.save_total_limit = self.save_total_limit, None  # see WholeCheckpoints
-        self._share_out()
+        self.kept, self.save_total_limit = self.save_total_limit, None  # see CompleteCheckpoints
+        share_out(self)
         super().__post_init__()
         self._n_gpu = min(self._n_gpu, 1)  # one process, one GPU: several are torchrun's business
         if self.deepspeed:
             start_deepspeed(self.use_cpu)
-
-    def _share_out(self) -> None:
-        """Batches and engine files, before transformers reads them."""
-        if self.global_batch:
-            at_once = self.per_device_train_batch_size * processes()
-            self.gradient_accumulation_steps = self.global_batch // at_once
-            if self.gradient_accumulation_steps * at_once != self.global_batch:
-                raise EgoGenError(
-                    f"--global_batch {self.global_batch}: expected a multiple of "
-                    f"--per_device_train_batch_size {self.per_device_train_batch_size} times "
-                    f"{processes()} processes"
-                )
-        if isinstance(self.deepspeed, str):
-            self.deepspeed = read_deepspeed(self.deepspeed, self.use_cpu)
-        if isinstance(self.fsdp_config, str):
-            self.fsdp_config = read_json(self.fsdp_config)
-        self.fsdp = {"true": True, "false": None}.get(str(self.fsdp).lower(), self.fsdp)
-        if self.fsdp and processes() == 1:
-            raise EgoGenError("--fsdp: one process has nobody to share with, expected torchrun")
-        if self.fsdp:  # told to transformers' loader, which else reads the weights in every process
-            os.environ["ACCELERATE_USE_FSDP"] = "true"
-            efficient = (self.fsdp_config or {}).get("cpu_ram_efficient_loading", False)
-            os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = str(efficient).lower()
 
     @property
     def engine(self) -> str:

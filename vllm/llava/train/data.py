@@ -24,7 +24,7 @@ from llava.tokens import Encoded, collate, cut, encode_conversation, expand_samp
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns alternate question, answer. `image` is relative to the picture folder, or None."""
+    """Turns alternate question, answer. `image` is relative to the image folder, or None."""
 
     name: str
     turns: tuple[str, ...]
@@ -34,9 +34,9 @@ class Conversation:
 def read_conversations(path: str | os.PathLike) -> list[Conversation]:
     """The tuning file: a list of {"id", "image" (optional), "conversations": [{"from", "value"}]}.
 
-    As released: an answer before the first question is dropped, and the picture mark goes to the
-    front of its turn (several in one turn are one). Prompt marks inside a turn are taken apart.
-    Raises EgoGenError by entry.
+    As in the released code, an answer before the first question is dropped, and the image mark goes
+    to the front of its turn (several in one turn are one). Prompt marks inside a turn are taken
+    apart. Raises EgoGenError that names the entry.
     """
     data = read_json(path)
     if not isinstance(data, list) or not data:
@@ -66,7 +66,7 @@ def _conversation(item: Any, where: str) -> Conversation:
         turns.append(_turn(turn["value"], image is not None))
         if image is not None and sum(IMAGE_MARK in text for text in turns) > 1:
             raise EgoGenError(
-                f"{where}: turn {number}: a second {IMAGE_MARK}, expected one for its one picture"
+                f"{where}: turn {number}: a second {IMAGE_MARK}, expected one for its one image"
             )
     if not turns or len(turns) % 2:
         raise EgoGenError(f"{where}: expected each question to have an answer")
@@ -83,8 +83,8 @@ def _turn(text: str, pictured: bool) -> str:
 class TuningData(Dataset):
     """Encoded conversations; those of which a cut leaves no target are left out (`dropped`).
 
-    `cut_expanded` counts a picture with all its patches against `max_length`; the released code cut
-    before that. `cache` pictures are kept in memory.
+    `cut_expanded` counts an image with all its `patches` against `max_length`; the released code
+    counts it as one position. `cache` images are kept in memory.
     """
 
     def __init__(
@@ -105,13 +105,14 @@ class TuningData(Dataset):
         self.samples: list[tuple[Conversation, Encoded]] = []
         self.dropped = 0
         for conversation in conversations:
-            pictured = conversation.image is not None
-            if pictured and not (self.image_folder / conversation.image).is_file():
+            image = conversation.image
+            if image is not None and not (self.image_folder / image).is_file():
                 raise EgoGenError(
-                    f"{self.image_folder / conversation.image}: no such image "
+                    f"{self.image_folder / image}: no such image "
                     f"(conversation {conversation.name!r})"
                 )
-            encoded = encode_conversation(conversation.turns, template, tokenizer, pictured)
+            turns = conversation.turns
+            encoded = encode_conversation(turns, template, tokenizer, image is not None)
             encoded = cut(encoded, max_length, patches if cut_expanded else 1)
             if encoded.targets:
                 self.samples.append((conversation, encoded))
@@ -138,7 +139,10 @@ class TuningData(Dataset):
 
 @dataclass(frozen=True)
 class Collator:
-    """Samples -> input_ids, labels, attention_mask (B, T) and pixel_values (B, 3, size, size)."""
+    """Samples -> input_ids, labels, attention_mask (B, T) and pixel_values (B, 3, size, size).
+
+    B samples of T positions, an image with all its patches.
+    """
 
     pad_id: int
 

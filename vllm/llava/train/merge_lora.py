@@ -1,4 +1,4 @@
-"""Add tuned adapters into the weights of their base model: a folder that describes pictures."""
+"""Add tuned adapters into the weights of their base model: a folder that describes images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--adapter", required=True, help="folder `adapter` of a tuning with LoRA")
-    parser.add_argument("--out", required=True, help="folder of the whole checkpoint to write")
+    parser.add_argument("--out", required=True, help="folder of the complete checkpoint to write")
     parser.add_argument("--base", help="the pretrained model (default: where it was when tuning)")
     parser.add_argument(
         "--dtype", default="float16", choices=("float32", "float16", "bfloat16"), help="of the out"

@@ -20,18 +20,18 @@ def processes() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process tells and writes what is to be told and written once."""
+    """Whether this is the process that prints, and writes the files that there are once."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here."""
+    """Return when every process has called this."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
 
 
 def any_process(value: bool, device: torch.device) -> bool:
-    """Whether `value` holds in any of the processes, which all have to ask."""
+    """Whether `value` holds in any of the processes; all of them have to call this."""
     if not torch.distributed.is_initialized():
         return value
     flag = torch.tensor(int(value), device=device)
@@ -69,7 +69,7 @@ def start_deepspeed(cpu: bool) -> None:
 
 
 def leave_deepspeed() -> None:
-    """From here on models are loaded whole again: by the process that asks, for itself."""
+    """From here on a process loads a complete model again, for itself, when it asks for one."""
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()

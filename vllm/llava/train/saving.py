@@ -1,10 +1,15 @@
-"""Checkpoints of tuning that are whole or not there, and the folder of the result."""
+"""Checkpoints of tuning that are complete or do not count, stopping on signals, and the result.
+
+`checkpoint-<step>/whole.json` is written last: a checkpoint without it was cut off while it was
+saved, and is never continued from.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +17,11 @@ from transformers import TrainerCallback
 
 from egogen.atomic import read_json, write_json
 from egogen.errors import EgoGenError
+from egogen.jobs import SIGNALS, StoppedBySignal, requeue
 from llava.checkpoints.load import Loaded, save_tools
-from llava.train.parallel import wait_for_all
+from llava.train.parallel import any_process, is_first, wait_for_all
 
-WHOLE_FILE = "whole.json"  # written last into a checkpoint folder
+COMPLETE_FILE = "whole.json"  # written last into a checkpoint folder
 SHARDED = ("zero1", "zero2", "zero3")  # each process keeps its own part of the optimizer
 
 
@@ -27,24 +33,24 @@ def flush(folder: Path) -> None:
                 os.fsync(file.fileno())
 
 
-def half_of(folder: str | os.PathLike) -> Path:
-    """An empty folder inside `folder`, to be filled and then published there."""
-    half = Path(folder) / ".half"
-    shutil.rmtree(half, ignore_errors=True)
-    half.mkdir(parents=True)
-    return half
+def staging_folder(folder: str | os.PathLike) -> Path:
+    """An empty folder inside `folder`, whose files `publish` moves there when all are written."""
+    staging = Path(folder) / ".half"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    return staging
 
 
-def publish(half: Path) -> None:
-    """Move the files of `half` up into its folder, once all of them are on the disk."""
-    flush(half)
-    for path in sorted(half.iterdir()):
-        os.replace(path, half.parent / path.name)
-    half.rmdir()
+def publish(staging: Path) -> None:
+    """Move the files of `staging` up into its folder, once all of them are on the disk."""
+    flush(staging)
+    for path in sorted(staging.iterdir()):
+        os.replace(path, staging.parent / path.name)
+    staging.rmdir()
 
 
 def checkpoints(output: Path) -> dict[int, Path]:
-    """Step -> checkpoint-<step> folder, whole or not, by rising step."""
+    """Step -> checkpoint-<step> folder, complete or not, by rising step."""
     found = {
         int(match[1]): path
         for path in Path(output).glob("checkpoint-*")
@@ -53,45 +59,86 @@ def checkpoints(output: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def newest_whole(output: Path, engine: str, processes: int) -> str | None:
-    """The checkpoint with the highest step that was written to its end.
+def newest_complete(output: Path, engine: str, processes: int) -> str | None:
+    """The complete checkpoint with the highest step, None when there is none.
 
     Raises EgoGenError when it belongs to another engine, or to another number of processes where
     that matters.
     """
-    whole = [path for path in checkpoints(output).values() if (path / WHOLE_FILE).exists()]
-    if not whole:
+    complete = [path for path in checkpoints(output).values() if (path / COMPLETE_FILE).exists()]
+    if not complete:
         return None
-    written = read_json(whole[-1] / WHOLE_FILE)
+    written = read_json(complete[-1] / COMPLETE_FILE)
     by, on = written.get("engine", engine), written.get("processes", processes)
     if by != engine or (by in SHARDED and on != processes):
         raise EgoGenError(
-            f"{whole[-1]}: written by {by} on {on} processes, found {engine} on {processes}; "
+            f"{complete[-1]}: written by {by} on {on} processes, found {engine} on {processes}; "
             "go on with those, or choose another --output_dir"
         )
-    return str(whole[-1])
+    return str(complete[-1])
 
 
-class WholeCheckpoints(TrainerCallback):
-    """Completes every checkpoint with tokenizer and image processor, and marks it whole.
+class CompleteCheckpoints(TrainerCallback):
+    """Adds tokenizer and image processor to every checkpoint, and marks it as complete.
 
-    Only then older ones are removed, so that there is always one to go on from.
+    Only then are older ones removed, down to `kept` (None: all stay), so that there is always one
+    to continue from.
     """
 
     def __init__(self, loaded: Loaded, kept: int | None, mark: dict[str, Any]):
         self.loaded, self.kept, self.mark = loaded, kept, mark
 
-    def on_save(self, args, state, control, **_):
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         wait_for_all()  # every process writes its part
         if not state.is_world_process_zero or not folder.is_dir():
             return
         save_tools(self.loaded, folder)
         flush(folder)
-        write_json(folder / WHOLE_FILE, {"step": state.global_step, **self.mark})
+        write_json(folder / COMPLETE_FILE, {"step": state.global_step, **self.mark})
         older = [path for path in checkpoints(args.output_dir).values() if path != folder]
-        whole = [path for path in older if (path / WHOLE_FILE).exists()]
-        gone = whole[: max(0, len(whole) + 1 - self.kept)] if self.kept else []
-        for path in [*gone, *(path for path in older if path not in whole)]:
-            (path / WHOLE_FILE).unlink(missing_ok=True)  # half removed is not whole
+        complete = [path for path in older if (path / COMPLETE_FILE).exists()]
+        gone = complete[: max(0, len(complete) + 1 - self.kept)] if self.kept else []
+        for path in [*gone, *(path for path in older if path not in complete)]:
+            (path / COMPLETE_FILE).unlink(missing_ok=True)  # half removed is not complete
             shutil.rmtree(path, ignore_errors=True)
+
+
+class StopOnSignal(TrainerCallback):
+    """SIGUSR1 and SIGTERM end tuning after the optimizer step under way, with a checkpoint.
+
+    All processes stop at the same step, whichever of them the signal has reached.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.stopped = False
+        self.before: dict[int, Any] = {}  # signal -> what handled it before tuning
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        for number in SIGNALS:
+            self.before[number] = signal.signal(number, self._note)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: Any) -> None:
+        self.received = number
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        asked = any_process(self.received is not None, args.device)
+        if asked and state.global_step < state.max_steps:
+            self.stopped = control.should_save = control.should_training_stop = True
+
+    def raise_if_stopped(self, output: Path, step: int) -> None:
+        """Raises StoppedBySignal where tuning did not come to its end; the checkpoint is written.
+
+        After SIGUSR1, the warning before Slurm's time limit, the job is queued again.
+        """
+        if not self.stopped:
+            return
+        after = "the same command continues"
+        if is_first() and self.received == signal.SIGUSR1:
+            after = requeue() or after
+        raise StoppedBySignal(f"{output}: step {step}: stopped by a signal; {after}")

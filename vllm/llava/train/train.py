@@ -19,7 +19,7 @@ from llava.train.adapters import ADAPTER_FOLDER, add_adapters, merge, write_orig
 from llava.train.arguments import Flags, TuningArguments, parse
 from llava.train.data import Collator, TuningData, read_conversations
 from llava.train.parallel import is_first, leave_deepspeed, wait_for_all
-from llava.train.saving import half_of, newest_whole, publish
+from llava.train.saving import newest_complete, publish, staging_folder
 from llava.train.trainer import Tuner
 
 SETTINGS_FILE, FINISHED_FILE = "tuning_settings.json", "finished.json"
@@ -103,10 +103,9 @@ def prepare(flags: Flags) -> Loaded:
 
 def read_data(flags: Flags, loaded: Loaded) -> TuningData:
     conversations = read_conversations(flags.data.data_path)
-    if is_first():
-        conversations = track(conversations, len(conversations), "read", "conversations")
+    shown = track(conversations, len(conversations), "read", "conversations")
     data = TuningData(
-        conversations,
+        shown if is_first() else conversations,
         flags.data.image_folder,
         loaded.template,
         loaded.tokenizer,
@@ -122,8 +121,8 @@ def read_data(flags: Flags, loaded: Loaded) -> TuningData:
 
 
 def tune(trainer: Tuner, tuning: TuningArguments) -> None:
-    """All steps, from the newest whole checkpoint on."""
-    start = newest_whole(Path(tuning.output_dir), tuning.engine, tuning.world_size)
+    """All steps, from the newest complete checkpoint on."""
+    start = newest_complete(Path(tuning.output_dir), tuning.engine, tuning.world_size)
     try:
         trainer.train(resume_from_checkpoint=start)
     except EgoGenError as error:  # of a data worker it comes with the worker's traceback in front
@@ -135,19 +134,21 @@ def save(trainer: Tuner, loaded: Loaded, flags: Flags) -> None:
     """The result in the output folder; with adapters also that of merging them."""
     output = Path(flags.tuning.output_dir)
     place = output / ADAPTER_FOLDER if flags.lora.lora_enable else output
-    half = half_of(place) if is_first() else place / ".half"
+    staging = place / ".half"
+    if is_first():
+        staging_folder(place)
     wait_for_all()
-    trainer.save_model(str(half))  # all processes take part where they share the weights
+    trainer.save_model(str(staging))  # all processes take part where they share the weights
     wait_for_all()
     if not is_first():
         return
-    (half / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing needs
+    (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing needs
     if flags.lora.lora_enable:
         names = flags.model
-        write_origin(half, names.model_name_or_path, names.vision_tower, loaded.model.config)
+        write_origin(staging, names.model_name_or_path, names.vision_tower, loaded.model.config)
     else:
-        save_tools(loaded, half)
-    publish(half)
+        save_tools(loaded, staging)
+    publish(staging)
     trainer.save_state()
     if flags.lora.lora_enable:
         leave_deepspeed()

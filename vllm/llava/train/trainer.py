@@ -1,22 +1,46 @@
-"""transformers' Trainer with whole checkpoints, plain progress and the released learning rate."""
+"""transformers' Trainer with complete checkpoints, plain progress, and a data order of its own."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Dataset
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from egogen.jobs import LOG_EVERY_SECONDS, Progress
 from llava.checkpoints.load import Loaded
-from llava.train.order import EpochOrder
 from llava.train.parallel import processes
-from llava.train.saving import WholeCheckpoints
-from llava.train.stopping import StopOnSignal
+from llava.train.saving import CompleteCheckpoints, StopOnSignal
+
+
+class EpochOrder(Sampler[int]):
+    """A new order of `length` samples in every epoch, which depends on (seed, epoch) only.
+
+    An epoch is filled up to a multiple of the global batch with its own first samples, so that step
+    k learns the same samples whatever the number of processes, the batch of each, and the
+    accumulation. Example: 5 samples in global batches of 4 are 8 draws an epoch, 3 samples twice.
+    """
+
+    def __init__(self, length: int, global_batch: int, seed: int):
+        self.length, self.seed, self.epoch = length, seed, 0
+        self.total = math.ceil(length / global_batch) * global_batch
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(self.length, generator=generator).tolist()
+        yield from (order[place % self.length] for place in range(self.total))
 
 
 def released_warmup(step: int, warmup_steps: int) -> float:
@@ -32,56 +56,63 @@ def released_warmup(step: int, warmup_steps: int) -> float:
 class StepProgress(TrainerCallback):
     """Samples per second and time left: a bar on a terminal, now and then a line in a log."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.progress: Progress | None = None
         self.last_line = time.monotonic()
 
-    def on_train_begin(self, args, state, control, **_):
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             samples = args.step_samples
             self.progress = Progress(
                 state.max_steps * samples, "tune", "samples", done=state.global_step * samples
             )
 
-    def on_step_end(self, args, state, control, **_):
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.progress is not None:
             self.progress.update(state.global_step * args.step_samples - self.progress.count)
 
-    def on_log(self, args, state, control, logs=None, **_):
-        if self.progress is None or "loss" not in (logs or {}):
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        logs = logs or {}
+        if self.progress is None or "loss" not in logs:
             return
-        told = f"step {state.global_step}, loss {logs['loss']:.4f}"
+        line = f"step {state.global_step}, loss {logs['loss']:.4f}"
         if self.progress.bar is not None:
-            self.progress.bar.set_postfix_str(told)
+            self.progress.bar.set_postfix_str(line)
         elif time.monotonic() - self.last_line >= LOG_EVERY_SECONDS:
             self.last_line = time.monotonic()
-            print(f"tune: {told}, rate {logs.get('learning_rate', 0):.2e}", flush=True)
+            print(f"tune: {line}, rate {logs.get('learning_rate', 0):.2e}", flush=True)
 
-    def on_train_end(self, args, state, control, **_):
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.progress is not None:
             self.progress.close()
             self.progress = None
 
 
 class Tuner(Trainer):
-    """Trainer for `Llava`. Data order and rate depend on the arguments and the seed alone."""
+    """Trainer for `Llava`. Data order and learning rate depend on arguments and seed only."""
 
-    def __init__(self, loaded: Loaded, model: Any, **options):
+    lr_scheduler: Any
+    optimizer: Any
+
+    def __init__(self, loaded: Loaded, model: Any, **options: Any):
         super().__init__(model=model, **options)
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         self.add_callback(StepProgress())
         mark = {"engine": self.args.engine, "processes": processes()}
-        self.add_callback(WholeCheckpoints(loaded, self.args.kept, mark))
+        self.add_callback(CompleteCheckpoints(loaded, self.args.kept, mark))
         self.stop = StopOnSignal()
         self.add_callback(self.stop)
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochOrder:
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:
         data = self.train_dataset if train_dataset is None else train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return EpochOrder(len(data), self.args.step_samples, seed)
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None):
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
+        """transformers' schedule, or with `--lr_rule released` that of the published runs."""
         if self.args.lr_rule == "command" or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         warmup = self.args.get_warmup_steps(num_training_steps)

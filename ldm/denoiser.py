@@ -1,0 +1,265 @@
+"""The denoiser: the network that predicts noise, and the only place that knows what kind it is.
+
+Here it is the UNet of Stable Diffusion v1, as diffusers builds it. Sampling, training, checkpoints
+and the pipeline use the methods of `Denoiser`; another kind of network is another subclass, given
+to `LegoModel` among its parts.
+
+Letters: B batch, n distinct contexts, c latent channels, h w latent size, L context rows,
+C context width, N positions of a feature map, D their width, d width of an attention head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from torch import Tensor, nn
+from torch.nn import functional
+
+from egogen import EgoGenError
+from ldm.schema import UNetParams
+
+Predictor = Callable[[Tensor, Tensor], Tensor]  # (x (B, 2c, h, w), t (B,)) -> (B, c, h, w)
+HeldContext = dict[str, tuple[Tensor, Tensor]]  # layer -> keys and values (B, heads, L, d)
+
+
+class Denoiser:
+    """A network with what stage 2 asks of it. Subclasses say how it is called (`forward`).
+
+    `name` is the network's among the parts of `LegoModel`, and so in checkpoints: the one that
+    diffusers gives to this component of a pipeline.
+    """
+
+    name = "denoiser"
+    first_weight = ""  # name of the weight that the 2c input channels meet
+
+    def __init__(self, network: nn.Module):
+        self.network = network
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        """(B, 2c, h, w), (B,), (B, L, C) -> (B, c, h, w): noise or clean latents."""
+        raise NotImplementedError
+
+    def hold(self, contexts: Tensor, rows: Tensor) -> Predictor:
+        """-> predict(x, t), item i of whose batch attends to `contexts[rows[i]]` in every call.
+
+        contexts: (n, L, C); rows: (B,) int64. What can be computed of the contexts alone may be
+        computed here, once; it belongs to the predictor, never to the network, so that predictors
+        of one network may be used at the same time.
+        """
+        context = contexts[rows]  # (B, L, C)
+        return lambda x, t: self(x, t, context)
+
+    def released_name(self, name: str) -> str:
+        """The name of a weight of the network in the released (CompVis) layout."""
+        return name
+
+    def __call__(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        """`forward` in the precision of the weights; where they are float32, autocast decides."""
+        if self.dtype == torch.float32:
+            return self.forward(x, t, context)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.forward(x.to(self.dtype), t, context.to(self.dtype))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.network.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def widened(self, weight: Tensor) -> Tensor:
+        """`first_weight` (out, in, ...) with zeros for the input channels that it lacks."""
+        lacking = self.network.get_parameter(self.first_weight).shape[1] - weight.shape[1]
+        return functional.pad(weight, (0, 0) * (weight.ndim - 2) + (0, max(0, lacking)))
+
+    def prepare(
+        self, dtype: torch.dtype | None = None, channels_last: bool = False, compiled: bool = False
+    ) -> None:
+        """Precision of the weights, memory format and compilation, in place."""
+        if dtype is not None:
+            self.network.to(dtype)
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compiled:
+            self.network.compile()
+
+    def checkpoint_activations(self) -> None:
+        """Compute activations again in the backward pass in place of keeping them (training)."""
+        raise EgoGenError(f"config: use_checkpoint: not possible with {type(self).__name__}")
+
+
+class UNetDenoiser(Denoiser):
+    """diffusers' UNet with cross-attention.
+
+    Keys and values of a held context are computed once: at the real size (410 rows of 768) they are
+    16 GFLOP a branch, a tenth of a denoising step at 256 pixels. They travel with each call, as
+    `cross_attention_kwargs`, to the attention layers' processors. Where somebody has put other
+    processors in place (an adapter, say), the contexts themselves are given in every call.
+    """
+
+    name = "unet"
+    first_weight = "conv_in.weight"
+
+    network: UNet2DConditionModel
+
+    def __init__(self, network: UNet2DConditionModel):
+        super().__init__(network)
+        self.attention = {
+            name: layer for name, layer in network.named_modules() if isinstance(layer, Attention)
+        }
+        for name, layer in self.attention.items():
+            if type(layer.processor) is AttnProcessor2_0:  # diffusers' default
+                layer.set_processor(HeldAttention(name))
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        return self.network(x, t, context).sample
+
+    def hold(self, contexts: Tensor, rows: Tensor) -> Predictor:
+        layers = self.attention.values()
+        if not all(isinstance(layer.processor, HeldAttention) for layer in layers):
+            return super().hold(contexts, rows)
+        half, contexts = self.dtype != torch.float32, contexts.to(self.dtype)
+        held = {
+            name: tuple(
+                split_heads(to(contexts), layer.heads)[rows]  # (n, L, D) -> (B, heads, L, d)
+                for to in (layer.to_k, layer.to_v)
+            )
+            for name, layer in self.attention.items()
+            if layer.is_cross_attention
+        }
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            with torch.autocast(x.device.type, enabled=False) if half else nullcontext():
+                x = x.to(self.dtype) if half else x
+                return self.network(x, t, None, cross_attention_kwargs={"held": held}).sample
+
+        return predict
+
+    def released_name(self, name: str) -> str:
+        return unet_name(name, self.network.config)
+
+    def checkpoint_activations(self) -> None:
+        self.network.enable_gradient_checkpointing()
+
+
+class HeldAttention(AttnProcessor2_0):
+    """diffusers' attention, and attention to keys and values that come with the call as `held`."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        held: HeldContext | None = None,
+    ) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        if held is None or not attn.is_cross_attention:
+            return super().__call__(
+                attn, hidden_states, encoder_hidden_states, attention_mask, temb
+            )
+        keys, values = held[self.name]  # (B, heads, L, d)
+        query = split_heads(attn.to_q(hidden_states), attn.heads)  # (B, heads, N, d)
+        mixed = functional.scaled_dot_product_attention(query, keys, values)  # (B, heads, N, d)
+        return attn.to_out[0](mixed.transpose(1, 2).flatten(2))  # (B, N, D)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, N, heads * d) -> (B, heads, N, d)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def unet_arguments(params: UNetParams) -> dict[str, Any]:
+    """Released (CompVis) parameters -> arguments of diffusers' UNet2DConditionModel."""
+    channels = [params.model_channels * factor for factor in params.channel_mult]
+    levels = range(len(channels))
+    attends = [2**level in params.attention_resolutions for level in levels]
+    return dict(
+        sample_size=params.image_size,
+        in_channels=params.in_channels,
+        out_channels=params.out_channels,
+        block_out_channels=tuple(channels),
+        layers_per_block=params.num_res_blocks,
+        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        transformer_layers_per_block=params.transformer_depth,
+        cross_attention_dim=params.context_dim,
+        # diffusers' historical name: for Stable Diffusion v1 it is the number of heads
+        attention_head_dim=params.num_heads,
+    )
+
+
+def build_unet(params: UNetParams) -> UNet2DConditionModel:
+    for channels in (params.model_channels * factor for factor in params.channel_mult):
+        if channels % params.num_heads or channels % 32:
+            raise EgoGenError(
+                f"config: unet_config: a level has {channels} channels, expected a multiple of 32 "
+                f"and of num_heads={params.num_heads}"
+            )
+    return UNet2DConditionModel(**unet_arguments(params))
+
+
+RESNET_OF_UNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+ENDS_OF_UNET = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+
+
+def unet_name(name: str, config: Any) -> str:
+    """Name in diffusers' UNet -> name in CompVis's, below `model.diffusion_model.`.
+
+    `config` is that of diffusers' UNet.
+
+    CompVis numbers all layers of the way down in one list, and all of the way up: each level has
+    its residual layers, on the way down one more to shrink; growing belongs to a level's last one.
+    """
+    layers = config.layers_per_block
+    head, tail = name.rsplit(".", 1)
+    if head in ENDS_OF_UNET:
+        return f"{ENDS_OF_UNET[head]}.{tail}"
+    side, rest = name.split(".", 1)
+    if side == "mid_block":
+        kind, number, rest = rest.split(".", 2)
+        place = 1 if kind == "attentions" else 2 * int(number)
+        return f"middle_block.{place}.{_inside_layer(kind, rest)}"
+    level_name, kind, number, rest = rest.split(".", 3)
+    level, index = int(level_name), int(number)
+    if kind == "downsamplers":
+        return f"input_blocks.{(level + 1) * (layers + 1)}.0.{rest.replace('conv', 'op', 1)}"
+    if kind == "upsamplers":
+        place = 2 if "CrossAttn" in config.up_block_types[level] else 1
+        return f"output_blocks.{level * (layers + 1) + layers}.{place}.{rest}"
+    layer = level * (layers + 1) + index
+    place = 1 if kind == "attentions" else 0
+    if side == "down_blocks":
+        return f"input_blocks.{layer + 1}.{place}.{_inside_layer(kind, rest)}"
+    return f"output_blocks.{layer}.{place}.{_inside_layer(kind, rest)}"
+
+
+def _inside_layer(kind: str, rest: str) -> str:
+    if kind == "attentions":
+        return rest  # the same names on both sides
+    layer, tail = rest.rsplit(".", 1)
+    return f"{RESNET_OF_UNET[layer]}.{tail}"

@@ -1,0 +1,153 @@
+"""Between the layout of config files (the released one) and the program's (`ldm.schema`).
+
+PLACES and STORES are the only tables. The typed schema that files and overrides are merged over is
+built from the program's dataclasses and these, so that every default stands once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+
+from ldm.schema import MISSING_PATH, FeatureParams, default_features
+
+# Program place -> place in files; the longest beginning of a path decides, others are the same.
+PLACES = {
+    "optimizer": "model",
+    "model": "model.params",
+    "model.learning_rate": "model.params.scheduler_config.params",
+    "model.unet": "model.params.unet_config.params",
+    "model.autoencoder": "model.params.first_stage_config.params.ddconfig",
+    "model.autoencoder.embed_dim": "model.params.first_stage_config.params.embed_dim",
+    "model.text_encoder": "model.params.cond_stage_config.params",
+    "metadata_path": "data.metadata_path",
+    "data": "data.params",
+    "data.train": "data.params.train.params",
+    "data.validation": "data.params.validation.params",
+    "lightning.image_logger": "lightning.callbacks.image_logger.params",
+}
+# Where a dataset's `features` stand in files: those of the released code, and all others.
+STORES = {"image": "additional_cond_path.llava_image", "text": "additional_cond_path.llava_text"}
+OTHER_STORES = "feature_path"
+TABLE = "model.params.conditioner.features"
+T = TypeVar("T")
+
+
+def file_place(place: str) -> str:
+    """ "model.unet.num_heads" -> "model.params.unet_config.params.num_heads"."""
+    parts = place.split(".")
+    for count in range(len(parts), 0, -1):
+        start = ".".join(parts[:count])
+        if start in PLACES:
+            return ".".join([PLACES[start], *parts[count:]])
+    return place
+
+
+def store_key(name: str) -> str:
+    """What a dataset's folder of a feature is called in files, below the dataset's own place."""
+    return STORES.get(name, f"{OTHER_STORES}.{name}")
+
+
+def file_schema(schema: type) -> DictConfig:
+    """The defaults of a schema (TrainConfig, GenerateConfig), typed, in the files' layout."""
+    tree: dict[str, Any] = {}
+    for place, kind, field in _leaves(schema):
+        for where, file_kind, default in _in_files(place, kind, field):
+            *parents, name = where.split(".")
+            node = tree
+            for key in parents:
+                node = node.setdefault(key, {})
+            node[name] = (name, file_kind, default)
+    return OmegaConf.structured(_dataclass(schema.__name__, tree))
+
+
+def from_file(schema: type[T], content: DictConfig) -> T:
+    """A config in the files' layout -> an object of the program's schema."""
+    loaded = OmegaConf.structured(schema)
+    for place, _, _ in _leaves(schema):
+        if _is_stores(place):
+            part = file_place(place.removesuffix(".features"))
+            value = {n: OmegaConf.select(content, f"{part}.{key}") for n, key in STORES.items()}
+            value |= OmegaConf.select(content, f"{part}.{OTHER_STORES}")
+            value = {name: path for name, path in value.items() if path}
+        else:
+            value = OmegaConf.select(content, file_place(place))
+        if file_place(place) == TABLE:
+            value = {name: spec for name, spec in value.items() if spec is not None}
+        OmegaConf.update(loaded, place, value, merge=False)
+    return typing.cast(T, OmegaConf.to_object(loaded))
+
+
+def to_file(config: Any) -> DictConfig:
+    """The reverse: what is printed, and written into a run's folder."""
+    content = file_schema(type(config))
+    for place, _, _ in _leaves(type(config)):
+        value = config
+        for name in place.split("."):
+            value = getattr(value, name)
+        if _is_stores(place):
+            part = file_place(place.removesuffix(".features"))
+            for name in {**STORES, **value}:
+                path = value.get(name, MISSING_PATH)
+                OmegaConf.update(content, f"{part}.{store_key(name)}", path, force_add=True)
+        elif file_place(place) == TABLE:  # a feature of the default table that is left out is null
+            OmegaConf.update(content, TABLE, {**dict.fromkeys(default_features()), **value})
+        else:
+            OmegaConf.update(content, file_place(place), value)
+    return content
+
+
+def file_values(config: Any) -> dict[str, Any]:
+    """{key in files: value} of everything in a config."""
+
+    def walk(node: Any, prefix: str) -> dict[str, Any]:
+        if not isinstance(node, dict):
+            return {prefix.rstrip("."): node}
+        return {k: v for key in node for k, v in walk(node[key], f"{prefix}{key}.").items()}
+
+    return walk(OmegaConf.to_container(to_file(config)), "")
+
+
+def _is_stores(place: str) -> bool:
+    return place.startswith("data.") and place.endswith(".features")
+
+
+def _leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field]]:
+    """(place, type, field) of everything in a schema that is not a dataclass itself."""
+    kinds = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        kind, place = kinds[field.name], prefix + field.name
+        if dataclasses.is_dataclass(kind):
+            yield from _leaves(typing.cast(type, kind), f"{place}.")
+        else:
+            yield place, kind, field
+
+
+def _in_files(place: str, kind: Any, field: Any) -> Iterator[tuple[str, Any, Any]]:
+    """(place, type, new field) of each key that one leaf has in files."""
+    if _is_stores(place):
+        part = file_place(place.removesuffix(".features"))
+        for key in STORES.values():
+            yield f"{part}.{key}", Any, dataclasses.field(default=MISSING_PATH)
+        yield f"{part}.{OTHER_STORES}", dict[str, Any], dataclasses.field(default_factory=dict)
+        return
+    where = file_place(place)
+    if where == TABLE:
+        kind = dict[str, FeatureParams | None]  # null leaves a feature out
+    given = {"default": field.default, "default_factory": field.default_factory}
+    given = {name: value for name, value in given.items() if value is not dataclasses.MISSING}
+    yield where, kind, dataclasses.field(**given)
+
+
+def _dataclass(name: str, tree: dict[str, Any]) -> type:
+    fields = []
+    for key, node in tree.items():
+        if isinstance(node, dict):
+            kind = _dataclass(f"{name}_{key}", node)
+            node = (key, kind, dataclasses.field(default_factory=kind))
+        fields.append(node)
+    return dataclasses.make_dataclass(name, fields)

@@ -1,0 +1,170 @@
+"""One split of a dataset, opened once: its entries with their folders, and clip sizes, all checked.
+
+    splits = open_training(config)  # {"train": Split, "validation": Split}
+    split = open_generation(config, ckpt="logs/X.ckpt", n_chunk=8, chunk_idx=1)
+
+Whatever works on a split (training, `ldm.cache`, generation) is given the object. Opening raises
+EgoGenError that names a path, a folder or a key; after it nothing but the frames and the features
+of single entries can be missing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from egogen import EgoGenError
+from egogen.actions import ActionEntry, inside, read_actions, read_clip_sizes
+from egogen.features.store import INFO_FILE, read_info
+from egogen.jobs import floor_chunk
+from egogen.settings import require_paths
+from ldm.file_layout import TABLE, file_place, store_key
+from ldm.schema import DatasetParams, FeatureParams, GenerateConfig, TrainConfig
+
+Features = Mapping[str, FeatureParams]
+Paths = dict[str, str | os.PathLike | None]
+
+
+@dataclass(frozen=True)
+class Located:
+    """An entry and the folders that its paths are relative to; `stores`: of features, by name."""
+
+    entry: ActionEntry
+    frames: str
+    stores: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def source(self) -> Path:
+        return inside(self.frames, self.entry.image_0)
+
+    @property
+    def target(self) -> Path:
+        return inside(self.frames, self.entry.image_1)
+
+
+@dataclass(frozen=True)
+class Split:
+    """`sizes`: (width, height) of each clip, read where frames are to be written."""
+
+    data: DatasetParams
+    features: Features
+    items: Sequence[Located]
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def prompt(self, item: Located) -> str:
+        return item.entry.texts[self.data.text_prompt_key]
+
+
+def open_training(config: TrainConfig) -> dict[str, Split]:
+    features = config.model.conditioner.features
+    parts = {"train": config.data.train, "validation": config.data.validation}
+    paths: Paths = {}
+    for name, data in parts.items():
+        paths |= _paths(data, features, f"data.{name}")
+    require_paths(paths | {"model.params.ckpt_path": config.model.ckpt_path})
+    return {name: open_split(data, features) for name, data in parts.items()}
+
+
+def open_generation(config: GenerateConfig, ckpt: str, n_chunk: int, chunk_idx: int) -> Split:
+    """The chunk `chunk_idx` of `n_chunk`, counted from 1."""
+    features = config.model.conditioner.features
+    paths = _paths(config.data, features, "data")
+    paths["data.metadata_path"] = config.metadata_path
+    require_paths(paths | {"model.params.ckpt_path": config.model.ckpt_path, "ckpt": ckpt})
+    items = floor_chunk(locate_entries(config.data, features), n_chunk, chunk_idx)
+    check_stores(items, features)
+    sizes = read_clip_sizes(config.metadata_path)
+    for item in items:
+        if item.entry.clip not in sizes:
+            raise EgoGenError(f"{config.metadata_path}: clip {item.entry.clip!r} is missing")
+    return Split(config.data, features, items, sizes)
+
+
+def open_split(data: DatasetParams, features: Features) -> Split:
+    """All entries of one dataset's config, without clip sizes."""
+    items = locate_entries(data, features)
+    check_stores(items, features)
+    return Split(data, features, items)
+
+
+def as_list(value: Any) -> list[str]:
+    """A path or a list of paths (training on several datasets) -> list."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _paths(data: DatasetParams, features: Features, place: str) -> Paths:
+    """Key in files -> path, of everything that a dataset's config names."""
+    named = {"data_path": data.data_path, "edit_path": data.edit_path}
+    named |= {store_key(name): data.features.get(name, "") for name in features}
+    paths: Paths = {}
+    for key, value in named.items():
+        where, values = f"{file_place(place)}.{key}", as_list(value)
+        paths |= {where if len(values) == 1 else f"{where}[{i}]": x for i, x in enumerate(values)}
+    return paths
+
+
+def locate_entries(data: DatasetParams, features: Features) -> list[Located]:
+    """Paths in the config may be lists, one item per training set."""
+    columns = {"edit_path": as_list(data.edit_path), "data_path": as_list(data.data_path)}
+    stores = {store_key(name): as_list(data.features.get(name, "")) for name in features}
+    count = len(columns["edit_path"])
+    lengths = [len(column) for column in (columns | stores).values()]
+    if lengths[1] != count or not set(lengths[2:]) <= {1, count}:
+        raise EgoGenError(
+            f"config: {', '.join(columns | stores)} name {lengths} paths, expected the same number "
+            "each"
+        )
+    located = []
+    for i, (edit_path, frames) in enumerate(zip(*columns.values(), strict=True)):
+        folders = [column[i if len(column) > 1 else 0] for column in stores.values()]
+        named = dict(zip(features, folders, strict=True))
+        for entry in read_actions(edit_path, (data.text_prompt_key,)):
+            located.append(Located(entry, frames, named))
+    return located
+
+
+def store_folder(item: Located, name: str) -> Path:
+    path = item.stores.get(name)
+    if not path or not Path(path).is_dir():
+        raise EgoGenError(f"config: {store_key(name)}={path or ''!r}: no such folder")
+    return Path(path)
+
+
+def check_stores(items: Sequence[Located], features: Features) -> None:
+    """What stores say about themselves against the config, before any work.
+
+    Raises EgoGenError when features are of another width or number of rows than the model takes,
+    or when stores of different layouts or vision widths would meet in one batch.
+    """
+    for name, spec in features.items():
+        widths: dict[Any, Path] = {}  # of what is stored, where a projector makes it wider
+        for root in {store_folder(item, name): None for item in items}:
+            info = read_info(root)
+            _check_info(info, root / INFO_FILE, name, spec)
+            compact = info.get("layout", "released") == "compact"
+            widths.setdefault(info.get("vision_width") if compact else None, root)
+        if len(widths) > 1:
+            one, other = list(widths.values())[:2]
+            raise EgoGenError(
+                f"{one} and {other}: {name} stores of different layout or vision width, expected "
+                "one kind in a run; convert one (python -m llava.eval.convert_features)"
+            )
+
+
+def _check_info(info: Mapping[str, Any], where: Path, name: str, spec: FeatureParams) -> None:
+    expected = {"width": spec.width} if spec.padded else {"width": spec.width, "rows": spec.rows}
+    for key, value in expected.items():
+        if info.get(key, value) != value:
+            raise EgoGenError(
+                f"{where}: features with {key} {info[key]}, but the config has "
+                f"{TABLE}.{name}.{key}={value}: not from the model it is meant for"
+            )
+    most = info.get("text_rows", spec.rows)
+    if spec.padded and spec.rows > most:
+        raise EgoGenError(
+            f"{where}: holds the first {most} {name} rows, but the config has "
+            f"{TABLE}.{name}.rows={spec.rows}"
+        )

@@ -1,0 +1,100 @@
+"""The seam between stage 1's loop and whatever describes images.
+
+Loop, feature stores and results know a describer by the protocol `Describer` and nothing of the
+model behind it; `llava.describing.llava_describer` is the one for LLaVA checkpoints. Another one is
+a class with these members, for instance
+
+    class Depth:
+        name = "depth model of 2026"
+        provenance = {"model": "a1b2"}
+        features = {"depth": Feature(width=8, rows=4)}
+
+        def too_long(self, question, name):
+            return ""
+
+        def describe(self, images, questions, *, seeds, names):
+            return [Description("near", {"depth": np.zeros((4, 8))}) for image in images]
+
+and `llava.describing.loop.run(job, Depth())` describes a split with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from egogen.features.projector import Projector
+
+Name = tuple[str, str]  # what a sample is known by: (clip, action)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """What a describer says of a feature before it makes any: rows (`rows`, `width`) of an image.
+
+    `rows` is None where their number varies. `projector` is for features that a compact store holds
+    in a smaller form, `Description.compact`: it makes the projector of that form to the feature.
+    """
+
+    width: int
+    rows: int | None = None
+    projector: Callable[[], Projector] | None = None
+
+
+@dataclass(frozen=True)
+class Description:
+    """The enriched description of one action, and the features that stage 2 is conditioned on.
+
+    features  {name: (n, width)} for every name in `Describer.features`
+    compact   {name: (n, C)} of those with a projector: what goes into it
+    ids       the tokens of `text` with the end mark, where the describer knows them
+    """
+
+    text: str
+    features: Mapping[str, np.ndarray]
+    compact: Mapping[str, np.ndarray] = field(default_factory=dict)
+    ids: Sequence[int] = ()
+
+
+class Describer(Protocol):
+    """What writes texts and features.
+
+    name        what errors call it, for instance the folder of its weights
+    provenance  all that its texts and features depend on, question and seed aside: it is recorded
+                beside results and stores, which are continued only by an equal one
+    features    what it makes, by the names of the stores
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def provenance(self) -> Mapping[str, Any]: ...
+
+    @property
+    def features(self) -> Mapping[str, Feature]: ...
+
+    def too_long(self, question: str, name: Name) -> str:
+        """Why question and answer of a sample have no room in the model, or "".
+
+        The sample is then named and left out. Called in several threads.
+        """
+        ...
+
+    def describe(
+        self,
+        images: Sequence[Image.Image],
+        questions: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        names: Sequence[Name],
+    ) -> list[Description]:
+        """Describe a batch. Sample i depends on its image, question and seed, not on the others.
+
+        Raises EgoGenError for what the user can put right.
+        """
+        ...

@@ -10,7 +10,6 @@ from PIL import Image, ImageOps
 
 from egogen.errors import EgoGenError
 
-
 BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 

@@ -213,9 +213,7 @@ def main(argv: Sequence[str]) -> None:
     report = {
         "model": args.size,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "samples": args.samples,
-        "batch_size": args.batch_size,
-        "tokens": args.tokens,
+        **{name: getattr(args, name) for name in ("samples", "batch_size", "tokens")},
         "prompt_positions": positions,
         **results,
         "same_tokens": float(np.mean([one[0] == other[0] for one, other in pairs])),

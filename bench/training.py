@@ -6,8 +6,8 @@
 
 Baseline: autoencoder and text encoder in every step, attention by einsum, gradient checkpointing
 always on, no cache. Ours: the encoders' outputs as the cache has them, PyTorch's fused attention,
-no checkpointing. Forward and backward of the same weights and draws; reading pictures or the cache
-is left out of both, and so are AdamW and the moving average, which are the same on both sides (and
+no checkpointing. Forward and backward of the same weights and draws; reading images or the cache
+is left out of both, and so are AdamW and the EMA, which are the same on both sides (and
 would not fit beside the weights on a small machine). Prints JSON: seconds a sample (CPU time on a
 CPU), their ratio, both losses, and the peak memory of training at `--memory-batch`: measured on
 CUDA, elsewhere computed by running the same step on tensors without contents.
@@ -31,7 +31,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0  # 
 from torch import Tensor, nn  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
-from torch.utils._pytree import tree_leaves  # noqa: E402
+from torch.utils._pytree import tree_leaves, tree_map_only  # noqa: E402
 from torch.utils.weak import WeakIdKeyDictionary  # noqa: E402
 
 from egogen.errors import run_command  # noqa: E402
@@ -85,7 +85,7 @@ def set_side(module: LegoTraining, released: bool, checkpointing: bool) -> None:
     (unet.enable_gradient_checkpointing if checkpointing else unet.disable_gradient_checkpointing)()
 
 
-def make_batch(module: LegoTraining, count: int, resolution: int, device: str) -> dict:
+def make_batch(module: LegoTraining, count: int, resolution: int) -> dict:
     """Draws and features of `count` samples, without frames and texts."""
     latents = count, *module.model.latent_shape(resolution)
     return {
@@ -101,12 +101,7 @@ def make_batch(module: LegoTraining, count: int, resolution: int, device: str) -
 
 
 def moved(batch: dict, device: str) -> dict:
-    def move(value):
-        if isinstance(value, dict):
-            return {name: move(part) for name, part in value.items()}
-        return value.to(device) if isinstance(value, Tensor) else value
-
-    return move(batch)
+    return tree_map_only(Tensor, lambda value: value.to(device), batch)
 
 
 def training_step(module: LegoTraining, batch: dict, released: bool, precision: str) -> Tensor:
@@ -151,7 +146,7 @@ def compare(args: argparse.Namespace) -> dict:
     """Both sides on the same weights, draws and frames."""
     cuda = args.device == "cuda"
     module = build(args.size, args.resolution).to(args.device)
-    batch = moved(make_batch(module, args.batch, args.resolution, args.device), args.device)
+    batch = moved(make_batch(module, args.batch, args.resolution), args.device)
     cached = as_cached(module, batch)
     sides = {
         "baseline": (True, with_texts(batch), "fp32"),
@@ -216,7 +211,7 @@ def tracked_peak(step: Callable[[], object]) -> int:
 def computed_memory(args: argparse.Namespace) -> dict:
     """Peak of training in GB (10^9 bytes), float32, from shapes alone.
 
-    Weights, two moments of AdamW and the average stay; activations and gradients are at their
+    Weights, two moments of AdamW and the EMA stay; activations and gradients are at their
     most inside forward and backward; the encoders' weights stay, and their own activations come
     and go before the UNet's.
     """
@@ -224,7 +219,7 @@ def computed_memory(args: argparse.Namespace) -> dict:
     with FakeTensorMode():
         module = build(args.size, args.resolution)
         fill_anew(module)
-        batch = make_batch(module, count, args.resolution, "cpu")
+        batch = make_batch(module, count, args.resolution)
         trained = sum(p.nbytes for p in module.parameters() if p.requires_grad)
         frozen = sum(p.nbytes for part in module.frozen_parts() for p in part.parameters())
         cached = as_cached(module, batch)
@@ -238,7 +233,7 @@ def computed_memory(args: argparse.Namespace) -> dict:
             peak = tracked_peak(lambda: training_step(module, cached, False, "fp32"))
             found[name] = peak
             print(f"{name}: {peak / 1e9:.2f} GB beside weights", file=sys.stderr, flush=True)
-    static = 4 * trained  # weights, two moments, average
+    static = 4 * trained  # weights, two moments, EMA
     totals = {
         "baseline (einsum, checkpointing, no cache)": frozen + max(encoding, found["baseline"]),
         "no cache, checkpointing": frozen + max(encoding, found["checkpointing"]),
@@ -259,11 +254,11 @@ def computed_memory(args: argparse.Namespace) -> dict:
 
 
 def measured_memory(args: argparse.Namespace) -> dict:
-    """Peak of training on CUDA in GB, AdamW and the average included."""
+    """Peak of training on CUDA in GB, AdamW and the EMA included."""
     module = build(args.size, args.resolution).to("cuda")
-    average = [p.detach().clone() for p in module.parameters() if p.requires_grad]
+    ema = [p.detach().clone() for p in module.parameters() if p.requires_grad]
     optimizer = module.configure_optimizers()["optimizer"]
-    batch = moved(make_batch(module, args.memory_batch, args.resolution, "cuda"), "cuda")
+    batch = moved(make_batch(module, args.memory_batch, args.resolution), "cuda")
     cached, peaks = as_cached(module, batch), {}
     for cache in (False, True):
         if cache:
@@ -289,7 +284,7 @@ def measured_memory(args: argparse.Namespace) -> dict:
                 peaks[name] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
             peaks.setdefault(name, "more than the card has")
             optimizer.zero_grad()
-    del average
+    del ema
     return {"how": "measured", "batch": args.memory_batch, "peak_gb": peaks}
 
 

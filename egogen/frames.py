@@ -10,6 +10,8 @@ from PIL import Image, ImageOps
 
 from egogen.errors import EgoGenError
 
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
 
 def read_rgb(path: str | os.PathLike) -> Image.Image:
     """Read an image as 8-bit RGB, upright: EXIF rotation applied, transparency laid on white.
@@ -27,14 +29,7 @@ def read_rgb(path: str | os.PathLike) -> Image.Image:
                 return to_rgb(image)
     except FileNotFoundError:
         raise EgoGenError(f"{path}: no such image") from None
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, *BOMBS) as error:
         raise EgoGenError(f"{path}: unreadable image ({error})") from None
 
 

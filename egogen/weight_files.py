@@ -29,17 +29,8 @@ from egogen.errors import EgoGenError
 
 Shapes = Mapping[str, Sequence[int]]  # by the names of tensors
 LISTED = 20  # names of one kind that an error lists
-UNREADABLE = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    SafetensorError,
-    RuntimeError,
-    ValueError,
-    KeyError,
-    TypeError,
-    EOFError,
-    OSError,
-)
+WRONG_FORMAT = (pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError)
+UNREADABLE = (*WRONG_FORMAT, RuntimeError, ValueError, KeyError, TypeError, EOFError, OSError)
 SYSTEM_MODULES = ("os", "posix", "nt", "sys", "subprocess", "shutil")
 LEGACY_PICKLES = 4  # before 2020 a torch file was: magic number, protocol, system, then the object
 

@@ -46,10 +46,10 @@ def main(argv: Sequence[str]) -> None:
         source, target = (read_rgb(inside(folder, name)) for name in (entry.image_0, entry.image_1))
         moments = model.encode_moments(to_pixels(target, config.data.res)[None])
         decoded = model.decode(model.scale_factor * model.image_latents(moments))[0]
-        picture = to_image(decoded, target.size, config.inference.height, "clamp")
+        image = to_image(decoded, target.size, config.inference.height, "clamp")
         actions = dict(truth[entry.clip]["actions"])
         own = actions.pop(entry.action_id)
-        rows.append({"verb": own["verb"], **score_frame(source, target, picture, own, actions)})
+        rows.append({"verb": own["verb"], **score_frame(source, target, image, own, actions)})
     print(json.dumps(summary(rows), indent=2))
 
 

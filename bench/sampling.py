@@ -5,8 +5,8 @@
     python bench/sampling.py --size tiny --repeats 1           # seconds; for a look at the output
 
 Both sides are measured in this process on one set of random weights, in turns. The plain loop: one
-picture at a time in three branches, attention by einsum and softmax, keys and values of the context
-anew in every step, the unconditional text anew for every picture. Time is processor time of one
+image at a time in three branches, attention by einsum and softmax, keys and values of the context
+anew in every step, the unconditional text anew for every image. Time is processor time of one
 thread on the CPU and wall time between synchronizations on CUDA.
 """
 
@@ -51,7 +51,7 @@ TINY = (
 
 
 class EinsumAttention:
-    """Attention as the released code has it: all scores in memory, nothing kept between steps."""
+    """Attention as in the released code: all scores in memory, nothing kept between steps."""
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, **_) -> Tensor:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
@@ -78,7 +78,7 @@ class Sides:
         self.usual = dict(model.unet.attn_processors)
 
     def plain_denoiser(self, conditioning: Conditioning) -> Denoise:
-        """The released classifier-free guidance, for one picture."""
+        """Classifier-free guidance as in the released code, for one image."""
         model, zeros = self.model, torch.zeros_like(conditioning.image_latents)
         uncond = conditioning.uncond_context
         context = torch.cat([conditioning.context, uncond, uncond])
@@ -152,7 +152,7 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
 
 @torch.no_grad()
 def measure_steps(sides: Sides, batch: int, repeats: int) -> dict:
-    """Seconds a picture of one denoising step, of both sides in turns; and of the held context."""
+    """Seconds an image of one denoising step, of both sides in turns; and of the held context."""
     model, device, schedule = sides.model, sides.model.device, sides.model.schedule
     sigma, conditioning = torch.tensor(3.7), made_up(model, batch)
     one = Conditioning(
@@ -203,7 +203,7 @@ def matmul_gflops(device: torch.device, precision: str) -> float:
 
 
 def measure_images(sides: Sides, count: int, batch: int) -> dict:
-    """Whole pictures a second, encoding to decoding, of both sides."""
+    """Complete images a second, encoding to decoding, of both sides."""
     model, inference, device = sides.model, sides.inference, sides.model.device
     table = model.conditioner.features
     sample = {
@@ -229,7 +229,7 @@ def measure_images(sides: Sides, count: int, batch: int) -> dict:
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
-        description="Measure sampling against a plain loop as released; prints JSON.",
+        description="Measure sampling against a plain loop as in the released code; prints JSON.",
         epilog="example: python bench/sampling.py --device cuda --batch 16 --pictures 32 "
         "compile=true",
     )
@@ -237,8 +237,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
     parser.add_argument("--batch", type=int, default=1, help="of this project's side")
     parser.add_argument("--repeats", type=int, default=3, help="timed denoising steps")
-    parser.add_argument("--pictures", type=int, default=0, help="whole pictures; 0: steps only")
-    parser.add_argument("--steps", type=int, default=100, help="of whole pictures")
+    parser.add_argument("--pictures", type=int, default=0, help="complete images; 0: steps only")
+    parser.add_argument("--steps", type=int, default=100, help="of complete images")
     parser.add_argument("inference", nargs="*", help="keys of inference, as channels_last=true")
     arguments = parser.parse_intermixed_args(argv)
     torch.set_num_threads(1)

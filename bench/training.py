@@ -6,8 +6,8 @@
 
 Baseline: autoencoder and text encoder in every step, attention by einsum, gradient checkpointing
 always on, no cache. Ours: the encoders' outputs as the cache has them, PyTorch's fused attention,
-no checkpointing. Forward and backward of the same weights and draws; reading pictures or the cache
-is left out of both, and so are AdamW and the moving average, which are the same on both sides (and
+no checkpointing. Forward and backward of the same weights and draws; reading images or the cache
+is left out of both, and so are AdamW and the EMA, which are the same on both sides (and
 would not fit beside the weights on a small machine). Prints JSON: seconds a sample (CPU time on a
 CPU), their ratio, both losses, and the peak memory of training at `--memory-batch`: measured on
 CUDA, elsewhere computed by running the same step on tensors without contents.
@@ -216,7 +216,7 @@ def tracked_peak(step: Callable[[], object]) -> int:
 def computed_memory(args: argparse.Namespace) -> dict:
     """Peak of training in GB (10^9 bytes), float32, from shapes alone.
 
-    Weights, two moments of AdamW and the average stay; activations and gradients are at their
+    Weights, two moments of AdamW and the EMA stay; activations and gradients are at their
     most inside forward and backward; the encoders' weights stay, and their own activations come
     and go before the UNet's.
     """
@@ -238,7 +238,7 @@ def computed_memory(args: argparse.Namespace) -> dict:
             peak = tracked_peak(lambda: training_step(module, cached, False, "fp32"))
             found[name] = peak
             print(f"{name}: {peak / 1e9:.2f} GB beside weights", file=sys.stderr, flush=True)
-    static = 4 * trained  # weights, two moments, average
+    static = 4 * trained  # weights, two moments, EMA
     totals = {
         "baseline (einsum, checkpointing, no cache)": frozen + max(encoding, found["baseline"]),
         "no cache, checkpointing": frozen + max(encoding, found["checkpointing"]),
@@ -259,9 +259,9 @@ def computed_memory(args: argparse.Namespace) -> dict:
 
 
 def measured_memory(args: argparse.Namespace) -> dict:
-    """Peak of training on CUDA in GB, AdamW and the average included."""
+    """Peak of training on CUDA in GB, AdamW and the EMA included."""
     module = build(args.size, args.resolution).to("cuda")
-    average = [p.detach().clone() for p in module.parameters() if p.requires_grad]
+    ema = [p.detach().clone() for p in module.parameters() if p.requires_grad]
     optimizer = module.configure_optimizers()["optimizer"]
     batch = moved(make_batch(module, args.memory_batch, args.resolution, "cuda"), "cuda")
     cached, peaks = as_cached(module, batch), {}
@@ -289,7 +289,7 @@ def measured_memory(args: argparse.Namespace) -> dict:
                 peaks[name] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
             peaks.setdefault(name, "more than the card has")
             optimizer.zero_grad()
-    del average
+    del ema
     return {"how": "measured", "batch": args.memory_batch, "peak_gb": peaks}
 
 

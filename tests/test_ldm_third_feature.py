@@ -139,7 +139,13 @@ def test_any_store_may_have_a_projector(tmp_path, padded):
     write_projector(tmp_path, projector)
     write_json(
         tmp_path / INFO_FILE,
-        {"kind": "pose", "layout": "compact", "width": 34, "vision_width": 5},
+        {
+            "kind": "pose",
+            "layout": "compact",
+            "projector": True,
+            "width": 34,
+            "vision_width": 5,
+        },
     )
     stored = np.random.default_rng(0).standard_normal((7 if padded else 12, 5)).astype(np.float16)
     writer = CompactWriter(tmp_path, "pose", "1-of-1")

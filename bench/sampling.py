@@ -51,7 +51,7 @@ TINY = (
 
 
 class EinsumAttention:
-    """Attention as the released code has it: all scores in memory, nothing kept between steps."""
+    """Attention as in the released code: all scores in memory, nothing kept between steps."""
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, **_) -> Tensor:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
@@ -78,7 +78,7 @@ class Sides:
         self.usual = dict(model.unet.attn_processors)
 
     def plain_denoiser(self, conditioning: Conditioning) -> Denoise:
-        """The released classifier-free guidance, for one image."""
+        """Classifier-free guidance as in the released code, for one image."""
         model, zeros = self.model, torch.zeros_like(conditioning.image_latents)
         uncond = conditioning.uncond_context
         context = torch.cat([conditioning.context, uncond, uncond])
@@ -229,7 +229,7 @@ def measure_images(sides: Sides, count: int, batch: int) -> dict:
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
-        description="Measure sampling against a plain loop as released; prints JSON.",
+        description="Measure sampling against a plain loop as in the released code; prints JSON.",
         epilog="example: python bench/sampling.py --device cuda --batch 16 --pictures 32 "
         "compile=true",
     )

@@ -11,18 +11,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from egogen import EgoGenError
 from ldm.conditioning import FeatureConditioner, features_as_list
 from ldm.denoiser import Denoiser, UNetDenoiser, build_unet
+from ldm.file_layout import file_place
 from ldm.schema import AutoencoderParams, ConditionerParams, ModelParams
 
-# The text tower of CLIP ViT-L/14, which Stable Diffusion v1.5 uses.
+# The text tower of CLIP ViT-L/14, which Stable Diffusion v1.5 uses: what differs from the defaults.
 CLIP_VIT_L14_TEXT: dict[str, Any] = dict(
-    vocab_size=49408,
-    hidden_size=768,
-    intermediate_size=3072,
-    num_hidden_layers=12,
-    num_attention_heads=12,
-    max_position_embeddings=77,
-    hidden_act="quick_gelu",
-    layer_norm_eps=1e-5,
+    hidden_size=768, intermediate_size=3072, num_attention_heads=12
 )
 
 
@@ -47,20 +41,17 @@ def build_parts(params: ModelParams) -> dict[str, nn.Module | Denoiser]:
 
 
 def _check_channels(params: ModelParams) -> None:
-    """The UNet takes noisy latents and the source frame's, and gives latents."""
-    vae, channels = params.autoencoder, params.channels
-    expected = {
-        "unet_config.params.in_channels": 2 * channels,
-        "unet_config.params.out_channels": channels,
-        "first_stage_config.params.embed_dim": channels,
-        "first_stage_config.params.ddconfig.z_channels": channels,
-    }
-    unet = params.unet
-    found = (unet.in_channels, unet.out_channels, vae.embed_dim, vae.z_channels)
-    for (name, wanted), value in zip(expected.items(), found, strict=True):
-        if value != wanted:
+    """The denoiser takes noisy latents and the source frame's, and gives latents."""
+    unet, vae, channels = params.unet, params.autoencoder, params.channels
+    for place, value, expected in (
+        ("model.unet.in_channels", unet.in_channels, 2 * channels),
+        ("model.unet.out_channels", unet.out_channels, channels),
+        ("model.autoencoder.embed_dim", vae.embed_dim, channels),
+        ("model.autoencoder.z_channels", vae.z_channels, channels),
+    ):
+        if value != expected:
             raise EgoGenError(
-                f"config: model.params.{name}={value}: expected {wanted}, as "
+                f"config: {file_place(place)}={value}: expected {expected}, as "
                 f"model.params.channels={channels}"
             )
 

@@ -83,12 +83,6 @@ WITHOUT_EFFECT: dict[str, Unused] = {
     ),
 }
 OLD_TABLE = ("variant", "feature_dim", "image_rows", "text_rows")  # before features had names
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "image": ("image",),
-    "text": ("text",),
-    "both": ("image", "text"),
-}
 CONDITIONER = "model.params.conditioner"
 DATASETS = ("data.params", "data.params.train.params", "data.params.validation.params")
 SIZES = ("min_resize_res", "max_resize_res", "crop_res")  # of frames, three keys for one number
@@ -140,15 +134,17 @@ def released_features(old: Mapping[str, Any]) -> dict[str, FeatureParams]:
     Raises EgoGenError for an unknown variant.
     """
     keys = OldTable(**{name: old[name] for name in OLD_TABLE if name in old})
-    if keys.variant not in VARIANTS:
+    rows, table = {"image": keys.image_rows, "text": keys.text_rows}, default_features()
+    variants = ("none", *table, "both")
+    if keys.variant not in variants:
+        expected = ", ".join(variants)
         raise EgoGenError(
-            f"config: {CONDITIONER}.variant={keys.variant!r}: expected one of {', '.join(VARIANTS)}"
+            f"config: {CONDITIONER}.variant={keys.variant!r}: expected one of {expected}"
         )
-    rows = {"image": keys.image_rows, "text": keys.text_rows}
-    table = default_features()
     return {
-        name: replace(table[name], width=keys.feature_dim, rows=rows[name])
-        for name in VARIANTS[keys.variant]
+        name: replace(spec, width=keys.feature_dim, rows=rows[name])
+        for name, spec in table.items()
+        if keys.variant in (name, "both")
     }
 
 

@@ -73,7 +73,7 @@ def guided_denoiser(
 
     `predict(x_in (nB, 2c, h, w), t (nB,))` knows its contexts (those of `guidance`) and gives the
     noise ("eps") or the clean latents ("x0"). The weights sum to one, so that guiding estimates of
-    the clean latents, as here and as released, is guiding noise.
+    the clean latents, as here and in the released code, is guiding noise.
     """
     weights, images = guidance.weights, guidance.images
 

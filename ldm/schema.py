@@ -1,4 +1,5 @@
-"""The typed configuration of stage 2. Defaults are the values of the released code.
+"""The typed configuration of stage 2. Defaults are the values of the released code; where they are
+not, "released" in the comment gives the value there.
 
 These dataclasses are what the program works with. Files and dotted overrides have the layout of the
 released YAML files (`model.params.unet_config.params.num_heads`); `ldm.file_layout` has the table
@@ -109,7 +110,7 @@ class ModelParams:
     scale_factor: float = 0.18215
     use_ema: bool = True
     load_ema: bool = True
-    parameterization: str = "eps"  # what the UNet predicts: eps (released) | x0
+    parameterization: str = "eps"  # what the denoiser predicts: eps (noise) | x0 (clean latents)
     cond_drop_prob: float = 0.05  # u of `ldm.conditioning.dropout_masks`
     ema_decay: float = 0.9999
     ema_every_micro_batch: bool = False  # released: true

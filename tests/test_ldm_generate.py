@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from inference import main
 from PIL import Image
 from recipe import image
 from safetensors.torch import save_file
@@ -17,6 +16,7 @@ from egogen import EgoGenError
 from egogen.features.store import write_feature
 from ldm.generate import run_folder
 from ldm.images import to_image
+from metrics.inference import main
 
 DATA = Path(__file__).parent / "data" / "ldm"
 

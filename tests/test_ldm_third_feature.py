@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from inference import main as inference
 from safetensors.torch import load_file, save_file
 from small_model import params_of, random_model, write_config
 from small_training import CONFIG, losses, train_run, write_run
@@ -25,6 +24,7 @@ from ldm.pipeline import LegoPipeline
 from ldm.released_config import released_features
 from ldm.schema import ConditionerParams, FeatureParams
 from ldm.split import Located, check_stores
+from metrics.inference import main as inference
 
 POSE = {"width": 34, "rows": 12}
 TABLE = "model.params.conditioner.features"
@@ -139,7 +139,13 @@ def test_any_store_may_have_a_projector(tmp_path, padded):
     write_projector(tmp_path, projector)
     write_json(
         tmp_path / INFO_FILE,
-        {"kind": "pose", "layout": "compact", "width": 34, "vision_width": 5},
+        {
+            "kind": "pose",
+            "layout": "compact",
+            "projector": True,
+            "width": 34,
+            "vision_width": 5,
+        },
     )
     stored = np.random.default_rng(0).standard_normal((7 if padded else 12, 5)).astype(np.float16)
     writer = CompactWriter(tmp_path, "pose", "1-of-1")

@@ -60,10 +60,9 @@ def check_features(describer: Describer, features: Features) -> None:
         made = describer.features.get(name)
         if made is None:
             raise EgoGenError(f"config: {TABLE}.{name}: {describer.name} makes no such feature")
-        expected: dict[str, tuple[int | None, int]] = {"width": (made.width, spec.width)}
-        if not spec.padded:
-            expected["rows"] = (made.rows, spec.rows)
-        for key, (found, wanted) in expected.items():
+        rows = made.rows if not spec.padded else spec.rows
+        pairs = {"width": (made.width, spec.width), "rows": (rows, spec.rows)}
+        for key, (found, wanted) in pairs.items():
             if found != wanted:
                 raise EgoGenError(
                     f"{describer.name}: {name} features of {key} {found}, but the config of stage "

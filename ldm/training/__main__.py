@@ -1,0 +1,54 @@
+"""The command that trains stage 2: `python main.py`, `python -m ldm.training`, `lego-train`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from egogen.errors import EgoGenError, run_command
+from egogen.settings import setting
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python main.py",
+        description="Train the latent diffusion model of stage 2. The same command continues a "
+        "killed run; a finished one stays as it is.",
+        epilog="example: python main.py --name mini --base configs/train_mini.yaml --train "
+        "model.base_learning_rate=2e-4 lightning.trainer.max_steps=500",
+    )
+    add = parser.add_argument
+    add("-n", "--name", required=True, help="the run's folder in --logdir")
+    add("-b", "--base", nargs="+", required=True, help="YAML files, later ones win")
+    add("-t", "--train", action="store_true", help="train (else: print the config)")
+    add("--gpus", help="as in 0,1,2,3 (default: all of them, or the CPU)")
+    add("-l", "--logdir", type=Path, help="default: logs, in LEGO_OUTPUT")
+    add("-s", "--seed", type=int, default=23)
+    add("-r", "--resume", action="store_true", help="continue, even with changed config values")
+    add("overrides", nargs="*", help="dotted config keys, key=value")
+    return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    args = _parser().parse_intermixed_args(argv)
+    if "/" in args.name or args.name in (".", ".."):
+        raise EgoGenError(f"--name {args.name}: expected a plain name; --logdir chooses the folder")
+    import torch  # slow to import: bad arguments are reported first
+
+    from ldm.config import TrainConfig, load_config, to_yaml
+    from ldm.training.run import train
+
+    config = load_config(TrainConfig, args.base, args.overrides)
+    if not args.train:
+        print(to_yaml(config), end="")
+        return
+    gpus = args.gpus
+    if gpus is None and torch.cuda.is_available():
+        gpus = ",".join(map(str, range(torch.cuda.device_count())))
+    logdir = args.logdir or setting("LEGO_OUTPUT") / "logs"
+    train(config, logdir / args.name, gpus, args.seed, args.resume)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -57,7 +58,7 @@ def convert(
     if form == "diffusers":
         write_folder(target, weights, model)
     else:
-        content = {"state_dict": to_released(weights, model)}
+        content: dict[str, Any] = {"state_dict": to_released(weights, model)}
         if form == "own":
             content = {"state_dict": to_own(weights), "ema_updates": weights.updates}
         with atomic_path(target) as temporary:

@@ -1,4 +1,8 @@
-"""Entries of a split as tensors, for generation (`read_condition`) and for training."""
+"""Entries of a split as tensors, for generation (`read_condition`) and for training.
+
+Letters: B batch, R side of the squeezed frames, n rows of a feature, D feature width of the VLLM,
+P prompt rows (77), C context width, c latent channels, h w latent size.
+"""
 
 from __future__ import annotations
 
@@ -136,7 +140,7 @@ class TrainingPairs(Dataset):
 
     def __getitem__(self, address: tuple[int, int]) -> Sample:
         """-> frames (pixels (3, R, R) or moments (2c, h, w)) under source and edited, prompt
-        (text, or (77, C) embedding), features, and t, noise, posterior_noise, draw.
+        (text, or (P, C) embedding), features, and t, noise, posterior_noise, draw.
         """
         epoch, index = address
         draws = self._draws(epoch, index)

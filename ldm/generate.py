@@ -1,4 +1,7 @@
-"""Generation of action frames for a chunk of an action file."""
+"""Generation of action frames for a chunk of an action file.
+
+Letters: B batch, R side of the squeezed frames, c latent channels, h w latent size.
+"""
 
 from __future__ import annotations
 
@@ -126,11 +129,6 @@ def prepare(model: LegoModel, inference: InferenceConfig) -> LegoModel:
     return model
 
 
-def _padded(rows: Tensor, count: int) -> Tensor:
-    """(B, ...) -> (count, ...), the last one repeated."""
-    return torch.cat([rows, rows[-1:].expand(count - len(rows), *rows.shape[1:])])
-
-
 @torch.no_grad()
 def generate_batch(
     model: LegoModel,
@@ -159,7 +157,11 @@ def generate_batch(
         )
         shape = tuple(conditioning.image_latents.shape[1:])
         source = noise or SampleNoise(inference.seed, names, shape, device)
-        padded = lambda k: _padded(source(k), size)  # noqa: E731  # (size, c, h, w)
+
+        def padded(k: int) -> Tensor:
+            rows = source(k)  # (B, c, h, w)
+            return torch.cat([rows, rows[-1:].expand(size - count, *shape)])  # (size, c, h, w)
+
         latents = sample_latents(model, conditioning, padded, inference, scale_img, scale_txt)
         return model.decode(latents)[:count]  # (B, 3, R, R)
 

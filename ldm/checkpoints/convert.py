@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -57,9 +58,8 @@ def convert(
     if form == "diffusers":
         write_folder(target, weights, model)
     else:
-        content = {"state_dict": to_released(weights, model)}
-        if form == "own":
-            content = {"state_dict": to_own(weights), "ema_updates": weights.updates}
+        own: dict[str, Any] = {"state_dict": to_own(weights), "ema_updates": weights.updates}
+        content = own if form == "own" else {"state_dict": to_released(weights, model)}
         with atomic_path(target) as temporary:
             torch.save(content, temporary)
     return [f"written: {target}", *_report(weights, form)]

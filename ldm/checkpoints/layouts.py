@@ -69,8 +69,11 @@ def from_own(
     ema = {name: stored_name(OWN_EMA + name) for name in shadowed}
     expected = {names[name]: own[name] for names in (live, ema) for name in names}
     check_names(shapes_of(state), expected, where)
-    found = ({name: state[stored] for name, stored in names.items()} for names in (live, ema))
-    return Weights(*found, updates)
+    return Weights(
+        {name: state[stored] for name, stored in live.items()},
+        {name: state[stored] for name, stored in ema.items()},
+        updates,
+    )
 
 
 def to_own(weights: Weights) -> dict[str, Tensor]:

@@ -14,7 +14,6 @@
 #   LEGO_SBATCH            --sbatch "..."    further words for sbatch
 #                          --dry-run         print what would be submitted
 
-: "${root:?}"  # the project's folder
 LEGO_GPUS=${LEGO_GPUS:-1} LEGO_CPUS=${LEGO_CPUS:-8} LEGO_NODES=${LEGO_NODES:-1}
 dry_run=no
 rest=()  # what is not the cluster's
@@ -60,7 +59,7 @@ submit_training() {
   shift 2
   [ "$tasks" != 0 ] || tasks=1
   mkdir -p "$logs"
-  export LEGO_ROOT="$root"
+  export LEGO_ROOT="${root:?}"  # the project's folder
   job=$(submit "--job-name=lego-$what" "--nodes=$LEGO_NODES" "--ntasks-per-node=$tasks" \
     "--output=$logs/${what}_%j.log" "$@")
   echo "$what: job $job on $LEGO_NODES nodes of $tasks processes; logs in $logs"

@@ -108,7 +108,7 @@ def test_bad_input_is_one_line_and_leaves_no_file(root, script, tmp_path, capsys
     cases = [
         (root, ["--entries=0"], "--entries 0 of 4: expected at least 1"),
         (root, [f"--score={tmp_path / 'score.json'}"], "--entries 4 of 0"),
-        (tmp_path / "copy/data", [], "no such picture"),
+        (tmp_path / "copy/data", [], "no such image"),
     ]
     for place, more, expected in cases:
         with pytest.raises(SystemExit) as stopped:

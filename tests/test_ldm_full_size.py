@@ -19,7 +19,7 @@ PARAMS = ModelParams()
 
 @torch.no_grad()
 def test_unet():
-    unet = build_unet(PARAMS.unet_config.params).eval()
+    unet = build_unet(PARAMS.unet).eval()
     assert sum(p.numel() for p in unet.parameters()) == 859_532_484
     state = released_state("manifest_full.json", "model.diffusion_model.")
     unet.load_state_dict(convert_ldm_unet_checkpoint(state, dict(unet.config)), assign=True)
@@ -32,7 +32,7 @@ def test_unet():
 
 @torch.no_grad()
 def test_autoencoder():
-    vae = build_autoencoder(PARAMS.first_stage_config.params, PARAMS.scale_factor).eval()
+    vae = build_autoencoder(PARAMS.autoencoder, PARAMS.scale_factor).eval()
     state = released_state("manifest_full.json", "first_stage_model.")
     vae.load_state_dict(convert_ldm_vae_checkpoint(state, dict(vae.config)), assign=True)
     golden = np.load(DATA / "vae_full.npz")

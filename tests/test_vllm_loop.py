@@ -297,7 +297,11 @@ def reshaped(state):
 
 
 @pytest.mark.parametrize(
-    "weights, words", [(without_norm, ["missing: model.language_model.norm.weight"]), (reshaped, ["mis-shaped: lm_head"])]
+    "weights, words",
+    [
+        (without_norm, ["missing: model.language_model.norm.weight"]),
+        (reshaped, ["mis-shaped: lm_head"]),
+    ],
 )
 def test_checkpoint_with_wrong_weights(capsys, model_folder, root, tmp_path, weights, words):
     folder = copied(model_folder, tmp_path / "wrong", weights=weights)

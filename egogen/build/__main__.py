@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from egogen.build.clips import find_clips
+from egogen.build.clips import clip_id, find_clips
 from egogen.build.judge import REASONS, Limits
 from egogen.build.sheet import write_sheets
-from egogen.build.table import Row, Timing, read_table
+from egogen.build.table import Row, Timing, read_table, with_clip_ids
 from egogen.build.write import Request, build_folder, refuse_foreign, write_dataset, write_pairs
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
 from egogen.jobs import lock
@@ -52,8 +52,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     for name, least in (("before", 0), ("fraction", 0), ("after", 0), ("height", 16), ("fps", 0)):
         value = getattr(args, name)
-        if value is not None and not value >= least or name == "fps" and value == 0:
-            raise EgoGenError(f"--{name} {value}: expected at least {least}")
+        if value is not None and not least <= value <= 1e9 or name == "fps" and value == 0:
+            raise EgoGenError(f"--{name} {value}: expected {least} to 1e9")
     return args
 
 
@@ -63,6 +63,8 @@ def main(argv: Sequence[str]) -> int:
     timing = Timing(args.before, args.fraction, args.after)
     request = Request(args.name, timing, args.height, args.fps)
     places = find_clips(args.videos, [row.clip for row in rows])
+    ids = {name: clip_id(name, place) for name, place in places.items()}
+    rows = with_clip_ids(args.table, rows, ids)
     refuse_foreign(args.out, request)
     with lock(build_folder(args.out, args.name) / ".lock", "building"):
         return build(args, places, rows, request)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from egogen.errors import EgoGenError
 from egogen.layout import SPLITS
@@ -13,6 +16,9 @@ from egogen.layout import SPLITS
 NEEDED = ("clip", "start", "action")
 KNOWN = (*NEEDED, "end", "contact", "split", "id", "description")
 SHOWN = 20  # bad rows that an error lists
+# 1:02:03.5, 75:30 or 83.2; bounded, so that any unit of time holds it
+TIME = re.compile(r"(?:(?:([0-9]{1,6}):)?([0-9]{1,6}):)?([0-9]{1,9}(?:\.[0-9]*)?|\.[0-9]+)")
+AS = "expected seconds or hours:minutes:seconds with a point, as 83.2 or 1:02:03.5 (no frames)"
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,11 @@ class Row:
     split: str = "train"
     id: str = ""
     description: str = ""
+    clip_id: str = ""  # name of the clip in the dataset, known when its video has been found
 
-    @property
-    def clip_id(self) -> str:
-        return Path(self.clip).stem if Path(self.clip).suffix else Path(self.clip).name
+    def as_written(self) -> dict[str, Any]:
+        """What the table says of it: folders made before hold the same."""
+        return {name: value for name, value in asdict(self).items() if name != "clip_id"}
 
     def times(self, timing: Timing) -> tuple[float, float]:
         """(source, target) in seconds; the source not before the clip's begin."""
@@ -59,13 +66,45 @@ class Row:
 
 def seconds(text: str) -> float:
     """'83.2', '1:23.2' or '0:01:23.2' -> 83.2. Raises ValueError."""
-    value = 0.0
-    for part in text.strip().split(":"):
-        number = float(part)
-        if not math.isfinite(number) or number < 0:
-            raise ValueError(text)
-        value = value * 60 + number
-    return value
+    match = TIME.fullmatch(text.strip())
+    if not match:
+        raise ValueError(text)
+    hours, minutes, rest = (float(part or 0) for part in match.groups())
+    if match[2] and rest >= 60 or match[1] and minutes >= 60:
+        raise ValueError(text)
+    return (hours * 60 + minutes) * 60 + rest
+
+
+def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """(line number, value by column); blanks, empty last columns and empty rows left out."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            first = file.readline()
+            file.seek(0)
+            delimiter = max(",;\t", key=first.count)  # spreadsheets of some languages write ";"
+            reader = csv.reader(file, skipinitialspace=True, delimiter=delimiter)
+            lines = [(reader.line_num, [value.strip() for value in line]) for line in reader]
+    except FileNotFoundError:
+        raise EgoGenError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise EgoGenError(f"{path}: not a CSV table in UTF-8 ({error})") from None
+    lines = [(number, line) for number, line in lines if any(line)]
+    columns = [name.casefold() for name in _cut(lines[0][1])] if lines else []
+    twice = sorted({name for name in columns if columns.count(name) > 1})
+    if twice or not set(NEEDED) <= set(columns) <= set(KNOWN):
+        raise EgoGenError(
+            f"{path}: columns are {', '.join(columns) or 'none'}; expected {', '.join(NEEDED)}, "
+            f"and optionally {', '.join(KNOWN[len(NEEDED) :])}, each once"
+        )
+    bad = [number for number, line in lines if not len(_cut(line)) <= len(columns) <= len(line)]
+    if bad:
+        raise EgoGenError(f"{path}: row {bad[0]}: has more or fewer fields than the header")
+    return [(number, dict(zip(columns, line, strict=False))) for number, line in lines[1:]]
+
+
+def _cut(line: list[str]) -> list[str]:
+    """Without empty fields at its end."""
+    return line[: max((k for k, value in enumerate(line, 1) if value), default=0)]
 
 
 def read_table(path: Path, split: str) -> list[Row]:
@@ -73,34 +112,16 @@ def read_table(path: Path, split: str) -> list[Row]:
 
     Raises EgoGenError that names the columns that are missing or not known, or all bad rows.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            columns, lines = reader.fieldnames or [], [(reader.line_num, row) for row in reader]
-    except FileNotFoundError:
-        raise EgoGenError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise EgoGenError(f"{path}: not a CSV table ({error})") from None
-    missing = [name for name in NEEDED if name not in columns]
-    unknown = [name for name in columns if name not in KNOWN]
-    if missing or unknown:
-        raise EgoGenError(
-            f"{path}: columns are {', '.join(columns) or 'none'}; expected {', '.join(NEEDED)}, "
-            f"and optionally {', '.join(KNOWN[len(NEEDED) :])}"
-        )
     rows: list[Row] = []
     bad: list[str] = []
-    clips: dict[str, str] = {}  # id -> clip
     taken: set[tuple[str, str]] = set()
     counts: dict[str, int] = {}  # clip -> number of its last row
-    for number, line in lines:
+    for number, line in _lines(path):
         try:
             row = _row(line, split, counts)
-            if clips.setdefault(row.clip_id, row.clip) != row.clip:
-                raise ValueError(f"clip {row.clip} has the name of {clips[row.clip_id]}")
-            if (row.clip_id, row.id) in taken:
-                raise ValueError(f"id {row.id} stands twice in clip {row.clip_id}")
-            taken.add((row.clip_id, row.id))
+            if (row.clip, row.id) in taken:
+                raise ValueError(f"id {row.id} stands twice in clip {row.clip}")
+            taken.add((row.clip, row.id))
             rows.append(row)
         except ValueError as error:
             bad.append(f"row {number}: {error}")
@@ -112,6 +133,15 @@ def read_table(path: Path, split: str) -> list[Row]:
     return rows
 
 
+def with_clip_ids(path: Path, rows: Sequence[Row], ids: Mapping[str, str]) -> list[Row]:
+    """Rows of the table with the ids of their clips. Raises EgoGenError where two are the same."""
+    clips: dict[str, str] = {}  # id -> clip
+    for clip, id_ in ids.items():
+        if clips.setdefault(id_, clip) != clip:
+            raise EgoGenError(f"{path}: clip {clip} has the name of {clips[id_]}")
+    return [replace(row, clip_id=ids[row.clip]) for row in rows]
+
+
 def _check_texts(values: dict[str, str]) -> None:
     for name in NEEDED:
         if not values[name]:
@@ -121,10 +151,7 @@ def _check_texts(values: dict[str, str]) -> None:
             raise ValueError(f"{name} {value!r} holds a control character")
 
 
-def _row(line: dict, split: str, counts: dict[str, int]) -> Row:
-    if None in line or None in line.values():
-        raise ValueError("has more or fewer fields than the header")
-    values = {name: value.strip() for name, value in line.items()}
+def _row(values: dict[str, str], split: str, counts: dict[str, int]) -> Row:
     _check_texts(values)
     times = {}
     for name in ("start", "end", "contact"):
@@ -132,12 +159,14 @@ def _row(line: dict, split: str, counts: dict[str, int]) -> Row:
             try:
                 times[name] = seconds(values[name])
             except ValueError:
-                raise ValueError(f"{name} {values[name]!r} is not a time") from None
+                raise ValueError(f"{name} {values[name]!r} is not a time, {AS}") from None
     for name in ("end", "contact"):
         if times.get(name, math.inf) <= times["start"]:
             raise ValueError(f"{name} {times[name]:g} is not after start {times['start']:g}")
     clip = values["clip"]
-    if clip.startswith("/") or ".." in Path(clip).parts or "\\" in clip:
+    if "\\" in clip or not Path(clip).parts:
+        raise ValueError(f"clip {clip!r}, expected a name with / between folders")
+    if clip.startswith("/") or ".." in Path(clip).parts:
         raise ValueError(f"clip {clip!r} leaves the folder of the videos")
     chosen = values.get("split") or split
     if chosen not in SPLITS:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from egogen.actions import DESCRIPTION_KEY
 from egogen.atomic import atomic_path, read_json, write_bytes, write_json, write_text
-from egogen.build.clips import open_clip
+from egogen.build.clips import Frame, open_clip
 from egogen.build.judge import measure
 from egogen.build.table import Row, Timing
 from egogen.errors import EgoGenError
@@ -53,8 +53,8 @@ def build_folder(root: Path, dataset: str) -> Path:
     return root / "build" / dataset
 
 
-def frame_name(row: Row, number: int) -> str:
-    return f"{row.clip_id}/{row.id}/frame_{number:010d}.jpg"
+def frame_name(row: Row, frame: Frame) -> str:
+    return f"{row.clip_id}/{row.id}/frame_{frame.name}.jpg"
 
 
 def refuse_foreign(root: Path, request: Request) -> None:
@@ -122,15 +122,18 @@ def _clip_pairs(
 def _write_pair(root: Path, clip, row: Row, request: Request) -> Pair:
     before, at = row.times(request.timing)
     source, target = clip.at(before), clip.at(at)
-    if source.number == target.number:
+    if source.name == target.name:
         raise EgoGenError(f"{before:.2f} s and {at:.2f} s are the same frame, expected two")
-    record: dict[str, Any] = {"row": asdict(row), "fps": clip.fps, "frames": []}
+    record: dict[str, Any] = {"row": row.as_written(), "fps": clip.fps, "frames": []}
     record |= measure(source.image, target.image)
     record["width"], record["height"] = source.image.size
-    names = [frame_name(row, frame.number) for frame in (source, target)]
+    names = [frame_name(row, frame) for frame in (source, target)]
     for name, frame in zip(names, (source, target), strict=True):
         encoded = io.BytesIO()
-        _scaled(frame.image, request.height).save(encoded, "JPEG", quality=JPEG_QUALITY)
+        try:
+            _scaled(frame.image, request.height).save(encoded, "JPEG", quality=JPEG_QUALITY)
+        except (OSError, MemoryError) as error:  # a picture of more than 65,500 columns
+            raise EgoGenError(f"{frame.image.size} is no size of a JPEG ({error})") from None
         write_bytes(frame_folder(root, request.dataset, row.split) / name, encoded.getvalue())
         record["frames"].append(name)
     write_json(_record_file(root, request, row), record)
@@ -140,7 +143,7 @@ def _write_pair(root: Path, clip, row: Row, request: Request) -> Pair:
 def _scaled(image: Image.Image, height: int | None) -> Image.Image:
     if height is None or height == image.height:
         return image
-    width = round(image.width * height / image.height)
+    width = max(round(image.width * height / image.height), 1)
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
@@ -157,7 +160,9 @@ def _finished(root: Path, row: Row, request: Request) -> Pair | None:
     source, target = record["frames"]
     folder = frame_folder(root, request.dataset, row.split)
     there = (folder / source).is_file() and (folder / target).is_file()
-    return Pair(row, source, target, record) if there and record["row"] == asdict(row) else None
+    return (
+        Pair(row, source, target, record) if there and record["row"] == row.as_written() else None
+    )
 
 
 def write_dataset(root: Path, dataset: str, pairs: Sequence[Pair], kept: Sequence[Pair]) -> None:

@@ -1,0 +1,216 @@
+"""Frames of a video by time, as a player shows them; FFmpeg's libraries decide what a video is."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.error import FFmpegError, InvalidDataError
+from av.stream import Disposition
+from PIL import Image
+
+from egogen.build.clips import EPSILON, Frame
+from egogen.errors import EgoGenError
+
+TEXT_ART = ("ansi", "bintext", "xbin", "idf")  # FFmpeg draws text files
+BACK = (0, 1, 4, 16)  # seconds before the asked time at which a seek is tried, then the beginning
+NEAR = 0.5  # seconds that are decoded on rather than sought
+AHEAD = 4  # frames that are decoded to put the times of AVI in order
+LEAD = 0.25  # the sound may begin this much earlier: a player shows the first frame meanwhile
+
+
+def open_film(path: Path):
+    """-> (container, its best video stream). Raises EgoGenError: not a video."""
+    try:  # a playlist must not reach beyond files; tags may be in any encoding
+        only = {"protocol_whitelist": "file"}  # PyAV's `options` end the process for FLV
+        container = av.open(str(path.absolute()), container_options=only, metadata_errors="replace")
+    except (FFmpegError, OSError) as error:
+        raise EgoGenError(f"{path}: not a video ({error})") from None
+    kind, best = container.format.name, container.streams.best("video")
+    picture = kind == "image2" or kind.endswith("_pipe")
+    for stream in () if picture else (best, *container.streams.video):
+        codec = stream and stream.codec_context
+        cover = codec and stream.disposition & Disposition.attached_pic
+        if codec and not cover and codec.name not in TEXT_ART:
+            return container, stream
+    container.close()
+    raise EgoGenError(f"{path}: holds no video that FFmpeg's libraries can decode")
+
+
+def is_film(path: Path) -> bool:
+    with suppress(EgoGenError):
+        open_film(path)[0].close()
+        return True
+    return False
+
+
+def endings() -> set[str]:
+    """What FFmpeg knows as ends of file names, as '.mp4'."""
+    found: set[str] = set()
+    for name in av.formats_available:
+        with suppress(ValueError):  # a device
+            found |= av.ContainerFormat(name).extensions
+    return {f".{ending}" for ending in found}
+
+
+class Video:
+    """A video file. Times count from the container's beginning, as a player counts them."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._open()
+        zero = self.container.start_time  # in microseconds; none: a bare stream without times
+        rates = (self.stream.average_rate, self.stream.guessed_rate)
+        self.rate = (rates[0] if zero is not None else None) or rates[1]
+        if not self.rate:
+            self.close()
+            raise EgoGenError(f"{path}: has no frame rate")
+        self.fps, self.tick = float(self.rate), self.stream.time_base
+        self.first = self.stream.start_time or 0
+        self.zero = float(self.first * self.tick if zero is None else Fraction(zero, 1_000_000))
+        self.shown: av.VideoFrame | None = None  # decoded last, and the one behind it
+        self.coming: av.VideoFrame | None = None
+
+    def _open(self) -> None:
+        self.container, self.stream = open_film(self.path)
+        self.stream.thread_type = "AUTO"
+
+    def close(self) -> None:
+        self.container.close()
+
+    def at(self, seconds: float) -> Frame:
+        """The frame on screen at that time. Raises EgoGenError beyond the beginning and end."""
+        try:
+            self._go_to(seconds)
+            image = self._image(self.shown)
+        except (FFmpegError, ValueError, MemoryError) as error:
+            self.shown = None
+            raise EgoGenError(f"{self.path}: unreadable at {seconds:.2f} s ({error})") from None
+        return Frame(image, self._name(self.shown.pts - self.first))
+
+    def _go_to(self, seconds: float) -> None:
+        """`shown` is then the last frame that begins up to then, whatever a seek gives."""
+        due = seconds + EPSILON
+        if self.shown is None or not 0 <= due - self._time(self.shown) <= NEAR:
+            befores = [seconds - back for back in BACK if seconds > back]
+            if not any(self._seek(before) and self._time(self.coming) <= due for before in befores):
+                self._rewind()
+        begin = self._time(self.shown or self.coming)
+        if begin > due + LEAD:
+            raise EgoGenError(f"{self.path}: begins at {begin:.2f} s, not at {seconds:.2f} s")
+        while self.coming and (self.shown is None or self._time(self.coming) <= due):
+            self.shown, self.coming = self.coming, next(self.frames, None)
+        lasts = max(float(self.shown.duration * self.tick), 1 / self.fps)
+        if self.coming is None and due > self._time(self.shown) + lasts + 2 * EPSILON:
+            raise EgoGenError(f"{self.path}: ends before {seconds:.2f} s")
+
+    def _time(self, frame) -> float:
+        return float(frame.pts * self.tick) - self.zero
+
+    def _seek(self, seconds: float) -> bool:
+        """Decode from the key frame before that time -> whether a frame came."""
+        offset = min(int((seconds + self.zero) / self.tick), 2**62)
+        try:
+            self.container.seek(offset, stream=self.stream)
+        except FFmpegError:
+            return False
+        return self._begin(sought=True)
+
+    def _rewind(self) -> None:
+        """Decode from the beginning; opened again, as a seek to it may leave frames out."""
+        self.container.close()
+        self._open()
+        if not self._begin(sought=False):
+            raise EgoGenError(f"{self.path}: no frame can be decoded")
+
+    def _begin(self, *, sought: bool) -> bool:
+        self.frames = self._decode(sought)
+        if self.container.format.name == "avi":
+            self.frames = _in_order(self.frames)
+        self.shown, self.coming = None, next(self.frames, None)
+        return self.coming is not None
+
+    def _decode(self, sought: bool) -> Iterator[av.VideoFrame]:
+        """Frames with their times; after a seek from a key frame with a time of its own."""
+        expected = None if sought else self.first
+        for packet in self.container.demux(self.stream):
+            if sought and not (packet.is_keyframe and packet.pos is not None):
+                continue  # what precedes has no base, or a time reckoned from nothing (MPEG)
+            sought = False
+            try:
+                frames = packet.decode()
+            except InvalidDataError:  # players go on behind a damaged packet
+                continue
+            for frame in frames:
+                if frame.pts is None:  # AVI has times of decoding, a bare stream none
+                    frame.pts = frame.dts if frame.dts is not None else expected
+                if frame.pts is None:
+                    return
+                frame.time_base = self.tick  # a flushed frame has none
+                expected = frame.pts + (frame.duration or round(1 / self.rate / self.tick))
+                yield frame
+
+    def _name(self, pts: int) -> str:
+        """The frame's number; with its time where frames do not follow at a constant rate."""
+        position = pts * self.tick * self.rate
+        number = round(position)
+        if abs(number - position) < self.tick * self.rate:  # up to rounding of times
+            return f"{number:010d}"
+        return f"{int(position):010d}_{pts}"
+
+    def _image(self, frame) -> Image.Image:
+        """RGB by the colours' tags, in square pixels, turned and mirrored, as FFmpeg's command."""
+        graph = av.filter.Graph()
+        node = graph.add(
+            "buffer",
+            video_size=f"{frame.width}x{frame.height}",
+            pix_fmt=frame.format.name,
+            time_base=str(self.tick),
+            colorspace=str(int(frame.colorspace)),
+            range=str(int(frame.color_range)),
+        )
+        steps = [("scale", _square(frame, self.stream)), ("format", "rgb24"), *_turns(frame)]
+        for name, arguments in (*steps, ("buffersink", None)):
+            following = graph.add(name, arguments)
+            node.link_to(following)
+            node = following
+        graph.configure()
+        graph.vpush(frame)
+        return Image.fromarray(graph.vpull().to_ndarray())
+
+
+def _in_order(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    """Frames come as they are shown; AVI's guessed times may be exchanged among a few of them."""
+    held: list[av.VideoFrame] = []
+    for frame in itertools.chain(frames, [None] * AHEAD):
+        if len(held) >= AHEAD or frame is None and held:
+            first = min(range(len(held)), key=lambda k: held[k].pts)
+            held[0].pts, held[first].pts = held[first].pts, held[0].pts
+            yield held.pop(0)
+        if frame is not None:
+            held.append(frame)
+
+
+def _square(frame, stream) -> str:
+    """Width and height in square pixels; as in players none of the two becomes less."""
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    if not Fraction(1, 8) < aspect < 8:  # a damaged header
+        aspect = Fraction(1)
+    return f"{round(frame.width * max(aspect, 1))}:{round(frame.height / min(aspect, 1))}"
+
+
+def _turns(frame) -> list[tuple[str, str | None]]:
+    """The quarter turns and mirrors of the display matrix, as filters of FFmpeg."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return []
+    a, b, _, c, d = (int(value) for value in np.frombuffer(data, np.int32)[:5])
+    across = abs(b) > abs(a)  # rows become columns
+    x, y = (c, b) if across else (a, d)
+    turns: list[tuple[str, str | None]] = [("transpose", "0")] if across else []
+    return turns + [("hflip", None)] * (x < 0) + [("vflip", None)] * (y < 0)

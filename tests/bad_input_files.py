@@ -170,7 +170,7 @@ ACTION_READERS = (
     "features",
     "generate",
 )
-# The prompt is the description: the label is not read. Of a folder of frames the next one is taken.
+# The prompt is the description: the label is not read. A frame that is missing has no name to say.
 UNREAD = {("generate", "no action"), ("generate", "action is null"), ("build", "missing")}
 
 # ---- checkpoints

@@ -126,6 +126,23 @@ def video_of_text(root: Path) -> None:
     (root / TABLE).write_text(HEAD + "kitchen.mp4,1,pick up,,,,\n")
 
 
+def frames_from_9(root: Path) -> None:
+    for number in range(9):
+        (root / "videos" / "kitchen" / f"{number}.jpg").unlink()
+
+
+def every_third_frame(root: Path) -> None:
+    for number in range(30):
+        if number % 3:
+            (root / "videos" / "kitchen" / f"{number}.jpg").unlink()
+
+
+def two_cases(root: Path) -> None:
+    for name in ("Garden", "GARDEN"):
+        (root / "videos" / name).mkdir()
+    (root / TABLE).write_text(HEAD + "garden,1,pick up,,,,\n")
+
+
 BUILDING = [
     Case("build", what, put(TABLE, text), (TABLE, said))
     for what, text, said in (
@@ -145,12 +162,28 @@ BUILDING = [
         ("id has a slash", HEAD + "kitchen,1,pick up,,,val,a/b\n", "a/b"),
         ("not UTF-8", HEAD.encode() + b"kitchen,1,pick \xff up,,,,\n", ""),
         ("a zero byte", HEAD + "kitchen,1,pick\0up,,,,\n", ""),
+        ("frames in a time", HEAD + "kitchen,00:00:01:12,pick up,,,,\n", "00:00:01:12"),
+        ("underscore in a time", HEAD + "kitchen,1_0,pick up,,,,\n", "1_0"),
+        ("exponent in a time", HEAD + "kitchen,1e0,pick up,,,,\n", "1e0"),
+        ("decimal comma", HEAD + 'kitchen,"1,5",pick up,,,,\n', "with a point"),
+        ("75 seconds of a minute", HEAD + "kitchen,1:75,pick up,,,,\n", "1:75"),
+        ("column twice", "clip,start,action,Start\nkitchen,1,pick up,2\n", "each once"),
+        ("value without a column", "clip,start,action,\nkitchen,1,pick up,2\n", "row 2"),
+        ("backslash", HEAD + "a\\kitchen,1,pick up,,,,\n", "with / between"),
+        ("clip is the folder", HEAD + ".,1,pick up,,,,\n", "'.'"),
     )
 ] + [
     Case("build", "no table", gone(TABLE), (TABLE,)),
     Case("build", "no such clip", put(TABLE, HEAD + "garden,1,pick up,,,,\n"), ("garden",)),
     Case("build", "after the end", put(TABLE, HEAD + "kitchen,99,pick up,,,,\n"), ("kitchen",), 1),
     Case("build", "video is a text", video_of_text, ("kitchen.mp4",), 1),
+    Case("build", "frame missing", gone("videos/kitchen/7.jpg"), ("frame 7",), 1),
+    Case("build", "no first frames", frames_from_9, ("numbered from 9",), 1),
+    Case("build", "every third frame", every_third_frame, ("every frame number 3",), 1),
+    Case("build", "number twice", put("videos/kitchen/07.png", b""), ("07.png", "7.jpg"), 1),
+    Case("build", "no number", put("videos/kitchen/cover.jpg", b""), ("cover.jpg",), 1),
+    Case("build", "two cases", two_cases, ("several", "Garden", "GARDEN")),
+    Case("build", "fps infinite", untouched, ("--fps",), more="--fps inf"),
 ]
 
 LIST = "manifest.json"

@@ -89,7 +89,7 @@ def from_the_beginning(path: Path) -> list[tuple[float, int]]:
     frames = []
     with av.open(str(path)) as container:
         stream = container.streams.best("video")
-        start = (container.start_time or 0) / 1e6
+        start = max((container.start_time or 0) / 1e6, 0.0)
         for count, frame in enumerate(container.decode(stream)):
             ticks = frame.pts if frame.pts is not None else frame.dts
             time = (

@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     timing = Timing(args.before, args.fraction, args.after)
     request = Request(args.name, timing, args.height, args.fps)
     places = find_clips(args.videos, [row.clip for row in rows])
-    ids = {name: clip_id(name, place) for name, place in places.items()}
+    ids = {name: clip_id(place) for name, place in places.items()}
     rows = with_clip_ids(args.table, rows, ids)
     refuse_foreign(args.out, request)
     with lock(build_folder(args.out, args.name) / ".lock", "building"):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
+import os
 import re
 import unicodedata
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any
 
 from PIL import Image
 
@@ -29,65 +30,48 @@ class Frame:
     name: str
 
 
-class Clip(Protocol):
-    @property
-    def fps(self) -> float: ...
-
-    def at(self, seconds: float) -> Frame:
-        """The frame on screen at that time. Raises EgoGenError beyond the end."""
-
-
-def folded(name: str) -> str:
+def _folded(name: str) -> str:
     """Equal for names that differ in case or in the form of accents, as systems write them."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def _index(folder: Path) -> list[dict[str, list[str]]]:
-    """Names in a folder by: themselves, without ending, folded, folded without ending."""
-    index: list[dict[str, list[str]]] = [defaultdict(list) for _ in range(4)]
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        index[0][path.name].append(path.name)
-        index[2][folded(path.name)].append(path.name)
-        if path.suffix and not path.is_dir():
-            index[1][path.stem].append(path.name)
-            index[3][folded(path.stem)].append(path.name)
-    return index
+def _stem(name: str) -> str:
+    """Without an ending; "2024.06.01_kitchen" has none."""
+    return re.sub(r"\.[a-zA-Z0-9]{1,5}$", "", name)
 
 
-def _find(index: Callable[[Path], list[dict[str, list[str]]]], videos: Path, name: str) -> Path:
-    """The video or folder of that name: exact before without ending before without case."""
-    *parents, last = PurePosixPath(name).parts
-    folder = videos
-    for part in parents:
-        found = index(folder)[0].get(part) or index(folder)[2].get(folded(part), [part])
-        folder = folder / _only(folder / part, [n for n in found if (folder / n).is_dir()])
-    levels = [index(folder)[level].get(key, []) for level, key in enumerate([last] * 2)]
-    levels += [index(folder)[level].get(folded(last), []) for level in (2, 3)]
-    if not levels[0] and len(set().union(*levels)) > 1:  # texts and sounds lie beside videos
-        levels = [[n for n in level if _is_clip(folder / n)] for level in levels]
-    return folder / _only(folder / last, next(filter(None, levels), []))
+def _named(folder: Path, wanted: str, names: Iterable[str], *cuts: Callable[[str], str]) -> Path:
+    """What is called so in a folder: exactly, else without ending, else without case."""
+    for same, cut in itertools.product((str, _folded), (str, *cuts)):
+        found = [folder / name for name in names if same(cut(name)) == same(wanted)]
+        found = [path for path in found if cut is str or path.is_file()]
+        if len(found) > 1:  # texts and sounds lie beside videos
+            from egogen.build.films import is_film
 
-
-def _only(place: Path, found: list[str]) -> str:
-    if len(found) != 1:
-        what = f"several of that name ({', '.join(found)})" if found else "no video or folder"
-        raise EgoGenError(f"{place}: {what}{'' if found else ' of that name'}, expected one")
-    return found[0]
-
-
-def _is_clip(path: Path) -> bool:
-    from egogen.build.films import is_film
-
-    return path.is_dir() or is_film(path)
+            found = [path for path in found if path.is_dir() or is_film(path)] or found
+        if len(found) > 1:
+            several = ", ".join(path.name for path in found)
+            raise EgoGenError(f"{folder / wanted}: several of that name ({several}), expected one")
+        if found:
+            return found[0]
+    raise EgoGenError(f"{folder / wanted}: no video or folder of that name, expected one")
 
 
 def find_clips(videos: Path, names: Iterable[str]) -> dict[str, Path]:
     """Clip -> its video or folder of frames. Raises EgoGenError that names all that are missing."""
     places, missing = {}, []
-    index = functools.cache(_index)
+
+    @functools.cache
+    def names_in(folder: Path) -> list[str]:
+        return sorted(os.listdir(folder)) if folder.is_dir() else []
+
     for name in dict.fromkeys(names):
+        *parents, last = PurePosixPath(name).parts
+        folder = videos
         try:
-            places[name] = _find(index, videos, name)
+            for part in parents:
+                folder = _named(folder, part, names_in(folder))
+            places[name] = _named(folder, last, names_in(folder), _stem)
         except EgoGenError as error:
             missing.append(str(error))
     if missing:
@@ -95,22 +79,14 @@ def find_clips(videos: Path, names: Iterable[str]) -> dict[str, Path]:
     return places
 
 
-def clip_id(name: str, place: Path) -> str:
-    """What a clip is called in the dataset: the name found, of a video without its ending.
-
-    An ending is what the table leaves out, or what FFmpeg knows as one; "2024.06.01" has none.
-    """
-    if place.is_dir() or not place.suffix:
-        return place.name
-    if folded(PurePosixPath(name).name) == folded(place.stem):
-        return place.stem
-    from egogen.build.films import endings
-
-    return place.stem if place.suffix.lower() in endings() else place.name
+def clip_id(place: Path) -> str:
+    """What a clip is called in the dataset: as it was found, a video without its ending."""
+    return place.name if place.is_dir() else _stem(place.name)
 
 
 @contextmanager
-def open_clip(path: Path, fps: float | None) -> Iterator[Clip]:
+def open_clip(path: Path, fps: float | None) -> Iterator[Any]:
+    """What gives the frame `at(seconds)`, and its `fps`."""
     if path.is_dir():
         yield FrameFolder(path, fps)
         return
@@ -121,7 +97,7 @@ def open_clip(path: Path, fps: float | None) -> Iterator[Clip]:
 
 
 class FrameFolder:
-    """Images by the numbers in their names, which begin with 0 or 1; `fps` of them a second."""
+    """Images by the last number in their names, from 0 or 1 on; `fps` of them a second."""
 
     def __init__(self, path: Path, fps: float | None):
         if fps is None:
@@ -134,7 +110,14 @@ class FrameFolder:
             raise EgoGenError(f"{path}: unreadable ({error.strerror})") from None
         if not found:
             raise EgoGenError(f"{path}: no images in this folder")
-        self.frames = _numbered(path, found)
+        self.frames: dict[int, Path] = {}
+        for image in found:
+            digits = re.findall(r"\d+", image.stem)
+            if not digits:
+                raise EgoGenError(f"{image}: no number in its name, expected the frame's")
+            other = self.frames.setdefault(int(digits[-1]), image)
+            if other != image:
+                raise EgoGenError(f"{image}: has the number of {other.name}")
         self.first, self.last = min(self.frames), max(self.frames)
         step = math.gcd(*(number - self.first for number in self.frames))
         if self.first > 1:
@@ -153,26 +136,3 @@ class FrameFolder:
                 f"{self.path}: frame {number}, on screen at {seconds:.2f} s, is missing"
             )
         return Frame(read_rgb(self.frames[number]), f"{place:010d}")
-
-
-def _numbered(folder: Path, paths: list[Path]) -> dict[int, Path]:
-    """Images by number: of several numbers in each name the one that is not the same in all."""
-    names = {path: [int(digits) for digits in re.findall(r"\d+", path.stem)] for path in paths}
-    amount = len(names[paths[0]])
-    for path, numbers in names.items():
-        if not numbers or len(numbers) != amount:
-            raise EgoGenError(
-                f"{path}: expected names that differ in one number, as {paths[0].name}"
-            )
-    columns = list(zip(*names.values(), strict=True))
-    changing = [k for k, column in enumerate(columns) if len(set(column)) > 1] or [amount - 1]
-    if len(changing) > 1:
-        raise EgoGenError(
-            f"{folder}: several numbers in the names change ({paths[0].name}), expected one"
-        )
-    frames: dict[int, Path] = {}
-    for path, numbers in names.items():
-        other = frames.setdefault(numbers[changing[0]], path)
-        if other != path:
-            raise EgoGenError(f"{path}: has the number of {other.name}")
-    return frames

@@ -32,7 +32,7 @@ def open_film(path: Path):
     except (FFmpegError, OSError) as error:
         raise EgoGenError(f"{path}: not a video ({error})") from None
     kind, best = container.format.name, container.streams.best("video")
-    picture = kind == "image2" or kind.endswith("_pipe")
+    picture = kind in ("image2", "ico") or kind.endswith("_pipe")
     for stream in () if picture else (best, *container.streams.video):
         codec = stream and stream.codec_context
         cover = codec and stream.disposition & Disposition.attached_pic
@@ -49,15 +49,6 @@ def is_film(path: Path) -> bool:
     return False
 
 
-def endings() -> set[str]:
-    """What FFmpeg knows as ends of file names, as '.mp4'."""
-    found: set[str] = set()
-    for name in av.formats_available:
-        with suppress(ValueError):  # a device
-            found |= av.ContainerFormat(name).extensions
-    return {f".{ending}" for ending in found}
-
-
 class Video:
     """A video file. Times count from the container's beginning, as a player counts them."""
 
@@ -72,7 +63,10 @@ class Video:
             raise EgoGenError(f"{path}: has no frame rate")
         self.fps, self.tick = float(self.rate), self.stream.time_base
         self.first = self.stream.start_time or 0
-        self.zero = float(self.first * self.tick if zero is None else Fraction(zero, 1_000_000))
+        begin = float(self.first * self.tick)
+        self.zero = begin if zero is None else zero / 1e6
+        if self.zero < 0:  # of the sound what lies before 0 is not heard (priming)
+            self.zero = min(begin, 0.0)
         self.shown: av.VideoFrame | None = None  # decoded last, and the one behind it
         self.coming: av.VideoFrame | None = None
 
@@ -87,19 +81,19 @@ class Video:
         """The frame on screen at that time. Raises EgoGenError beyond the beginning and end."""
         try:
             self._go_to(seconds)
-            image = self._image(self.shown)
+            return Frame(self._image(), self._name())
         except (FFmpegError, ValueError, MemoryError) as error:
             self.shown = None
             raise EgoGenError(f"{self.path}: unreadable at {seconds:.2f} s ({error})") from None
-        return Frame(image, self._name(self.shown.pts - self.first))
 
     def _go_to(self, seconds: float) -> None:
         """`shown` is then the last frame that begins up to then, whatever a seek gives."""
         due = seconds + EPSILON
         if self.shown is None or not 0 <= due - self._time(self.shown) <= NEAR:
             befores = [seconds - back for back in BACK if seconds > back]
-            if not any(self._seek(before) and self._time(self.coming) <= due for before in befores):
-                self._rewind()
+            found = (self._begin(time) and self._time(self.coming) <= due for time in befores)
+            if not any(found) and not self._begin(None):
+                raise EgoGenError(f"{self.path}: no frame can be decoded")
         begin = self._time(self.shown or self.coming)
         if begin > due + LEAD:
             raise EgoGenError(f"{self.path}: begins at {begin:.2f} s, not at {seconds:.2f} s")
@@ -112,26 +106,19 @@ class Video:
     def _time(self, frame) -> float:
         return float(frame.pts * self.tick) - self.zero
 
-    def _seek(self, seconds: float) -> bool:
-        """Decode from the key frame before that time -> whether a frame came."""
-        offset = min(int((seconds + self.zero) / self.tick), 2**62)
-        try:
-            self.container.seek(offset, stream=self.stream)
-        except FFmpegError:
-            return False
-        return self._begin(sought=True)
-
-    def _rewind(self) -> None:
-        """Decode from the beginning; opened again, as a seek to it may leave frames out."""
-        self.container.close()
-        self._open()
-        if not self._begin(sought=False):
-            raise EgoGenError(f"{self.path}: no frame can be decoded")
-
-    def _begin(self, *, sought: bool) -> bool:
-        self.frames = self._decode(sought)
-        if self.container.format.name == "avi":
-            self.frames = _in_order(self.frames)
+    def _begin(self, seconds: float | None) -> bool:
+        """Decode from a key frame before that time, or from the first -> whether a frame came."""
+        if seconds is None:  # opened again, as a seek to the first frame may leave others out
+            self.container.close()
+            self._open()
+        else:
+            offset = min(int((seconds + self.zero) / self.tick), 2**62)
+            try:
+                self.container.seek(offset, stream=self.stream)
+            except FFmpegError:
+                return False
+        frames = self._decode(seconds is not None)
+        self.frames = _in_order(frames) if self.container.format.name == "avi" else frames
         self.shown, self.coming = None, next(self.frames, None)
         return self.coming is not None
 
@@ -155,31 +142,28 @@ class Video:
                 expected = frame.pts + (frame.duration or round(1 / self.rate / self.tick))
                 yield frame
 
-    def _name(self, pts: int) -> str:
+    def _name(self) -> str:
         """The frame's number; with its time where frames do not follow at a constant rate."""
-        position = pts * self.tick * self.rate
+        ticks = self.shown.pts - self.first
+        position = ticks * self.tick * self.rate
         number = round(position)
         if abs(number - position) < self.tick * self.rate:  # up to rounding of times
             return f"{number:010d}"
-        return f"{int(position):010d}_{pts}"
+        return f"{int(position):010d}_{ticks}"
 
-    def _image(self, frame) -> Image.Image:
+    def _image(self) -> Image.Image:
         """RGB by the colours' tags, in square pixels, turned and mirrored, as FFmpeg's command."""
+        frame = self.shown
+        aspect = self.stream.sample_aspect_ratio or Fraction(1)
+        # as in players neither side becomes less
+        size = f"{round(frame.width * max(aspect, 1))}:{round(frame.height / min(aspect, 1))}"
+        kind = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}"
+        kind += f":time_base={self.tick}:colorspace={int(frame.colorspace)}"
+        kind += f":range={int(frame.color_range)}"
         graph = av.filter.Graph()
-        node = graph.add(
-            "buffer",
-            video_size=f"{frame.width}x{frame.height}",
-            pix_fmt=frame.format.name,
-            time_base=str(self.tick),
-            colorspace=str(int(frame.colorspace)),
-            range=str(int(frame.color_range)),
-        )
-        steps = [("scale", _square(frame, self.stream)), ("format", "rgb24"), *_turns(frame)]
-        for name, arguments in (*steps, ("buffersink", None)):
-            following = graph.add(name, arguments)
-            node.link_to(following)
-            node = following
-        graph.configure()
+        steps = [("buffer", kind), ("scale", size), ("format", "rgb24"), *_turns(frame)]
+        nodes = [graph.add(*step) for step in (*steps, ("buffersink", None))]
+        graph.link_nodes(*nodes).configure()
         graph.vpush(frame)
         return Image.fromarray(graph.vpull().to_ndarray())
 
@@ -194,14 +178,6 @@ def _in_order(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
             yield held.pop(0)
         if frame is not None:
             held.append(frame)
-
-
-def _square(frame, stream) -> str:
-    """Width and height in square pixels; as in players none of the two becomes less."""
-    aspect = stream.sample_aspect_ratio or Fraction(1)
-    if not Fraction(1, 8) < aspect < 8:  # a damaged header
-        aspect = Fraction(1)
-    return f"{round(frame.width * max(aspect, 1))}:{round(frame.height / min(aspect, 1))}"
 
 
 def _turns(frame) -> list[tuple[str, str | None]]:

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
+import pytest
 from PIL import Image
 
+av = pytest.importorskip("av")
 SIZE, BLOCK, BITS = (160, 96), 16, 8
 RATE = 30
 RED, BLUE = (200, 30, 30), (40, 60, 200)

@@ -7,10 +7,8 @@ import struct
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import pytest
-from av.stream import Disposition
-from made_films import BLUE, RATE, RED, SIZE, from_the_beginning, number_in, picture, write_film
+from made_films import BLUE, RATE, RED, SIZE, av, from_the_beginning, number_in, picture, write_film
 
 from egogen.build.__main__ import main
 from egogen.build.clips import open_clip
@@ -179,9 +177,10 @@ def test_what_is_a_video_is_said_by_ffmpeg(tmp_path):
 
 def test_the_best_of_several_streams(tmp_path):
     """The first is a preview, the second the default."""
+    kinds = av.stream.Disposition
     with av.open(str(tmp_path / "a.mkv"), "w") as container:
         streams = [container.add_stream("libx264", rate=RATE) for _ in range(2)]
-        for stream, flags in zip(streams, (Disposition.comment, Disposition.default), strict=True):
+        for stream, flags in zip(streams, (kinds.comment, kinds.default), strict=True):
             stream.width, stream.height = SIZE
             stream.disposition = flags
         for number in range(20):

@@ -20,6 +20,7 @@ from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
 
 EPSILON = 1e-3  # seconds: times in tables are rounded
+Forms = tuple[Callable[[str], str], ...]
 
 
 @dataclass(frozen=True)
@@ -30,19 +31,22 @@ class Frame:
     name: str
 
 
+@functools.cache
 def _folded(name: str) -> str:
     """Equal for names that differ in case or in the form of accents, as systems write them."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
+@functools.cache
 def _stem(name: str) -> str:
     """Without an ending; "2024.06.01_kitchen" has none."""
     return re.sub(r"\.[a-zA-Z0-9]{1,5}$", "", name)
 
 
-def _named(folder: Path, wanted: str, names: Iterable[str], *cuts: Callable[[str], str]) -> Path:
-    """What is called so in a folder: exactly, else without ending, else without case."""
-    for same, cut in itertools.product((str, _folded), (str, *cuts)):
+def _named(folder: Path, wanted: str, names: Iterable[str], cuts: Forms = (str,)) -> Path:
+    """What is called so in a folder: exactly, else as `cuts` make it, else without case."""
+    forms: Forms = (str, _folded)
+    for same, cut in itertools.product(forms, cuts):
         found = [folder / name for name in names if same(cut(name)) == same(wanted)]
         found = [path for path in found if cut is str or path.is_file()]
         if len(found) > 1:  # texts and sounds lie beside videos
@@ -71,7 +75,7 @@ def find_clips(videos: Path, names: Iterable[str]) -> dict[str, Path]:
         try:
             for part in parents:
                 folder = _named(folder, part, names_in(folder))
-            places[name] = _named(folder, last, names_in(folder), _stem)
+            places[name] = _named(folder, last, names_in(folder), (str, _stem))
         except EgoGenError as error:
             missing.append(str(error))
     if missing:

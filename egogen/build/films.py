@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -33,10 +34,9 @@ def open_film(path: Path):
         raise EgoGenError(f"{path}: not a video ({error})") from None
     kind, best = container.format.name, container.streams.best("video")
     picture = kind in ("image2", "ico") or kind.endswith("_pipe")
-    for stream in () if picture else (best, *container.streams.video):
-        codec = stream and stream.codec_context
-        cover = codec and stream.disposition & Disposition.attached_pic
-        if codec and not cover and codec.name not in TEXT_ART:
+    for stream in () if picture or not best else (best, *container.streams.video):
+        cover = stream.disposition & Disposition.attached_pic
+        if not cover and stream.codec_context and stream.codec_context.name not in TEXT_ART:
             return container, stream
     container.close()
     raise EgoGenError(f"{path}: holds no video that FFmpeg's libraries can decode")
@@ -67,8 +67,8 @@ class Video:
         self.zero = begin if zero is None else zero / 1e6
         if self.zero < 0:  # of the sound what lies before 0 is not heard (priming)
             self.zero = min(begin, 0.0)
-        self.shown: av.VideoFrame | None = None  # decoded last, and the one behind it
-        self.coming: av.VideoFrame | None = None
+        self.shown: Any = None  # the frame decoded last, and the one behind it
+        self.coming: Any = None
 
     def _open(self) -> None:
         self.container, self.stream = open_film(self.path)

@@ -109,7 +109,8 @@ class FrameFolder:
         self.path, self.fps = path, fps
         kinds = Image.registered_extensions()
         try:
-            found = [p for p in path.iterdir() if p.suffix.lower() in kinds and p.name[0] != "."]
+            found = [p for p in sorted(path.iterdir()) if p.suffix.lower() in kinds]
+            found = [p for p in found if p.name[0] != "."]  # what macOS puts beside files
         except OSError as error:
             raise EgoGenError(f"{path}: unreadable ({error.strerror})") from None
         if not found:
@@ -136,7 +137,5 @@ class FrameFolder:
             end = (self.last + 1 - self.first) / self.fps
             raise EgoGenError(f"{self.path}: ends at {end:.2f} s, {seconds:.2f} s was asked for")
         if number not in self.frames:
-            raise EgoGenError(
-                f"{self.path}: frame {number}, on screen at {seconds:.2f} s, is missing"
-            )
+            raise EgoGenError(f"{self.path}: frame {number}, of {seconds:.2f} s, is missing")
         return Frame(read_rgb(self.frames[number]), f"{place:010d}")

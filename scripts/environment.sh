@@ -66,8 +66,10 @@ if [ ! -f "$stamp" ]; then
     .venv/bin/python -I -m ensurepip >/dev/null 2>&1 || no_venv .venv/bin/python
   words=(--no-user -c constraints.txt -e ".[vllm,ldm,metrics,build,deepspeed,lora,dev]")
   [ -t 2 ] || words+=(-q)  # a terminal sees how the downloads go
-  .venv/bin/python -I -m pip install "${words[@]}" ||
+  mkdir -p .venv/tmp  # pip unpacks gigabytes: a small /tmp, or one in memory, has no room for them
+  TMPDIR=${TMPDIR:-$PWD/.venv/tmp} .venv/bin/python -I -m pip install "${words[@]}" ||
     stop "pip could not install the packages (it says why above); the same command goes on"
+  rm -rf .venv/tmp
   touch "$stamp"
 fi
 

@@ -23,7 +23,7 @@ case "$*" in
   *"-m venv "*) mkdir -p .venv/bin && cp "$0" .venv/bin/python; touch .venv/pip ;;
   *"-m ensurepip"*) [ {no_venv} = 0 ] && touch .venv/pip ;;
   *"-m pip --version"*) [ -e .venv/pip ] ;;
-  *"-m pip install"*) echo "{version}: $*" >> pip.txt; exit "${{PIP_FAILS:-0}}" ;;
+  *"-m pip install"*) echo "{version}: $* in $TMPDIR" >> pip.txt; exit "${{PIP_FAILS:-0}}" ;;
   "-E -c "*) exec "{real}" -E -S -c "
 import platform, sys, sysconfig
 platform.python_version = lambda: '{version}'
@@ -95,6 +95,7 @@ def test_python3_is_used_where_it_fits(machine, version):
     assert machine.run("tiny").stdout == f"{version} ran mini/run.py tiny\n"
     (line,) = machine.installs()
     assert line.startswith(f"{version}: -I -m pip install --no-user -c constraints.txt -e .[")
+    assert line.endswith(f" in {machine.project}/.venv/tmp")  # a bare Debian 13 has /tmp in memory
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,9 @@ class Debian:
 
 
 def is_network(name: str) -> bool:
-    return name.startswith("PIP_") or name.lower().endswith("_proxy")
+    """How mirrors are reached; folders of wheels on this machine's disk are not taken over."""
+    pip = name.startswith("PIP_") and name != "PIP_FIND_LINKS"
+    return pip or name.lower().endswith("_proxy")
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ PACKAGES = "ca-certificates,python3,python3-venv"
 SETTLED = ("/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf", "/etc/xdg/pip")
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 ENTER = """
-mount --bind /dev "$0/dev" && mount --bind /dev/shm "$0/dev/shm" && mount -t proc proc "$0/proc"
+mount --rbind /dev "$0/dev" && mount -t proc proc "$0/proc"
 exec chroot "$@"
 """
 HOME = "/home/me"

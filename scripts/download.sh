@@ -6,7 +6,5 @@
 # The same command continues a stopped download and skips what is finished.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
-if [ -z "${PYTHON:-}" ]; then
-  if [ -x "$root/.venv/bin/python" ]; then PYTHON=$root/.venv/bin/python; else PYTHON=python3; fi
-fi
-PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m egogen.download "$@"
+source "$root/scripts/settings.sh"
+PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$(project_python)" -m egogen.download "$@"

@@ -4,9 +4,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
 debian_packages shellcheck:shellcheck
-.venv/bin/ruff check .
-.venv/bin/ruff format --check .
-.venv/bin/mypy egogen ldm lego metrics mini vllm/llava
+.venv/bin/python -m ruff check .
+.venv/bin/python -m ruff format --check .
+.venv/bin/python -m mypy egogen ldm lego metrics mini vllm/llava
 if command -v shellcheck >/dev/null; then
   git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck -x
 else

@@ -6,7 +6,8 @@
 project_python() {  # the interpreter: PYTHON, or the project's environment, or what is on the path
   if [ -n "${PYTHON:-}" ]; then echo "$PYTHON"
   elif [ -x "$root/.venv/bin/python" ]; then echo "$root/.venv/bin/python"
-  else echo python; fi
+  elif command -v python >/dev/null; then echo python
+  else echo python3; fi
 }
 
 # from_settings DATASET SPLIT: where stage 1's files are by settings.env, as variables (those of

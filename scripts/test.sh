@@ -5,8 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
-# A browser for the report, split archives, and a Slurm of the tests' own for the job scripts.
-debian_packages chromium:chromium zip:zip sbatch:slurm-wlm munged:munge
+# A browser for the report, split archives, a Slurm of the tests' own for the job scripts, a bare Debian.
+debian_packages chromium:chromium zip:zip sbatch:slurm-wlm munged:munge debootstrap:debootstrap
 # Two processes of one thread each: threads of several processes would wait for each other.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 exec .venv/bin/python -m pytest -n "${TEST_PROCESSES:-2}" --dist loadfile "$@"

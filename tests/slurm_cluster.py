@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -80,6 +81,9 @@ class Cluster:
         ports = {"controller_port": free_port(), "node_port": free_port()}
         conf = CONF.format(folder=self.folder, host=self.host, **ports)
         (self.folder / "slurm.conf").write_text(conf)
+        version = subprocess.check_output(["slurmd", "-V"], env=self.environment, text=True)
+        if int(re.search(r"\d+", version)[0]) >= 24:  # asks for cgroups, which a container may lack
+            (self.folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
         munge = ["munged", "--foreground", "--force", f"--key-file={key}"]
         for flag, name in (("socket", "munge.socket"), ("pid-file", "munge.pid")):
             munge.append(f"--{flag}={self.folder / name}")

@@ -39,7 +39,7 @@ def inception(path: Path) -> torch.nn.Module:
     """The network up to its pool features, from a pt_inception weight file."""
     from pytorch_fid import inception as library
 
-    state = load_state_dict(path)
+    state = load_state_dict(path, ("Conv2d_", "Mixed_", "fc."))
     # The library fetches weights when it builds the network; it gets them from the file instead.
     with mock.patch.object(library, "load_state_dict_from_url", lambda *_, **__: state):
         try:

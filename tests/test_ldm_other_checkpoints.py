@@ -11,11 +11,12 @@ from small_model import random_model, write_small
 
 from egogen import EgoGenError
 from ldm.checkpoints.convert import bare_model, convert
-from ldm.checkpoints.layouts import POSITIONS, UPDATES, same_numbers, to_own, to_released
+from ldm.checkpoints.layouts import UPDATES, same_numbers, to_own, to_released
 from ldm.checkpoints.load import load_start, read_file
 from ldm.generate import load_model
 
 UNET, COMPILED = "model.diffusion_model.", "model.diffusion_model._orig_mod."
+ROWS = torch.arange(77)[None]
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +75,8 @@ WRAPPED = {
     "own, compiled": (True, named(lambda n: n.replace("unet.", "unet._orig_mod."))),
     "own, no level": (True, without("model.")),
     "own, deepspeed": (True, lambda s: {"module": s}),
-    "buffers": (False, lambda s: s | {"logvar": torch.zeros(1000), "first_stage_model.loss.a": s[POSITIONS]}),
-    "own, buffers": (True, lambda s: s | {"model.text_encoder.embeddings.position_ids": torch.ones(1, 77)}),
+    "buffers": (False, lambda s: s | dict.fromkeys(("logvar", "first_stage_model.loss.a"), ROWS)),
+    "own, buffers": (True, lambda s: s | {"model.text_encoder.embeddings.position_ids": ROWS}),
 }  # fmt: skip
 
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import struct
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +22,6 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -34,12 +31,6 @@ from egogen.errors import EgoGenError
 Shapes = Mapping[str, Sequence[int]]  # by the names of tensors
 LISTED = 20  # names of one kind that an error lists
 DEEPEST = 5  # keys in keys that weights are looked for in
-# Damaged pickles raise nearly anything.
-UNREADABLE = (
-    *(pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError, struct.error, OSError),
-    *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, AssertionError),
-    *(ArithmeticError, MemoryError),
-)
 # Keys that training code puts weights under, before all others that hold tensors.
 WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
 # Levels that parallel, sharded, compiled and checkpointed networks add anywhere in their names.
@@ -66,7 +57,7 @@ def read_weight_file(path: str | os.PathLike) -> Mapping[str, Any]:
         raise EgoGenError(f"{path}: no such weight file")
     try:
         return load_file(path) if path.suffix == ".safetensors" else _load_torch(path)
-    except UNREADABLE as error:
+    except Exception as error:  # damaged pickles raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, pickle.UnpicklingError):
             reason = "not tensors by name, or not to be read without executing it"
@@ -85,9 +76,8 @@ def _load_torch(path: Path) -> Mapping[str, Any]:
     # `weights_only` is torch's own unpickler, which reads neither protocol 4 nor numpy's objects;
     # who asks for it everywhere gets the same safety here.
     with mock.patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "0"}):
-        module = sys.modules[unpickling.__name__]
         found = torch.load(
-            path, map_location="cpu", weights_only=False, mmap=archive, pickle_module=module
+            path, map_location="cpu", weights_only=False, mmap=archive, pickle_module=unpickling
         )
     if not isinstance(found, Mapping):
         raise ValueError(f"expected tensors by name, found {type(found).__name__}")
@@ -97,7 +87,7 @@ def _load_torch(path: Path) -> Mapping[str, Any]:
 class _Place(NamedTuple):
     """A mapping that holds tensors: those, the rest of it, and where it stands in the file."""
 
-    order: tuple[bool, int, int]  # smallest first: not at the top nor in WRAPPERS, depth, -tensors
+    order: tuple[int, int, int]  # 0 in WRAPPERS, 1 at the top, 2 elsewhere; depth; -tensors
     key: str
     state: dict[str, Tensor]
     others: dict[str, Any]
@@ -110,8 +100,8 @@ def _state_dicts(content: Mapping, keys: tuple[str, ...] = ()) -> Iterator[_Plac
     state = {name: value for name, value in items.items() if isinstance(value, Tensor)}
     others = {name: value for name, value in items.items() if name not in state}
     if state:
-        later = bool(keys) and keys[-1] not in WRAPPERS
-        yield _Place((later, len(keys), -len(state)), ".".join(keys), state, others)
+        rank = 1 if not keys else 0 if all(key in WRAPPERS for key in keys) else 2
+        yield _Place((rank, len(keys), -len(state)), ".".join(keys), state, others)
     for name, value in others.items():
         if isinstance(value, Mapping) and len(keys) < DEEPEST:
             yield from _state_dicts(value, (*keys, name))
@@ -133,8 +123,8 @@ def _of_module(module: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[
 def tensors(
     content: Mapping[str, Any], path: str | os.PathLike, drop_others: bool = False
 ) -> dict[str, Tensor]:
-    """The state dict in `content`: itself, or what stands in it under one of `WRAPPERS`, or under
-    another key; the outermost of several, then that with most tensors.
+    """The state dict in `content`: what stands under keys of `WRAPPERS`, or itself, or what stands
+    under another key; the outermost of several, then that with most tensors.
 
     Numbers, texts and mappings beside the tensors (epochs, optimizers) are left out. Raises
     EgoGenError for a file without tensors, for one with two state dicts of the same names of which

@@ -42,6 +42,7 @@ WRAPPED = {
     "flat": STATE,
     "beside numbers": {**STATE, "epoch": 3, "args": {"lr": 0.1}, "name": "x", "ema": None},
     "state_dict": {"state_dict": STATE, "epoch": 3},
+    "beside a tensor": {"state_dict": STATE, "best": torch.tensor(0.5)},
     "two levels": {"state_dict": {"model": STATE}},
     "deepspeed": {"module": STATE, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}},
     "another key": {"weights_of_step_5": STATE, "optimizer": {"state": {0: torch.ones(1)}}},

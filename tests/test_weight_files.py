@@ -88,7 +88,8 @@ def test_what_was_found_is_said(tmp_path):
             "a.weight": torch.ones(2, 3, dtype=torch.int8)
         },
         "entry 'a.weight' is no tensor (_rebuild_sparse_tensor)": {
-            "a.weight": STATE["a.weight"].to_sparse()
+            **STATE,
+            "a.weight": STATE["a.weight"].to_sparse(),
         },
         "entry 'a.weight' is meta": {"a.weight": STATE["a.weight"].to("meta")},
         "entry 'best' is no tensor (scalar), expected one": {**STATE, "best": np.float64(0.5)},

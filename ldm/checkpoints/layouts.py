@@ -66,7 +66,7 @@ def with_known_names(
     known |= {DECAY, UPDATES, *_derived(model)}
     levels = (OWN, UNET, VAE, TEXT_STAGE)
     fitted = fit_names(state, lambda name: _text_level(name) in known, where, levels)
-    return {_text_level(n): v for n, v in fitted.items() if not n.startswith(UNUSED)}
+    return {name: value for name, value in fitted.items() if not name.startswith(UNUSED)}
 
 
 def is_own(state: Mapping[str, Tensor]) -> bool:
@@ -130,7 +130,8 @@ def from_released(
     counted = float(state.get(UPDATES, 0))  # infinite where it was stored in half precision
     updates = int(counted) if math.isfinite(counted) else 0
     derived = {DECAY, UPDATES, *_derived(model)}
-    state = {name: v for name, v in state.items() if name not in derived}
+    state = {_text_level(name): value for name, value in state.items()}
+    state = {name: value for name, value in state.items() if name not in derived}
     check_names(shapes_of(state), expected, where)
     live = {o: state[n].reshape(own[o]) for o, n in names.items()}
     ema = {o: state[n] for o, n in shadows.items()} | {o: live[o] for o in kept}

@@ -40,7 +40,7 @@ ADDED = re.compile(
 # Buffers that follow from the config, or that only training counts.
 COMPUTED = (
     *("rotary_emb.inv_freq", "rotary_emb.original_inv_freq", "position_ids", "causal_mask"),
-    *("rotary_emb.cos_cached", "rotary_emb.sin_cached", "masked_bias", "num_batches_tracked"),
+    *("rotary_emb.cos_cached", "rotary_emb.sin_cached", "num_batches_tracked", "n_averaged"),
 )
 OUTER = re.compile(r"^(?:state_dict|base_model|model|network|net)\.")  # of a network in a trainer
 

@@ -167,7 +167,7 @@ def test_what_cannot_be_decided_is_said(small, tmp_path):
             "model": released,
             "module": released,
         },
-        f"both stand for {UNET}": {**released, **named("module.{}".format)(released)},
+        "both stand for betas": {**released, **named("module.{}".format)(released)},
         "holds no tensors but epoch": {"epoch": 3},
         "entry .* torch.int8, expected": {
             n: v.to(torch.int8) if v.ndim == 4 else v for n, v in released.items()

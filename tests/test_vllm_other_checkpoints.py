@@ -104,8 +104,9 @@ def tied(source, folder, lacks, head="lm_head.weight"):
         del state[names[lacks]]
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     fields = json.loads((folder / "config.json").read_text())
-    text = {"text_config": {**fields["text_config"], "tie_word_embeddings": True}}
-    change(folder, tie_word_embeddings=True, **(text if "text_config" in fields else {}))
+    if "text_config" in fields:
+        fields["text_config"]["tie_word_embeddings"] = True
+    change(folder, **{**fields, "tie_word_embeddings": True})
     return folder
 
 

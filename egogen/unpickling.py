@@ -72,10 +72,13 @@ def _call(function: Any, arguments: tuple) -> Any:
     return function(*arguments)
 
 
-class Unpickler(pickle._Unpickler):  # the library's own in Python: opcodes can be replaced
+_InPython: Any = pickle._Unpickler  # the library's own, whose opcodes can be replaced
+
+
+class Unpickler(_InPython):
     """Reads any protocol; every way to call, make or change an object ends in `_call` or here."""
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch = dict(_InPython.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         """Raises ValueError for a name of the operating system."""

@@ -264,14 +264,15 @@ def _rows(name: str, spec: FeatureParams, given: Mapping[str, Any], count: int) 
     if found is None:
         raise EgoGenError(f"{what}: missing, the conditioner uses the feature {name!r}")
     if isinstance(found, Tensor | np.ndarray) and found.ndim == 3:
-        found = list(found)
+        found = list(found) if len(found) == count else [found]
     rows = None if spec.padded else spec.rows
     return [_read_rows(item, what, spec.width, rows) for item in _one_each(what, found, count)]
 
 
 def _read_rows(given: Rows, name: str, width: int, rows: int | None) -> np.ndarray:
     if isinstance(given, Tensor):
-        given = given.detach().float().cpu().numpy()
+        given = given.detach().cpu()
+        given = (given.float() if given.is_floating_point() else given).numpy()
     if isinstance(given, np.ndarray):
         return as_feature(given, name, width, rows)
     return load_feature(given, width, rows)

@@ -83,6 +83,11 @@ ARRAYS: dict[str, tuple[Callable[[str], Damage], str]] = {
         lambda path: saved(path, lambda: np.zeros((1, 1, 3, 8), np.float16)),
         "(1, 1, 3, 8)",
     ),
+    "batch of one": (
+        lambda path: saved(path, lambda: np.zeros((1, 3, 8), np.float16)),
+        "(1, 3, 8)",
+    ),
+    "beyond float32": (lambda path: saved(path, lambda: np.full((3, 8), 1e300)), "infinity"),
     "other width": (lambda path: saved(path, lambda: np.zeros((3, 9), np.float16)), "9"),
     "no rows": (lambda path: saved(path, lambda: np.zeros((0, 8), np.float16)), "(0, 8)"),
     "texts": (lambda path: saved(path, lambda: np.array([["a"] * 8] * 3)), ""),

@@ -22,7 +22,8 @@ from egogen.errors import EgoGenError
 from metrics import all_metrics_in_one
 from metrics.frame_pairs import find_pairs
 from metrics.images import read_pair, read_unresized, squeezed
-from metrics.measures import clip_image, frechet, perceptual
+from metrics.measures import captions, clip_image, frechet, perceptual
+from metrics.networks import video_transformer
 from metrics.networks.loading import load_state_dict
 
 FOLDER = {"ego4d": "ego4d.fho", "epickitchen": "epickitchen"}
@@ -266,3 +267,45 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path):
     for build in (lambda: perceptual.network("vgg", path), lambda: frechet.inception(path)):
         with pytest.raises(EgoGenError, match="vgg16-397923af.pth"):
             build()
+
+
+OF_FILES = {  # manifest -> what the names of its network begin with
+    "clip_vit_l14_visual": ("visual.",),
+    "blip_base": captions.PARTS,
+    "egovlp_4f": video_transformer.PARTS,
+    "inception": frechet.PARTS,
+    "squeezenet1_1": ("features.",),
+}
+RULES = ("{}", "module.{}", "module._orig_mod.{}", "model.{}", "base_model.model.{}")
+
+
+@pytest.mark.parametrize("manifest", OF_FILES)
+def test_every_metric_reads_what_other_tools_wrap(manifest, tmp_path):
+    parts = OF_FILES[manifest]
+    names = json.loads((DATA / "manifests" / f"{manifest}.json").read_text())
+    state = {name: torch.tensor([float(i)]) for i, name in enumerate(names)}
+    wanted = {name for name in names if name.startswith(parts)}
+    assert wanted
+    for rule in RULES:
+        wrapped = {rule.format(name): value.half() for name, value in state.items()}
+        torch.save({"module": wrapped, "score": np.float64(1)}, tmp_path / "a.pth")
+        torch.save({"state_dict": wrapped}, tmp_path / "b.pth", pickle_protocol=4)
+        torch.save(wrapped | {"epoch": 3}, tmp_path / "c.pth")
+        for name in "abc":
+            found = load_state_dict(tmp_path / f"{name}.pth", parts)
+            assert wanted <= found.keys()
+            assert all(found[n] == state[n].half() and found[n].dtype.itemsize == 4 for n in wanted)
+    if len(parts) == 1:  # the network alone, whose names lack the level
+        bare = {name.removeprefix(parts[0]): state[name] for name in wanted}
+        torch.save(bare, tmp_path / "bare.pth")
+        assert load_state_dict(tmp_path / "bare.pth", parts).keys() == wanted
+
+
+def test_lpips_of_a_wrapped_backbone(tmp_path):
+    path = weight_file(tmp_path, "squeeze")
+    expected = perceptual.network("squeeze", path).state_dict()
+    state = {f"module._orig_mod.{n}": v for n, v in torch.load(path).items()}
+    torch.save({"model_state_dict": state, "step": np.int64(3)}, path)
+    found = perceptual.network("squeeze", path).state_dict()
+    names = [name for name in expected if name.startswith("net.")]
+    assert names and all(torch.equal(found[name], expected[name]) for name in names)

@@ -87,7 +87,10 @@ class ShardReader:
         """A copy of the entry. Raises KeyError when there is no such entry."""
         if name not in self:
             raise KeyError(name)
-        return self._place[name].get_tensor(name)
+        try:
+            return self._place[name].get_tensor(name)
+        except TypeError as error:  # bfloat16
+            raise EgoGenError(f"{self.root}: feature {name}: {error}, expected float16") from None
 
 
 class ShardWriter:

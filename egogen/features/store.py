@@ -76,17 +76,17 @@ class ReleasedStore:
         the released code wrote for one-token answers, gives (1, d). Nothing pickled is ever loaded.
         """
         path = find_feature(self.root, image_0)
-        array = as_feature(_load(path, image_0), path, width, rows)
-        return array if array.dtype == np.float16 else array.astype(np.float32, copy=False)
+        return as_feature(_load(path, image_0), path, width, rows)
 
     read = stored
 
     def shape(self, image_0: str) -> tuple[int, int]:
         """(n, d), from the header; a file cut short is an error, values are not looked at."""
         path = find_feature(self.root, image_0)
-        array = _as_rows(_load(path, image_0, mmap_mode="r"))
-        _check_shape(array.shape, path, None, None)
-        return array.shape
+        array = _load(path, image_0, mmap_mode="r")
+        found = _as_rows(array, path)
+        _check_shape(found.shape, path, None, None, array.shape)
+        return found.shape
 
 
 class FrameFeature(NamedTuple):
@@ -117,7 +117,7 @@ class CompactStore:
 
     def stored(self, image_0: str, width: int | None = None, rows: int | None = None) -> np.ndarray:
         """(P, C) or (n, d) float16; `width` (d, after the projector) and `rows` are checked."""
-        array = self._at(self.shards.read, image_0)
+        array = _native(self._at(self.shards.read, image_0), self._where(image_0))
         self._check_rows(array.shape, image_0, width, rows)
         _check_finite(array, self._where(image_0))
         return array
@@ -129,7 +129,7 @@ class CompactStore:
             return array
         import torch
 
-        return self.projector(torch.from_numpy(array)).half().numpy()
+        return _half(self.projector(torch.from_numpy(array)).numpy(), self._where(image_0))
 
     def shape(self, image_0: str) -> tuple[int, int]:
         """(n, d) of `read`, without reading."""
@@ -208,10 +208,15 @@ def read_feature(
 def as_feature(
     array: np.ndarray, where: Any, width: int | None = None, rows: int | None = None
 ) -> np.ndarray:
-    """(n, d) of an array as the released code wrote it, checked; errors begin with `where`."""
-    array = _as_rows(array)
-    _check(array, where, width, rows)
-    return array
+    """(n, d) of an array as the released code wrote it, checked; errors begin with `where`.
+
+    Half precision stays, all other floating point becomes float32, in this machine's byte order:
+    the one way of files and of arrays that a caller gives.
+    """
+    found = _as_rows(_native(array, where), where)
+    _check_shape(found.shape, where, width, rows, array.shape)
+    _check_finite(found, where)
+    return found
 
 
 def load_feature(
@@ -306,15 +311,30 @@ def _load(path: Path, image_0: str = "", **options) -> np.ndarray:
         raise EgoGenError(f"{path}: no such feature file{frame}") from None
     except (ValueError, OSError, EOFError, SyntaxError, MemoryError) as error:
         raise EgoGenError(f"{path}: not a readable .npy array ({error})") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-        raise EgoGenError(
-            f"{path}: expected a floating point array, found {getattr(array, 'dtype', type(array))}"
-        )
+    _check_floating(array, path)
     return array
 
 
-def _as_rows(array: np.ndarray) -> np.ndarray:
+def _check_floating(array: Any, where: Any) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        found = getattr(array, "dtype", type(array))
+        raise EgoGenError(f"{where}: expected a floating point array, found {found}")
+
+
+def _native(array: np.ndarray, where: Any) -> np.ndarray:
+    _check_floating(array, where)
+    with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused
+        return np.asarray(array, np.float16 if array.dtype.itemsize == 2 else np.float32, order="C")
+
+
+def _as_rows(array: np.ndarray, where: Any) -> np.ndarray:
     if array.ndim == 3 and array.shape[1] > 0:
+        # The released code wrote an answer of one token as (d,).
+        if len(array) == 1 < array.shape[1]:
+            raise EgoGenError(
+                f"{where}: feature of shape {array.shape}, expected (n, d): without the first axis "
+                "where it is that of a batch of one"
+            )
         return array[:, -1, :]
     return array[None] if array.ndim == 1 else array
 
@@ -322,22 +342,21 @@ def _as_rows(array: np.ndarray) -> np.ndarray:
 def _half(rows: np.ndarray, where: Any) -> np.ndarray:
     with np.errstate(over="ignore"):  # too large for half precision is infinite, and refused below
         half = np.asarray(rows).astype(np.float16)
-    _check(half, where, None, None)
+    _check_shape(half.shape, where, None, None)
+    _check_finite(half, where)
     return half
 
 
-def _check(array: np.ndarray, where: Any, width: int | None, rows: int | None) -> None:
-    _check_shape(array.shape, where, width, rows)
-    _check_finite(array, where)
-
-
-def _check_shape(shape: tuple, where: Any, width: int | None, rows: int | None) -> None:
+def _check_shape(
+    shape: tuple, where: Any, width: int | None, rows: int | None, told: tuple | None = None
+) -> None:
+    """`told`: the shape that the error names, where it is another."""
     expected = f"({rows if rows is not None else 'n'}, {width if width is not None else 'd'})"
     wrong = len(shape) != 2 or min(shape) < 1
     wrong = wrong or (width is not None and shape[1] != width)
     wrong = wrong or (rows is not None and shape[0] != rows)
     if wrong:
-        raise EgoGenError(f"{where}: feature of shape {tuple(shape)}, expected {expected}")
+        raise EgoGenError(f"{where}: feature of shape {tuple(told or shape)}, expected {expected}")
 
 
 def _check_finite(array: np.ndarray, where: Any) -> None:
@@ -347,6 +366,9 @@ def _check_finite(array: np.ndarray, where: Any) -> None:
         array = np.ascontiguousarray(array)
         finite = array.view(np.int16).max() < 0x7C00 and array.view(np.uint16).max() < 0xFC00
     else:
-        finite = np.isfinite(array).all()
+        # One pass, without an array of truths; a sum too large for the type is looked at closer.
+        flat = array.reshape(-1)
+        with np.errstate(all="ignore"):
+            finite = np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all()
     if not finite:
         raise EgoGenError(f"{where}: feature holds NaN or infinity, expected finite numbers")

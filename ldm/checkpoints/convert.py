@@ -27,8 +27,10 @@ from ldm.checkpoints.layouts import (
     from_own,
     from_released,
     is_own,
+    same_numbers,
     to_own,
     to_released,
+    with_known_names,
 )
 from ldm.checkpoints.load import read_file
 from ldm.checkpoints.released_names import LIVE
@@ -76,10 +78,12 @@ def read_any(source: str | os.PathLike, model: LegoModel) -> Weights:
     if Path(source).is_dir():
         return read_folder(source, model)
     state, updates = read_file(source)
+    state = with_known_names(state, model, str(source))
     if is_own(state):
         return from_own(state, model, str(source), updates)
     decay = state.get(DECAY)
-    if decay is not None and abs(float(decay) - model.config.ema_decay) > 1e-6:
+    known = torch.tensor(model.config.ema_decay)
+    if decay is not None and not same_numbers(decay.reshape(()), known, 1e-6):
         raise EgoGenError(
             f"{source}: its EMA has the decay {float(decay):.6g}, but the config "
             f"model.params.ema_decay={model.config.ema_decay}"

@@ -7,6 +7,7 @@ error that lists it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor
 
 from egogen import EgoGenError
-from egogen.weight_files import check_names, shapes_of
+from egogen.weight_files import check_names, fit_names, shapes_of
 from ldm.checkpoints.released_names import (
     EMA,
     LIVE,
+    TEXT,
     UNET,
+    VAE,
     released_names,
     released_shape,
     shadow_name,
@@ -29,7 +32,10 @@ from ldm.schedule import released_schedule
 
 OWN, OWN_EMA = "model.", "ema."  # prefixes in checkpoints of ldm.training.module
 DECAY, UPDATES = EMA + "decay", EMA + "num_updates"
-POSITIONS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+POSITIONS = TEXT + "embeddings.position_ids"
+TEXT_STAGE = TEXT.removesuffix("text_model.")
+# What some files of Stable Diffusion hold besides, for training alone.
+UNUSED = ("logvar", "lvlb_weights", VAE + "loss.")
 
 
 @dataclass
@@ -45,6 +51,22 @@ class Weights:
         if use_ema and not self.ema:
             raise EgoGenError(f"{where}: holds no EMA; model.params.load_ema=false uses the rest")
         return self.live | self.ema if use_ema else self.live
+
+
+def with_known_names(
+    state: Mapping[str, Tensor], model: LegoModel, where: str
+) -> dict[str, Tensor]:
+    """`state` without what wrappers have added to its names, and with what they took from them, as
+    `from_own` and `from_released` want it.
+    """
+    names = released_names(model)
+    known = {stored_name(prefix + own) for prefix in (OWN, OWN_EMA) for own in names}
+    for name in names.values():
+        known |= {name, shadow_name(name), LIVE + name}
+    known |= {DECAY, UPDATES, *_derived(model)}
+    levels = (OWN, UNET, VAE, TEXT_STAGE)
+    fitted = fit_names(state, lambda name: _text_level(name) in known, where, levels)
+    return {name: value for name, value in fitted.items() if not name.startswith(UNUSED)}
 
 
 def is_own(state: Mapping[str, Tensor]) -> bool:
@@ -105,8 +127,11 @@ def from_released(
     kept = {o: LIVE + names[o] for o in conditioner if LIVE + names.get(o, "") in state}
     expected = {n: released_shape(n, own[o]) for o, n in names.items()}
     expected |= {n: own[o] for o, n in (shadows | kept).items()}
-    updates, derived = int(state.get(UPDATES, 0)), {DECAY, UPDATES, *_derived(model)}
-    state = _with_text_level({name: v for name, v in state.items() if name not in derived})
+    counted = float(state.get(UPDATES, 0))  # infinite where it was stored in half precision
+    updates = int(counted) if math.isfinite(counted) else 0
+    derived = {DECAY, UPDATES, *_derived(model)}
+    state = {_text_level(name): value for name, value in state.items()}
+    state = {name: value for name, value in state.items() if name not in derived}
     check_names(shapes_of(state), expected, where)
     live = {o: state[n].reshape(own[o]) for o, n in names.items()}
     ema = {o: state[n] for o, n in shadows.items()} | {o: live[o] for o in kept}
@@ -147,18 +172,27 @@ def _derived(model: LegoModel) -> dict[str, Tensor]:
 
 def _check_schedule(state: Mapping[str, Tensor], model: LegoModel, where: str) -> None:
     betas = state.get("betas")
-    known = _derived(model)["betas"]
-    if betas is not None and not (
-        betas.shape == known.shape and torch.allclose(betas.float(), known, rtol=1e-5, atol=0)
-    ):
+    if betas is not None and not same_numbers(betas, _derived(model)["betas"], 1e-5):
+        ends = f"{float(betas[0]):.6g} to {float(betas[-1]):.6g} " if betas.numel() else ""
         raise EgoGenError(
-            f"{where}: betas {betas[0]:.6g} to {betas[-1]:.6g} in {len(betas)} steps are not those "
+            f"{where}: betas {ends}in {betas.numel()} steps are not those "
             "of the config's linear_start, linear_end and timesteps"
         )
 
 
-def _with_text_level(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def same_numbers(found: Tensor, known: Tensor, tolerance: float) -> bool:
+    """Whether `found` is `known` (float32) in the precision that it is or once was stored in."""
+    if found.shape != known.shape or not found.is_floating_point():
+        return False
+    # A value that was rounded twice may be a unit in the last place away.
+    tolerance = max(tolerance, torch.finfo(found.dtype).eps)
+    return any(
+        torch.allclose(found.float(), known.to(dtype).float(), rtol=tolerance, atol=0)
+        for dtype in (found.dtype, torch.float16, torch.bfloat16)
+    )
+
+
+def _text_level(name: str) -> str:
     """Files written with new transformers lack one level of the text tower's names: put it back."""
-    old, new = POSITIONS.removesuffix("embeddings.position_ids"), "cond_stage_model.transformer."
-    lacking = {n: old + n.removeprefix(new) for n in state if n.startswith(new) and old not in n}
-    return {lacking.get(name, name): value for name, value in state.items()}
+    lacking = name.startswith(TEXT_STAGE) and not name.startswith(TEXT)
+    return TEXT + name.removeprefix(TEXT_STAGE) if lacking else name

@@ -12,11 +12,13 @@ from egogen import EgoGenError
 from egogen.weight_files import check_names, read_weight_file, shapes_of, tensors
 from ldm.checkpoints.diffusers_folder import read_folder
 from ldm.checkpoints.layouts import (
+    OWN,
     Weights,
     from_own,
     from_released,
     is_own,
     is_released,
+    with_known_names,
 )
 from ldm.checkpoints.released_names import UNET
 from ldm.model import FROZEN_PARTS, LegoModel
@@ -25,8 +27,8 @@ from ldm.model import FROZEN_PARTS, LegoModel
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     """Tensors of a .ckpt/.pth or .safetensors file; nothing pickled is ever executed.
 
-    Raises EgoGenError when the file is missing, truncated, or its state dict holds anything but
-    tensors. Classes of the training code that a .ckpt names beside it are not looked at.
+    Raises EgoGenError when the file is missing, truncated, or holds no state dict. Classes of the
+    training code that a .ckpt names beside it are not looked at.
     """
     return read_file(path)[0]
 
@@ -37,7 +39,7 @@ def read_file(path: str | os.PathLike) -> tuple[dict[str, Tensor], int]:
     """
     content = read_weight_file(path)
     updates = content.get("ema_updates", 0)
-    state = tensors(content, path, wrappers=("state_dict",))
+    state = tensors(content, path)
     return state, updates if isinstance(updates, int) else 0
 
 
@@ -48,6 +50,7 @@ def load_weights(
 
     Raises EgoGenError listing missing, unexpected and mis-shaped entries of any part.
     """
+    state = with_known_names(state, model, where)
     read = from_own if is_own(state) else from_released
     load(model, read(state, model, where).chosen(use_ema, where))
 
@@ -66,13 +69,13 @@ def load_start(model: LegoModel, path: str | None) -> None:
     if Path(path).is_dir():
         load(model, read_folder(path, model, start=True).live)
         return
-    state = read_weights(path)
-    frozen = {name: value for name, value in state.items() if name.split(".")[0] in FROZEN_PARTS}
-    if frozen and len(frozen) == len(state):
+    state = with_known_names(read_weights(path), model, path)
+    bare = {name.removeprefix(OWN): value for name, value in state.items()}
+    if all(name.split(".")[0] in FROZEN_PARTS for name in bare):
         own = shapes_of(model.state_dict())
         expected = {n: shape for n, shape in own.items() if n.split(".")[0] in FROZEN_PARTS}
-        check_names(shapes_of(frozen), expected, path)
-        load(model, frozen)
+        check_names(shapes_of(bare), expected, path)
+        load(model, bare)
     else:
         load(model, start_weights(state, model, path).live)
 

@@ -32,6 +32,7 @@ RULES = SearchRules(beams=3, longest=20, shortest=5)
 # Of the vision tower; what is not named is as in BLIP's own configuration, the base.
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
 SIZES: dict[str, dict] = {"base": {}, "large": {**LARGE, "num_attention_heads": 16}}
+PARTS = ("visual_encoder.", "text_decoder.")
 # What the released files call the library's names, from left to right.
 NAMES = (
     (r"^visual_encoder\.cls_token$", "vision_model.embeddings.class_embedding"),
@@ -108,7 +109,7 @@ def by_entry(pairs: Sequence[Pair], texts: Sequence[str]) -> dict[str, dict[str,
 def _measure(kind: str, pairs: Sequence[Pair], settings: Settings) -> Measured:
     metric = METRICS[f"blip_{kind}"]
     blip, egovlp, distilbert, bert = metric.weight_files(settings)
-    network = captioner(kind, load_state_dict(blip), blip).to(settings.device)
+    network = captioner(kind, load_state_dict(blip, PARTS), blip).to(settings.device)
     tokenizer = caption_pieces(bert)
     inputs = [pair.generated for pair in pairs]
     read = read_ahead(lambda path: image_input(read_rgb(path)), inputs, settings, metric.name)

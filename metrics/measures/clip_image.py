@@ -45,7 +45,7 @@ def embeddings(tower: torch.nn.Module, images: Sequence[torch.Tensor]) -> torch.
 def measure(pairs: Sequence[Pair], settings: Settings) -> Measured:
     """`clip_image_sim`: mean cosine, -1 to 1."""
     path = METRICS["clip"].weight_files(settings)[0]
-    tower = image_tower(load_state_dict(path), path).to(settings.device)
+    tower = image_tower(load_state_dict(path, ("visual.",)), path).to(settings.device)
     values: list[float] = []
     for batch in batches(read_ahead(read_unresized, pairs, settings, "clip"), settings.batch_size):
         generated, target = (embeddings(tower, images) for images in zip(*batch, strict=True))

@@ -17,7 +17,7 @@ from torchvision.transforms.functional import center_crop, normalize, resize
 from metrics.frame_pairs import Pair
 from metrics.images import batches, read_ahead, read_source, read_unresized, resized, to_tensor
 from metrics.networks.loading import fill, load_state_dict
-from metrics.networks.video_transformer import SIDE, VideoTransformer
+from metrics.networks.video_transformer import PARTS, SIDE, VideoTransformer
 from metrics.registry import METRICS, Measured, Settings, finite_mean
 
 FRAMES = {"ego4d": 4, "epickitchen": 16}  # of a video, in the released weights of each dataset
@@ -29,7 +29,7 @@ def video_network(path: Path, frames: int, device: str) -> VideoTransformer:
     """The network of an EgoVLP file; kept, since both metrics use it."""
     with torch.device("meta"):
         network = VideoTransformer(frames)
-    fill(network, load_state_dict(path), path)
+    fill(network, load_state_dict(path, PARTS), path)
     return network.to(device)
 
 

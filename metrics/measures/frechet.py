@@ -30,6 +30,7 @@ from metrics.networks.loading import load_state_dict
 from metrics.registry import METRICS, Measured, Settings
 from metrics.results import content_digest
 
+PARTS = ("Conv2d_", "Mixed_", "fc.")  # what the names of the weights begin with
 SIDE = 299  # pixels
 FEATURES = 2048  # pool features; with fewer images than that the covariance is singular
 FOLDER = "fid_reference"  # beside the weight file
@@ -39,7 +40,7 @@ def inception(path: Path) -> torch.nn.Module:
     """The network up to its pool features, from a pt_inception weight file."""
     from pytorch_fid import inception as library
 
-    state = load_state_dict(path)
+    state = load_state_dict(path, PARTS)
     # The library fetches weights when it builds the network; it gets them from the file instead.
     with mock.patch.object(library, "load_state_dict_from_url", lambda *_, **__: state):
         try:

@@ -26,7 +26,7 @@ SLICE = re.compile(r"^slice(s\.)?\d+\.")
 def network(kind: str, path: Path) -> torch.nn.Module:
     """The LPIPS network of `kind` with the `features.*` of a torchvision classifier file."""
     lpips = _LPIPS(pretrained=True, net=kind, pnet_rand=True)
-    state = load_state_dict(path)
+    state = load_state_dict(path, ("features.",))
     # The library cuts the backbone into slices and keeps the layers' numbers: slice3.6.weight, or
     # slices.2.6.weight, is features.6.weight of the file.
     names = {name: SLICE.sub("features.", name) for name in lpips.net.state_dict()}

@@ -7,24 +7,23 @@ from collections.abc import Mapping
 
 import torch
 
-from egogen.weight_files import check_names, read_weight_file, shapes_of, tensors
-
-WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys that training code puts around one
+from egogen.weight_files import check_names, fit_names, read_weight_file, shapes_of, tensors
 
 
-def load_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """Tensors by name, on the CPU, floating point ones as float32, without a `module.` prefix.
+def load_state_dict(
+    path: str | os.PathLike, parts: tuple[str, ...] = ()
+) -> dict[str, torch.Tensor]:
+    """Tensors by name, on the CPU, floating point ones as float32.
 
-    Takes safetensors, a torch file and a TorchScript archive. Nothing pickled is executed: torch's
-    restricted unpickler reads the file, and what it refers to besides tensors (the author's config
-    class, say) is replaced by an object that does nothing. A file that refers to the operating
-    system is refused. Raises EgoGenError naming the file.
+    The names that the network has begin with one of `parts`: what wrappers have put before that is
+    taken off, and a single part that no name has is put before all. Takes safetensors, a torch
+    file and a TorchScript archive, see `egogen.weight_files`. Raises EgoGenError naming the file.
     """
-    state = tensors(read_weight_file(path), path, WRAPPERS, drop_others=True)
-    return {
-        name.removeprefix("module."): value.float() if value.is_floating_point() else value
-        for name, value in state.items()
-    }
+    state = tensors(read_weight_file(path), path, drop_others=True)
+    state = fit_names(state, lambda name: name.startswith(parts), path)
+    if len(parts) == 1 and not any(name.startswith(parts) for name in state):
+        state = {parts[0] + name: value for name, value in state.items()}
+    return {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
 
 
 def fitting(

@@ -18,7 +18,7 @@ from transformers import BertTokenizer, DistilBertConfig, DistilBertModel
 from egogen.errors import EgoGenError
 from metrics.images import equal_groups
 from metrics.networks.loading import fill, library_network, load_state_dict, part_of
-from metrics.networks.video_transformer import EMBEDDING
+from metrics.networks.video_transformer import EMBEDDING, PARTS
 
 VOCABULARY = 30522  # word pieces; another one would not have the ids of the weights
 LONGEST = 512  # word pieces of a text, the first and the last included
@@ -45,7 +45,7 @@ class TextTower(nn.Module):
 @lru_cache(maxsize=1)
 def text_tower(path: Path, device: str) -> TextTower:
     """The text side of an EgoVLP file; kept, since both captioners use it."""
-    return TextTower(load_state_dict(path), path).to(device)
+    return TextTower(load_state_dict(path, PARTS), path).to(device)
 
 
 @torch.inference_mode()

@@ -17,6 +17,7 @@ SIDE, PATCH = 224, 16  # pixels
 WIDTH, DEPTH, HEADS = 768, 12, 12
 EMBEDDING = 256  # numbers of the joint space of videos and texts
 EPSILON = 1e-6  # of the layer norms
+PARTS = ("video_model.", "vid_proj.", "text_model.", "txt_proj.")  # of a released file
 
 
 class GroupedAttention(nn.Module):

@@ -29,6 +29,7 @@ class TextTokenizer:
 
     unk_id, bos_id, eos_id = 0, 1, 2
     pad_id = 0  # as in the released code: the unknown mark pads
+    rows: int | None = None  # of the model's embeddings, where a model is known
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
@@ -54,6 +55,12 @@ class TextTokenizer:
                 ids.append(marks[part])
             elif part:
                 ids += self._encode_plain(part, first=index == 0)
+        if ids and self.rows is not None and max(ids) >= self.rows:
+            mark = next((mark for mark in marks if marks[mark] == max(ids)), "")
+            raise EgoGenError(
+                f"{self.folder}: the text holds the piece {mark!r} of id {max(ids)}, expected ids "
+                f"below {self.rows}, the rows of the model's embeddings"
+            )
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -62,7 +69,7 @@ class TextTokenizer:
         return self._decode_plain([int(i) for i in ids if i not in special and i < len(self)])
 
     def __len__(self) -> int:
-        size = max(self._base_size(), *(number + 1 for number in self.marks.values()))
+        size = max(self.base_size(), *(number + 1 for number in self.marks.values()))
         return min(size, self.added.get(IMAGE_MARK, size))
 
     def _encode_plain(self, text: str, first: bool) -> list[int]:
@@ -71,7 +78,8 @@ class TextTokenizer:
     def _decode_plain(self, ids: list[int]) -> str:
         raise NotImplementedError
 
-    def _base_size(self) -> int:
+    def base_size(self) -> int:
+        """Without what was added later."""
         raise NotImplementedError
 
 
@@ -102,7 +110,7 @@ class SentencePieceTokenizer(TextTokenizer):
     def _decode_plain(self, ids: list[int]) -> str:
         return self.pieces.decode(ids)
 
-    def _base_size(self) -> int:
+    def base_size(self) -> int:
         return self.pieces.get_piece_size()
 
 
@@ -130,8 +138,8 @@ class FastTokenizer(TextTokenizer):
     def _decode_plain(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
-    def _base_size(self) -> int:
-        return self.tokenizer.get_vocab_size(with_added_tokens=True)
+    def base_size(self) -> int:
+        return self.tokenizer.get_vocab_size(with_added_tokens=False)
 
 
 def load_tokenizer(folder: str | os.PathLike, legacy: bool | None = None) -> TextTokenizer:

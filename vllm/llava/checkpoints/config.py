@@ -90,6 +90,13 @@ def is_released(fields: dict[str, Any]) -> bool:
     return "mm_vision_tower" in fields or "mm_hidden_size" in fields
 
 
+def ties_head(fields: dict[str, Any]) -> bool:
+    """Whether config.json says that the head is the matrix of the embeddings."""
+    text = fields.get("text_config")
+    places = (fields, text if isinstance(text, dict) else {})
+    return any(place.get("tie_word_embeddings") is True for place in places)
+
+
 def read_config(folder: str | os.PathLike, vision_tower: str | None = None) -> LlavaConfig:
     """The model's config. Only config.json decides, not the folder's name.
 
@@ -208,7 +215,8 @@ def released_fields(
     if origin:
         began = _released_config(origin, Path(CONFIG_FILE), config.vision_config)
         if _meaning(began) == _meaning(config):
-            return origin
+            # Both matrices are written, and may have been tuned apart.
+            return origin | ({"tie_word_embeddings": False} if ties_head(origin) else {})
         tower = tower_name(origin) or tower
     rope = dict(config.text_config.rope_parameters)
     theta, rope_type = rope.pop("rope_theta"), rope.pop("rope_type")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -18,7 +18,7 @@ from torch import Tensor
 from egogen.atomic import atomic_path, read_json, write_json
 from egogen.errors import EgoGenError
 from egogen.jobs import Progress
-from egogen.weight_files import read_weight_file, tensors
+from egogen.weight_files import COMPUTED, fit_names, read_weight_file, tensors
 
 # Names of every layout -> names of transformers' Llava, as regular expressions.
 MODEL_NAMES = {
@@ -56,7 +56,6 @@ HUB_NAMES = {
     r"^model\.vision_tower\.": "vision_tower.vision_model.",
     r"^model\.multi_modal_projector\.": "multi_modal_projector.",
 }
-COMPUTED = ("rotary_emb.inv_freq", "position_ids")  # buffers of older files, computed anew
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")  # or their `.index.json` with shards
 SHARD_SIZE = "4GB"
 
@@ -98,21 +97,27 @@ def _shards(index: Path) -> list[Path]:
     return files
 
 
-def read_weights(folder: Path, rules: Mapping[str, str] = MODEL_NAMES) -> dict[str, Tensor]:
-    """All weights of a folder under the names that `rules` make of theirs, mapped."""
-    return {
-        rename(name, rules): value
-        for path in weight_files(folder)
-        for name, value in tensors(read_weight_file(path), path).items()
-        if not name.endswith(COMPUTED)
-    }
+def read_weights(folder: Path, names: Collection[str] = ()) -> dict[str, Tensor]:
+    """All weights of a folder under the model's names, mapped.
+
+    `names`, those that the model has, tell what wrappers have added to others and taken from them.
+    """
+    state: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        state |= tensors(read_weight_file(path), path)
+    known = fit_names(
+        state, lambda name: rename(name, MODEL_NAMES) in names, folder, levels=("model.",)
+    )
+    return {rename(name, MODEL_NAMES): value for name, value in known.items()}
 
 
 def read_tower(files: Iterable[Path]) -> dict[str, Tensor]:
     """A vision tower from the weight files of its own folder, under its names in the model."""
     state = {}
     for path in files:
-        for name, value in tensors(read_weight_file(path), path).items():
+        found = tensors(read_weight_file(path), path)
+        found = fit_names(found, lambda name: rename(name, TOWER_NAMES) != name, path)
+        for name, value in found.items():
             inside = rename(name, TOWER_NAMES)
             if inside != name and not name.endswith(COMPUTED):
                 state[inside] = value

@@ -30,6 +30,7 @@ from llava.checkpoints.config import (
     is_released,
     read_config,
     read_fields,
+    ties_head,
     tower_folder,
     tower_name,
 )
@@ -47,6 +48,7 @@ from llava.tokenizer import TextTokenizer, load_tokenizer, save_tokenizer
 QUANTIZATIONS = ("4bit", "8bit")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 UNQUANTIZED = ["model.vision_tower", PROJECTOR, "lm_head"]
+SECOND_LAYER = f"{PROJECTOR}.linear_2.weight", f"{PROJECTOR}.linear_2.bias"
 EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 # What transformers wants beside the weights of a hub folder, carried along when it is tuned.
 HUB_FILES = ("processor_config.json", "chat_template.json", "chat_template.jinja")
@@ -82,19 +84,23 @@ def read_state(
     folder that config.json names or that lies beside the weights, or of the hub. Raises EgoGenError
     that lists every weight which is missing, unknown or of another shape than `config` says.
     """
-    folder = Path(folder)
-    state = read_weights(folder)
-    if projector_layers(config) == 1:
-        _join_layers(state)
-    added = getattr(config, ADDED_ROWS, 0)
-    for name in (EMBEDDINGS, HEAD) if added else ():
-        state[name] = state[name][:-added]
-    if not any(name.startswith("model.vision_tower.") for name in state):
-        fields = read_fields(folder)
-        named = tower_name(fields) if is_released(fields) else None
-        state |= read_tower(_tower_files(folder, vision_tower or named, bool(vision_tower)))
+    folder, fields = Path(folder), read_fields(folder)
     with torch.device("meta"), set_zero3_state():  # nothing to be shared out by DeepSpeed
         expected = shapes_of(Llava(config).state_dict())
+    state = read_weights(folder, {*expected, *SECOND_LAYER})
+    if projector_layers(config) == 1:
+        _join_layers(state)
+    if ties_head(fields):  # files hold one of the two
+        for name, other in ((HEAD, EMBEDDINGS), (EMBEDDINGS, HEAD)):
+            if name not in state and other in state:
+                state[name] = state[other].clone()
+    added = getattr(config, ADDED_ROWS, 0)
+    for name in (EMBEDDINGS, HEAD) if added else ():
+        if name in state:
+            state[name] = state[name][:-added]
+    if not any(name.startswith("model.vision_tower.") for name in state):
+        named = tower_name(fields) if is_released(fields) else None
+        state |= read_tower(_tower_files(folder, vision_tower or named, bool(vision_tower)))
     check_names(shapes_of(state), expected, f"{folder}: weights that config.json does not fit")
     return state
 
@@ -104,9 +110,7 @@ def _join_layers(state: dict[str, Tensor]) -> None:
 
     The second is the identity there, and the product exact.
     """
-    names = [
-        f"{PROJECTOR}.linear_{layer}.{kind}" for layer in (1, 2) for kind in ("weight", "bias")
-    ]
+    names = [f"{PROJECTOR}.linear_1.weight", f"{PROJECTOR}.linear_1.bias", *SECOND_LAYER]
     if not all(name in state for name in names):
         return
     weight_1, bias_1, weight_2, bias_2 = (state[name].float() for name in names)
@@ -246,10 +250,11 @@ def load(
 def with_tools(model: Llava, folder: str | os.PathLike) -> Loaded:
     """The model together with tokenizer, image processor and template of its folder."""
     config, tokenizer = model.config, load_tokenizer(folder)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    tokenizer.rows = model.get_input_embeddings().num_embeddings
+    if tokenizer.base_size() > tokenizer.rows:
         raise EgoGenError(
-            f"{folder}: tokenizer of {len(tokenizer)} pieces, expected at most the model's "
-            f"{model.get_input_embeddings().num_embeddings}"
+            f"{folder}: tokenizer of {tokenizer.base_size()} pieces, expected at most the model's "
+            f"{tokenizer.rows}"
         )
     processor = load_image_processor(
         folder, config.vision_config.image_size, config.image_aspect_ratio

@@ -194,7 +194,8 @@ def feature_folder(values: Sequence[str], name: str, chosen: Sequence[tuple]) ->
     folders = {}
     for value in values:
         target, _, folder = value.partition("=")
-        if target.split("/")[-1] not in layout.SPLITS:
+        named = [*layout.SPLITS, *(f"{d}/{s}" for d in layout.DATASETS for s in layout.SPLITS)]
+        if target not in named:
             target, folder = "", value  # a path, of which = is a part
         wanted = [
             pair for pair in chosen if target in ("", pair[1]) or target == f"{pair[0]}/{pair[1]}"

@@ -100,19 +100,17 @@ def _decoded(file: Any, exif: bytes = b"") -> Image.Image:
 
 def _opened(file: Any) -> Any:
     """`Image.open` without its bound on pixels, which is one for the whole process."""
-    start, tried, said = file.read(16), set(), "cannot identify image file"
-    for load in (Image.preinit, Image.init):  # the common formats, then all
-        load()
-        for name in (name for name in Image.ID if name not in tried):
-            tried.add(name)
-            factory, accepts = Image.OPEN[name]
-            with suppress(SyntaxError, IndexError, TypeError, struct.error):
-                accepted = accepts is None or accepts(start)
-                if isinstance(accepted, str):  # of this format, which this Pillow cannot read
-                    said = accepted
-                elif accepted:
-                    file.seek(0)
-                    return factory(file, "")
+    start, said = file.read(16), "cannot identify image file"
+    Image.preinit()  # the common formats come first
+    Image.init()
+    for factory, accepts in map(Image.OPEN.__getitem__, Image.ID):
+        with suppress(SyntaxError, IndexError, TypeError, struct.error):
+            accepted = accepts is None or accepts(start)
+            if isinstance(accepted, str):  # of this format, which this Pillow cannot read
+                said = accepted
+            elif accepted:
+                file.seek(0)
+                return factory(file, "")
     raise ValueError(said)
 
 

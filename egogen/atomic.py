@@ -156,6 +156,6 @@ def parse_json(data: bytes, where: str, finite: bool = True) -> Any:
     except (ValueError, RecursionError) as error:
         raise EgoGenError(f"{where}: not valid JSON ({error})") from None
     if odd and finite:
-        place = "/".join(map(str, _place_of_nan(value)))
+        place = "/".join(map(str, _place_of_nan(value) or ()))
         raise EgoGenError(f"{where}: entry {place}: {odd[0][:40]}, expected a finite number")
     return value

@@ -20,6 +20,7 @@ from egogen.check import check_split
 from egogen.frames import read_rgb
 from ldm.architecture import load_tokenizer
 from ldm.config import GenerateConfig, TrainConfig, load_config
+from ldm.images import write_image
 from ldm.split import open_training
 from metrics.frame_pairs import find_pairs
 
@@ -196,6 +197,12 @@ def test_main_takes_its_own_project_first(tmp_path):
     words = [sys.executable, str(PROJECT / "main.py"), "--help"]
     done = subprocess.run(words, cwd=tmp_path, env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["frame", "frame.20", "frame.psd", "frame.PNG", "frame.jpeg"])
+def test_a_generated_frame_may_have_any_name(tmp_path, name):
+    write_image(tmp_path / name, Image.new("RGB", (8, 8), "red"), 95)
+    assert read_rgb(tmp_path / name).getpixel((1, 1))[0] > 250
 
 
 @pytest.mark.parametrize("size", [(0.5, 2), (1, 101), (70_000, 70_000), (True, 5)])

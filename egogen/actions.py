@@ -153,7 +153,8 @@ def read_clip_sizes(path: str | os.PathLike) -> dict[str, tuple[int, int]]:
     for clip, fields in _clips(path).items():
         known = fields if isinstance(fields, dict) else {}
         size = [known.get("width"), known.get("height")]
-        sides = [x for x in size if type(x) in (int, float) and 1 <= x <= MOST_SIDE]
+        sides = [x for x in size if isinstance(x, int | float) and not isinstance(x, bool)]
+        sides = [x for x in sides if 1 <= x <= MOST_SIDE]
         if len(sides) < 2 or max(sides) > MOST_ASPECT * min(sides):
             raise EgoGenError(
                 f"{path}: clip {clip!r}: expected positive 'width' and 'height' up to {MOST_SIDE}, "

@@ -126,7 +126,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
             if (tag, kind, number) == (ORIENTATION, 3, 1):
                 return UPRIGHT.get(value)
     with suppress(Exception):  # where it stands otherwise: TIFF, XMP
-        return UPRIGHT.get(image.getexif().get(ORIENTATION))
+        return UPRIGHT.get(image.getexif()[ORIENTATION])
     return None
 
 
@@ -158,8 +158,8 @@ def _bare(data: bytes) -> tuple[io.BytesIO, bytes] | None:
     if data.startswith(JPEG):
         at = len(JPEG)
         while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"\xda", b""):
-            kind, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4])
-            beside, end = 0xE0 <= kind <= 0xEF or kind == 0xFE, at + 1 if kind == 0xFF else end
+            mark, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4])
+            beside, end = 0xE0 <= mark <= 0xEF or mark == 0xFE, at + 1 if mark == 0xFF else end
             # The block of 16 bytes that says how the colours of CMYK and RGB are meant.
             adobe = data[at + 4 : at + 9] == b"Adobe" and end == at + 16
             kept += [data[at:end]] if adobe or not beside else []

@@ -10,6 +10,7 @@ from typing import Any
 from egogen.atomic import read_json
 from egogen.errors import EgoGenError
 
+MOST_SIDE, MOST_ASPECT = 65_535, 100  # of a clip: generated frames are given its aspect
 DESCRIPTION_KEY = "llava_forecast_finetune"  # the enriched description in the released files
 
 
@@ -33,30 +34,42 @@ class ActionEntry:
 
 
 def safe_relative(value: Any, where: str) -> str:
-    """Check that `value` is a relative POSIX path that cannot leave the root it is joined to."""
-    if not isinstance(value, str) or not value:
+    """Check that `value` is a relative POSIX path that does not leave the root by its names.
+
+    Links are not looked at: those in a folder were made by its owner.
+    """
+    parts = PurePosixPath(value).parts if isinstance(value, str) else ()
+    if not parts:
         raise EgoGenError(f"{where}: expected a relative path, found {value!r}")
-    parts = PurePosixPath(value).parts
-    if value.startswith("/") or "\\" in value or "\0" in value or ".." in parts or not parts:
+    if value.startswith("/") or ".." in parts:
         raise EgoGenError(
             f"{where}: path {value!r} leaves the dataset root, expected a relative path inside it"
         )
+    for part in parts:
+        _file_name(part, f"{where}: path")
     return value
 
 
 def inside(root: str | os.PathLike, relative: str) -> Path:
-    """`root / relative`, refused when symbolic links lead it outside the root."""
-    path = Path(root) / relative
-    if not path.resolve().is_relative_to(Path(root).resolve()):
-        raise EgoGenError(f"{path}: leaves {root}, expected a path inside it")
-    return path
+    """`root / relative`, refused when the names in it lead outside the root."""
+    return Path(root) / safe_relative(relative, str(root))
+
+
+def _file_name(value: str, where: str) -> None:
+    """Names that every file system and archive takes; Windows reads a backslash as a slash."""
+    if "\\" in value or "\0" in value or len(value.encode("utf-8", "replace")) > 255:
+        raise EgoGenError(
+            f"{where} {value!r} cannot name a file, expected at most 255 bytes without backslash "
+            "and zero byte"
+        )
 
 
 def _identifier(value: str, where: str) -> str:
-    if not value or value in (".", "..") or "/" in value or "\\" in value or "\0" in value:
+    if not value or value in (".", "..") or "/" in value:
         raise EgoGenError(
             f"{where}: {value!r} cannot name a folder, expected an id without slashes"
         )
+    _file_name(value, f"{where}: id")
     return value
 
 
@@ -140,12 +153,12 @@ def read_clip_sizes(path: str | os.PathLike) -> dict[str, tuple[int, int]]:
     for clip, fields in _clips(path).items():
         known = fields if isinstance(fields, dict) else {}
         size = [known.get("width"), known.get("height")]
-        sides = [
-            x for x in size if isinstance(x, int | float) and not isinstance(x, bool) and x > 0
-        ]
-        if len(sides) < 2:
+        sides = [x for x in size if isinstance(x, int | float) and not isinstance(x, bool)]
+        sides = [x for x in sides if 1 <= x <= MOST_SIDE]
+        if len(sides) < 2 or max(sides) > MOST_ASPECT * min(sides):
             raise EgoGenError(
-                f"{path}: clip {clip!r}: expected positive 'width' and 'height', found {size}"
+                f"{path}: clip {clip!r}: expected positive 'width' and 'height' up to {MOST_SIDE}, "
+                f"at most {MOST_ASPECT} to 1, found {size}"
             )
         sizes[clip] = (int(sides[0]), int(sides[1]))
     return sizes

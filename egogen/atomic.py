@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,10 @@ import numpy as np
 from egogen.errors import EgoGenError
 
 TEMPORARY_SUFFIX = ".tmp"
+DEEPEST = 100  # lists and objects in one another in a JSON file: what writes them back recurses too
+# An escape in a JSON text; group 1 is half of the pair that stands for one character.
+HIGH, LOW = r"u[dD][89abAB][0-9a-fA-F]{2}", r"u[dD][c-fC-F][0-9a-fA-F]{2}"
+ESCAPE = re.compile(rf"\\(?:{HIGH}\\{LOW}|({HIGH}|{LOW})|.)", re.DOTALL)
 
 
 @contextmanager
@@ -26,16 +32,35 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last, so that writers which choose a format by it (Pillow, numpy) still do.
-    name = f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}{path.suffix}"
+    # The suffix stays last, so that writers which choose a format by it (Pillow, numpy) still do;
+    # the rest does not grow with the name, which may be as long as the file system takes.
+    suffix = path.suffix if len(path.suffix) < 16 else ""
+    name = f".{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}{suffix}"
     temporary = path.parent / name
     try:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        as_umask_says(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def as_umask_says(path: Path) -> None:
+    """Give a file, or all below a folder, the mode that a new file gets.
+
+    safetensors makes its files for their owner alone, whatever the umask is.
+    """
+    private = [file for file in (path, *path.rglob("*")) if file.is_file()]
+    private = [file for file in private if not file.stat().st_mode & 0o077]
+    if private:
+        probe = private[0].with_name(f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+        probe.touch(exist_ok=False)
+        mode = probe.stat().st_mode & 0o777
+        probe.unlink()
+        for file in private:
+            file.chmod(mode)
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
@@ -44,7 +69,8 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    write_bytes(path, text.encode("utf-8"))
+    """As UTF-8; what that cannot say (bytes of file names that are none) with a backslash."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: str | os.PathLike, value: Any, indent: int | None = 4) -> None:
@@ -57,26 +83,79 @@ def write_npy(path: str | os.PathLike, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """Read a JSON file; when missing, not JSON, or with a key that stands twice: an error line."""
-    path = Path(path)
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        twice = min(key for key in keys if keys.count(key) > 1)
+        raise EgoGenError(f"key {twice!r} stands twice in one object, expected once")
+    return dict(pairs)
 
-    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        if len(set(keys)) < len(keys):
-            twice = min(key for key in keys if keys.count(key) > 1)
-            raise EgoGenError(f"{path}: key {twice!r} stands twice in one object, expected once")
-        return dict(pairs)
 
+def _depth(value: Any) -> int:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max([_depth(item) for item in items if type(item) in (dict, list)], default=0)
+
+
+def _place_of_nan(value: Any) -> list | None:
+    """Keys and list positions on the way to the first number that is not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return []
+    items = enumerate(value) if isinstance(value, list) else ()
+    for key, item in value.items() if isinstance(value, dict) else items:
+        if (place := _place_of_nan(item)) is not None:
+            return [key, *place]
+    return None
+
+
+def read_json(path: str | os.PathLike, finite: bool = True) -> Any:
+    """Read a JSON file in UTF-8, or in UTF-16 or 32 with a byte order mark, as `parse_json` does.
+
+    Raises EgoGenError when it is missing or a folder.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        data = Path(path).read_bytes()
     except FileNotFoundError:
         raise EgoGenError(f"{path}: no such file") from None
     except (IsADirectoryError, NotADirectoryError):
         raise EgoGenError(f"{path}: expected a JSON file, found a folder") from None
-    except UnicodeDecodeError:
-        raise EgoGenError(f"{path}: not a UTF-8 text file, expected JSON") from None
+    return parse_json(data, str(path), finite)
+
+
+def parse_json(data: bytes, where: str, finite: bool = True) -> Any:
+    """The value that a JSON text stands for. A half of a pair of escapes, as in a text that was cut
+    within an emoji, is read as U+FFFD: no encoder would take it.
+
+    Raises EgoGenError for what is not JSON, a key that stands twice, lists and objects more than
+    DEEPEST deep and, unless `finite` is false, NaN, Infinity and numbers that are too large.
+    """
+    odd = []
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            odd.append(text)
+        return int(text) if math.isfinite(value) and text.lstrip("-").isdigit() else value
+
     try:
-        return json.loads(text, object_pairs_hook=no_duplicates)
+        text = data.decode(json.detect_encoding(data))
+        if re.search(r"\\u[dD][89a-fA-F]", text):
+            text = ESCAPE.sub(lambda match: r"\ufffd" if match[1] else match[0], text)
+        value = json.loads(
+            text,
+            object_pairs_hook=_no_key_twice,
+            parse_constant=number,
+            parse_float=number,
+            parse_int=number,
+        )
+        if _depth(value) > DEEPEST:
+            raise ValueError(f"more than {DEEPEST} lists or objects in one another")
+    except EgoGenError as error:
+        raise EgoGenError(f"{where}: {error}") from None
+    except UnicodeDecodeError:
+        raise EgoGenError(f"{where}: not a UTF-8 text file, expected JSON") from None
     except (ValueError, RecursionError) as error:
-        raise EgoGenError(f"{path}: not valid JSON ({error})") from None
+        raise EgoGenError(f"{where}: not valid JSON ({error})") from None
+    if odd and finite:
+        place = "/".join(map(str, _place_of_nan(value) or ()))
+        raise EgoGenError(f"{where}: entry {place}: {odd[0][:40]}, expected a finite number")
+    return value

@@ -24,6 +24,7 @@ from egogen.jobs import track
 
 IMAGE_ROWS = 256  # patches of 224 x 224 pixels, 14 x 14 each, where the store does not say
 FILES_PER_MESSAGE = 32  # how many files a worker takes at a time
+WORKERS = min(8, os.cpu_count() or 1)
 FRAMES, TARGETS = "frames", "targets"
 FEATURES = ("image", "text")  # those that stage 1 writes
 
@@ -143,7 +144,7 @@ def check_split(
     split: str,
     key: str = DESCRIPTION_KEY,
     features: Mapping[str, str] | None = None,
-    workers: int = 1,
+    workers: int = WORKERS,
 ) -> SplitReport:
     """Check one split of one dataset in the released layout.
 
@@ -192,7 +193,10 @@ def feature_folder(values: Sequence[str], name: str, chosen: Sequence[tuple]) ->
     """`DIR` (one split is checked), `SPLIT=DIR` or `DATASET/SPLIT=DIR` -> folder of each."""
     folders = {}
     for value in values:
-        target, _, folder = value.rpartition("=")
+        target, _, folder = value.partition("=")
+        named = [*layout.SPLITS, *(f"{d}/{s}" for d in layout.DATASETS for s in layout.SPLITS)]
+        if target not in named:
+            target, folder = "", value  # a path, of which = is a part
         wanted = [
             pair for pair in chosen if target in ("", pair[1]) or target == f"{pair[0]}/{pair[1]}"
         ]
@@ -246,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="[[DATASET/]SPLIT=]DIR",
             help=f"store of {name} features to check too; may be given per split",
         )
-    add("--workers", type=int, default=min(8, os.cpu_count() or 1))
+    add("--workers", type=int, default=WORKERS, help="processes (default: %(default)s)")
     return parser
 
 

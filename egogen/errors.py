@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import traceback
@@ -48,6 +49,8 @@ def run_command(
     not the user's to mend (bugs) always show it.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr does: \xf6 where o umlaut is lacking
+        sys.stdout.reconfigure(errors="backslashreplace")
     debug = "--debug" in argv
     try:
         code = main([argument for argument in argv if argument != "--debug"]) or 0

@@ -17,17 +17,21 @@ from egogen.errors import EgoGenError, run_command
 SETTINGS = Path(__file__).resolve().parents[1] / "settings.env"
 NAMES = ("LEGO_DATASET", "LEGO_FEATURES", "LEGO_WEIGHTS", "LEGO_OUTPUT")
 MODEL_FOLDER = "llava-llama-2-13b-chat-forecasting-finetune"  # as released
-LINE = re.compile(r"(?:export\s+)?([A-Z_]+)=(.*)")
+# NAME=VALUE as in a shell: '...', "..." or neither, and a comment behind it.
+LINE = re.compile(
+    r"""(?:export\s+)?([A-Z_]+)=\s*(?:'([^']*)'|"([^"]*)"|([^'"\s#].*?)?)\s*(?:(?<=\s)\#.*)?"""
+)
 
 
 def read_settings(path: Path | None = None) -> dict[str, str]:
     """The lines NAME=VALUE of the file (LEGO_SETTINGS names another one).
 
-    Raises EgoGenError, with the line, for anything else and for names that nothing reads.
+    ~, $NAME and ${NAME} are replaced unless in single quotes. Raises EgoGenError, with the line,
+    for anything else, names that nothing reads, and what cannot be replaced.
     """
     path = path or Path(os.environ.get("LEGO_SETTINGS") or SETTINGS)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise EgoGenError(f"{path}: settings cannot be read ({error})") from None
     found = {}
@@ -40,11 +44,27 @@ def read_settings(path: Path | None = None) -> dict[str, str]:
             raise EgoGenError(
                 f"{path}:{number}: {text!r}, expected NAME=VALUE with NAME of {', '.join(NAMES)}"
             )
-        value = match.group(2).strip().strip("\"'")
+        name, literal, quoted, plain = match.groups()
+        value = literal or _expanded(quoted or plain or "", found, f"{path}:{number}: {name}")
         if not value:
-            raise EgoGenError(f"{path}:{number}: {match.group(1)} is empty, expected a path")
-        found[match.group(1)] = value
+            raise EgoGenError(f"{path}:{number}: {name} is empty, expected a path")
+        found[name] = value
     return found
+
+
+def _expanded(value: str, found: Mapping[str, str], where: str) -> str:
+    """`value` with the home folder and the variables of earlier lines and of the environment."""
+
+    def variable(match: re.Match) -> str:
+        known, name = {**found, **os.environ}, match[1] or match[2]
+        if name not in known:
+            raise EgoGenError(f"{where}={value}: {match[0]} is no variable that is set")
+        return known[name]
+
+    value = re.sub(r"\$(?:(\w+)|\{(\w+)\}|)", variable, os.path.expanduser(value))
+    if value.startswith("~"):
+        raise EgoGenError(f"{where}={value}: there is no such user, expected ~/ or a path")
+    return value
 
 
 def load_settings(path: Path | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKL
@@ -103,6 +104,12 @@ def load_tokenizer(version: str) -> CLIPTokenizer:
 
 
 def _from_folder(kind: Any, version: str) -> Any:
+    begin = Path(version).parts[:1]
+    if not Path(version).is_dir() and (version.count("/") > 1 or Path(*begin).exists()):
+        raise EgoGenError(
+            f"cond_stage_config.params.version={version}: no such folder (nor a hub's name, which "
+            "is namespace/name)"
+        )
     try:
         return kind.from_pretrained(version)
     except (OSError, ValueError) as error:

@@ -13,16 +13,24 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from torch import nn
 
 from egogen import EgoGenError
-from egogen.settings import load_settings
-from ldm.file_layout import OTHER_STORES, TABLE, file_place, file_schema, from_file, to_file
+from egogen.settings import SETTINGS, load_settings
+from ldm.file_layout import (
+    OTHER_STORES,
+    TABLE,
+    file_place,
+    file_schema,
+    from_file,
+    text_keys,
+    to_file,
+)
 from ldm.released_config import (
     CONDITIONER,
     DATASETS,
@@ -49,6 +57,7 @@ __all__ = [
     "to_yaml",
 ]
 Config = TypeVar("Config", TrainConfig, GenerateConfig)
+PROJECT = SETTINGS.parent
 
 # Switches of the differences to the released code, as it had them; `as_released: true` makes them
 # the defaults, so that a YAML or an override can still say otherwise.
@@ -110,11 +119,8 @@ def _load(
 ) -> Config:
     load_settings()
     files = ", ".join(where for where, _ in layers)
-    for override in overrides:
-        if "=" not in override.lstrip("-"):
-            raise EgoGenError(f"command line: {override!r}: expected key=value")
-        layer = OmegaConf.from_dotlist([override.lstrip("-")])
-        layers.append((f"command line: {override}", layer))
+    kinds = text_keys(schema)
+    layers += [(f"command line: {text}", _override(text, kinds)) for text in overrides]
     contents = [(where, _translated(layer, where)) for where, layer in layers]
     table = _released_table(contents)
     config = _merged(schema, table, contents, as_released=False)
@@ -124,11 +130,56 @@ def _load(
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise EgoGenError(f"{files}: {error}") from None
+    _settle_paths(config, kinds, [text.lstrip("-").partition("=")[0] for text in overrides])
     _check_values(config)
     try:
         return from_file(schema, config)
     except MissingMandatoryValue as error:
         raise EgoGenError(f"config: {file_place(error.full_key)}: no value, expected one") from None
+
+
+def _override(text: str, kinds: dict[str, Any]) -> DictConfig:
+    """`key=value` as a layer. A text or a path is taken as it stands, except `null` where there may
+    be none, `[a, b]` where there may be a list, and ${oc.env:NAME}; other values are YAML.
+    """
+    key, equals, value = text.lstrip("-").partition("=")
+    if not key or not equals or value == "???":  # OmegaConf's word for no value
+        raise EgoGenError(f"command line: {text!r}: expected key=value")
+    kind = kinds.get(key, kinds.get(f"{key.rpartition('.')[0]}.*"))
+    listed = kind is Any and value.startswith("[") and value.endswith("]")
+    try:
+        if kind is None or listed:
+            return OmegaConf.from_dotlist([f"{key}={value}"])
+        layer, none = OmegaConf.create(), kind is not str and value in ("", "null")
+        OmegaConf.update(layer, key, None if none else value)
+    except Exception as error:  # yaml's errors share no base with OmegaConf's
+        first = str(error).splitlines()[0]
+        raise EgoGenError(f"command line: {text!r}: not a value for {key} ({first})") from None
+    return layer
+
+
+def _settle_paths(config: DictConfig, kinds: dict[str, Any], typed: Collection[str]) -> None:
+    """Relative paths of config files that are not there are looked for beside the project too;
+    those that were `typed` are not. Raises EgoGenError for what is no path.
+    """
+    for place in [key.removesuffix(".*") for key in kinds if key.endswith(".*")]:
+        names = OmegaConf.select(config, place)
+        kinds = kinds | {f"{place}.{name}": Any for name in names}
+    for key, kind in kinds.items():
+        value = OmegaConf.select(config, key)
+        paths = list(value) if isinstance(value, ListConfig) else [value]
+        if value is None or not (kind is Any or key.endswith(("_path", "version"))):
+            continue
+        if not all(isinstance(path, str) for path in paths):
+            raise EgoGenError(f"config: {key}={value}: expected a path, or a list of them")
+        if key not in typed:
+            found = [_placed(path) for path in paths]
+            OmegaConf.update(config, key, found if isinstance(value, ListConfig) else found[0])
+
+
+def _placed(path: str) -> str:
+    beside = os.path.join(PROJECT, path)
+    return beside if os.path.exists(beside) and path and not os.path.exists(path) else path
 
 
 def _released_table(layers: list[tuple[str, dict[str, Any]]]) -> dict[str, FeatureParams]:

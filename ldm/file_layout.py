@@ -65,6 +65,20 @@ def file_schema(schema: type) -> DictConfig:
     return OmegaConf.structured(_dataclass(schema.__name__, tree))
 
 
+def text_keys(schema: type) -> dict[str, Any]:
+    """{key in files: type} of the texts and paths in a schema: `str`, `str | None`, or Any for a
+    path or a list of paths. "KEY.*" stands for all keys below KEY.
+    """
+    keys = {}
+    for place, kind, field in _leaves(schema):
+        for key, file_kind, _ in _in_files(place, kind, field):
+            if _is_stores(place) and key.endswith(OTHER_STORES):
+                keys[f"{key}.*"] = Any
+            elif file_kind in (str, str | None, Any):
+                keys[key] = file_kind
+    return keys
+
+
 def from_file(schema: type[T], content: DictConfig) -> T:
     """A config in the files' layout -> an object of the program's schema."""
     loaded = OmegaConf.structured(schema)

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from egogen import EgoGenError
 from egogen.actions import ActionEntry, inside
-from egogen.frames import read_rgb
+from egogen.frames import is_whole
 from egogen.jobs import Progress
 from egogen.provenance import check_provenance, record_provenance
 from ldm.checkpoints.load import load_weights, read_weights
@@ -182,14 +183,6 @@ def sample_latents(
     return sampler.run(denoise, noise(0), sampler.sigmas(schedule, inference.steps), noise)
 
 
-def _finished(path: Path) -> bool:
-    try:
-        read_rgb(path)
-    except EgoGenError:
-        return False
-    return True
-
-
 def generate_chunk(
     config: GenerateConfig, ckpt: str, n_chunk: int, chunk_idx: int, device: torch.device
 ) -> list[str]:
@@ -212,7 +205,9 @@ def generate_chunk(
         paths = {item: _output(folder / "images", item.entry) for item in items}
         # Positions in the process, which the noise depends on in the order of the released code.
         places = {item: number * len(items) + i for i, item in enumerate(items)}
-        left = [item for item in items if not _finished(paths[item])]
+        with ThreadPoolExecutor() as pool:
+            whole = dict(zip(paths, pool.map(is_whole, paths.values()), strict=True))
+        left = [item for item in items if not whole[item]]
         if left:
             maker()
         record_provenance(folder / "made_by.json", info)

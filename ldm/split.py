@@ -22,7 +22,7 @@ from egogen.features.store import INFO_FILE, read_info
 from egogen.jobs import floor_chunk
 from egogen.settings import require_paths
 from ldm.file_layout import TABLE, file_place, store_key
-from ldm.schema import DatasetParams, FeatureParams, GenerateConfig, TrainConfig
+from ldm.schema import MISSING_PATH, DatasetParams, FeatureParams, GenerateConfig, TrainConfig
 
 Features = Mapping[str, FeatureParams]
 Paths = dict[str, str | os.PathLike | None]
@@ -101,7 +101,7 @@ def _paths(data: DatasetParams, features: Features, place: str) -> Paths:
     named |= {store_key(name): data.features.get(name, "") for name in features}
     paths: Paths = {}
     for key, value in named.items():
-        where, values = f"{file_place(place)}.{key}", as_list(value)
+        where, values = f"{file_place(place)}.{key}", as_list(value or MISSING_PATH)
         paths |= {where if len(values) == 1 else f"{where}[{i}]": x for i, x in enumerate(values)}
     return paths
 

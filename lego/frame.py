@@ -40,6 +40,7 @@ class Frame:
 
 def verb_phrase(action: str) -> str:
     """What the question asks about: "pick up the mug", also from "#C C picks up the mug"."""
+    action = action.encode("utf-8", "replace").decode()  # bytes of a command line that are no text
     phrase = clean_label(action, "ego4d" if action.lstrip().startswith("#") else "epickitchen")
     if not phrase:
         raise EgoGenError(f"--action {action!r}: names no action, expected e.g. 'pick up the mug'")

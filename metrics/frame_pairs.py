@@ -59,16 +59,14 @@ def source_folder(gt_path: str | os.PathLike) -> Path | None:
 def frame_file(root: Path, relative: str) -> Path:
     """`root/relative`, or the same name as PNG or JPEG where only that is there."""
     path = inside(root, relative)
-    if path.exists():
-        return path
     others = [inside(root, str(Path(relative).with_suffix(suffix))) for suffix in SUFFIXES]
-    return next((other for other in others if other.exists()), path)
+    return next((other for other in (path, *others) if other.exists()), path)
 
 
 def _frames_below(root: Path) -> dict[str, str]:
     """{path without suffix: path} of every image below `root`, relative; no hidden files."""
     found = {}
-    for folder, _, names in os.walk(root):
+    for folder, _, names in os.walk(root, followlinks=True):
         for name in names:
             path = Path(folder, name)
             if path.suffix.lower() in SUFFIXES and not name.startswith("."):

@@ -182,7 +182,7 @@ def read_table(path: str | os.PathLike) -> tuple[dict[str, dict[str, float]], di
     """per_sample.csv -> ({frame: {column: value}}, {frame: clip}); empty cells are left out."""
     samples, clips = {}, {}
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             for row in csv.DictReader(file):
                 clip, _, frame = (row.pop(name) for name in KEY_COLUMNS)
                 cells = {name: cell for name, cell in row.items() if cell not in ("", None)}

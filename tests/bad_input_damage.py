@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -87,6 +88,30 @@ def replaced(path: str, old: str, new: str) -> Damage:
         at(root, path).write_text(text.replace(old, new, 1))
 
     return damage
+
+
+def marked(root: Path) -> None:
+    """Every JSON file of the data as Notepad saves it."""
+    for path in [*root.glob("*.json"), *root.glob("*/vllm_*.json")]:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+
+def halved(root: Path) -> None:
+    """Every text of the data that is said or asked ends in half of an emoji."""
+    for path in [*root.glob("*.json"), *root.glob("*/vllm_*.json")]:
+        text = path.read_text()
+        for name in ("action", "llava_forecast_finetune", "description", "value"):
+            text = re.sub(rf'("{name}": "[^"]*)"', r'\1 \\ud83d"', text)
+        path.write_text(text)
+
+
+def linked(root: Path) -> None:
+    """Every file of the data as a link into one folder, as in the cache of a hub."""
+    (root / "blobs").mkdir()
+    files = [path for path in root.glob("[Eit]*/**/*.*") if path.is_file()]
+    for number, path in enumerate([*files, *root.glob("*.json")]):
+        path.rename(root / "blobs" / f"{number}")
+        path.symlink_to(root / "blobs" / f"{number}")
 
 
 def saved(path: str, make: Callable[[], object]) -> Damage:

@@ -142,6 +142,22 @@ WHOLE_FILE: dict[str, tuple[Damage, str]] = {
         replaced(VAL_ACTIONS, f'"{CLIP}"', f'"{CLIP}": {{}}, "{CLIP}"'),
         "twice",
     ),
+    "a number that is none": (
+        replaced(VAL_ACTIONS, '"action":', '"score": NaN, "action":'),
+        f"{CLIP}/0/score: NaN, expected a finite number",
+    ),
+    "a number too large": (
+        replaced(VAL_ACTIONS, '"action":', '"score": [1e999], "action":'),
+        f"{CLIP}/0/score/0: 1e999, expected a finite number",
+    ),
+    "keys of half emojis": (
+        replaced(VAL_ACTIONS, '"action":', r'"\ud83d": 1, "\ud83e": 2, "action":'),
+        "twice",
+    ),
+    "nested 200 deep": (
+        replaced(VAL_ACTIONS, '"action":', f'"x": {"[" * 200}{"]" * 200}, "action":'),
+        "not valid JSON",
+    ),
     "nested too deep": (put(VAL_ACTIONS, "[" * 100_000), "not valid JSON"),
 }
 ONE_ENTRY: dict[str, tuple[Damage, str]] = {
@@ -159,7 +175,8 @@ ONE_ENTRY: dict[str, tuple[Damage, str]] = {
     "image_0 leaves": (edited(VAL_ACTIONS, field("image_0", "../../x.jpg")), "leaves"),
     "image_0 is absolute": (edited(VAL_ACTIONS, field("image_0", "/etc/x.jpg")), "leaves"),
     "image_1 leaves": (edited(VAL_ACTIONS, field("image_1", "a/../../x.jpg")), "leaves"),
-    "image_0 with a zero byte": (edited(VAL_ACTIONS, field("image_0", "a\0.jpg")), "leaves"),
+    "image_0 with a zero byte": (edited(VAL_ACTIONS, field("image_0", "a\0.jpg")), "zero byte"),
+    "image_0 of 256 bytes": (edited(VAL_ACTIONS, field("image_0", "x" * 256)), "255 bytes"),
     "action is null": (edited(VAL_ACTIONS, field("action", None)), "action"),
     "clip has a slash": (edited(VAL_ACTIONS, clip_called("a/b")), "a/b"),
     "clip is ..": (edited(VAL_ACTIONS, clip_called("..")), "cannot name a folder"),

@@ -255,6 +255,8 @@ class World:
             target, kept = self.root / path, self.copy / path
             if now.get(path) == (size, time):
                 continue
+            if target.is_symlink():
+                target.unlink()
             if target.is_dir() and not kept.is_dir():
                 shutil.rmtree(target)
             if kept.is_dir():

@@ -11,6 +11,9 @@ from bad_input_damage import (
     cut,
     edited,
     gone,
+    halved,
+    linked,
+    marked,
     payload,
     put,
     untouched,
@@ -365,7 +368,27 @@ COMMAND_LINES = [
     Case("check", "no dataset", untouched, ("epickitchen",), more="--dataset epickitchen"),
 ]
 
+HARMLESS = [
+    Case(entry, what, damage, (), 0)
+    for what, damage in (
+        ("byte order marks", marked),
+        ("halves of emojis", halved),
+        ("files that are links", linked),
+    )
+    for entry in ("check", "describe", "merge", "tune", "cache", "train", "generate", "metrics")
+] + [
+    Case(
+        "generate",
+        f"path {value!r}",
+        untouched,
+        (f"data.params.data_path={value}",),
+        more=f'"data.params.data_path={value}"',
+    )
+    for value in ("0755", "[draft]/val", "a: b", "@home", "~", "none #2")
+]
+
 CASES = [
+    *HARMLESS,
     *products(),
     *CONVERSATIONS,
     *MERGING,

@@ -135,9 +135,21 @@ def test_a_feature_folder_must_fit_one_split(root, tmp_path, capsys):
     assert code == 2 and "no such folder" in out
 
 
-def test_frames_behind_a_link_out_of_the_root_are_refused(root, tmp_path, capsys):
-    frame = layout.frame_folder(root, "ego4d", "train") / "ego4d-train-clip0/0/frame_000010.jpg"
-    frame.rename(tmp_path / "outside.jpg")
-    frame.symlink_to(tmp_path / "outside.jpg")
-    code, lines, _ = run(capsys, root, "--split", "train")
-    assert code == 1 and len(lines) == 1 and "leaves" in lines[0]
+def test_an_equals_sign_may_stand_in_a_feature_folder(root, tmp_path, capsys):
+    """SPLIT=DIR only where what stands before the first = is a split."""
+    image, text = tmp_path / "lr=1e-4" / "val", tmp_path / "train=x" / "si=1.5"
+    write_features(root, "ego4d", "val", image, text)
+    for more in ((image, text), (f"val={image}", f"ego4d/val={text}")):
+        words = ("--split", "val", "--image-features", more[0], "--text-features", more[1])
+        code, lines, _ = run(capsys, root, *words)
+        assert code == 0 and not lines
+    code, _, out = run(capsys, root, "--image-features", f"test={image}")
+    assert code == 2 and "fits 2 of the splits" in out
+
+
+def test_a_number_that_is_none_is_named_by_file_and_entry(root, capsys):
+    path = layout.action_file(root, "ego4d", "val")
+    path.write_text(path.read_text().replace('"action":', '"score": 1e999, "action":', 1))
+    code, lines, _ = run(capsys, root)
+    assert code == 2 and len(lines) == 1
+    assert f"{path}: entry ego4d-val-clip0/0/score: 1e999, expected a finite number" in lines[0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from egogen import layout
-from egogen.actions import inside, read_actions, read_clip_sizes, scan_actions
+from egogen.actions import read_actions, read_clip_sizes, scan_actions
 from egogen.atomic import read_json
 from egogen.errors import EgoGenError
 from egogen.features.store import feature_path, read_feature, write_feature
@@ -49,9 +49,11 @@ BAD_ACTIONS = {
     "path is empty": ({"c": {"0": {**GOOD, "image_0": ""}}}, "expected a relative path"),
     "absolute": ({"c": {"0": {**GOOD, "image_0": "/etc/passwd"}}}, "leaves the dataset root"),
     "parent": ({"c": {"0": {**GOOD, "image_1": "c/../../b.jpg"}}}, "leaves the dataset root"),
-    "backslash": ({"c": {"0": {**GOOD, "image_1": "c\\b.jpg"}}}, "leaves the dataset root"),
-    "zero byte": ({"c": {"0": {**GOOD, "image_1": "c\0b.jpg"}}}, "leaves the dataset root"),
-    "only a dot": ({"c": {"0": {**GOOD, "image_1": "."}}}, "leaves the dataset root"),
+    "backslash": ({"c": {"0": {**GOOD, "image_1": "c\\b.jpg"}}}, "without backslash"),
+    "zero byte": ({"c": {"0": {**GOOD, "image_1": "c\0b.jpg"}}}, "zero byte"),
+    "long name": ({"c": {"0": {**GOOD, "image_1": "x" * 256}}}, "at most 255 bytes"),
+    "long id": ({"c": {"台" * 86: GOOD}}, "at most 255 bytes"),
+    "only a dot": ({"c": {"0": {**GOOD, "image_1": "."}}}, "expected a relative path"),
     "clip with slash": ({"a/b": {"0": GOOD}}, "cannot name a folder"),
     "clip is parent": ({"..": {"0": GOOD}}, "cannot name a folder"),
     "action with slash": ({"c": {"../0": GOOD}}, "cannot name a folder"),
@@ -76,7 +78,8 @@ def test_bad_action_files_name_file_entry_and_expectation(tmp_path, case):
         ("", "not valid JSON"),
         ('{"c": {}, "c": {}}', "stands twice"),
         ("[" * 100_000, "not valid JSON"),
-        (b"\xff\xfe{}", "not a UTF-8 text file"),
+        (b"\xff{}", "not a UTF-8 text file"),
+        (b"\xff\xfe{}", "not valid JSON"),
     ],
 )
 def test_files_that_are_not_json(tmp_path, text, expected):
@@ -100,15 +103,6 @@ def test_scanning_collects_what_reading_refuses(tmp_path):
     assert (
         len(problems) == 3 and "c/1" in problems[0] and "c/2" in problems[1] and "d" in problems[2]
     )
-
-
-def test_links_cannot_lead_out_of_the_root(tmp_path):
-    (tmp_path / "root").mkdir()
-    (tmp_path / "root/link").symlink_to(tmp_path)
-    (tmp_path / "root/loop").symlink_to(tmp_path / "root/loop")
-    assert inside(tmp_path / "root", "a/b.jpg") == tmp_path / "root/a/b.jpg"
-    with pytest.raises(EgoGenError, match="leaves"):
-        inside(tmp_path / "root", "link/x.jpg")
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
 """Training of stage 2: signals, clusters, room on the disk, precision, and the released way."""
 
+import json
 import os
 import shutil
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+from PIL import Image
 from small_training import CONFIG, losses, train_run, write_run
 from torch._utils import ExceptionWrapper
 
@@ -231,3 +234,17 @@ def test_loggers(run_overrides, tmp_path):
     logger = build_logger(config.lightning.logger, tmp_path / "a")
     assert type(logger).__name__ == "TensorBoardLogger"
     assert logger.log_dir.rstrip("/") == str(tmp_path / "a")
+
+
+def test_a_sample_image_that_cannot_be_made_ends_nothing(run_overrides, tmp_path, capsys):
+    place = "data.params.validation.params.edit_path"
+    before = next(text for text in run_overrides if text.startswith(place)).partition("=")[2]
+    content = json.loads(Path(before).read_text())
+    content["ego4d-val-clip0"]["0"]["llava_forecast_finetune"] = ""
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    more = [f"{place}={tmp_path}/val.json", "lightning.trainer.max_steps=1"]
+    more.append("lightning.callbacks.image_logger.params.max_images=2")
+    folder = train_run(run_overrides, tmp_path, "a", *more)
+    assert "no sample image: entry ego4d-val-clip0/0: llava_forecast" in capsys.readouterr().err
+    sheet = Image.open(folder / "samples" / "step_000001.png")
+    assert sheet.height == load(run_overrides)[0].inference.height  # one row, of the other entry

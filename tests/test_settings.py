@@ -36,8 +36,35 @@ def test_configs_follow(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("~/x", "/home/me/x"),
+        ("~", "/home/me"),
+        ("$HOME/x", "/home/me/x"),
+        ("${HOME}/x # mine", "/home/me/x"),
+        ('"~/a b"', "/home/me/a b"),
+        ('"$HOME/a #2" # two', "/home/me/a #2"),
+        ("'~/$HOME'", "~/$HOME"),
+        ("/a#b/c d", "/a#b/c d"),
+        ("$LEGO_WEIGHTS/x", "/w/x"),
+    ],
+)
+def test_values_are_read_as_a_shell_does(tmp_path, monkeypatch, text, value):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("LEGO_WEIGHTS", raising=False)
+    path = tmp_path / "own.env"
+    path.write_bytes(f"\ufeffLEGO_WEIGHTS=/w\r\nLEGO_DATASET={text}\r\n".encode())
+    assert read_settings(path)["LEGO_DATASET"] == value
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("\nLEGO_DATASET=$NOTHING/x", r"own.env:2: .*\$NOTHING is no variable that is set"),
+        ("LEGO_DATASET=$(pwd)", r"own.env:1: .*\$ is no variable"),
+        ("LEGO_DATASET=~nobody-here/x", "own.env:1: .*no such user"),
+        ('LEGO_DATASET="/a"b', "own.env:1: .*expected NAME=VALUE"),
+        ("LEGO_DATASET=''", "LEGO_DATASET is empty"),
         ("LEGO_DATASET", "own.env:1: 'LEGO_DATASET', expected NAME=VALUE"),
         ("LEGO_DATASET=", "LEGO_DATASET is empty"),
         ("LEGO_DATA=/x", "expected NAME=VALUE with NAME of LEGO_DATASET"),

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from egogen import EgoGenError
-from egogen.atomic import TEMPORARY_SUFFIX, atomic_path
+from egogen.atomic import TEMPORARY_SUFFIX, as_umask_says, atomic_path
 from ldm.checkpoints.diffusers_folder import LIVE_VARIANT, read_folder
 from ldm.checkpoints.layouts import (
     DECAY,
@@ -94,7 +94,7 @@ def read_any(source: str | os.PathLike, model: LegoModel) -> Weights:
 def write_folder(folder: Path, weights: Weights, model: LegoModel) -> None:
     """The folder appears only when it is complete."""
     with_ema = {name.split(".")[0] for name in weights.ema}
-    temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+    temporary = folder.parent / f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
     model.load_state_dict(weights.chosen(bool(with_ema), str(folder)), assign=True)
     pipeline = LegoPipeline.from_model(model, weights.updates)
     try:
@@ -102,6 +102,7 @@ def write_folder(folder: Path, weights: Weights, model: LegoModel) -> None:
         model.load_state_dict(weights.live, assign=True)
         for part in sorted(with_ema):
             getattr(model, part).save_pretrained(temporary / part, variant=LIVE_VARIANT)
+        as_umask_says(temporary)
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

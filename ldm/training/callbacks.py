@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ import torch
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from egogen.atomic import atomic_path, write_text
+from egogen.atomic import atomic_path, parse_json, write_text
+from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
 from egogen.jobs import Progress
 from ldm.data import TrainingPairs, read_condition
@@ -56,13 +58,13 @@ class TrainingLog(pl.Callback):
         if not trainer.is_global_zero:
             return
         kept = []
-        for line in self.path.read_text().splitlines() if self.path.exists() else ():
+        for line in self.path.read_bytes().splitlines() if self.path.exists() else ():
             try:
-                record = json.loads(line)
-            except ValueError:  # a line that a killed run left unfinished
+                record = parse_json(line, str(self.path), finite=False)
+            except EgoGenError:  # a line that a killed run left unfinished
                 continue
             if record["step"] <= trainer.global_step:
-                kept.append(f"{line}\n")
+                kept.append(f"{line.decode()}\n")
         write_text(self.path, "".join(kept))
         done = trainer.fit_loop.epoch_loop.batch_progress.total.processed * self.batch
         self.progress = Progress(self.total * self.batch, "train", "samples", done)
@@ -140,15 +142,24 @@ class SampleImages(pl.Callback):
         self.drawn = step = trainer.global_step
         if not trainer.is_global_zero or not self.count:
             return
-        items, inference = self.pairs.split.items[: self.count], self.inference
-        samples = [read_condition(item, self.pairs.split) for item in items]
-        names = [(item.entry.clip, item.entry.action_id) for item in items]
+        split, inference = self.pairs.split, self.inference
+        samples, frames = {}, {}
+        for item in split.items[: self.count]:
+            try:
+                samples[item] = read_condition(item, split)
+                frames[item] = read_rgb(item.source), read_rgb(item.target)
+            except EgoGenError as error:  # training that reads a cache never looks at the frames
+                samples.pop(item, None)
+                print(f"no sample image: entry {item.entry.key}: {error}", file=sys.stderr)
+        if not samples:
+            return
+        names = [(item.entry.clip, item.entry.action_id) for item in samples]
         scales = inference.scales_img[0], inference.scales_txt[0]
         with module.encoders(), module.ema_weights():
-            decoded = generate_batch(module.model, samples, names, inference, *scales)
+            conditions = [*samples.values()]
+            decoded = generate_batch(module.model, conditions, names, inference, *scales)
         rows = []
-        for item, x in zip(items, decoded, strict=True):
-            source, target = read_rgb(item.source), read_rgb(item.target)
+        for (source, target), x in zip(frames.values(), decoded, strict=True):
             made = to_image(x, source.size, inference.height, inference.picture)
             rows.append((source, made, target))
         sheet = contact_sheet(rows, inference.height)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from egogen.actions import inside, read_actions
-from egogen.atomic import read_json
+from egogen.atomic import parse_json, read_json
 from egogen.errors import EgoGenError
 from metrics.frame_pairs import frame_file
 from metrics.intervals import SUFFIX
@@ -210,7 +209,7 @@ def read_curve(path: str | os.PathLike, title: str) -> Curve:
     if path.suffix == ".jsonl":
         records: Any = _json_lines(path)
     else:
-        state = read_json(path)
+        state = read_json(path, finite=False)  # what diverged has NaN there
         records = state.get("log_history") if isinstance(state, dict) else None
         if not isinstance(records, list):
             raise EgoGenError(f"{path}: expected an object with the list 'log_history'")
@@ -229,16 +228,16 @@ def read_curve(path: str | os.PathLike, title: str) -> Curve:
 
 def _json_lines(path: Path) -> list:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
         raise EgoGenError(f"{path}: not a readable log ({error})") from None
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except ValueError as error:
+            records.append(parse_json(line, f"{path}: line {number}", finite=False))
+        except EgoGenError:
             if number < len(lines):
-                raise EgoGenError(f"{path}: line {number}: not valid JSON ({error})") from None
+                raise
     return records
 
 

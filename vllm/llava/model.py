@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
+from egogen.atomic import as_umask_says
 from egogen.errors import EgoGenError
 from llava.tokens import IGNORE, IMAGE_ID
 
@@ -90,6 +91,7 @@ class Llava(LlavaForConditionalGeneration):
             state = with_identity(state)
         options = {"save_original_format": False, **kwargs}
         super().save_pretrained(save_directory, state_dict=state, **options)
+        as_umask_says(Path(save_directory))
 
     @property
     def patches(self) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from egogen.atomic import read_json, write_json
+from egogen.atomic import as_umask_says, read_json, write_json
 from egogen.errors import EgoGenError
 from egogen.jobs import SIGNALS, StoppedBySignal, requeue
 from llava.checkpoints.load import Loaded, save_tools
@@ -26,7 +26,8 @@ SHARDED = ("zero1", "zero2", "zero3")  # each process keeps its own part of the 
 
 
 def flush(folder: Path) -> None:
-    """Return when everything in `folder` is on the disk."""
+    """Return when everything in `folder` is on the disk, for all whom the umask lets read it."""
+    as_umask_says(folder)
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             with open(path, "rb+") as file:

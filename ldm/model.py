@@ -7,7 +7,7 @@ of a feature, L context rows, D feature width, C context width.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -45,16 +45,17 @@ class LegoModel(nn.Module):
         self.config = params
         self.scale_factor = params.scale_factor
         self.schedule = NoiseSchedule(params.linear_start, params.linear_end, params.timesteps)
+        self.execution_device: torch.device | None = None  # where the weights are not, offloaded
         for name, part in (parts or build_parts(params)).items():
             setattr(self, name, part)
             if isinstance(part, Denoiser):  # its network is what has weights
                 self.add_module(part.name, part.network)
-        for name in FROZEN_PARTS:
-            getattr(self, name).requires_grad_(False).eval()
+            if name in FROZEN_PARTS and not parts:  # given ones stay as their owner has them
+                part.requires_grad_(False).eval()
 
     @property
     def device(self) -> torch.device:
-        return self.denoiser.device
+        return self.execution_device or self.denoiser.device
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """(c, h, w) of images `resolution` pixels wide and high."""
@@ -68,6 +69,21 @@ class LegoModel(nn.Module):
             if getattr(self, name) is not None:
                 getattr(self, name).eval()
         return self
+
+    @contextlib.contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Inside, all networks are in evaluation mode and no gradients are kept; they are left as
+        they were, whatever happens.
+        """
+        training = [module for module in self.modules() if module.training]
+        try:
+            with torch.no_grad():
+                for module in training:
+                    module.training = False
+                yield
+        finally:
+            for module in training:
+                module.training = True
 
     @torch.no_grad()
     def encode_moments(self, pixels: Tensor) -> Tensor:
@@ -108,7 +124,7 @@ class LegoModel(nn.Module):
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> Tensor:
         """-> (B, 77, C): last hidden state after the final layer norm; padding is not masked."""
-        tokens = self.tokenize(prompts).to(self.text_encoder.device)
+        tokens = self.tokenize(prompts).to(self.execution_device or self.text_encoder.device)
         return self.text_encoder(tokens).last_hidden_state
 
     def uncond_context(self, empty_prompt: Tensor) -> Tensor:

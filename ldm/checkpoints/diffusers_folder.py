@@ -7,7 +7,9 @@ variant "non_ema", the name that Stable Diffusion v1.5 was published with.
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from egogen import EgoGenError
-from egogen.atomic import read_json
+from egogen.atomic import read_json, write_text
 from egogen.weight_files import check_names, shapes_of
 from ldm.checkpoints.layouts import Weights
 from ldm.conditioning import FeatureConditioner
 from ldm.model import LegoModel
+from ldm.schema import FeatureParams
 
 LIVE_VARIANT = "non_ema"
 NETWORKS = {
@@ -42,7 +45,7 @@ def read_folder(folder: str | os.PathLike, model: LegoModel, start: bool = False
     if start and not (folder / "conditioner").exists():
         own = {name: shape for name, shape in own.items() if not name.startswith("conditioner.")}
     index = read_json(folder / "model_index.json") if (folder / "model_index.json").exists() else {}
-    ours = index.get("_class_name") == "LegoPipeline"
+    ours = "LegoPipeline" in index.get("_class_name", ())  # a name or, with code, [file, name]
     live, ema = {}, {}
     for part, kind in NETWORKS.items():
         if not any(name.startswith(f"{part}.") for name in own):
@@ -79,3 +82,48 @@ def _read_network(folder: Path, part: str, kind: Any, variant: str | None = None
     if lists:
         raise EgoGenError(f"{where}: {lists}")
     return {f"{part}.{name}": value for name, value in network.state_dict().items()}
+
+
+CODE_FILE = "lego_pipeline"
+CODE = '''"""What `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` runs."""
+
+from ldm.pipeline import LegoPipeline  # of the project, which is installed by `pip install -e .`
+
+__all__ = ["LegoPipeline"]
+'''
+CARD = """---
+library_name: diffusers
+pipeline_tag: image-to-image
+---
+
+# LEGO: egocentric action frames
+
+Makes the frame in which an action is done from a photograph and a description of the action. In
+this folder, with the project of LEGO installed:
+
+```python
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained({folder!r}, trust_remote_code=True)
+frame = pipe({arguments}).images[0]
+frame.save("frame.jpg")
+```
+"""
+
+
+def add_code(folder: str | os.PathLike) -> None:
+    """What lets diffusers alone load a folder that a pipeline has been saved in."""
+    path = Path(folder) / "model_index.json"
+    index = read_json(path) | {"_class_name": [CODE_FILE, "LegoPipeline"]}
+    write_text(path, json.dumps(index, indent=2, sort_keys=True) + "\n")
+    write_text(Path(folder) / f"{CODE_FILE}.py", CODE)
+
+
+def add_card(folder: str | os.PathLike, features: Mapping[str, FeatureParams]) -> None:
+    """README.md: how the pipeline is used, with the features that its conditioner takes."""
+    arguments = ['"photo.jpg"', '"The right hand lifts the red mug."']
+    arguments += [f'{name}_features="{name}.npy"' for name in ("image", "text") if name in features]
+    others = {name: f"{name}.npy" for name in features if name not in ("image", "text")}
+    arguments += [f"features={json.dumps(others)}"] if others else []
+    card = CARD.format(folder=".", arguments=", ".join(arguments))
+    write_text(Path(folder) / "README.md", card)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from ldm.schedule import NoiseSchedule
 from ldm.schema import ModelParams
 
 FROZEN_PARTS = ("vae", "text_encoder")
+TOKENIZING = Lock()  # a tokenizer, which threads may share, is set to pad and cut in each call
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -113,13 +115,14 @@ class LegoModel(nn.Module):
 
     def tokenize(self, prompts: list[str]) -> Tensor:
         """-> (B, 77) int64, padded with the end token and cut, as CLIP does."""
-        return self.tokenizer(
-            prompts,
-            padding="max_length",
-            truncation=True,
-            max_length=self.config.text_encoder.max_length,
-            return_tensors="pt",
-        ).input_ids
+        with TOKENIZING:
+            return self.tokenizer(
+                prompts,
+                padding="max_length",
+                truncation=True,
+                max_length=self.config.text_encoder.max_length,
+                return_tensors="pt",
+            ).input_ids
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,10 +112,12 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """With this class, not the file that a folder names for `DiffusionPipeline`."""
+        """With the classes of this project, not the files that a folder has for those without."""
         config = super().load_config(*args, **kwargs)
         if isinstance(config, dict):
             config["_class_name"] = cls.__name__
+            if config.get("conditioner", [None])[0]:
+                config["conditioner"] = [__name__, FeatureConditioner.__name__]
         return config
 
     def save_config(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
@@ -122,6 +125,12 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         super().save_config(save_directory, **kwargs)
         add_code(save_directory)
         add_card(save_directory, self._conditioner.features)
+
+    def _upload_folder(self, working_dir: str, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        """With the card, unless the one at the hub has been written by somebody."""
+        if "automatically generated" in (Path(working_dir) / "README.md").read_text("utf-8"):
+            add_card(working_dir, self._conditioner.features, repo_id)
+        return super()._upload_folder(working_dir, repo_id, *args, **kwargs)
 
     @classmethod
     def from_checkpoint(

@@ -202,31 +202,20 @@ class Sampler(NamedTuple):
 
     run: Callable[[Denoise, Tensor, Tensor, NoiseSource], Tensor]
     sigmas: Callable[[NoiseSchedule, int], Tensor]
-    draws: Callable[[int], int] = lambda steps: 1  # the start included
     scheduler: type | None = None
     settings: Mapping[str, Any] = {}
+    draws: Callable[[int], int] = lambda steps: 1  # the start included
 
 
-KARRAS = {"use_karras_sigmas": True}
+EULER, KARRAS = EulerAncestralDiscreteScheduler, {"use_karras_sigmas": True}
+TRAILING = {"clip_sample": False, "timestep_spacing": "trailing"}
 SAMPLERS: dict[str, Sampler] = {
     "euler_ancestral": Sampler(
-        sample_euler_ancestral,
-        NoiseSchedule.sampling_sigmas,
-        lambda steps: steps,
-        EulerAncestralDiscreteScheduler,
+        sample_euler_ancestral, NoiseSchedule.sampling_sigmas, EULER, draws=lambda steps: steps
     ),
-    "dpmpp_2m": Sampler(
-        sample_dpmpp_2m, karras_sigmas, scheduler=DPMSolverMultistepScheduler, settings=KARRAS
-    ),
-    "unipc": Sampler(
-        sample_unipc, karras_sigmas, scheduler=UniPCMultistepScheduler, settings=KARRAS
-    ),
-    "ddim": Sampler(
-        sample_ddim,
-        trailing_sigmas,
-        scheduler=DDIMScheduler,
-        settings={"clip_sample": False, "timestep_spacing": "trailing"},
-    ),
+    "dpmpp_2m": Sampler(sample_dpmpp_2m, karras_sigmas, DPMSolverMultistepScheduler, KARRAS),
+    "unipc": Sampler(sample_unipc, karras_sigmas, UniPCMultistepScheduler, KARRAS),
+    "ddim": Sampler(sample_ddim, trailing_sigmas, DDIMScheduler, TRAILING),
 }
 
 

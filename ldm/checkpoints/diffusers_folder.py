@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from egogen.weight_files import check_names, shapes_of
 from ldm.checkpoints.layouts import Weights
 from ldm.conditioning import FeatureConditioner
 from ldm.model import LegoModel
-from ldm.schema import FeatureParams
 
 LIVE_VARIANT = "non_ema"
 NETWORKS = {
@@ -84,13 +83,10 @@ def _read_network(folder: Path, part: str, kind: Any, variant: str | None = None
     return {f"{part}.{name}": value for name, value in network.state_dict().items()}
 
 
-CODE_FILE = "lego_pipeline"
-CODE = '''"""What `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` runs."""
-
-from ldm.pipeline import LegoPipeline  # of the project, which is installed by `pip install -e .`
-
-__all__ = ["LegoPipeline"]
-'''
+# What `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` runs, by diffusers' rules
+# for names of files. They import this project, which is installed.
+CODE = {"lego_pipeline": "pipeline.LegoPipeline"}
+CODE_OF_PARTS = {"conditioner/ldm.conditioning": "conditioning.FeatureConditioner"}
 CARD = """---
 library_name: diffusers
 pipeline_tag: image-to-image
@@ -98,13 +94,13 @@ pipeline_tag: image-to-image
 
 # LEGO: egocentric action frames
 
-Makes the frame in which an action is done from a photograph and a description of the action. In
-this folder, with the project of LEGO installed:
+A photograph and the description of an action -> the frame in which it is done. Where the project
+LEGO is installed{where}:
 
 ```python
 from diffusers import DiffusionPipeline
 
-pipe = DiffusionPipeline.from_pretrained({folder!r}, trust_remote_code=True)
+pipe = DiffusionPipeline.from_pretrained("{name}", trust_remote_code=True)
 frame = pipe({arguments}).images[0]
 frame.save("frame.jpg")
 ```
@@ -112,18 +108,26 @@ frame.save("frame.jpg")
 
 
 def add_code(folder: str | os.PathLike) -> None:
-    """What lets diffusers alone load a folder that a pipeline has been saved in."""
+    """Into a folder that a pipeline has been saved in: what lets diffusers alone load it."""
     path = Path(folder) / "model_index.json"
-    index = read_json(path) | {"_class_name": [CODE_FILE, "LegoPipeline"]}
+    ((module, pipeline),) = CODE.items()
+    index = read_json(path) | {"_class_name": [module, pipeline.split(".")[1]]}
     write_text(path, json.dumps(index, indent=2, sort_keys=True) + "\n")
-    write_text(Path(folder) / f"{CODE_FILE}.py", CODE)
+    for name, source in (CODE | CODE_OF_PARTS).items():
+        file, (where, what) = Path(folder) / f"{name}.py", source.split(".")
+        if file.parent.is_dir():
+            write_text(file, f'from ldm.{where} import {what}\n\n__all__ = ["{what}"]\n')
 
 
-def add_card(folder: str | os.PathLike, features: Mapping[str, FeatureParams]) -> None:
-    """README.md: how the pipeline is used, with the features that its conditioner takes."""
+def add_card(folder: str | os.PathLike, features: Iterable[str], name: str = ".") -> None:
+    """README.md: how the pipeline is used, with the features that its conditioner takes. `name`: a
+    name at the hub; without one, the lines are for the folder itself.
+    """
     arguments = ['"photo.jpg"', '"The right hand lifts the red mug."']
-    arguments += [f'{name}_features="{name}.npy"' for name in ("image", "text") if name in features]
-    others = {name: f"{name}.npy" for name in features if name not in ("image", "text")}
+    known = [feature for feature in features if feature in ("image", "text")]
+    arguments += [f'{feature}_features="{feature}.npy"' for feature in known]
+    others = {feature: f"{feature}.npy" for feature in features if feature not in known}
     arguments += [f"features={json.dumps(others)}"] if others else []
-    card = CARD.format(folder=".", arguments=", ".join(arguments))
+    where = ", in this folder" if name == "." else ""
+    card = CARD.format(name=name, where=where, arguments=", ".join(arguments))
     write_text(Path(folder) / "README.md", card)

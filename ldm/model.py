@@ -52,8 +52,8 @@ class LegoModel(nn.Module):
             setattr(self, name, part)
             if isinstance(part, Denoiser):  # its network is what has weights
                 self.add_module(part.name, part.network)
-            if name in FROZEN_PARTS and not parts:  # given ones stay as their owner has them
-                part.requires_grad_(False).eval()
+        for name in () if parts else FROZEN_PARTS:  # given parts stay as their owner has them
+            getattr(self, name).requires_grad_(False).eval()
 
     @property
     def device(self) -> torch.device:

@@ -22,6 +22,7 @@ from diffusers import (
     AutoencoderKL,
     DiffusionPipeline,
     ImagePipelineOutput,
+    ModelMixin,  # noqa: F401  (see load_config)
     SchedulerMixin,
     UNet2DConditionModel,
 )
@@ -112,7 +113,9 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """With the classes of this project, not the files that a folder has for those without."""
+        """With this project's classes, not a folder's code, which asks for trust. diffusers looks
+        for a component's class, and for its base `ModelMixin`, in the module that is named.
+        """
         config = super().load_config(*args, **kwargs)
         if isinstance(config, dict):
             config["_class_name"] = cls.__name__
@@ -230,14 +233,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
                 on_step=bar.update,
             ).float()
         self.maybe_free_model_hooks()
-        images: Any = made
-        if output_type == "pil":
-            pairs = zip(made, photos, strict=True)
-            images = [to_image(x, photo.size, height, "clamp") for x, photo in pairs]
-        elif output_type != "latent":
-            images = (made.clamp(-1, 1) + 1) / 2  # (B, 3, R, R)
-            if output_type == "np":
-                images = images.permute(0, 2, 3, 1).cpu().numpy()
+        images = _as_output(made, output_type, photos, height)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _inference(self, steps: int, height: int, sampler: str | None) -> InferenceConfig:
@@ -295,6 +291,16 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
             return randn_tensor(shape, generators, device, torch.float32)
 
         return noise
+
+
+def _as_output(made: Tensor, kind: str, photos: list[Image.Image], height: int) -> Any:
+    if kind == "latent":
+        return made  # (B, c, h, w)
+    if kind == "pil":
+        pairs = zip(made, photos, strict=True)
+        return [to_image(x, photo.size, height, "clamp") for x, photo in pairs]
+    images = (made.clamp(-1, 1) + 1) / 2  # (B, 3, R, R)
+    return images if kind == "pt" else images.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _as_list(value: Any) -> list:

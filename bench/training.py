@@ -36,7 +36,6 @@ from torch.utils.weak import WeakIdKeyDictionary  # noqa: E402
 
 from egogen.errors import run_command  # noqa: E402
 from ldm.config import TrainConfig, load_config  # noqa: E402
-from ldm.denoiser import split_heads  # noqa: E402
 from ldm.model import LegoModel, autocast  # noqa: E402
 from ldm.training.module import LegoTraining  # noqa: E402
 
@@ -62,8 +61,10 @@ class EinsumAttention:
     ) -> Tensor:
         """(B, N, D), (B, L, C) or None for self-attention -> (B, N, D)."""
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query = split_heads(attn.to_q(hidden_states), attn.heads)
-        key, value = (split_heads(to(context), attn.heads) for to in (attn.to_k, attn.to_v))
+        inputs = (attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context)
+        query, key, value = (
+            to(x).unflatten(-1, (attn.heads, -1)).transpose(1, 2) for to, x in inputs
+        )
         scores = torch.einsum("bhid,bhjd->bhij", query, key) * attn.scale
         mixed = torch.einsum("bhij,bhjd->bhid", scores.softmax(dim=-1), value)
         return attn.to_out[0](mixed.transpose(1, 2).flatten(2))

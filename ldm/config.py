@@ -14,6 +14,7 @@ import difflib
 import os
 import sys
 from collections.abc import Collection, Sequence
+from numbers import Integral
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -222,17 +223,27 @@ def _merged(
     return config
 
 
+def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise EgoGenError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
+
+
+def check_at_least_1(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise EgoGenError(f"{name}={value!r}: expected at least 1, an integer")
+
+
 def _check_values(config: DictConfig) -> None:
     table = OmegaConf.select(config, TABLE)
     rows = [f"{TABLE}.{name}" for name in table if table[name] is not None]
     for key, allowed in (CHOICES | {f"{row}.encoder": ENCODERS for row in rows}).items():
         value = OmegaConf.select(config, key)
-        if value is not None and value not in allowed:
-            raise EgoGenError(f"config: {key}={value!r}: expected one of {', '.join(allowed)}")
+        if value is not None:
+            check_choice(f"config: {key}", value, allowed)
     for key in (*AT_LEAST_1, *(f"{row}.{name}" for row in rows for name in ("width", "rows"))):
         value = OmegaConf.select(config, key)
-        if value is not None and value < 1:
-            raise EgoGenError(f"config: {key}={value}: expected at least 1")
+        if value is not None:
+            check_at_least_1(f"config: {key}", value)
     place = "model.params.scheduler_config.params"
     for name, values in OmegaConf.select(config, place).items():
         if len(values) != 1:

@@ -5,26 +5,24 @@ and the pipeline use the methods of `Denoiser`; another kind of network is anoth
 to `LegoModel` among its parts.
 
 Letters: B batch, n distinct contexts, c latent channels, h w latent size, L context rows,
-C context width, N positions of a feature map, D their width, d width of an attention head.
+C context width, D width of a linear layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from egogen import EgoGenError
 from ldm.schema import UNetParams
 
 Predictor = Callable[[Tensor, Tensor], Tensor]  # (x (B, 2c, h, w), t (B,)) -> (B, c, h, w)
-HeldContext = dict[str, tuple[Tensor, Tensor]]  # layer -> keys and values (B, heads, L, d)
 
 
 class Denoiser:
@@ -47,11 +45,15 @@ class Denoiser:
     def hold(self, contexts: Tensor, rows: Tensor) -> Predictor:
         """-> predict(x, t), item i of whose batch attends to `contexts[rows[i]]` in every call.
 
-        contexts: (n, L, C); rows: (B,) int64. What can be computed of the contexts alone may be
-        computed here, once; it belongs to the predictor, never to the network, so that predictors
-        of one network may be used at the same time.
+        contexts: (n, L, C); rows: (B,) int64. What linear layers make of the contexts alone, keys
+        and values mostly, is computed once, in the first call. It belongs to the predictor and
+        nothing is put into the network, so that predictors of one network may be used at the same
+        time, and whatever processors and adapters somebody has given it are used. Compiled
+        networks compute everything in every call.
         """
-        context = contexts[rows]  # (B, L, C)
+        if self.dtype != torch.float32:
+            contexts = contexts.to(self.dtype)
+        context = contexts[rows] if is_compiled(self.network) else held_context(contexts, rows)
         return lambda x, t: self(x, t, context)
 
     def released_name(self, name: str) -> str:
@@ -95,51 +97,15 @@ class Denoiser:
 
 
 class UNetDenoiser(Denoiser):
-    """diffusers' UNet with cross-attention.
-
-    Keys and values of a held context are computed once: at the real size (410 rows of 768) they are
-    16 GFLOP a branch, a tenth of a denoising step at 256 pixels. They travel with each call, as
-    `cross_attention_kwargs`, to the attention layers' processors. Where somebody has put other
-    processors in place (an adapter, say), the contexts themselves are given in every call.
-    """
+    """diffusers' UNet with cross-attention."""
 
     name = "unet"
     first_weight = "conv_in.weight"
 
     network: UNet2DConditionModel
 
-    def __init__(self, network: UNet2DConditionModel):
-        super().__init__(network)
-        self.attention = {
-            name: layer for name, layer in network.named_modules() if isinstance(layer, Attention)
-        }
-        for name, layer in self.attention.items():
-            if type(layer.processor) is AttnProcessor2_0:  # diffusers' default
-                layer.set_processor(HeldAttention(name))
-
     def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         return self.network(x, t, context).sample
-
-    def hold(self, contexts: Tensor, rows: Tensor) -> Predictor:
-        layers = self.attention.values()
-        if not all(isinstance(layer.processor, HeldAttention) for layer in layers):
-            return super().hold(contexts, rows)
-        half, contexts = self.dtype != torch.float32, contexts.to(self.dtype)
-        held = {
-            name: tuple(
-                split_heads(to(contexts), layer.heads)[rows]  # (n, L, D) -> (B, heads, L, d)
-                for to in (layer.to_k, layer.to_v)
-            )
-            for name, layer in self.attention.items()
-            if layer.is_cross_attention
-        }
-
-        def predict(x: Tensor, t: Tensor) -> Tensor:
-            with torch.autocast(x.device.type, enabled=False) if half else nullcontext():
-                x = x.to(self.dtype) if half else x
-                return self.network(x, t, None, cross_attention_kwargs={"held": held}).sample
-
-        return predict
 
     def released_name(self, name: str) -> str:
         return unet_name(name, self.network.config)
@@ -148,36 +114,45 @@ class UNetDenoiser(Denoiser):
         self.network.enable_gradient_checkpointing()
 
 
-class HeldAttention(AttnProcessor2_0):
-    """diffusers' attention, and attention to keys and values that come with the call as `held`."""
+class HeldContext(Tensor):
+    """A context (B, L, C) that keeps what linear layers make of it: a layer is computed once.
 
-    def __init__(self, name: str):
-        super().__init__()
-        self.name = name
+    At the real size (410 rows of 768) keys and values are 16 GFLOP a branch, a tenth of a denoising
+    step at 256 pixels. For everything else it is an ordinary tensor. Made by `held_context`.
+    """
 
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        held: HeldContext | None = None,
-    ) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
-        if held is None or not attn.is_cross_attention:
-            return super().__call__(
-                attn, hidden_states, encoder_hidden_states, attention_mask, temb
-            )
-        keys, values = held[self.name]  # (B, heads, L, d)
-        query = split_heads(attn.to_q(hidden_states), attn.heads)  # (B, heads, N, d)
-        mixed = functional.scaled_dot_product_attention(query, keys, values)  # (B, heads, N, d)
-        return attn.to_out[0](mixed.transpose(1, 2).flatten(2))  # (B, N, D)
+    contexts: Tensor  # (n, L, C)
+    rows: Tensor  # (B,) int64
+    made: WeakTensorKeyDictionary  # weight of a layer -> what it gives (B, L, D)
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable, types: Sequence[type], args: tuple = (), kwargs: Any = None
+    ) -> Any:
+        """torch calls this in place of `func`, one of its functions, given such a tensor."""
+        if func is functional.linear and type(args[0]) is cls and not kwargs:
+            held, weight, *bias = args
+            if weight not in held.made:
+                held.made[weight] = func(held.contexts, weight, *bias)[held.rows]
+            return held.made[weight]
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, N, heads * d) -> (B, heads, N, d)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+def is_compiled(network: nn.Module) -> bool:
+    """Whether it or a part of it is compiled by torch, whose code takes plain tensors only."""
+    return any(
+        module._compiled_call_impl is not None
+        or hasattr(module.forward, "_torchdynamo_orig_callable")
+        for module in network.modules()
+    )
+
+
+def held_context(contexts: Tensor, rows: Tensor) -> Tensor:
+    """`contexts[rows]`, (n, L, C) and (B,) -> (B, L, C), for calls of a network with the same."""
+    held = contexts[rows].as_subclass(HeldContext)
+    held.contexts, held.rows, held.made = contexts, rows, WeakTensorKeyDictionary()
+    return held
 
 
 def unet_arguments(params: UNetParams) -> dict[str, Any]:

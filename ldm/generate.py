@@ -8,8 +8,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +132,6 @@ def prepare(model: LegoModel, inference: InferenceConfig) -> LegoModel:
     return model
 
 
-@torch.no_grad()
 def generate_batch(
     model: LegoModel,
     samples: list[dict[str, Any]],
@@ -141,8 +142,12 @@ def generate_batch(
     pad_to: int = 1,
     noise: NoiseSource | None = None,
     uncond_context: Tensor | None = None,
+    decode: bool = True,
+    on_step: Callable[[], Any] | None = None,
 ) -> Tensor:
-    """Samples of `read_condition` -> decoded images (B, 3, R, R), about [-1, 1].
+    """Samples of `read_condition` -> decoded images (B, 3, R, R), about [-1, 1], or, without
+    `decode`, scaled latents (B, c, h, w). `on_step` is called after each step. The model is left
+    in the mode that it was in.
 
     The noise of sample i depends only on (inference.seed, names[i]), unless a source is given.
     Kernels round differently for other batch sizes: with `pad_to` every batch is computed at that
@@ -151,7 +156,7 @@ def generate_batch(
     device, count = model.device, len(samples)
     size = max(count, pad_to)
     samples = samples + samples[-1:] * (size - count)
-    with autocast(device, inference.precision):
+    with model.sampling(), autocast(device, inference.precision):
         batch = collate(samples, model.conditioner.features, device)
         conditioning = model.conditioning(
             batch["pixels"], batch["prompt"], batch["features"], uncond_context
@@ -163,8 +168,10 @@ def generate_batch(
             rows = source(k)  # (B, c, h, w)
             return torch.cat([rows, rows[-1:].expand(size - count, *shape)])  # (size, c, h, w)
 
-        latents = sample_latents(model, conditioning, padded, inference, scale_img, scale_txt)
-        return model.decode(latents)[:count]  # (B, 3, R, R)
+        latents = sample_latents(
+            model, conditioning, padded, inference, scale_img, scale_txt, on_step
+        )
+        return (model.decode(latents) if decode else latents)[:count]
 
 
 def sample_latents(
@@ -174,13 +181,21 @@ def sample_latents(
     inference: InferenceConfig,
     scale_img: float,
     scale_txt: float,
+    on_step: Callable[[], Any] | None = None,
 ) -> Tensor:
     """Guidance and sampler around the denoiser -> scaled latents (B, c, h, w), float32."""
     sampler, schedule = SAMPLERS[inference.sampler], model.schedule
     guidance = guidance_branches(conditioning, scale_txt, scale_img)
     predict = model.denoiser.hold(guidance.contexts, guidance.rows)
     denoise = guided_denoiser(predict, schedule, guidance, model.config.parameterization)
-    return sampler.run(denoise, noise(0), sampler.sigmas(schedule, inference.steps), noise)
+
+    def step(x: Tensor, sigma: Tensor) -> Tensor:  # each sampler denoises once a step
+        denoised = denoise(x, sigma)  # (B, c, h, w)
+        if on_step is not None:
+            on_step()
+        return denoised
+
+    return sampler.run(step, noise(0), sampler.sigmas(schedule, inference.steps), noise)
 
 
 def generate_chunk(
@@ -191,6 +206,7 @@ def generate_chunk(
     Finished frames are kept, so that the same command continues a killed run.
     """
     inference, split = config.inference, open_generation(config, ckpt, n_chunk, chunk_idx)
+    check_steps("config: inference.steps", inference.steps, config.model.timesteps)
     items = split.items
     info = made_by(config.data, config.model.conditioner, inference, ckpt, n_chunk, device)
     failures: list[str] = []
@@ -225,13 +241,25 @@ def generate_chunk(
     return failures
 
 
+def check_scale(name: str, value: Any) -> None:
+    """One guidance scale, called `name` in the error."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise EgoGenError(f"{name}={value!r}: expected a finite number")
+
+
+def check_steps(name: str, steps: int, timesteps: int) -> None:
+    if steps > timesteps:
+        raise EgoGenError(f"{name}={steps}: expected at most {timesteps}, the training's timesteps")
+
+
 def scale_pairs(inference: InferenceConfig) -> list[tuple[float, float]]:
     """All pairs of image and text scale that are asked for."""
     for name in ("scales_img", "scales_txt"):
         values = getattr(inference, name)
-        wrong = [x for x in values if isinstance(x, bool) or not isinstance(x, int | float)]
-        if wrong or not values:
+        if not values:
             raise EgoGenError(f"config: inference.{name}={values}: expected numbers")
+        for value in values:
+            check_scale(f"config: inference.{name}", value)
     return list(itertools.product(inference.scales_img, inference.scales_txt))
 
 

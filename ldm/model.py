@@ -7,8 +7,9 @@ of a feature, L context rows, D feature width, C context width.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from ldm.schedule import NoiseSchedule
 from ldm.schema import ModelParams
 
 FROZEN_PARTS = ("vae", "text_encoder")
+TOKENIZING = Lock()  # a tokenizer, which threads may share, is set to pad and cut in each call
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -45,16 +47,17 @@ class LegoModel(nn.Module):
         self.config = params
         self.scale_factor = params.scale_factor
         self.schedule = NoiseSchedule(params.linear_start, params.linear_end, params.timesteps)
+        self.execution_device: torch.device | None = None  # where the weights are not, offloaded
         for name, part in (parts or build_parts(params)).items():
             setattr(self, name, part)
             if isinstance(part, Denoiser):  # its network is what has weights
                 self.add_module(part.name, part.network)
-        for name in FROZEN_PARTS:
+        for name in () if parts else FROZEN_PARTS:  # given parts stay as their owner has them
             getattr(self, name).requires_grad_(False).eval()
 
     @property
     def device(self) -> torch.device:
-        return self.denoiser.device
+        return self.execution_device or self.denoiser.device
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """(c, h, w) of images `resolution` pixels wide and high."""
@@ -68,6 +71,21 @@ class LegoModel(nn.Module):
             if getattr(self, name) is not None:
                 getattr(self, name).eval()
         return self
+
+    @contextlib.contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Inside, all networks are in evaluation mode and no gradients are kept; they are left as
+        they were, whatever happens.
+        """
+        training = [module for module in self.modules() if module.training]
+        try:
+            with torch.no_grad():
+                for module in training:
+                    module.training = False
+                yield
+        finally:
+            for module in training:
+                module.training = True
 
     @torch.no_grad()
     def encode_moments(self, pixels: Tensor) -> Tensor:
@@ -97,18 +115,19 @@ class LegoModel(nn.Module):
 
     def tokenize(self, prompts: list[str]) -> Tensor:
         """-> (B, 77) int64, padded with the end token and cut, as CLIP does."""
-        return self.tokenizer(
-            prompts,
-            padding="max_length",
-            truncation=True,
-            max_length=self.config.text_encoder.max_length,
-            return_tensors="pt",
-        ).input_ids
+        with TOKENIZING:
+            return self.tokenizer(
+                prompts,
+                padding="max_length",
+                truncation=True,
+                max_length=self.config.text_encoder.max_length,
+                return_tensors="pt",
+            ).input_ids
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> Tensor:
         """-> (B, 77, C): last hidden state after the final layer norm; padding is not masked."""
-        tokens = self.tokenize(prompts).to(self.text_encoder.device)
+        tokens = self.tokenize(prompts).to(self.execution_device or self.text_encoder.device)
         return self.text_encoder(tokens).last_hidden_state
 
     def uncond_context(self, empty_prompt: Tensor) -> Tensor:

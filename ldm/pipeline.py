@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,43 +21,56 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DiffusionPipeline,
-    EulerAncestralDiscreteScheduler,
     ImagePipelineOutput,
+    ModelMixin,  # noqa: F401  (see load_config)
+    SchedulerMixin,
     UNet2DConditionModel,
 )
+from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
+from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from egogen import EgoGenError
 from egogen.features.store import as_feature, load_feature
-from egogen.frames import read_rgb, to_rgb
 from egogen.seeds import stable_seed
+from ldm.checkpoints.diffusers_folder import add_card, add_code
 from ldm.conditioning import FeatureConditioner
-from ldm.config import load_model_params
+from ldm.config import check_at_least_1, check_choice, load_model_params
 from ldm.data import to_features
 from ldm.denoiser import UNetDenoiser
-from ldm.generate import generate_batch, load_model
-from ldm.images import to_image, to_pixels
+from ldm.generate import check_scale, check_steps, generate_batch, load_model
+from ldm.images import as_photos, to_image, to_pixels
 from ldm.model import DTYPES, LegoModel
-from ldm.sampling import SAMPLERS, NoiseSource
+from ldm.sampling import (
+    HANDED_ON,
+    PREDICTIONS,
+    SAMPLERS,
+    NoiseSource,
+    sampler_of,
+    scheduler_for,
+)
 from ldm.schema import FeatureParams, InferenceConfig, ModelParams
 
-PREDICTIONS = {"epsilon": "eps", "sample": "x0"}  # diffusers' names -> this project's
-OUTPUTS = ("pil", "np", "pt")
-Photo = Image.Image | str | os.PathLike
+OUTPUTS = ("pil", "np", "pt", "latent")
+PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+Photo = Image.Image | str | os.PathLike | np.ndarray | Tensor
 Rows = Tensor | np.ndarray | str | os.PathLike
 
 
-class LegoPipeline(DiffusionPipeline):
+class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
     """Components as in Stable Diffusion, and the conditioner of the features of stage 1.
 
-    `scheduler` records the noise schedule and what the UNet predicts; sampling is this project's.
-    `conditioner` is None where a run uses no features. `ema_updates`: how often the EMA, which the
-    weights are, was updated in training.
+    `scheduler` says what the noise schedule is and what the UNet predicts, and its class which of
+    `ldm.sampling.SAMPLERS` is used (`sampler_of`). `conditioner` is None where a run uses no
+    features. `ema_updates`: how often the EMA, which the weights are, was updated in training.
     """
 
     _optional_components = ["conditioner"]
+    model_cpu_offload_seq = "text_encoder->conditioner->unet->vae"
+    # PyTorch's self-attention reads its layers' weights past the hooks that would load them.
+    _exclude_from_cpu_offload = ["conditioner"]
 
     def __init__(
         self,
@@ -65,10 +79,12 @@ class LegoPipeline(DiffusionPipeline):
         tokenizer: CLIPTokenizer,
         unet: UNet2DConditionModel,
         conditioner: FeatureConditioner | None,
-        scheduler: EulerAncestralDiscreteScheduler,
+        scheduler: SchedulerMixin,
         ema_updates: int = 0,
     ):
         super().__init__()
+        if scheduler is not None:
+            scheduler.register_to_config(**{**HANDED_ON, **scheduler.config})
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
@@ -82,18 +98,8 @@ class LegoPipeline(DiffusionPipeline):
     @classmethod
     def from_model(cls, model: LegoModel, ema_updates: int = 0) -> LegoPipeline:
         """The parts of `model` are taken over, not copied."""
-        config = model.config
-        names = {ours: theirs for theirs, ours in PREDICTIONS.items()}
-        scheduler = EulerAncestralDiscreteScheduler(
-            num_train_timesteps=config.timesteps,
-            beta_start=config.linear_start,
-            beta_end=config.linear_end,
-            beta_schedule="scaled_linear",
-            prediction_type=names[config.parameterization],
-            timestep_spacing="linspace",
-        )
         tokenizer = model.tokenizer
-        tokenizer.model_max_length = config.text_encoder.max_length
+        tokenizer.model_max_length = model.config.text_encoder.max_length
         return cls(
             vae=model.vae,
             text_encoder=model.text_encoder,
@@ -101,9 +107,33 @@ class LegoPipeline(DiffusionPipeline):
             unet=model.denoiser.network,
             # A network without weights cannot be saved.
             conditioner=model.conditioner if model.conditioner.features else None,
-            scheduler=scheduler,
+            scheduler=scheduler_for(model.config),
             ema_updates=ema_updates,
         )
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """With this project's classes, not a folder's code, which asks for trust. diffusers looks
+        for a component's class, and for its base `ModelMixin`, in the module that is named.
+        """
+        config = super().load_config(*args, **kwargs)
+        if isinstance(config, dict):
+            config["_class_name"] = cls.__name__
+            if config.get("conditioner", [None])[0]:
+                config["conditioner"] = [__name__, FeatureConditioner.__name__]
+        return config
+
+    def save_config(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Also the code and the card with which diffusers loads the folder."""
+        super().save_config(save_directory, **kwargs)
+        add_code(save_directory)
+        add_card(save_directory, self._conditioner.features)
+
+    def _upload_folder(self, working_dir: str, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        """With the card, unless the one at the hub has been written by somebody."""
+        if "automatically generated" in (Path(working_dir) / "README.md").read_text("utf-8"):
+            add_card(working_dir, self._conditioner.features, repo_id)
+        return super()._upload_folder(working_dir, repo_id, *args, **kwargs)
 
     @classmethod
     def from_checkpoint(
@@ -130,8 +160,8 @@ class LegoPipeline(DiffusionPipeline):
             "vae": self.vae,
             "text_encoder": self.text_encoder,
         }
-        model = LegoModel(self._params(), parts).eval()
-        model.tokenizer = self.tokenizer
+        model = LegoModel(self._params(), parts)
+        model.tokenizer, model.execution_device = self.tokenizer, self._execution_device
         return model
 
     def _params(self) -> ModelParams:
@@ -158,58 +188,84 @@ class LegoPipeline(DiffusionPipeline):
         seed: int | Sequence[int] = 0,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         height: int = 256,
-        sampler: str = "euler_ancestral",
+        sampler: str | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         features: Mapping[str, Rows | Sequence[Rows]] | None = None,
+        latents: Tensor | None = None,
     ) -> ImagePipelineOutput | tuple:
         """Frames of the actions that `description` describes, done in the scenes of `image`.
 
-        Each of the first four is one item or a list of B. image: PIL image of any mode and size, or
-        a path. image_features (I, D), text_features (n, D): tensor, array or path of a .npy, as
+        Each of the first four is one item or a list of B. image: see `ldm.images.as_photos`.
+        image_features (I, D), text_features (n, D): tensor, array or path of a .npy, as
         stage 1 writes them, where the conditioner uses them; tensors may be (B, ..., D). Features
         of other names are given as `features={name: ...}`.
 
         seed: a frame depends only on its seed, not on its place in the batch; a list gives each its
-        own. generator: one for each image, in place of seeds; a generator seeded with
-        `egogen.seeds.stable_seed(inference.seed, clip, action)` gives the frame of
-        `metrics/inference.py`.
+        own. generator: one for each image, or one for all, in place of seeds; a generator seeded
+        with `egogen.seeds.stable_seed(inference.seed, clip, action)` gives the frame of
+        `metrics/inference.py`. latents (B, c, h, w): the noise to start from. sampler: a name in
+        `ldm.sampling.SAMPLERS`, in place of the scheduler's.
 
         output_type: "pil" (images `height` tall at the aspect of `image`), or the network's own
-        squares as "np" (B, R, R, 3) in [0, 1] or "pt" (B, 3, R, R), about [-1, 1], not clamped.
-        Raises EgoGenError for input that does not fit.
+        squares as "np" (B, R, R, 3) or "pt" (B, 3, R, R), in [0, 1]; or "latent", scaled latents
+        (B, c, h, w). Raises EgoGenError for input that does not fit.
         """
-        choices = ("sampler", sampler, tuple(SAMPLERS)), ("output_type", output_type, OUTPUTS)
-        for name, value, allowed in choices:
-            if value not in allowed:
-                raise EgoGenError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
-        photos = [_as_rgb(item) for item in _as_list(image)]
+        inference = self._inference(num_inference_steps, height, sampler)
+        check_scale("guidance_scale", guidance_scale)
+        check_scale("image_guidance_scale", image_guidance_scale)
+        check_choice("output_type", output_type, OUTPUTS)
+        photos = as_photos(image)
         prompts = _one_each("description", description, len(photos))
         given = {"image": image_features, "text": text_features, **(features or {})}
         samples = self._samples(photos, prompts, given)
-        model = self.model
-        noise = self._noise(_generators(seed, generator, len(photos)))
-        # Weights of full precision are used as by metrics/inference.py.
-        halves = {DTYPES[name]: name for name in ("fp16", "bf16")}
-        precision = halves.get(self.dtype, "auto")
-        inference = InferenceConfig(num_inference_steps, sampler=sampler, precision=precision)
-        with self._progress(num_inference_steps):
-            decoded = generate_batch(
-                model, samples, [], inference, image_guidance_scale, guidance_scale, noise=noise
+        noise = self._noise(_generators(seed, generator, len(photos)), len(photos), latents)
+        scales = image_guidance_scale, guidance_scale
+        with self.progress_bar(total=num_inference_steps) as bar:
+            made = generate_batch(
+                self.model,
+                samples,
+                [],
+                inference,
+                *scales,
+                noise=noise,
+                decode=output_type != "latent",
+                on_step=bar.update,
             ).float()
-        images: Any = decoded
-        if output_type == "pil":
-            pairs = zip(decoded, photos, strict=True)
-            images = [to_image(x, photo.size, height, "clamp") for x, photo in pairs]
-        elif output_type == "np":
-            images = ((decoded.clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
+        self.maybe_free_model_hooks()
+        images = _as_output(made, output_type, photos, height)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _inference(self, steps: int, height: int, sampler: str | None) -> InferenceConfig:
+        """What the numbers and the parts of the pipeline ask for, checked."""
+        for name in PARTS:
+            if getattr(self, name) is None:
+                raise EgoGenError(f"pipeline: {name} is missing, expected one to make frames")
+        check_at_least_1("num_inference_steps", steps)
+        check_at_least_1("height", height)
+        if sampler is not None:
+            check_choice("sampler", sampler, tuple(SAMPLERS))
+        sampler = sampler_of(self.scheduler, sampler)
+        check_steps("num_inference_steps", steps, self.scheduler.config.num_train_timesteps)
+        # Weights of full precision are used as by metrics/inference.py.
+        parts = (self.unet, self.text_encoder, self.conditioner)
+        dtypes = {part.dtype for part in parts if part is not None}
+        halves = [name for name in ("fp16", "bf16") if DTYPES[name] in dtypes]
+        return InferenceConfig(steps, sampler=sampler, precision=[*halves, "auto"][0])
 
     def _samples(
         self, photos: list[Image.Image], prompts: list[str], given: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
         """Per photograph what `ldm.data.read_condition` gives for an entry on disk."""
         table, size = self._conditioner.features, self.vae.config.sample_size
+        for prompt in prompts:
+            if not isinstance(prompt, str):
+                raise EgoGenError(f"description: {type(prompt).__name__}, expected a text")
+        for name in [name for name in given if given[name] is not None]:
+            if not table:
+                raise EgoGenError(f"{name}_features: given, but the conditioner is missing")
+            if name not in (*table, "image", "text"):
+                raise EgoGenError(f"features: {name}, expected one of {', '.join(table)}")
         rows = {name: _rows(name, spec, given, len(photos)) for name, spec in table.items()}
         samples = []
         for i, (photo, prompt) in enumerate(zip(photos, prompts, strict=True)):
@@ -218,29 +274,33 @@ class LegoPipeline(DiffusionPipeline):
             samples.append({"pixels": pixels, "prompt": prompt, "features": features})
         return samples
 
-    def _noise(self, generators: list[torch.Generator]) -> NoiseSource:
+    def _noise(self, generators: Any, count: int, latents: Tensor | None) -> NoiseSource:
         cells = self.vae.config.sample_size // 2 ** (len(self.vae.config.block_out_channels) - 1)
-        shape = (self.vae.config.latent_channels, cells, cells)
+        shape = (count, self.vae.config.latent_channels, cells, cells)
+        device = self._execution_device
+        if latents is not None:
+            if not isinstance(latents, Tensor) or latents.shape != shape:
+                found = tuple(getattr(latents, "shape", ())) or type(latents).__name__
+                raise EgoGenError(f"latents: {found}, expected a tensor {shape}")
+            if not latents.isfinite().all():
+                raise EgoGenError("latents: hold NaN or infinite values, expected normal noise")
 
-        def noise(_: int) -> Tensor:
-            draws = [torch.randn(shape, generator=g, device=g.device) for g in generators]
-            return torch.stack([draw.to(self.unet.device) for draw in draws])  # (B, c, h, w)
+        def noise(k: int) -> Tensor:
+            if k == 0 and latents is not None:
+                return latents.to(device, torch.float32)
+            return randn_tensor(shape, generators, device, torch.float32)
 
         return noise
 
-    @contextmanager
-    def _progress(self, steps: int):
-        """A bar that moves with each call of the UNet, once a step with every sampler."""
-        with self.progress_bar(total=steps) as bar:
 
-            def move(*_) -> None:  # a hook that returned something would change the UNet's output
-                bar.update()
-
-            hook = self.unet.register_forward_hook(move)
-            try:
-                yield
-            finally:
-                hook.remove()
+def _as_output(made: Tensor, kind: str, photos: list[Image.Image], height: int) -> Any:
+    if kind == "latent":
+        return made  # (B, c, h, w)
+    if kind == "pil":
+        pairs = zip(made, photos, strict=True)
+        return [to_image(x, photo.size, height, "clamp") for x, photo in pairs]
+    images = (made.clamp(-1, 1) + 1) / 2  # (B, 3, R, R)
+    return images if kind == "pt" else images.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _as_list(value: Any) -> list:
@@ -252,10 +312,6 @@ def _one_each(name: str, value: Any, count: int) -> list:
     if len(items) != count:
         raise EgoGenError(f"{name}: {len(items)} for {count} pictures, expected one for each")
     return items
-
-
-def _as_rgb(photo: Photo) -> Image.Image:
-    return to_rgb(photo) if isinstance(photo, Image.Image) else read_rgb(photo)
 
 
 def _rows(name: str, spec: FeatureParams, given: Mapping[str, Any], count: int) -> list[np.ndarray]:
@@ -278,9 +334,18 @@ def _read_rows(given: Rows, name: str, width: int, rows: int | None) -> np.ndarr
     return load_feature(given, width, rows)
 
 
-def _generators(seed: Any, generator: Any, count: int) -> list[torch.Generator]:
+def _generators(seed: Any, generator: Any, count: int) -> Any:
+    """A generator for each image, or the given one that draws for all."""
+    if isinstance(generator, torch.Generator):
+        return generator
     if generator is not None:
-        return _one_each("generator", generator, count)
+        generators = _one_each("generator", generator, count)
+        if not all(isinstance(one, torch.Generator) for one in generators):
+            raise EgoGenError("generator: expected a torch.Generator, or a list of them")
+        return generators
     seeds = _as_list(seed)
     seeds = seeds * count if len(seeds) == 1 else _one_each("seed", seeds, count)
+    for value in seeds:
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise EgoGenError(f"seed={value!r}: expected an integer")
     return [torch.Generator().manual_seed(stable_seed(value, "photo", "0")) for value in seeds]

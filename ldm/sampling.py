@@ -5,17 +5,25 @@ Letters: B batch, c latent channels, h w latent size, L context rows, C context 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 from torch import Tensor
 
+from egogen import EgoGenError
 from egogen.seeds import stable_seed
 from ldm.denoiser import Predictor
 from ldm.schedule import NoiseSchedule
+from ldm.schema import ModelParams
 
 Denoise = Callable[[Tensor, Tensor], Tensor]  # (x, sigma) -> estimate of the clean latents
 NoiseSource = Callable[[int], Tensor]  # index of the draw -> standard normal like x
@@ -187,21 +195,90 @@ def _library_sigmas(schedule: NoiseSchedule, steps: int, **options: Any) -> Tens
 
 
 class Sampler(NamedTuple):
-    """A row of SAMPLERS: the function, its sigmas (schedule, steps), its draws of noise (steps)."""
+    """A row of SAMPLERS: the function, its sigmas (schedule, steps), its draws of noise (steps);
+    the scheduler of diffusers that samples so, if there is one, and its settings that are not that
+    class's defaults.
+    """
 
     run: Callable[[Denoise, Tensor, Tensor, NoiseSource], Tensor]
     sigmas: Callable[[NoiseSchedule, int], Tensor]
+    scheduler: type | None = None
+    settings: Mapping[str, Any] = {}
     draws: Callable[[int], int] = lambda steps: 1  # the start included
 
 
+EULER, KARRAS = EulerAncestralDiscreteScheduler, {"use_karras_sigmas": True}
+TRAILING = {"clip_sample": False, "timestep_spacing": "trailing"}
 SAMPLERS: dict[str, Sampler] = {
     "euler_ancestral": Sampler(
-        sample_euler_ancestral, NoiseSchedule.sampling_sigmas, draws=lambda steps: steps
+        sample_euler_ancestral, NoiseSchedule.sampling_sigmas, EULER, draws=lambda steps: steps
     ),
-    "dpmpp_2m": Sampler(sample_dpmpp_2m, karras_sigmas),
-    "unipc": Sampler(sample_unipc, karras_sigmas),
-    "ddim": Sampler(sample_ddim, trailing_sigmas),
+    "dpmpp_2m": Sampler(sample_dpmpp_2m, karras_sigmas, DPMSolverMultistepScheduler, KARRAS),
+    "unipc": Sampler(sample_unipc, karras_sigmas, UniPCMultistepScheduler, KARRAS),
+    "ddim": Sampler(sample_ddim, trailing_sigmas, DDIMScheduler, TRAILING),
 }
+
+
+# ---- Schedulers of diffusers: which sampler they stand for --------------------------------------
+
+PREDICTIONS = {"epsilon": "eps", "sample": "x0"}  # diffusers' names -> this project's
+# A scheduler in a folder has these beside its own settings: `X.from_config(scheduler.config)` hands
+# them to X, which then says what the sampler of that class does.
+HANDED_ON = {**KARRAS, "clip_sample": False}
+SCHEDULE: dict[str, Sequence[Any]] = {  # settings that sampling honours, with any sampler
+    "beta_schedule": ("scaled_linear",),
+    "trained_betas": (None,),
+    "rescale_betas_zero_snr": (False,),
+    "prediction_type": tuple(PREDICTIONS),
+}
+HONOURED = ("num_train_timesteps", "beta_start", "beta_end")
+# Without effect unless others are set, which are refused.
+IDLE = ("steps_offset", "dynamic_thresholding_ratio", "sample_max_value", "clip_sample_range")
+
+
+def scheduler_for(params: ModelParams) -> Any:
+    """What a folder records, so that diffusers samples as this project does: its default sampler,
+    or, for networks that predict clean latents, which diffusers' Euler ancestral does not know,
+    DPM-Solver++.
+    """
+    row = SAMPLERS["euler_ancestral" if params.parameterization == "eps" else "dpmpp_2m"]
+    names = {ours: theirs for theirs, ours in PREDICTIONS.items()}
+    settings = {
+        "num_train_timesteps": params.timesteps,
+        "beta_start": params.linear_start,
+        "beta_end": params.linear_end,
+        "beta_schedule": "scaled_linear",
+        "timestep_spacing": "linspace",
+        "prediction_type": names[params.parameterization],
+    }
+    return row.scheduler.from_config({**HANDED_ON, **settings})  # type: ignore[union-attr]
+
+
+def sampler_of(scheduler: Any, sampler: str | None = None) -> str:
+    """The row of SAMPLERS that a scheduler of diffusers stands for, by its class; or `sampler`.
+
+    Raises EgoGenError that names a class or a setting which is not what would be sampled.
+    """
+    config, name = scheduler.config, type(scheduler).__name__
+    rows = {row.scheduler: key for key, row in SAMPLERS.items() if row.scheduler}
+    allowed = dict(SCHEDULE)
+    if not set(HONOURED) <= set(config) or (sampler is None and type(scheduler) not in rows):
+        known = ", ".join(kind.__name__ for kind in rows)
+        raise EgoGenError(f"scheduler: {name}, expected one of {known}")
+    if sampler is None:
+        sampler = rows[type(scheduler)]
+        settings = SAMPLERS[sampler].settings
+        for key, argument in inspect.signature(type(scheduler)).parameters.items():
+            if key not in (*HONOURED, *IDLE):
+                allowed.setdefault(key, (settings.get(key, argument.default),))
+        # What folders record, and `from_config` so hands to every class, asks for nothing.
+        allowed["timestep_spacing"] = (*allowed["timestep_spacing"], "linspace")
+    for key, values in allowed.items():
+        value = config.get(key, values[0])
+        if value not in values:
+            wanted = " or ".join(map(repr, values))
+            raise EgoGenError(f"scheduler: {name} with {key}={value!r}: expected {wanted}")
+    return sampler
 
 
 # ---- Where the noise comes from ----------------------------------------------------------------

@@ -324,6 +324,12 @@ COMMAND_LINES = [
     Case("generate", "no such chunk", untouched, ("chunk",), more="--n_chunk 2 --chunk_idx 3"),
     Case("generate", "misspelt key", untouched, ("inference.steps",), more="inference.step=3"),
     Case("generate", "0 steps", untouched, ("steps",), more="inference.steps=0"),
+    Case(
+        "generate", "too many steps", untouched, ("steps=1001", "1000"), more="inference.steps=1001"
+    ),
+    Case(
+        "generate", "scale nan", untouched, ("scales_txt=nan",), more="inference.scales_txt=[.nan]"
+    ),
     Case("generate", "no sampler", untouched, ("sampler",), more="inference.sampler=magic"),
     Case(
         "generate",

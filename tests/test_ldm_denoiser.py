@@ -12,7 +12,7 @@ import ldm.model
 from egogen import EgoGenError
 from ldm.checkpoints.load import read_weights
 from ldm.config import TrainConfig, load_config
-from ldm.denoiser import Denoiser, HeldAttention, UNetDenoiser
+from ldm.denoiser import Denoiser, UNetDenoiser
 from ldm.generate import generate_batch, load_model
 
 
@@ -69,8 +69,8 @@ def test_other_peoples_attention_processors_stay_and_are_used():
         torch.testing.assert_close(predict(x, t), network(x, t, context).sample)
         assert all(type(p) is Doubled for p in network.attn_processors.values())
     network.set_attn_processor(AttnProcessor2_0())  # the default again
-    UNetDenoiser(network)
-    assert all(type(p) is HeldAttention for p in network.attn_processors.values())
+    UNetDenoiser(network).hold(context, torch.tensor([0]))(x, t)
+    assert all(type(p) is AttnProcessor2_0 for p in network.attn_processors.values())
 
 
 class TransformerDenoiser(Denoiser):

@@ -11,7 +11,6 @@ from torch._dynamo.utils import counters
 
 from egogen import EgoGenError
 from ldm.config import GenerateConfig, load_config
-from ldm.denoiser import HeldAttention
 from ldm.generate import generate_batch, prepare, scale_pairs
 from ldm.model import LegoModel
 from ldm.sampling import SAMPLERS, ProcessNoise, SampleNoise
@@ -202,7 +201,6 @@ def test_networks_of_both_parameterizations_with_all_samplers(monkeypatch, name,
         f"model.params.parameterization={parameterization}",
     )
     assert found.shape == (2, 3, 32, 32) and torch.isfinite(found).all()
-    assert all(type(processor) is HeldAttention for processor in processors(model))
 
 
 def test_half_weights_in_float32_are_refused(monkeypatch):

@@ -7,7 +7,9 @@ variant "non_ema", the name that Stable Diffusion v1.5 was published with.
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from egogen import EgoGenError
-from egogen.atomic import read_json
+from egogen.atomic import read_json, write_text
 from egogen.weight_files import check_names, shapes_of
 from ldm.checkpoints.layouts import Weights
 from ldm.conditioning import FeatureConditioner
@@ -42,7 +44,7 @@ def read_folder(folder: str | os.PathLike, model: LegoModel, start: bool = False
     if start and not (folder / "conditioner").exists():
         own = {name: shape for name, shape in own.items() if not name.startswith("conditioner.")}
     index = read_json(folder / "model_index.json") if (folder / "model_index.json").exists() else {}
-    ours = index.get("_class_name") == "LegoPipeline"
+    ours = "LegoPipeline" in index.get("_class_name", ())  # a name or, with code, [file, name]
     live, ema = {}, {}
     for part, kind in NETWORKS.items():
         if not any(name.startswith(f"{part}.") for name in own):
@@ -79,3 +81,53 @@ def _read_network(folder: Path, part: str, kind: Any, variant: str | None = None
     if lists:
         raise EgoGenError(f"{where}: {lists}")
     return {f"{part}.{name}": value for name, value in network.state_dict().items()}
+
+
+# What `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` runs, by diffusers' rules
+# for names of files. They import this project, which is installed.
+CODE = {"lego_pipeline": "pipeline.LegoPipeline"}
+CODE_OF_PARTS = {"conditioner/ldm.conditioning": "conditioning.FeatureConditioner"}
+CARD = """---
+library_name: diffusers
+pipeline_tag: image-to-image
+---
+
+# LEGO: egocentric action frames
+
+A photograph and the description of an action -> the frame in which it is done. Where the project
+LEGO is installed{where}:
+
+```python
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("{name}", trust_remote_code=True)
+frame = pipe({arguments}).images[0]
+frame.save("frame.jpg")
+```
+"""
+
+
+def add_code(folder: str | os.PathLike) -> None:
+    """Into a folder that a pipeline has been saved in: what lets diffusers alone load it."""
+    path = Path(folder) / "model_index.json"
+    ((module, pipeline),) = CODE.items()
+    index = read_json(path) | {"_class_name": [module, pipeline.split(".")[1]]}
+    write_text(path, json.dumps(index, indent=2, sort_keys=True) + "\n")
+    for name, source in (CODE | CODE_OF_PARTS).items():
+        file, (where, what) = Path(folder) / f"{name}.py", source.split(".")
+        if file.parent.is_dir():
+            write_text(file, f'from ldm.{where} import {what}\n\n__all__ = ["{what}"]\n')
+
+
+def add_card(folder: str | os.PathLike, features: Iterable[str], name: str = ".") -> None:
+    """README.md: how the pipeline is used, with the features that its conditioner takes. `name`: a
+    name at the hub; without one, the lines are for the folder itself.
+    """
+    arguments = ['"photo.jpg"', '"The right hand lifts the red mug."']
+    known = [feature for feature in features if feature in ("image", "text")]
+    arguments += [f'{feature}_features="{feature}.npy"' for feature in known]
+    others = {feature: f"{feature}.npy" for feature in features if feature not in known}
+    arguments += [f"features={json.dumps(others)}"] if others else []
+    where = ", in this folder" if name == "." else ""
+    card = CARD.format(name=name, where=where, arguments=", ".join(arguments))
+    write_text(Path(folder) / "README.md", card)

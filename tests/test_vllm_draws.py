@@ -26,7 +26,8 @@ def test_support_is_the_top_k(top_k):
 @pytest.mark.parametrize("top_k", [3, 8])
 def test_frequencies_follow_the_temperature(temperature, top_k):
     """Softmax of logits / temperature over the top k; 5 standard deviations of a frequency."""
-    kept = LOGITS >= LOGITS.sort(descending=True).values[top_k - 1]
+    least = LOGITS.sort(descending=True).values[top_k - 1]
+    kept = least <= LOGITS
     expected = (LOGITS / temperature).masked_fill(~kept, -torch.inf).softmax(0).double().numpy()
     counts = np.bincount(drawn(Decoding(temperature, top_k)), minlength=len(LOGITS))
     assert np.all(np.abs(counts / DRAWS - expected) <= 5 * np.sqrt(expected / DRAWS))

@@ -26,7 +26,6 @@ from torch.utils.data import DataLoader
 from egogen import EgoGenError
 from egogen.atomic import read_json, write_json, write_text
 from egogen.jobs import lock
-from ldm.cache import EncoderCache
 from ldm.checkpoints.load import is_own, load_start, read_weights
 from ldm.config import load_config, to_yaml
 from ldm.data import TrainingPairs
@@ -36,6 +35,7 @@ from ldm.schema import DataParams, LightningConfig, TrainConfig
 from ldm.split import Split, open_training
 from ldm.training.callbacks import EMAUpdate, SampleImages, TrainingLog
 from ldm.training.cluster import cluster_environment, device_options
+from ldm.training.encoder_cache import EncoderCache
 from ldm.training.module import LegoTraining
 from ldm.training.order import EpochBatches, ResumableLoader, ValidationBatches
 from ldm.training.saving import LAST, Checkpoints, StopOnSignal

@@ -27,14 +27,12 @@ from egogen.atomic import read_json, write_json
 from egogen.errors import EgoGenError
 from llava.checkpoints.config import (
     ADDED_ROWS,
-    CONFIG_FILE,
     ORIGIN,
     TOWER_FOLDER,
-    is_released,
     read_config,
-    read_fields,
     released_fields,
 )
+from llava.checkpoints.fields import CONFIG_FILE, is_released, read_fields
 from llava.checkpoints.files import HUB_NAMES, RELEASED_NAMES, rename, weight_files, write_weights
 from llava.checkpoints.load import EMBEDDINGS, HEAD, read_state
 from llava.conversation import IMAGE_MARK

@@ -27,12 +27,11 @@ from egogen.weight_files import check_names, shapes_of
 from llava.checkpoints.config import (
     ADDED_ROWS,
     hub_file,
-    is_released,
     read_config,
-    read_fields,
     tower_folder,
     tower_name,
 )
+from llava.checkpoints.fields import is_released, read_fields
 from llava.checkpoints.files import (
     WHOLE_FILES,
     read_tower,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,23 +24,33 @@ _V1_SYSTEM = (
 
 @dataclass(frozen=True)
 class Template:
-    """One prompt format. A round is `start + question + ask + " " + answer + close + END`."""
+    """One prompt format. A round is `start + question + ask + " " + answer + close + END`.
 
-    first_start: str
+    system       the text that tells the model who it is; may be empty
+    with_system  the first round's start, around "{system}"
+    bare         the first round's start without a system text
+    """
+
+    system: str
+    with_system: str
+    bare: str
     next_start: str
     ask: str
     close: str
 
+    @property
+    def first_start(self) -> str:
+        return self.with_system.replace("{system}", self.system) if self.system else self.bare
 
+
+_LLAMA_2 = ("[INST] <<SYS>>\n{system}\n<</SYS>>\n\n", "[INST] ", "<s>[INST] ", " [/INST]", " ")
 TEMPLATES = {
     # Llama-2 chat with LLaVA's system text: what the released checkpoints were tuned with.
-    "llama_2": Template(
-        f"[INST] <<SYS>>\n{_LLAMA_2_SYSTEM}\n<</SYS>>\n\n", "<s>[INST] ", " [/INST]", " "
-    ),
+    "llama_2": Template(_LLAMA_2_SYSTEM, *_LLAMA_2),
     # The same without a system text: shorter prompts for small models.
-    "llama_2_short": Template("[INST] ", "<s>[INST] ", " [/INST]", " "),
+    "llama_2_short": Template("", *_LLAMA_2),
     # LLaVA-1.5 (Vicuna v1).
-    "vicuna_v1": Template(f"{_V1_SYSTEM} USER: ", "USER: ", " ASSISTANT:", ""),
+    "vicuna_v1": Template(_V1_SYSTEM, "{system} USER: ", "USER: ", "USER: ", " ASSISTANT:", ""),
 }
 
 
@@ -87,8 +98,57 @@ def prompt_for(question: str, template: Template) -> str:
     return render([f"{IMAGE_MARK}\n{question}", None], template)
 
 
+_MARKS = ("<s>", END, "<unk>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
+
+
 def escape_marks(text: str) -> str:
     """Take prompt marks inside user text apart ("</s>" -> "< /s>"), so that they stay text."""
-    for mark in ("<s>", END, "<unk>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"):
+    for mark in _MARKS:
         text = text.replace(mark, f"{mark[0]} {mark[1:]}")
     return text
+
+
+# Parts of a message that are images stand in front of its text, each on a line of its own. Where
+# there are none, marks inside the text stand for one image, which moves to the front.
+_CHAT_TEMPLATE = """\
+{%- macro words(message) -%}
+  {%- set found = namespace(text="", images="") -%}
+  {%- if message.content is string -%}{%- set found.text = message.content -%}{%- else -%}
+  {%- for part in message.content -%}
+    {%- if part.type == "text" -%}{%- set found.text = found.text + part.text -%}
+    {%- elif part.type in ("image", "image_url") -%}
+      {%- set found.images = found.images + IMAGE + "\\n" -%}
+    {%- else -%}{{ raise_exception("a message's part is " ~ part.type ~ ", expected text or image") }}
+    {%- endif -%}
+  {%- endfor -%}{%- endif -%}
+  {%- for mark in MARKS -%}
+    {%- set found.text = found.text | replace(mark, mark[0] ~ " " ~ mark[1:]) -%}
+  {%- endfor -%}
+  {%- if IMAGE in found.text and not found.images -%}
+    {{- (IMAGE ~ "\\n" ~ (found.text | replace(IMAGE, "")).strip()).strip() -}}
+  {%- else -%}{{ found.images ~ (found.text | replace(IMAGE, "< image >")) }}{%- endif -%}
+{%- endmacro -%}
+{%- set given = messages[0].role == "system" -%}
+{%- set system = words(messages[0]) if given else SYSTEM -%}
+{{- "<s>" -}}
+{%- for message in (messages[1:] if given else messages) -%}
+  {%- if message.role != ("assistant" if loop.index0 % 2 else "user") -%}
+    {{- raise_exception("roles: expected user and assistant in turn, behind at most one system") -}}
+  {%- elif message.role == "assistant" -%}{{ " " ~ words(message) ~ CLOSE ~ END }}
+  {%- else -%}
+    {%- if not loop.first -%}{{ NEXT_START }}
+    {%- elif system -%}{{ WITH_SYSTEM.replace("{system}", system) }}
+    {%- else -%}{{ BARE }}{%- endif -%}
+    {{- words(message) -}}
+    {%- if add_generation_prompt or not loop.last -%}{{ ASK }}{%- endif -%}
+  {%- endif -%}
+{%- endfor -%}
+"""
+
+
+def chat_template(template: Template) -> str:
+    """The template as transformers reads it (Jinja): renders messages to what `render` gives."""
+    values = {name.upper(): value for name, value in vars(template).items()}
+    values |= {"IMAGE": IMAGE_MARK, "END": END, "MARKS": _MARKS}
+    sets = (f"{{%- set {name} = {json.dumps(value)} -%}}\n" for name, value in values.items())
+    return "".join(sets) + _CHAT_TEMPLATE

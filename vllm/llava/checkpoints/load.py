@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import BitsAndBytesConfig, LlavaConfig, logging
 from transformers.modeling_utils import set_zero3_state
 
-from egogen.atomic import atomic_path
+from egogen.atomic import atomic_path, write_text
 from egogen.devices import usable_device
 from egogen.errors import EgoGenError
 from egogen.weight_files import check_names, shapes_of
@@ -38,7 +38,7 @@ from llava.checkpoints.files import (
     read_weights,
     weight_files,
 )
-from llava.conversation import Template, find_template
+from llava.conversation import Template, chat_template, find_template
 from llava.image_processing import ImageProcessor, load_image_processor
 from llava.model import PROJECTOR, Llava, projector_layers
 from llava.tokenizer import TextTokenizer, load_tokenizer, save_tokenizer
@@ -48,7 +48,8 @@ DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 UNQUANTIZED = ["model.vision_tower", PROJECTOR, "lm_head"]
 EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 # What transformers wants beside the weights of a hub folder, carried along when it is tuned.
-HUB_FILES = ("processor_config.json", "chat_template.json", "chat_template.jinja")
+HUB_FILES = ("processor_config.json", "chat_template.json")
+CHAT_FILE = "chat_template.jinja"
 
 if not sys.stderr.isatty():
     logging.disable_progress_bar()  # the library's bars fill a log; ours print lines there
@@ -266,3 +267,5 @@ def save_tools(loaded: Loaded, folder: str | os.PathLike) -> None:
         if source.exists() and source.resolve() != target.resolve():
             with atomic_path(target) as temporary:
                 shutil.copyfile(source, temporary)
+    if (loaded.folder / CHAT_FILE).exists():  # tuning may have chosen another template
+        write_text(Path(folder) / CHAT_FILE, chat_template(loaded.template))

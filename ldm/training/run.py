@@ -119,7 +119,8 @@ def build_logger(kind: str, folder: Path) -> Any:
     if kind == "none":
         return False
     if kind == "tensorboard":
-        return pl.loggers.TensorBoardLogger(folder.parent, name=folder.name, version="")
+        place = {"name": folder.name, "version": ""}
+        return pl.loggers.TensorBoardLogger(folder.parent, **place, default_hp_metric=False)
     if importlib.util.find_spec("wandb") is None:
         raise EgoGenError("config: lightning.logger=wandb: pip install wandb first")
     path = folder / "wandb_id"
@@ -235,6 +236,8 @@ def train(
         if first:
             (folder / "finished.json").unlink(missing_ok=True)  # a longer run is being asked for
             write_text(folder / "config.yaml", to_yaml(config))
+            for logger in trainer.loggers:
+                logger.log_hyperparams(file_values(config))
         ckpt = checkpoint_to_resume(folder)
         trainer.fit(module, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
         if trainer.interrupted:

@@ -118,7 +118,7 @@ _CHAT_TEMPLATE = """\
     {%- if part.type == "text" -%}{%- set found.text = found.text + part.text -%}
     {%- elif part.type in ("image", "image_url") -%}
       {%- set found.images = found.images + IMAGE + "\\n" -%}
-    {%- else -%}{{ raise_exception("a message's part is " ~ part.type ~ ", expected text or image") }}
+    {%- else -%}{{ raise_exception("part " ~ part.type ~ ": expected text or image") }}
     {%- endif -%}
   {%- endfor -%}{%- endif -%}
   {%- for mark in MARKS -%}

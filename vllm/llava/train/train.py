@@ -161,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if check_output(output, settings):
         print(f"{output}: tuning is finished, nothing to do")
         return
+    flags.tuning.settings = settings
     conversations = read_conversations(flags.data.data_path)  # before a large model is loaded
     set_seed(flags.tuning.seed)
     loaded = prepare(flags)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from egogen.errors import EgoGenError
 
@@ -108,47 +109,9 @@ def escape_marks(text: str) -> str:
     return text
 
 
-# Parts of a message that are images stand in front of its text, each on a line of its own. Where
-# there are none, marks inside the text stand for one image, which moves to the front.
-_CHAT_TEMPLATE = """\
-{%- macro words(message) -%}
-  {%- set found = namespace(text="", images="") -%}
-  {%- if message.content is string -%}{%- set found.text = message.content -%}{%- else -%}
-  {%- for part in message.content -%}
-    {%- if part.type == "text" -%}{%- set found.text = found.text + part.text -%}
-    {%- elif part.type in ("image", "image_url") -%}
-      {%- set found.images = found.images + IMAGE + "\\n" -%}
-    {%- else -%}{{ raise_exception("part " ~ part.type ~ ": expected text or image") }}
-    {%- endif -%}
-  {%- endfor -%}{%- endif -%}
-  {%- for mark in MARKS -%}
-    {%- set found.text = found.text | replace(mark, mark[0] ~ " " ~ mark[1:]) -%}
-  {%- endfor -%}
-  {%- if IMAGE in found.text and not found.images -%}
-    {{- (IMAGE ~ "\\n" ~ (found.text | replace(IMAGE, "")).strip()).strip() -}}
-  {%- else -%}{{ found.images ~ (found.text | replace(IMAGE, "< image >")) }}{%- endif -%}
-{%- endmacro -%}
-{%- set given = messages[0].role == "system" -%}
-{%- set system = words(messages[0]) if given else SYSTEM -%}
-{{- "<s>" -}}
-{%- for message in (messages[1:] if given else messages) -%}
-  {%- if message.role != ("assistant" if loop.index0 % 2 else "user") -%}
-    {{- raise_exception("roles: expected user and assistant in turn, behind at most one system") -}}
-  {%- elif message.role == "assistant" -%}{{ " " ~ words(message) ~ CLOSE ~ END }}
-  {%- else -%}
-    {%- if not loop.first -%}{{ NEXT_START }}
-    {%- elif system -%}{{ WITH_SYSTEM.replace("{system}", system) }}
-    {%- else -%}{{ BARE }}{%- endif -%}
-    {{- words(message) -}}
-    {%- if add_generation_prompt or not loop.last -%}{{ ASK }}{%- endif -%}
-  {%- endif -%}
-{%- endfor -%}
-"""
-
-
 def chat_template(template: Template) -> str:
     """The template as transformers reads it (Jinja): renders messages to what `render` gives."""
     values = {name.upper(): value for name, value in vars(template).items()}
     values |= {"IMAGE": IMAGE_MARK, "END": END, "MARKS": _MARKS}
-    sets = (f"{{%- set {name} = {json.dumps(value)} -%}}\n" for name, value in values.items())
-    return "".join(sets) + _CHAT_TEMPLATE
+    sets = "".join(f"{{%- set {name} = {json.dumps(value)} %}}\n" for name, value in values.items())
+    return sets + Path(__file__).with_name("chat_template.jinja").read_text(encoding="utf-8")

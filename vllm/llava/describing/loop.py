@@ -97,32 +97,6 @@ def describe_batch(
     }
 
 
-def describe_left(
-    job: Job,
-    describer: Describer,
-    entries: Sequence[ActionEntry],
-    done: dict[str, dict[str, str]],
-    stores: FeatureStores,
-    path: Path | None,
-) -> list[Sample]:
-    """Describe those of `entries` that are not `done`, a batch at a time -> samples that cannot be.
-
-    `done` (`ActionEntry.key` -> fields) grows, and so does the journal of the result file `path`.
-    """
-    left = [entry for entry in entries if entry.key not in done]
-    problems: list[Sample] = []
-    with Progress(len(entries), "describe", "frames", done=len(done)) as progress:
-        for batch in batches(job, describer, left):
-            problems += [sample for sample in batch if sample.problem]
-            ready = [sample for sample in batch if not sample.problem]
-            made = describe_batch(job, describer, ready, stores)
-            done |= made
-            if path and made:
-                append_results(path, [sample.entry for sample in ready], made)
-            progress.update(len(batch))
-    return problems
-
-
 def run(job: Job, describer: Describer) -> int:
     """Describe the chunk; finished entries are kept. Returns the exit code.
 
@@ -142,7 +116,17 @@ def run(job: Job, describer: Describer) -> int:
         done = finished(path, entries, stores.hold)
         if path and (not path.exists() or journal_of(path).exists()):
             write_results(path, entries, done)
-        problems = describe_left(job, describer, entries, done, stores, path)
+        left = [entry for entry in entries if entry.key not in done]
+        problems = []
+        with Progress(len(entries), "describe", "frames", done=len(done)) as progress:
+            for batch in batches(job, describer, left):
+                problems += [sample for sample in batch if sample.problem]
+                ready = [sample for sample in batch if not sample.problem]
+                made = describe_batch(job, describer, ready, stores)
+                if path and made:
+                    append_results(path, [sample.entry for sample in ready], made)
+                done |= made
+                progress.update(len(batch))
         if path and journal_of(path).exists():
             write_results(path, entries, done)
         stores.close()

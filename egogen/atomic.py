@@ -10,11 +10,12 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from egogen.errors import EgoGenError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TEMPORARY_SUFFIX = ".tmp"
 DEEPEST = 100  # lists and objects in one another in a JSON file: what writes them back recurses too
@@ -79,6 +80,8 @@ def write_json(path: str | os.PathLike, value: Any, indent: int | None = 4) -> N
 
 
 def write_npy(path: str | os.PathLike, array: np.ndarray) -> None:
+    import numpy as np  # a third of the time in which a command starts; many need none
+
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.save(file, array, allow_pickle=False)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from egogen.errors import EgoGenError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def usable_device(name: str | None) -> torch.device:
@@ -12,6 +15,8 @@ def usable_device(name: str | None) -> torch.device:
 
     Raises EgoGenError where no tensor can be put there.
     """
+    import torch  # slow to import
+
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(1, device=name)

@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from egogen.errors import EgoGenError
 
 Item = TypeVar("Item")
@@ -37,6 +35,8 @@ class Progress:
         self.last_line = self.start
         self.bar = None
         if sys.stderr.isatty():
+            from tqdm import tqdm  # slow to import
+
             self.bar = tqdm(
                 total=total, initial=done, desc=what, unit=f" {unit}", dynamic_ncols=True
             )

@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from torch import nn
 
 from egogen import EgoGenError
 from egogen.settings import SETTINGS, load_settings
@@ -41,8 +40,8 @@ from ldm.released_config import (
     take_old_table,
     translate,
 )
-from ldm.sampling import SAMPLERS
 from ldm.schema import (
+    SAMPLER_NAMES,
     FeatureParams,
     GenerateConfig,
     ModelParams,
@@ -74,7 +73,7 @@ CHOICES: dict[str, tuple[str, ...]] = {  # by their places in files, as all keys
     "model.params.parameterization": ("eps", "x0"),
     "inference.picture": ("clamp", "minmax"),
     "inference.noise": ("sample", "process"),
-    "inference.sampler": tuple(SAMPLERS),
+    "inference.sampler": SAMPLER_NAMES,
     "inference.precision": ("auto", "fp32", "bf16", "fp16"),
     "lightning.logger": ("tensorboard", "wandb", "none"),
     "lightning.validation_draws": ("fixed", "random"),
@@ -249,7 +248,7 @@ def _check_values(config: DictConfig) -> None:
         if len(values) != 1:
             raise EgoGenError(f"config: {place}.{name}={list(values)}: expected one value")
     for name in table:
-        if not name.isidentifier() or hasattr(nn.ModuleDict, name):
+        if not name.isidentifier() or _is_taken(name):
             raise EgoGenError(f"config: {TABLE}.{name}: expected another name for a feature")
     for place in (f"{dataset}.{OTHER_STORES}" for dataset in DATASETS):
         for name in OmegaConf.select(config, place) or ():
@@ -257,6 +256,15 @@ def _check_values(config: DictConfig) -> None:
                 near = difflib.get_close_matches(name, [*table], n=1, cutoff=0.0)[:1]
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise EgoGenError(f"config: {place}.{name}: no such feature in {TABLE}{hint}")
+
+
+def _is_taken(name: str) -> bool:
+    """Whether torch's ModuleDict, which holds the encoders by name, has such an attribute."""
+    if name in default_features():
+        return False
+    from torch import nn  # slow to import
+
+    return hasattr(nn.ModuleDict, name)
 
 
 def _translated(layer: DictConfig, where: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 from egogen.actions import DESCRIPTION_KEY
 
 MISSING_PATH = ""
+SAMPLER_NAMES = ("euler_ancestral", "dpmpp_2m", "unipc", "ddim")  # the rows of ldm.sampling
 
 
 def _list(*values: Any) -> Any:

@@ -18,7 +18,6 @@ from typing import Any
 
 from egogen import EgoGenError
 from egogen.actions import ActionEntry, inside, read_actions, read_clip_sizes
-from egogen.features.store import INFO_FILE, read_info
 from egogen.jobs import floor_chunk
 from egogen.settings import require_paths
 from ldm.file_layout import TABLE, file_place, store_key
@@ -139,6 +138,8 @@ def check_stores(items: Sequence[Located], features: Features) -> None:
     Raises EgoGenError when features are of another width or number of rows than the model takes,
     or when stores of different layouts or vision widths would meet in one batch.
     """
+    from egogen.features.store import INFO_FILE, read_info  # slow to import: paths come first
+
     for name, spec in features.items():
         widths: dict[Any, Path] = {}  # of what is stored, where a projector makes it wider
         for root in {store_folder(item, name): None for item in items}:

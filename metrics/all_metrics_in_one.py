@@ -58,7 +58,9 @@ def main(argv: Sequence[str]) -> int:
     for name, value in (("--batch-size", options.batch_size), ("--workers", options.workers)):
         if value < 1:
             raise EgoGenError(f"{name} {value}: expected at least 1")
-    device, sizes = str(usable_device(options.device)), (options.batch_size, options.workers)
+    sizes = options.batch_size, options.workers
+    # torch is slow to import: the default device is looked for when the frames are in order.
+    device = str(usable_device(options.device)) if options.device else ""
     settings = Settings(options.dataset, options.weights, device, *sizes, options.llava_key)
     gt_path, edit_file = options.gt_path, options.edit_file
     if not (gt_path and edit_file):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 
+from egogen.devices import usable_device
 from egogen.errors import EgoGenError
 from metrics.frame_pairs import Population, find_pairs, source_folder
 from metrics.intervals import SUFFIX, intervals
@@ -93,6 +95,7 @@ def evaluate(
     errors += problems_of(population, gen_path, allow_missing)
     if errors:
         raise EgoGenError(" | ".join(errors))
+    settings = replace(settings, device=str(usable_device(settings.device)))
     results = load(out or default_folder(gen_path), population.pairs, population.identity)
     results.counts = {"samples": len(population.pairs), "problems": len(population.problems)}
     clips = [pair.entry.clip for pair in population.pairs]

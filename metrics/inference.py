@@ -11,10 +11,9 @@ if not __package__:  # run as a script: see the package's docstring
 import argparse
 from collections.abc import Sequence
 
-from egogen.devices import usable_device
 from egogen.errors import EXIT_INCOMPLETE, run_command
 from ldm.config import GenerateConfig, load_config
-from ldm.generate import generate_chunk
+from ldm.split import open_generation
 
 
 def main(argv: Sequence[str]) -> int:
@@ -33,10 +32,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*", help="dotted config keys, key=value")
     arguments = parser.parse_intermixed_args(argv)
     config = load_config(GenerateConfig, [arguments.config], arguments.overrides)
-    device = usable_device(arguments.device)
-    failures = generate_chunk(
-        config, arguments.ckpt, arguments.n_chunk, arguments.chunk_idx, device
-    )
+    chunk = arguments.ckpt, arguments.n_chunk, arguments.chunk_idx
+    open_generation(config, *chunk)
+
+    # Slow to import: bad arguments and files are reported first.
+    from egogen.devices import usable_device
+    from ldm.generate import generate_chunk
+
+    failures = generate_chunk(config, *chunk, usable_device(arguments.device))
     for failure in failures:
         print(f"not generated: {failure}", file=sys.stderr)
     return EXIT_INCOMPLETE if failures else 0

@@ -22,11 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import permutation_test
 
 from egogen.jobs import track
 from egogen.seeds import stable_seed
-from metrics.measures.frechet import frechet_distance
 from metrics.registry import Key, Measured
 
 RESAMPLES = 2000  # of means
@@ -108,6 +106,8 @@ def resampled_fid(generated: np.ndarray, target: np.ndarray, clips: np.ndarray) 
     part = min(count - 1, round(FID_SHARE * count))
     if part < 1:
         return []
+    from metrics.measures.frechet import frechet_distance  # slow to import
+
     generator = np.random.default_rng(stable_seed(SEED, "parts", count))
     draws_wanted = FID_DRAWS if len(clips) <= MANY else FID_DRAWS_MANY
     found = []
@@ -183,6 +183,8 @@ def sign_flip_p(differences: np.ndarray, clips: np.ndarray) -> float | None:
     Drawn flips count the observed one among them (Phipson & Smyth 2010), so p is never 0. None with
     fewer than two clips.
     """
+    from scipy.stats import permutation_test  # slow to import
+
     sums = np.bincount(clips, differences)
     if len(sums) < 2:
         return None

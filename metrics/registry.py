@@ -51,7 +51,10 @@ class Key:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure. `weights` is one flat folder; `llava_key` names the descriptions' field."""
+    """How to measure. `weights` is one flat folder; `llava_key` names the descriptions' field.
+
+    An empty `device` is a GPU where there is one.
+    """
 
     dataset: str
     weights: Path = WEIGHTS

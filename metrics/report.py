@@ -29,7 +29,6 @@ from metrics.reporting.data import (
     read_score,
     select,
 )
-from metrics.reporting.html import page
 from metrics.reporting.runs import Versus, compare_runs, read_run
 from metrics.results import default_folder
 
@@ -38,6 +37,8 @@ def write_report(
     data: ReportData, out: str | os.PathLike, best: int = 12, worst: int = 12, others: int = 12
 ) -> Path:
     """Write report.html into `out` -> its path."""
+    from metrics.reporting.html import page  # slow to import
+
     path = Path(out) / "report.html"
     write_text(path, page(data, select(data.samples, best, worst, others)))
     return path

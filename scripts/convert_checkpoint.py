@@ -15,8 +15,8 @@ sys.path[:1] = [str(PROJECT)]
 import argparse  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 
-from egogen.errors import run_command  # noqa: E402
-from ldm.checkpoints.convert import FORMS, convert  # noqa: E402
+from egogen.errors import EgoGenError, run_command  # noqa: E402
+from ldm.checkpoints import FORMS  # noqa: E402
 from ldm.config import load_model_params  # noqa: E402
 
 EPILOG = """\
@@ -53,6 +53,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*", help="dotted config keys, key=value")
     options = parser.parse_intermixed_args(argv)
     params = load_model_params(options.config, options.overrides)
+    if not Path(options.source).exists():
+        raise EgoGenError(f"{options.source}: no such weight file")
+
+    from ldm.checkpoints.convert import convert  # slow to import
+
     print("\n".join(convert(options.source, options.target, options.to, params)))
     return 0
 

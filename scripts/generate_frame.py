@@ -19,6 +19,7 @@ from collections.abc import Sequence  # noqa: E402
 from egogen.atomic import write_json  # noqa: E402
 from egogen.errors import EgoGenError, run_command  # noqa: E402
 from egogen.frames import read_rgb  # noqa: E402
+from ldm.config import GenerateConfig, load_config  # noqa: E402
 
 QUICKSTART = PROJECT / "runs" / "quickstart"
 DEFAULTS = {
@@ -75,18 +76,17 @@ def main(argv: Sequence[str]) -> int:
     paths = {name: _model_path(getattr(options, name), name) for name in DEFAULTS}
     if options.max_new_tokens < 1 or options.temperature < 0:
         raise EgoGenError("--max-new-tokens, --temperature: expected at least 1 and at least 0")
-
-    # Slow to import: bad arguments are reported first.
-    from egogen.devices import usable_device
-    from ldm.config import GenerateConfig, load_config
-    from ldm.images import write_image
-    from lego.frame import check_photo, generate_frame
-    from llava.describing.decoding import Decoding
-
-    check_photo(photo, options.image)
     overrides = [*options.overrides]
     overrides += [f"inference.seed={options.seed}"] if options.seed is not None else []
     config = load_config(GenerateConfig, [str(paths["config"])], overrides)
+
+    # Slow to import: bad arguments are reported first.
+    from egogen.devices import usable_device
+    from ldm.images import write_image
+    from lego.frame import check_photo, generate_frame
+    from llava.describing.job import Decoding
+
+    check_photo(photo, options.image)
     frame = generate_frame(
         photo,
         options.action,

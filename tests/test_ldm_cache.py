@@ -4,14 +4,14 @@ import pytest
 import torch
 from small_training import CONFIG, losses, train_run, write_run
 
-import ldm.cache
 from egogen import EgoGenError
-from ldm.cache import EncoderCache
 from ldm.cache import main as cache_main
 from ldm.checkpoints.load import load_start, read_weights
 from ldm.config import TrainConfig, load_config
 from ldm.model import FROZEN_PARTS, LegoModel
 from ldm.split import open_training
+from ldm.training import encoder_cache
+from ldm.training.encoder_cache import EncoderCache
 from ldm.training.module import LegoTraining
 from ldm.training.run import build_data
 
@@ -73,7 +73,7 @@ def test_the_cache_gives_the_same_loss(run_overrides, cache, tmp_path):
 
 def test_chunks_make_the_whole(run_overrides, cache, tmp_path, monkeypatch):
     """Jobs of any order and number; what one has not made yet is missed by name."""
-    monkeypatch.setattr(ldm.cache, "SHARD", 1)
+    monkeypatch.setattr(encoder_cache, "SHARD", 1)
     words = ["--config", str(CONFIG), "--out", str(tmp_path), "--n_chunk", "2", *run_overrides]
     cache_main([*words, "--chunk_idx", "2"])
     config, model = load(run_overrides)
@@ -92,7 +92,7 @@ def test_chunks_make_the_whole(run_overrides, cache, tmp_path, monkeypatch):
     monkeypatch.undo()
     whole = EncoderCache(cache / "train", split, model)
     for index in range(len(split.items)):
-        monkeypatch.setattr(ldm.cache, "SHARD", 1)
+        monkeypatch.setattr(encoder_cache, "SHARD", 1)
         found = chunked.read(index, flip=True)
         monkeypatch.undo()
         expected = whole.read(index, flip=True)

@@ -15,6 +15,7 @@ from ldm.generate import generate_batch, prepare, scale_pairs
 from ldm.model import LegoModel
 from ldm.sampling import SAMPLERS, ProcessNoise, SampleNoise
 from ldm.schedule import NoiseSchedule
+from ldm.schema import SAMPLER_NAMES
 
 SCHEDULE = NoiseSchedule()
 MEAN, SPREAD = 0.7, 0.5
@@ -70,6 +71,10 @@ def test_ddim_is_the_librarys_where_that_one_is_defined():
 def test_euler_ancestral_draws_from_the_data():
     found = sample("euler_ancestral", gaussian, 100, standard_normal((64, 4, 8, 8)))
     assert abs(found.mean() - MEAN) < 0.02 and abs(found.std() - SPREAD) < 0.03
+
+
+def test_the_config_knows_every_sampler():
+    assert tuple(SAMPLERS) == SAMPLER_NAMES
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

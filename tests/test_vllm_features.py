@@ -180,19 +180,19 @@ def test_both_layouts_give_stage_2_the_same(released, compact):
 
 def test_a_killed_compact_run_continues(frames, describer, compact, tmp_path, monkeypatch):
     """Killed after the features of a batch, before its texts: they are made again together."""
-    written, real = 0, description_loop.write_results
+    written, real = 0, description_loop.append_results
 
     def dying(*arguments):
         nonlocal written
         written += 1
-        if written == 4:
+        if written == 3:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(description_loop, "write_results", dying)
+    monkeypatch.setattr(description_loop, "append_results", dying)
     with pytest.raises(KeyboardInterrupt):
         run(job(frames, tmp_path, "compact", batch_size=2), describer)
-    monkeypatch.setattr(description_loop, "write_results", real)
+    monkeypatch.setattr(description_loop, "append_results", real)
     assert run(job(frames, tmp_path, "compact", batch_size=2), describer) == 0
     assert len(list((tmp_path / "fi").glob(PATTERN))) == 1
     for kind in ("fi", "ft"):

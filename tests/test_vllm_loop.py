@@ -22,6 +22,7 @@ from llava.describing.loop import run
 from llava.describing.results import (
     check_complete,
     chunk_files,
+    journal_of,
     merge_results,
     read_results,
     result_file,
@@ -100,25 +101,28 @@ def test_another_seed_gives_other_texts(root, describer, plain, tmp_path):
 
 
 def test_killed_run_continues(root, describer, plain, tmp_path, monkeypatch):
-    """Killed in the third batch, between the features and the result file."""
+    """Killed in the third batch, between the features and the texts."""
     batches = 0
 
-    def dying_write(*arguments):
+    def dying_append(*arguments):
         nonlocal batches
         batches += 1
-        if batches == 4:  # the first one is the empty file at the start
+        if batches == 3:
             raise KeyboardInterrupt
-        return real_write(*arguments)
+        return real_append(*arguments)
 
-    real_write = description_loop.write_results
-    monkeypatch.setattr(description_loop, "write_results", dying_write)
+    real_append = description_loop.append_results
+    monkeypatch.setattr(description_loop, "append_results", dying_append)
     with pytest.raises(KeyboardInterrupt):
         run(job(root, tmp_path, batch_size=2), describer)
-    monkeypatch.setattr(description_loop, "write_results", real_write)
-    assert len(read_results(result_file(tmp_path / "tiny" / "val", 1))) == 2
+    monkeypatch.setattr(description_loop, "append_results", real_append)
+    path = result_file(tmp_path / "tiny" / "val", 1)
+    assert path.read_text() == "{}\n" and len(journal_of(path).read_text().splitlines()) == 4
+    assert len(read_results(path)) == 2
     damaged = next((tmp_path / "text").rglob("*.npy"))
     damaged.write_bytes(damaged.read_bytes()[:40])  # a half-written feature is made anew
     run(job(root, tmp_path, batch_size=2), describer)
+    assert not journal_of(path).exists()
     assert_same(outcome(root, tmp_path), plain)
 
 

@@ -1,14 +1,22 @@
 """Adapters: what learns, what is written, and that the describing command loads it."""
 
+import json
+import shutil
 from importlib.util import find_spec
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from small_tuning import flags, write_inputs
+from transformers import LlavaForConditionalGeneration
+from vllm_layouts import golden_image, write_two_layers
 
 from egogen.errors import EgoGenError, run_command
+from llava.checkpoints.convert import convert
 from llava.checkpoints.load import load, load_model
+from llava.describing.llava_describer import prompt_ids
+from llava.tokens import IMAGE_ID, expand
 from llava.train import merge_lora
 from llava.train.train import main
 
@@ -44,6 +52,42 @@ def test_merged_folder_is_base_and_adapter(paths, tuned):
     down, up = (adapter[f"base_model.model.{place}.lora_{part}.weight"] for part in "AB")
     expected = before[f"{place}.weight"] + 2.0 * up @ down  # alpha / r = 2
     torch.testing.assert_close(after[f"{place}.weight"], expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_plain_peft_puts_the_adapter_on_a_converted_base(paths, tuned, tmp_path, layers):
+    """The logits of the folder that was merged here, to the last bits of the added products."""
+    base = paths["model_name_or_path"]
+    if layers == 2:
+        base, tuned = write_two_layers(tmp_path / "base"), tmp_path / "tuned"
+        main(command({**paths, "model_name_or_path": base}, tuned))
+    convert(base, tmp_path / "hub", "hub")
+    converted = LlavaForConditionalGeneration.from_pretrained(tmp_path / "hub")
+    theirs = PeftModel.from_pretrained(converted, tuned / "adapter").eval()
+    ours = load(tuned, device="cpu")
+    pixels = ours.image_processor.batch([golden_image()])
+    prompt = expand(prompt_ids(ours, "How?"), ours.model.patches)
+    ids = torch.tensor([prompt])
+    with torch.no_grad():
+        expected = ours.model(input_ids=ids, pixel_values=pixels).logits
+        known = ids.where(ids != IMAGE_ID, len(ours.tokenizer))
+        found = theirs(input_ids=known, pixel_values=pixels).logits[..., : expected.shape[-1]]
+        plain = load(base, device="cpu").model(input_ids=ids, pixel_values=pixels).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert (expected - plain).abs().max() > 1e-2
+
+
+def test_adapters_of_before_are_merged(tuned, tmp_path):
+    """They name the projector as a whole."""
+    before = shutil.copytree(tuned / "adapter", tmp_path / "adapter")
+    config = json.loads((before / "adapter_config.json").read_text())
+    assert config["modules_to_save"] == ["multi_modal_projector.linear_1"]
+    config["modules_to_save"] = ["multi_modal_projector"]
+    (before / "adapter_config.json").write_text(json.dumps(config))
+    out = tmp_path / "out"
+    merge_lora.main(["--adapter", str(before), "--out", str(out), "--dtype", "float32"])
+    first, second = (load_file(folder / "model.safetensors") for folder in (tuned, out))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_merging_again_gives_the_same(tuned, tmp_path):

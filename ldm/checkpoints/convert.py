@@ -38,8 +38,6 @@ from ldm.model import LegoModel
 from ldm.pipeline import LegoPipeline
 from ldm.schema import ModelParams
 
-FORMS = ("released", "own", "diffusers")
-
 
 def convert(
     source: str | os.PathLike, target: str | os.PathLike, form: str, params: ModelParams

@@ -44,13 +44,15 @@ class EMAUpdate(pl.Callback):
 
 
 class TrainingLog(pl.Callback):
-    """metrics.jsonl (one object a line, with "step") and progress with rate and time left."""
+    """metrics.jsonl (one object a line, with "step"), the same values in TensorBoard or W&B, and
+    progress with rate and time left. Steps are optimizer steps.
+    """
 
     def __init__(self, folder: Path, every: int):
         self.path, self.every = folder / "metrics.jsonl", every
         self.total, self.batch = 0, 1  # micro-batches of the complete run; samples of each
         self.progress: Progress | None = None
-        self.losses: list[torch.Tensor] = []
+        self.losses: dict[str, list[torch.Tensor]] = {"loss": [], "loss_vlb": []}
         self.step, self.since = 0, (0, 0.0)  # (samples, time) of the last line
 
     def on_train_start(self, trainer: pl.Trainer, *_) -> None:
@@ -73,41 +75,49 @@ class TrainingLog(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module, *_) -> None:
         if self.progress is None:
             return
-        self.losses.append(trainer.callback_metrics["loss"])
+        for name, values in self.losses.items():
+            if name in trainer.callback_metrics:
+                values.append(trainer.callback_metrics[name])
         self.progress.update(self.batch)
         if trainer.global_step != self.step and trainer.global_step % self.every == 0:
             (samples, begun), now = self.since, time.monotonic()
             self.since = self.progress.count, now
-            self._write(
-                {
-                    "step": trainer.global_step,
-                    "loss": torch.stack(self.losses).mean().item(),
-                    "lr": trainer.optimizers[0].param_groups[0]["lr"],
-                    "samples_per_s": (self.progress.count - samples) / max(now - begun, 1e-9),
-                }
-            )
-            self.losses.clear()
+            record = {"step": trainer.global_step}
+            for name, values in self.losses.items():
+                if values:
+                    record[name] = torch.stack(values).mean().item()
+                    values.clear()
+            record["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+            record["samples_per_s"] = (self.progress.count - samples) / max(now - begun, 1e-9)
+            self._write(record, trainer)
         self.step = trainer.global_step
 
     def state_dict(self) -> dict[str, list[float]]:
         """Losses since the last line: a resumed run's next line is an undisturbed one's."""
-        return {"losses": [loss.item() for loss in self.losses]}
+        held = {name: [loss.item() for loss in values] for name, values in self.losses.items()}
+        return {"losses": held["loss"], "loss_vlb": held["loss_vlb"]}
 
     def load_state_dict(self, state: dict[str, list[float]]) -> None:
-        self.losses = [torch.tensor(loss) for loss in state["losses"]]
+        held = {"loss": state["losses"], "loss_vlb": state.get("loss_vlb", [])}
+        self.losses = {name: [torch.tensor(x) for x in values] for name, values in held.items()}
 
     def on_validation_end(self, trainer: pl.Trainer, *_) -> None:
-        if self.progress is not None and "val_loss" in trainer.callback_metrics:
-            value = trainer.callback_metrics["val_loss"].item()
-            self._write({"step": trainer.global_step, "val_loss": value})
+        found = trainer.callback_metrics
+        names = [name for name in ("val_loss", "val_loss_vlb") if name in found]
+        values = {name: found[name].item() for name in names}
+        if self.progress is not None and values:
+            self._write({"step": trainer.global_step, **values}, trainer)
 
     def on_train_end(self, *_) -> None:
         if self.progress is not None:
             self.progress.close()
 
-    def _write(self, record: dict[str, Any]) -> None:
+    def _write(self, record: dict[str, Any], trainer: pl.Trainer) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        values = {name: value for name, value in record.items() if name != "step"}
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=record["step"])
 
 
 class SampleImages(pl.Callback):

@@ -151,7 +151,8 @@ class LegoTraining(pl.LightningModule):
         values = {name: losses.mean()}
         if self.model.config.parameterization == "eps":
             values[f"{name}_vlb"] = (self.bound_weights[t] * losses.detach()).mean()
-        self.log_dict(values, sync_dist=True, batch_size=len(t))
+        # For TrainingLog alone: Lightning would count other steps, and log single micro-batches.
+        self.log_dict(values, sync_dist=True, batch_size=len(t), logger=False)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over everything trained; weight decay on all of it, as in the released code."""

@@ -26,7 +26,6 @@ from torch.utils.data import DataLoader
 from egogen import EgoGenError
 from egogen.atomic import read_json, write_json, write_text
 from egogen.jobs import lock
-from ldm.cache import EncoderCache
 from ldm.checkpoints.load import is_own, load_start, read_weights
 from ldm.config import load_config, to_yaml
 from ldm.data import TrainingPairs
@@ -36,6 +35,7 @@ from ldm.schema import DataParams, LightningConfig, TrainConfig
 from ldm.split import Split, open_training
 from ldm.training.callbacks import EMAUpdate, SampleImages, TrainingLog
 from ldm.training.cluster import cluster_environment, device_options
+from ldm.training.encoder_cache import EncoderCache
 from ldm.training.module import LegoTraining
 from ldm.training.order import EpochBatches, ResumableLoader, ValidationBatches
 from ldm.training.saving import LAST, Checkpoints, StopOnSignal
@@ -119,7 +119,8 @@ def build_logger(kind: str, folder: Path) -> Any:
     if kind == "none":
         return False
     if kind == "tensorboard":
-        return pl.loggers.TensorBoardLogger(folder.parent, name=folder.name, version="")
+        place = {"name": folder.name, "version": ""}
+        return pl.loggers.TensorBoardLogger(folder.parent, **place, default_hp_metric=False)
     if importlib.util.find_spec("wandb") is None:
         raise EgoGenError("config: lightning.logger=wandb: pip install wandb first")
     path = folder / "wandb_id"
@@ -235,6 +236,8 @@ def train(
         if first:
             (folder / "finished.json").unlink(missing_ok=True)  # a longer run is being asked for
             write_text(folder / "config.yaml", to_yaml(config))
+            for logger in trainer.loggers:
+                logger.log_hyperparams(file_values(config))
         ckpt = checkpoint_to_resume(folder)
         trainer.fit(module, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
         if trainer.interrupted:

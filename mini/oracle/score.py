@@ -18,7 +18,6 @@ from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
 from egogen.frames import read_rgb
 from egogen.jobs import track
 from egogen.layout import DATASETS, SPLITS, action_file, frame_folder
-from metrics.measures.psnr import changed_region_scores
 from mini.oracle.oracle import judge
 from mini.oracle.reading import read_image
 from mini.world.texts import parse_description
@@ -45,6 +44,8 @@ def score_frame(
     """One generated frame: was its own action done, which of the `others` (id -> action) were, and
     PSNR in the region that changes, against copying the source. Sizes may differ from the target's.
     """
+    from metrics.measures.psnr import changed_region_scores  # slow to import
+
     before, now = read_image(source), read_image(generated)
     done, why = judge(before, now, own)
     scores = changed_region_scores(source, generated, target)

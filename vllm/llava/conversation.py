@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from egogen.errors import EgoGenError
 
@@ -23,23 +25,33 @@ _V1_SYSTEM = (
 
 @dataclass(frozen=True)
 class Template:
-    """One prompt format. A round is `start + question + ask + " " + answer + close + END`."""
+    """One prompt format. A round is `start + question + ask + " " + answer + close + END`.
 
-    first_start: str
+    system       the text that tells the model who it is; may be empty
+    with_system  the first round's start, around "{system}"
+    bare         the first round's start without a system text
+    """
+
+    system: str
+    with_system: str
+    bare: str
     next_start: str
     ask: str
     close: str
 
+    @property
+    def first_start(self) -> str:
+        return self.with_system.replace("{system}", self.system) if self.system else self.bare
 
+
+_LLAMA_2 = ("[INST] <<SYS>>\n{system}\n<</SYS>>\n\n", "[INST] ", "<s>[INST] ", " [/INST]", " ")
 TEMPLATES = {
     # Llama-2 chat with LLaVA's system text: what the released checkpoints were tuned with.
-    "llama_2": Template(
-        f"[INST] <<SYS>>\n{_LLAMA_2_SYSTEM}\n<</SYS>>\n\n", "<s>[INST] ", " [/INST]", " "
-    ),
+    "llama_2": Template(_LLAMA_2_SYSTEM, *_LLAMA_2),
     # The same without a system text: shorter prompts for small models.
-    "llama_2_short": Template("[INST] ", "<s>[INST] ", " [/INST]", " "),
+    "llama_2_short": Template("", *_LLAMA_2),
     # LLaVA-1.5 (Vicuna v1).
-    "vicuna_v1": Template(f"{_V1_SYSTEM} USER: ", "USER: ", " ASSISTANT:", ""),
+    "vicuna_v1": Template(_V1_SYSTEM, "{system} USER: ", "USER: ", "USER: ", " ASSISTANT:", ""),
 }
 
 
@@ -87,8 +99,19 @@ def prompt_for(question: str, template: Template) -> str:
     return render([f"{IMAGE_MARK}\n{question}", None], template)
 
 
+_MARKS = ("<s>", END, "<unk>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
+
+
 def escape_marks(text: str) -> str:
     """Take prompt marks inside user text apart ("</s>" -> "< /s>"), so that they stay text."""
-    for mark in ("<s>", END, "<unk>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"):
+    for mark in _MARKS:
         text = text.replace(mark, f"{mark[0]} {mark[1:]}")
     return text
+
+
+def chat_template(template: Template) -> str:
+    """The template as transformers reads it (Jinja): renders messages to what `render` gives."""
+    values = {name.upper(): value for name, value in vars(template).items()}
+    values |= {"IMAGE": IMAGE_MARK, "END": END, "MARKS": _MARKS}
+    sets = "".join(f"{{%- set {name} = {json.dumps(value)} %}}\n" for name, value in values.items())
+    return sets + Path(__file__).with_name("chat_template.jinja").read_text(encoding="utf-8")

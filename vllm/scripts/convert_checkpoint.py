@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add("--vision-tower", help="folder or hub name of the tower when the checkpoint lacks it")
     args = parser.parse_args(argv)
+    from llava.checkpoints.fields import read_fields
+
+    read_fields(args.source)
     from llava.checkpoints.convert import convert  # slow to import: arguments are checked first
 
     files = convert(args.source, args.out, args.to, args.vision_tower)

@@ -16,10 +16,11 @@ from transformers.utils import cached_file
 
 from egogen.atomic import read_json
 from egogen.errors import EgoGenError
+from llava.checkpoints.fields import CONFIG_FILE, is_released, read_fields
 from llava.model import build_config, projector_layers
 from llava.tokens import IMAGE_ID
 
-CONFIG_FILE, TOWER_FOLDER = "config.json", "vision_tower"
+TOWER_FOLDER = "vision_tower"
 CLIP_L_14 = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -68,26 +69,6 @@ RELEASED_DEFAULTS = {
 # Fields of hub folders made here: the released config.json that they come from, and how many rows
 # were added to the vocabulary for the image mark.
 ORIGIN, ADDED_ROWS = "llava_config", "added_rows"
-
-
-def read_fields(folder: str | os.PathLike) -> dict[str, Any]:
-    """config.json as it stands. Raises EgoGenError unless it is a LLaVA model's."""
-    path = Path(folder) / CONFIG_FILE
-    if not Path(folder).is_dir():
-        raise EgoGenError(f"{folder}: no such folder, expected a vision-language checkpoint")
-    fields = read_json(path)
-    known = isinstance(fields, dict) and (
-        is_released(fields) or (fields.get("model_type") == "llava" and "vision_config" in fields)
-    )
-    if not known:
-        kind = fields.get("model_type") if isinstance(fields, dict) else fields
-        raise EgoGenError(f"{path}: model type {kind!r}, expected a LLaVA checkpoint")
-    return fields
-
-
-def is_released(fields: dict[str, Any]) -> bool:
-    """Whether config.json has the released layout."""
-    return "mm_vision_tower" in fields or "mm_hidden_size" in fields
 
 
 def ties_head(fields: dict[str, Any]) -> bool:

@@ -27,17 +27,15 @@ from egogen.atomic import read_json, write_json
 from egogen.errors import EgoGenError
 from llava.checkpoints.config import (
     ADDED_ROWS,
-    CONFIG_FILE,
     ORIGIN,
     TOWER_FOLDER,
-    is_released,
     read_config,
-    read_fields,
     released_fields,
 )
+from llava.checkpoints.fields import CONFIG_FILE, is_released, read_fields
 from llava.checkpoints.files import HUB_NAMES, RELEASED_NAMES, rename, weight_files, write_weights
 from llava.checkpoints.load import EMBEDDINGS, HEAD, read_state
-from llava.conversation import IMAGE_MARK
+from llava.conversation import IMAGE_MARK, chat_template, find_template
 from llava.image_processing import load_image_processor
 from llava.model import projector_layers, with_identity
 from llava.tokenizer import (
@@ -98,7 +96,7 @@ def _write_hub(
     files = write_weights(state, out, lambda name: rename(name, HUB_NAMES))
     _write_processor(source, out, config, tokenizer)
     rows = config.text_config.vocab_size + added
-    _write_generation(out, config, suppress_tokens=list(range(image_id, rows)))
+    _write_generation(out, tokenizer, suppress_tokens=list(range(image_id, rows)))
     config.text_config.vocab_size = rows
     config.image_token_index = image_id
     config.architectures = ["LlavaForConditionalGeneration"]
@@ -120,7 +118,7 @@ def _write_llava(
     write_json(out / TOWER_FOLDER / CONFIG_FILE, tower, indent=2)
     _save_tokenizer(tokenizer, out)
     _image_processor(source, config).save(out)
-    _write_generation(out, config)
+    _write_generation(out, tokenizer)
     origin = fields if is_released(fields) else fields.get(ORIGIN)
     released = released_fields(config, origin, TOWER_FOLDER)
     dtype = str(state[HEAD].dtype).removeprefix("torch.")
@@ -132,12 +130,11 @@ def _image_processor(source: Path, config: LlavaConfig):
     return load_image_processor(source, config.vision_config.image_size, config.image_aspect_ratio)
 
 
-def _write_generation(out: Path, config: LlavaConfig, **more: Any) -> None:
-    text = config.text_config
+def _write_generation(out: Path, tokenizer: TextTokenizer, **more: Any) -> None:
     GenerationConfig(
-        bos_token_id=text.bos_token_id,
-        eos_token_id=text.eos_token_id,
-        pad_token_id=text.pad_token_id,
+        bos_token_id=tokenizer.bos_id,
+        eos_token_id=tokenizer.eos_id,
+        pad_token_id=tokenizer.pad_id,
         **more,
     ).save_pretrained(out)
 
@@ -176,6 +173,7 @@ def _write_processor(
         vision_feature_select_strategy=config.vision_feature_select_strategy,
         image_token=IMAGE_MARK,
         num_additional_image_tokens=1,
+        chat_template=chat_template(find_template(config.conversation_template)),
     ).save_pretrained(out)
     path = out / TOKENIZER_CONFIG_FILE
     write_json(path, {**read_json(path), "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2)

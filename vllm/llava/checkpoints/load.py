@@ -20,27 +20,26 @@ from torch import Tensor
 from transformers import BitsAndBytesConfig, LlavaConfig, logging
 from transformers.modeling_utils import set_zero3_state
 
-from egogen.atomic import atomic_path
+from egogen.atomic import atomic_path, write_text
 from egogen.devices import usable_device
 from egogen.errors import EgoGenError
 from egogen.weight_files import check_names, shapes_of
 from llava.checkpoints.config import (
     ADDED_ROWS,
     hub_file,
-    is_released,
     read_config,
-    read_fields,
     ties_head,
     tower_folder,
     tower_name,
 )
+from llava.checkpoints.fields import is_released, read_fields
 from llava.checkpoints.files import (
     WHOLE_FILES,
     read_tower,
     read_weights,
     weight_files,
 )
-from llava.conversation import Template, find_template
+from llava.conversation import Template, chat_template, find_template
 from llava.image_processing import ImageProcessor, load_image_processor
 from llava.model import PROJECTOR, Llava, projector_layers
 from llava.tokenizer import TextTokenizer, load_tokenizer, save_tokenizer
@@ -51,7 +50,8 @@ UNQUANTIZED = ["model.vision_tower", PROJECTOR, "lm_head"]
 SECOND_LAYER = f"{PROJECTOR}.linear_2.weight", f"{PROJECTOR}.linear_2.bias"
 EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 # What transformers wants beside the weights of a hub folder, carried along when it is tuned.
-HUB_FILES = ("processor_config.json", "chat_template.json", "chat_template.jinja")
+HUB_FILES = ("processor_config.json", "chat_template.json")
+CHAT_FILE = "chat_template.jinja"
 
 if not sys.stderr.isatty():
     logging.disable_progress_bar()  # the library's bars fill a log; ours print lines there
@@ -272,3 +272,5 @@ def save_tools(loaded: Loaded, folder: str | os.PathLike) -> None:
         if source.exists() and source.resolve() != target.resolve():
             with atomic_path(target) as temporary:
                 shutil.copyfile(source, temporary)
+    if (loaded.folder / CHAT_FILE).exists():  # tuning may have chosen another template
+        write_text(Path(folder) / CHAT_FILE, chat_template(loaded.template))

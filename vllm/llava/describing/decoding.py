@@ -14,23 +14,14 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
+from llava.describing.job import Decoding
 from llava.model import Llava, runs_on
 from llava.tokens import left_pad
 
-TOP_K = 50  # the default of the library that the published runs sampled with
 BLOCK = 64  # spare positions of the key and value cache; a description is some 100 tokens
 
 # (B, V) logits and the numbers of the samples they belong to -> the next token of each.
 Choice = Callable[[torch.Tensor, Sequence[int]], list[int]]
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How tokens are chosen: drawn from the `top_k` most probable; `temperature` 0 is greedy."""
-
-    temperature: float = 0.2
-    top_k: int = TOP_K
-    max_new_tokens: int = 1024
 
 
 @dataclass

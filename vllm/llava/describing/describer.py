@@ -22,12 +22,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image
 
-from egogen.features.projector import Projector
+if TYPE_CHECKING:  # slow to import
+    from egogen.features.projector import Projector
 
 Name = tuple[str, str]  # what a sample is known by: (clip, action)
 

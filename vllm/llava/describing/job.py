@@ -14,6 +14,17 @@ from egogen.jobs import ceil_chunk
 from llava.describing.describer import Name
 from llava.labels import QUERY
 
+TOP_K = 50  # the default of the library that the published runs sampled with
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen: drawn from the `top_k` most probable; `temperature` 0 is greedy."""
+
+    temperature: float = 0.2
+    top_k: int = TOP_K
+    max_new_tokens: int = 1024
+
 
 @dataclass(frozen=True)
 class Job:

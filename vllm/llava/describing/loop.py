@@ -1,7 +1,7 @@
 """Describing one chunk of a split: texts into one JSON file, features into their stores.
 
-A batch's features are written before its texts, so that an entry in the result file is finished
-work: a job that was killed at any moment continues by the same command.
+A batch's features are written before its texts, so that an entry in the result file or its journal
+is finished work: a job that was killed at any moment continues by the same command.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ from egogen.jobs import Progress, lock
 from egogen.seeds import stable_seed
 from llava.describing.describer import Describer
 from llava.describing.job import Job, Sample, chunk_entries, name_of
-from llava.describing.results import finished, record_results, result_file, write_results
+from llava.describing.results import (
+    append_results,
+    finished,
+    journal_of,
+    record_results,
+    result_file,
+    write_results,
+)
 from llava.describing.stores import FeatureStores
 from llava.labels import clean_label, question
 
@@ -107,7 +114,7 @@ def run(job: Job, describer: Describer) -> int:
     held = path.with_name(f".{path.stem}.lock") if path else Path(".lock")
     with lock(held, f"describing chunk {job.chunk_idx}", needed=path is not None):
         done = finished(path, entries, stores.hold)
-        if path and not path.exists():
+        if path and (not path.exists() or journal_of(path).exists()):
             write_results(path, entries, done)
         left = [entry for entry in entries if entry.key not in done]
         problems = []
@@ -115,10 +122,13 @@ def run(job: Job, describer: Describer) -> int:
             for batch in batches(job, describer, left):
                 problems += [sample for sample in batch if sample.problem]
                 ready = [sample for sample in batch if not sample.problem]
-                done |= describe_batch(job, describer, ready, stores)
-                if path and ready:
-                    write_results(path, entries, done)
+                made = describe_batch(job, describer, ready, stores)
+                if path and made:
+                    append_results(path, [sample.entry for sample in ready], made)
+                done |= made
                 progress.update(len(batch))
+        if path and journal_of(path).exists():
+            write_results(path, entries, done)
         stores.close()
     for sample in problems:
         print(f"not described: entry {sample.entry.key}: {sample.problem}", file=sys.stderr)

@@ -4,10 +4,16 @@ A result file holds the entries of one chunk, {clip: {action: texts}}:
 
     {"clip_0": {"3": {"original action": "#C C cuts the apple", "action": "cut the apple",
                       "description": "The left hand holds ..."}}}
+
+While the chunk is described, each batch is added to a journal beside it (`<name>.jsonl`, a line
+of the same form for each entry), so that what is written grows with the entries and not with their
+square. The journal's entries belong to the chunk; they go into the result file when the run ends,
+or at the next start of one that was killed.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -35,9 +41,36 @@ def result_file(save_path: str | os.PathLike, chunk_idx: int) -> Path:
     return Path(save_path) / f"{name}_{chunk_idx}.json"
 
 
+def journal_of(path: Path) -> Path:
+    return path.with_suffix(".jsonl")
+
+
 def read_results(path: Path) -> Results:
-    """A result file, checked. Raises EgoGenError naming file and entry."""
-    data = read_json(path)
+    """A result file with the entries of its journal, checked. Raises EgoGenError naming file and
+    entry.
+    """
+    added = _read_journal(journal_of(path))  # first: whoever publishes removes it last
+    data = _checked(read_json(path), path)
+    for line in added:
+        for clip, actions in line.items():
+            data.setdefault(clip, {}).update(actions)
+    return data
+
+
+def _read_journal(path: Path) -> list[Results]:
+    """Its lines up to one that a killed run or a full disk has cut short: that is left out."""
+    found: list[Results] = []
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        if not line.endswith(b"\n"):
+            break
+        try:
+            found.append(_checked(json.loads(line), path))
+        except (ValueError, EgoGenError):
+            break
+    return found
+
+
+def _checked(data: Any, path: Path) -> Results:
     if not isinstance(data, dict):
         raise EgoGenError(f"{path}: expected an object of clips, found {type(data).__name__}")
     for clip, actions in data.items():
@@ -51,15 +84,30 @@ def read_results(path: Path) -> Results:
     return data
 
 
+def append_results(
+    path: Path, entries: Iterable[ActionEntry], made: dict[str, dict[str, str]]
+) -> None:
+    """Add what was made of `entries` (`ActionEntry.key` -> fields) to the journal of `path`."""
+    lines = [{entry.clip: {entry.action_id: made[entry.key]}} for entry in entries]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    with open(journal_of(path), "ab") as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def write_results(
     path: Path, entries: Iterable[ActionEntry], done: dict[str, dict[str, str]]
 ) -> None:
-    """Write what is done (`ActionEntry.key` -> fields), in the order of the action file."""
+    """Write what is done (`ActionEntry.key` -> fields), in the order of the action file; the
+    journal is then part of it and goes.
+    """
     data: dict[str, dict[str, Any]] = {}
     for entry in entries:
         if entry.key in done:
             data.setdefault(entry.clip, {})[entry.action_id] = done[entry.key]
     write_json(path, data)
+    journal_of(path).unlink(missing_ok=True)
 
 
 def finished(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from egogen.errors import EgoGenError
 from egogen.features.store import LAYOUTS
-from llava.checkpoints.load import Loaded, load
+from llava.checkpoints.fields import read_fields
+from llava.describing.job import Job, chunk_entries
 from llava.labels import DATASETS, QUERY, STYLES, check_query, dataset_of
+
+if TYPE_CHECKING:
+    from llava.checkpoints.load import Loaded
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
@@ -94,7 +98,17 @@ def job_fields(args: argparse.Namespace, action_label: Path) -> dict[str, Any]:
     }
 
 
+def check_inputs(args: argparse.Namespace, job: Job) -> None:
+    """Raises EgoGenError for an action file or a model's folder that is none, before any network
+    is made.
+    """
+    chunk_entries(job)
+    read_fields(args.model_path)
+
+
 def load_asked(args: argparse.Namespace) -> Loaded:
+    from llava.checkpoints.load import load  # slow to import
+
     return load(
         args.model_path,
         dtype=args.dtype,

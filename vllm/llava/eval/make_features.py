@@ -14,11 +14,8 @@ from pathlib import Path
 from egogen.actions import DESCRIPTION_KEY, read_actions
 from egogen.atomic import read_json
 from egogen.errors import EgoGenError, run_command
-from llava.describing.engine import given_texts
 from llava.describing.job import Job
-from llava.describing.llava_describer import LlavaDescriber
-from llava.describing.loop import run
-from llava.eval.arguments import add_arguments, check_least, job_fields, load_asked
+from llava.eval.arguments import add_arguments, check_inputs, check_least, job_fields, load_asked
 
 RESULT_KEY = "description"  # the field of the description loop's own results
 EXAMPLE = """example:
@@ -79,6 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     action_label = args.action_label or args.descriptions
     texts = read_texts(args.descriptions, action_label, args.key)
     job = Job(**job_fields(args, action_label), seed=None)
+    check_inputs(args, job)
+
+    # Slow to import: bad arguments and files are reported first.
+    from llava.describing.engine import given_texts
+    from llava.describing.llava_describer import LlavaDescriber
+    from llava.describing.loop import run
+
     loaded = load_asked(args)
     return run(job, LlavaDescriber(loaded, given_texts(loaded, texts)))
 

@@ -7,12 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from egogen.errors import run_command
-from llava.describing.decoding import TOP_K, Decoding
-from llava.describing.engine import transformers_engine
-from llava.describing.job import Job
-from llava.describing.llava_describer import LlavaDescriber
-from llava.describing.loop import run
-from llava.eval.arguments import add_arguments, check_least, job_fields, load_asked
+from llava.describing.job import TOP_K, Decoding, Job
+from llava.eval.arguments import add_arguments, check_inputs, check_least, job_fields, load_asked
 
 EXAMPLE = """example:
   python -m llava.eval.run_llava_in_loop --model-path runs/vllm \\
@@ -55,6 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     fields = job_fields(args, args.action_label)
     job = Job(**fields, save_path=args.save_path, seed=args.seed)
     settings = Decoding(args.temperature, args.top_k, args.max_new_tokens)
+    check_inputs(args, job)
+
+    # Slow to import: bad arguments and files are reported first.
+    from llava.describing.engine import transformers_engine
+    from llava.describing.llava_describer import LlavaDescriber
+    from llava.describing.loop import run
+
     loaded = load_asked(args)
     return run(job, LlavaDescriber(loaded, transformers_engine(loaded, settings)))
 

@@ -15,7 +15,7 @@ import torch
 from egogen.atomic import read_json, write_json
 from egogen.errors import EgoGenError
 from llava.checkpoints.load import load_model, save_tools, with_tools
-from llava.model import Llava
+from llava.model import Llava, projector_layers
 from llava.train.saving import publish, staging_folder
 
 ADAPTER_FOLDER, ORIGIN_FILE = "adapter", "origin.json"
@@ -36,13 +36,16 @@ def add_adapters(
     model.name_or_path = str(base)  # else peft asks the hub when it saves
     if quantized:  # checkpointing is switched on by the trainer
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    # A base in transformers' layout has a second layer always. Where it is the identity the adapter
+    # does not name it, so that peft can put the adapter on such a base too.
+    one_layer = projector_layers(model.config) == 1
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
         bias="none",
         target_modules=TARGETS,
-        modules_to_save=["multi_modal_projector"],
+        modules_to_save=["multi_modal_projector" + (".linear_1" if one_layer else "")],
     )
     try:
         model = get_peft_model(model, config)

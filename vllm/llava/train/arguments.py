@@ -126,6 +126,11 @@ class TuningArguments(TrainingArguments):
         default=False, metadata={"help": "All switches of tuning as in the released code."}
     )
 
+    settings = {}  # what the run depends on besides: goes to the loggers with the flags here
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), **self.settings}
+
     def __post_init__(self):
         if self.warmup_ratio and not self.warmup_steps:
             self.warmup_steps = self.warmup_ratio  # a number below 1 is a share

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
-import torch
-
-from egogen.errors import run_command
-from llava.train.adapters import merge
+from egogen.errors import EgoGenError, run_command
 
 EXAMPLE = """example:
   python -m llava.train.merge_lora --adapter runs/vllm_lora/adapter --out runs/vllm_merged"""
@@ -28,6 +26,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--dtype", default="float16", choices=("float32", "float16", "bfloat16"), help="of the out"
     )
     args = parser.parse_args(argv)
+    if not Path(args.adapter).is_dir():
+        raise EgoGenError(f"{args.adapter}: no such folder, expected the adapter of a tuning")
+
+    # Slow to import: bad arguments are reported first.
+    import torch
+
+    from llava.train.adapters import merge
+
     merge(args.adapter, args.out, base=args.base, dtype=getattr(torch, args.dtype))
     print(f"{args.out}: {args.adapter} merged")
 

@@ -101,8 +101,7 @@ def prepare(flags: Flags) -> Loaded:
     return with_tools(model, flags.model.model_name_or_path)
 
 
-def read_data(flags: Flags, loaded: Loaded) -> TuningData:
-    conversations = read_conversations(flags.data.data_path)
+def make_data(flags: Flags, loaded: Loaded, conversations: list[Any]) -> TuningData:
     shown = track(conversations, len(conversations), "read", "conversations")
     data = TuningData(
         shown if is_first() else conversations,
@@ -162,9 +161,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if check_output(output, settings):
         print(f"{output}: tuning is finished, nothing to do")
         return
+    flags.tuning.settings = settings
+    conversations = read_conversations(flags.data.data_path)  # before a large model is loaded
     set_seed(flags.tuning.seed)
     loaded = prepare(flags)
-    data = read_data(flags, loaded)
+    data = make_data(flags, loaded, conversations)
     model: Any = loaded.model
     if flags.lora.lora_enable:
         lora = flags.lora

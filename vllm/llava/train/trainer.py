@@ -59,8 +59,16 @@ class StepProgress(TrainerCallback):
     def __init__(self) -> None:
         self.progress: Progress | None = None
         self.last_line = time.monotonic()
+        self.since = 0, self.last_line  # (step, time) of the last log
+
+    def speed(self, args: Any, state: Any) -> float:
+        """Samples per second since it was asked last."""
+        (step, begun), now = self.since, time.monotonic()
+        self.since = state.global_step, now
+        return (state.global_step - step) * args.step_samples / max(now - begun, 1e-9)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.since = state.global_step, time.monotonic()
         if state.is_world_process_zero:
             samples = args.step_samples
             self.progress = Progress(
@@ -100,11 +108,18 @@ class Tuner(Trainer):
         super().__init__(model=model, **options)
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
-        self.add_callback(StepProgress())
+        self.shown = StepProgress()
+        self.add_callback(self.shown)
         mark = {"engine": self.args.engine, "processes": processes()}
         self.add_callback(CompleteCheckpoints(loaded, self.args.kept, mark))
         self.stop = StopOnSignal()
         self.add_callback(self.stop)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Rate and loss go to the log with the speed, under stage 2's name for it."""
+        if "loss" in logs:
+            logs = {**logs, "samples_per_s": self.shown.speed(self.args, self.state)}
+        super().log(logs, *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:
         data = self.train_dataset if train_dataset is None else train_dataset

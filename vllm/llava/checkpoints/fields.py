@@ -1,0 +1,32 @@
+"""config.json as it stands, for checks that come before anything slow is imported."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from egogen.atomic import read_json
+from egogen.errors import EgoGenError
+
+CONFIG_FILE = "config.json"
+
+
+def read_fields(folder: str | os.PathLike) -> dict[str, Any]:
+    """config.json as it stands. Raises EgoGenError unless it is a LLaVA model's."""
+    path = Path(folder) / CONFIG_FILE
+    if not Path(folder).is_dir():
+        raise EgoGenError(f"{folder}: no such folder, expected a vision-language checkpoint")
+    fields = read_json(path)
+    known = isinstance(fields, dict) and (
+        is_released(fields) or (fields.get("model_type") == "llava" and "vision_config" in fields)
+    )
+    if not known:
+        kind = fields.get("model_type") if isinstance(fields, dict) else fields
+        raise EgoGenError(f"{path}: model type {kind!r}, expected a LLaVA checkpoint")
+    return fields
+
+
+def is_released(fields: dict[str, Any]) -> bool:
+    """Whether config.json has the released layout."""
+    return "mm_vision_tower" in fields or "mm_hidden_size" in fields

@@ -12,11 +12,19 @@ import pytest
 import torch
 from PIL import Image
 from recipe import image
-from small_model import FEATURE_DIM, IMAGE_ROWS, params_of, random_weights, write_config
+from small_model import (
+    FEATURE_DIM,
+    IMAGE_ROWS,
+    params_of,
+    random_model,
+    random_weights,
+    write_config,
+)
 
 from egogen import EgoGenError
 from egogen.features.store import write_feature
 from ldm.checkpoints.layouts import to_own
+from ldm.generate import fingerprint
 from ldm.images import to_image, write_image
 from ldm.schema import InferenceConfig
 from metrics.inference import main
@@ -184,3 +192,52 @@ def test_jpeg_quality_of_frames(world, made, tmp_path):
     ):
         write_image(tmp_path / name, picture, 60)
         assert (tmp_path / name).read_bytes() == encoded(picture, **options)
+
+
+def test_the_released_picture_is_stretched(world, made, tmp_path):
+    """Every picture's own range fills 0 to 255, but for what JPEG changes."""
+    stretched = generate(world, tmp_path / "out", "inference.picture=minmax")
+    for key, path in stretched.items():
+        values, plain = (np.asarray(Image.open(x), int) for x in (path, made[key]))
+        assert values.min() < 30 and values.max() > 225, key
+        assert values.max() - values.min() > plain.max() - plain.min() + 20, key
+
+
+def test_released_noise_over_a_sweep_and_a_restart(world, tmp_path):
+    """A frame's noise is that of its place in the process, the pairs of scales counted on."""
+    options = ["inference.noise=process", "inference.scales_img=[1.5,2.0]"]
+    whole = {path: path.read_bytes() for path in sweep(world, tmp_path, *options)}
+    lost = [path for path in whole if "-si=2.0" in str(path)][2:4]
+    for path in lost:
+        path.unlink()
+    assert {path: path.read_bytes() for path in sweep(world, tmp_path, *options)} == whole
+    assert len(whole) == 12 and len(lost) == 2
+
+
+def sweep(world, out, *options) -> list[Path]:
+    generate(world, out, *options)
+    return sorted(out.rglob("*.jpg"))
+
+
+def test_fingerprint_of_a_checkpoint(tmp_path):
+    """Its size, and its first and last MiB: where a .ckpt has its names, and all checksums."""
+    content = bytearray(3 * 2**20)
+    seen = set()
+    for place in (None, 5, -5):
+        changed = bytearray(content)
+        if place is not None:
+            changed[place] = 1
+        (tmp_path / "X.ckpt").write_bytes(changed)
+        seen.add(fingerprint(str(tmp_path / "X.ckpt")))
+    (tmp_path / "X.ckpt").write_bytes(content + b"\0")
+    seen.add(fingerprint(str(tmp_path / "X.ckpt")))
+    assert len(seen) == 4 and all(len(found) == 16 for found in seen)
+
+
+def test_frozen_parts_stay_in_evaluation_mode(world):
+    model = random_model(params_of(world / "config.yaml")).train()
+    assert model.unet.training and model.conditioner.training
+    frozen = [*model.vae.modules(), *model.text_encoder.modules()]
+    assert not any(module.training for module in frozen)
+    learns = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert learns == {"unet", "conditioner"}

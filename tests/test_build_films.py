@@ -182,7 +182,7 @@ def test_the_best_of_several_streams(tmp_path):
         streams = [container.add_stream("libx264", rate=RATE) for _ in range(2)]
         for stream, flags in zip(streams, (kinds.comment, kinds.default), strict=True):
             stream.width, stream.height = SIZE
-            stream.disposition = flags
+            stream.disposition = flags.value
         for number in range(20):
             for stream, shown in zip(streams, (99, number), strict=True):
                 container.mux(stream.encode(av.VideoFrame.from_image(picture(shown))))
@@ -202,13 +202,21 @@ def test_frames_close_together_are_two(tmp_path, capsys):
     assert len(list((tmp_path / "out" / "EgoGen").rglob("*.jpg"))) == 2
 
 
-def test_a_damaged_stretch_is_passed_as_players_do(tmp_path):
-    path = write_film(tmp_path / "a.mkv", "mpeg4", range(60))
+def test_a_damaged_stretch_is_refused_and_the_rest_read(tmp_path):
+    path = write_film(tmp_path / "a.avi", "mpeg4", range(60))  # key frames 0, 15, 30 and 45
     data = bytearray(path.read_bytes())
-    data[len(data) // 4 : len(data) // 4 + 60] = bytes(60)
+    begin = -1
+    for _ in range(21):
+        begin = data.index(b"00dc", begin + 1)
+    size = struct.unpack("<I", data[begin + 4 : begin + 8])[0]
+    data[begin + 8 : begin + 8 + size] = b"\xff" * size
     path.write_bytes(data)
     with open_clip(path, None) as clip:
-        assert number_in(clip.at(1.75).image) == 52
-    (tmp_path / "b.mkv").write_bytes(data[: len(data) // 2])
-    with open_clip(tmp_path / "b.mkv", None) as clip, pytest.raises(EgoGenError, match="ends"):
+        for time, number in ((0.55, 16), (1.05, 31), (1.95, 58)):
+            assert number_in(clip.at(time).image) == number
+            with pytest.raises(EgoGenError, match=r"damaged at 0\.85 s"):
+                clip.at(0.85)
+    path = write_film(tmp_path / "b.ts", times=range(60))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with open_clip(path, None) as clip, pytest.raises(EgoGenError, match="ends"):
         clip.at(1.9)

@@ -69,6 +69,7 @@ class Video:
             self.zero = min(begin, 0.0)
         self.shown: Any = None  # the frame decoded last, and the one behind it
         self.coming: Any = None
+        self.damaged: set[int] = set()  # times of frames that refer to what could not be decoded
 
     def _open(self) -> None:
         self.container, self.stream = open_film(self.path)
@@ -102,6 +103,8 @@ class Video:
         lasts = max(float(self.shown.duration * self.tick), 1 / self.fps)
         if self.coming is None and due > self._time(self.shown) + lasts + 2 * EPSILON:
             raise EgoGenError(f"{self.path}: ends before {seconds:.2f} s")
+        if self.shown.pts in self.damaged:
+            raise EgoGenError(f"{self.path}: damaged at {seconds:.2f} s")
 
     def _time(self, frame) -> float:
         return float(frame.pts * self.tick) - self.zero
@@ -125,20 +128,25 @@ class Video:
     def _decode(self, sought: bool) -> Iterator[av.VideoFrame]:
         """Frames with their times; after a seek from a key frame with a time of its own."""
         expected = None if sought else self.first
+        damaged = False
         for packet in self.container.demux(self.stream):
             if sought and not (packet.is_keyframe and packet.pos is not None):
                 continue  # what precedes has no base, or a time reckoned from nothing (MPEG)
             sought = False
             try:
                 frames = packet.decode()
-            except InvalidDataError:  # players go on behind a damaged packet
+            except InvalidDataError:  # what refers to it is damaged too
+                damaged = True
                 continue
             for frame in frames:
+                damaged = damaged and not frame.key_frame
                 if frame.pts is None:  # AVI has times of decoding, a bare stream none
                     frame.pts = frame.dts if frame.dts is not None else expected
                 if frame.pts is None:
                     return
                 frame.time_base = self.tick  # a flushed frame has none
+                if damaged:
+                    self.damaged.add(frame.pts)
                 expected = frame.pts + (frame.duration or round(1 / self.rate / self.tick))
                 yield frame
 

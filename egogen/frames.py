@@ -43,10 +43,10 @@ def read_rgb(path: str | os.PathLike) -> Image.Image:
                 return _decoded(file)
             except Exception:
                 file.seek(0)
-                bare = _bare(file.read())
-                if bare is None:
+                if not file.read(len(PNG)).startswith((PNG, JPEG)):
                     raise
-            return _decoded(*bare)
+                file.seek(0)
+            return _decoded(*_bare(file.read()))
     except FileNotFoundError:
         raise EgoGenError(f"{path}: no such image") from None
     except Exception as error:  # Pillow's decoders raise nearly everything on odd bytes
@@ -145,8 +145,8 @@ def _grey(image: Image.Image) -> Image.Image:
     return Image.fromarray(scaled.astype(np.uint8))
 
 
-def _bare(data: bytes) -> tuple[io.BytesIO, bytes] | None:
-    """A PNG or JPEG without what stands beside the pixels, and its EXIF block; None for others."""
+def _bare(data: bytes) -> tuple[io.BytesIO, bytes]:
+    """A PNG or JPEG without what stands beside the pixels, and its EXIF block."""
     kept, exif = [], b""
     if data.startswith(PNG):
         at = len(PNG)
@@ -155,14 +155,12 @@ def _bare(data: bytes) -> tuple[io.BytesIO, bytes] | None:
             kept += [data[at:end]] if kind in PNG_PIXELS else []
             exif, at = data[at + 8 : end - 4] if kind == b"eXIf" else exif, end
         return io.BytesIO(b"".join([PNG, *kept])), exif
-    if data.startswith(JPEG):
-        at = len(JPEG)
-        while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"\xda", b""):
-            mark, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4])
-            beside, end = 0xE0 <= mark <= 0xEF or mark == 0xFE, at + 1 if mark == 0xFF else end
-            # The block of 16 bytes that says how the colours of CMYK and RGB are meant.
-            adobe = data[at + 4 : at + 9] == b"Adobe" and end == at + 16
-            kept += [data[at:end]] if adobe or not beside else []
-            exif, at = data[at + 4 : end] if data[at + 4 : at + 8] == b"Exif" else exif, end
-        return io.BytesIO(b"".join([JPEG, *kept, data[at:]])), exif
-    return None
+    at = len(JPEG)
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"\xda", b""):
+        mark, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        beside, end = 0xE0 <= mark <= 0xEF or mark == 0xFE, at + 1 if mark == 0xFF else end
+        # The block of 16 bytes that says how the colours of CMYK and RGB are meant.
+        adobe = data[at + 4 : at + 9] == b"Adobe" and end == at + 16
+        kept += [data[at:end]] if adobe or not beside else []
+        exif, at = data[at + 4 : end] if data[at + 4 : at + 8] == b"Exif" else exif, end
+    return io.BytesIO(b"".join([JPEG, *kept, data[at:]])), exif

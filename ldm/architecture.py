@@ -104,8 +104,8 @@ def load_tokenizer(version: str) -> CLIPTokenizer:
 
 
 def _from_folder(kind: Any, version: str) -> Any:
-    begin = Path(version).parts[:1]
-    if not Path(version).is_dir() and (version.count("/") > 1 or Path(*begin).exists()):
+    path_only = version.count("/") > 1 or version.startswith((".", "/", "~"))
+    if path_only and not Path(version).is_dir():
         raise EgoGenError(
             f"cond_stage_config.params.version={version}: no such folder (nor a hub's name, which "
             "is namespace/name)"

@@ -65,8 +65,12 @@ def frame_file(root: Path, relative: str) -> Path:
 
 def _frames_below(root: Path) -> dict[str, str]:
     """{path without suffix: path} of every image below `root`, relative; no hidden files."""
-    found = {}
-    for folder, _, names in os.walk(root, followlinks=True):
+    found, seen = {}, set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        if (place := os.path.realpath(folder)) in seen:  # a link that leads back
+            below.clear()
+            continue
+        seen.add(place)
         for name in names:
             path = Path(folder, name)
             if path.suffix.lower() in SUFFIXES and not name.startswith("."):

@@ -58,7 +58,7 @@ def test_order_of_entries_and_of_listing_changes_no_byte(root, monkeypatch):
     }
     (root / "ego4d_val.json").write_text(json.dumps(turned))
     walk = os.walk
-    monkeypatch.setattr(os, "walk", lambda top: reversed(list(walk(top))))
+    monkeypatch.setattr(os, "walk", lambda top, **more: reversed(list(walk(top, **more))))
     main(arguments(root, f"--out={root / 'again'}", "--metrics=psnr_changed,psnr", "--workers=3"))
     assert [(root / "again" / name).read_bytes() for name in names] == before
 

@@ -150,6 +150,7 @@ def test_a_dataset_of_links_is_like_its_copy(tmp_path):
     (store / "more").mkdir()
     Image.new("RGB", (8, 8)).save(store / "more" / "frame.jpg")
     (tmp_path / "made" / "clip9").symlink_to(store / "more")
+    (tmp_path / "made" / "loop").symlink_to(tmp_path / "made")
     found = find_pairs(tmp_path / "made", truth, layout.action_file(root, "ego4d", "val"))
     assert len(found.pairs) == 4 and not found.problems
     assert len(found.notes) == 1 and "clip9/frame.jpg" in found.notes[0]

@@ -305,7 +305,8 @@ def test_lpips_of_a_wrapped_backbone(tmp_path):
     path = weight_file(tmp_path, "squeeze")
     expected = perceptual.network("squeeze", path).state_dict()
     state = {f"module._orig_mod.{n}": v for n, v in torch.load(path).items()}
-    torch.save({"model_state_dict": state, "step": np.int64(3)}, path)
-    found = perceptual.network("squeeze", path).state_dict()
+    wrapped = tmp_path / "wrapped.pth"
+    torch.save({"model_state_dict": state, "step": np.int64(3)}, wrapped)
+    found = perceptual.network("squeeze", wrapped).state_dict()
     names = [name for name in expected if name.startswith("net.")]
     assert names and all(torch.equal(found[name], expected[name]) for name in names)

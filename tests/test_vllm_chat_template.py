@@ -169,7 +169,9 @@ def test_pipeline_with_messages_writes_what_the_product_writes(folder, tmp_path)
     messages = [say("user", {"type": "image", "image": image}, text(question(action)))]
     pipe = pipeline("image-text-to-text", model=str(folder[1]))
     (answer,) = pipe(text=messages, return_full_text=False, generate_kwargs={"max_new_tokens": 8})
-    assert answer["generated_text"].strip() == made.text
+    # Its tokenizer spells bytes that are no letter otherwise, so that ids are compared.
+    written = pipe.processor.decode(list(made.ids), skip_special_tokens=True)
+    assert answer["generated_text"].strip() == written.strip()
     image.save(tmp_path / "frame.png")  # as the server calls it: an image by its place
     messages[0]["content"][0] = {"type": "image", "url": str(tmp_path / "frame.png")}
     inputs = pipe.processor.apply_chat_template(

@@ -119,8 +119,7 @@ def build_logger(kind: str, folder: Path) -> Any:
     if kind == "none":
         return False
     if kind == "tensorboard":
-        place = {"name": folder.name, "version": ""}
-        return pl.loggers.TensorBoardLogger(folder.parent, **place, default_hp_metric=False)
+        return pl.loggers.TensorBoardLogger(folder.parent, name=folder.name, version="")
     if importlib.util.find_spec("wandb") is None:
         raise EgoGenError("config: lightning.logger=wandb: pip install wandb first")
     path = folder / "wandb_id"
@@ -128,6 +127,20 @@ def build_logger(kind: str, folder: Path) -> Any:
         write_text(path, secrets.token_hex(4))
     identity = path.read_text() if path.exists() else None
     return pl.loggers.WandbLogger(name=folder.name, save_dir=folder, id=identity, resume="allow")
+
+
+def log_settings(logger: Any, settings: Mapping[str, Any]) -> None:
+    """Where TensorBoard (its tab HPARAMS) and W&B look for them. Lightning would make up a metric
+    to go with them in TensorBoard.
+    """
+    if not isinstance(logger, pl.loggers.TensorBoardLogger):
+        logger.log_hyperparams(settings)
+        return
+    from torch.utils.tensorboard.summary import hparams
+
+    plain = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in settings.items()}
+    for part in hparams(plain, {"loss": 0, "val_loss": 0}):  # of these the names alone are used
+        logger.experiment.file_writer.add_summary(part)
 
 
 def build_trainer(lightning: LightningConfig, folder: Path, gpus: str | None, callbacks: list):
@@ -237,7 +250,7 @@ def train(
             (folder / "finished.json").unlink(missing_ok=True)  # a longer run is being asked for
             write_text(folder / "config.yaml", to_yaml(config))
             for logger in trainer.loggers:
-                logger.log_hyperparams(file_values(config))
+                log_settings(logger, file_values(config))
         ckpt = checkpoint_to_resume(folder)
         trainer.fit(module, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
         if trainer.interrupted:

@@ -13,7 +13,8 @@ from small_dataset import write_split
 from egogen import layout
 from egogen.errors import EgoGenError
 from llava.describing.describer import Description, Feature
-from llava.describing.job import Job
+from llava.describing.engine import given_texts, transformers_engine
+from llava.describing.job import Decoding, Job
 from llava.describing.loop import run
 from llava.describing.results import (
     check_complete,
@@ -239,3 +240,33 @@ def test_results_made_with_something_else_are_refused(root, tmp_path, name):
     with pytest.raises(EgoGenError, match=name):
         run(job(root, tmp_path, **{name: CHANGED[name]}), Sayer())
     assert chunk(tmp_path).read_bytes() == before
+
+
+def test_results_and_features_of_another_origin_are_refused(root, tmp_path):
+    """Such as another model, temperature or description, which all are in the provenance."""
+    run(job(root, tmp_path), Sayer())
+    other = Sayer()
+    other.provenance = {"model": "2"}
+    for options in (job(root, tmp_path), replace(job(root, tmp_path), save_path=None)):
+        with pytest.raises(EgoGenError, match="model '1', expected '2'"):
+            run(options, other)
+    assert not other.asked
+
+
+TEXTS = {("a", "0"): "The hand lifts it.", ("a", "1"): "It falls."}
+
+
+def test_all_that_decides_a_text_is_in_its_origin():
+    plain = transformers_engine(None, Decoding()).origin
+    for name, value in {"temperature": 0.3, "top_k": 49, "max_new_tokens": 1023}.items():
+        changed = transformers_engine(None, replace(Decoding(), **{name: value})).origin
+        assert {key for key in plain if plain[key] != changed[key]} == {name}
+    given = given_texts(None, TEXTS).origin
+    assert given_texts(None, dict(reversed(TEXTS.items()))).origin == given
+    others = (
+        {**TEXTS, ("a", "1"): "It falls"},
+        {("a", "0"): TEXTS["a", "1"], ("a", "1"): TEXTS["a", "0"]},
+        {("a", "0"): TEXTS["a", "0"]},
+        {("b", "0"): TEXTS["a", "0"], ("a", "1"): TEXTS["a", "1"]},
+    )
+    assert all(given_texts(None, other).origin != given for other in others)

@@ -69,6 +69,9 @@ class Denoiser:
 
     @property
     def dtype(self) -> torch.dtype:
+        """What it computes in: diffusers' networks may keep their weights in less."""
+        if isinstance(dtype := getattr(self.network, "dtype", None), torch.dtype):
+            return dtype
         return next(self.network.parameters()).dtype
 
     @property

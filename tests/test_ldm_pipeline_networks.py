@@ -103,6 +103,7 @@ def test_processors_that_somebody_sets_are_used_and_stay(own, usual):
         lambda pipe: pipe.enable_attention_slicing(),
         lambda pipe: (pipe.enable_attention_slicing(), pipe.disable_attention_slicing()),
         lambda pipe: pipe.vae.enable_slicing(),
+        lambda pipe: pipe.unet.enable_layerwise_casting(torch.float64, torch.float32),
         lambda pipe: pipe.vae.enable_tiling(),
         lambda pipe: pipe.unet.requires_grad_(False).enable_gradient_checkpointing(),
         lambda pipe: pipe.unet.to(memory_format=torch.channels_last),

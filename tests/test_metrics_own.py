@@ -1,20 +1,28 @@
 """Exact values of what is own in the figures: regions, intervals, words of a report."""
 
+import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from egogen.actions import ActionEntry
 from metrics import intervals
+from metrics.evaluate import identity_of
+from metrics.frame_pairs import Pair, Population, find_pairs, same_aspect
 from metrics.intervals import Comparison, around, clip_numbers, percentiles, sign_flip_p
 from metrics.measures.frechet import frechet_distance
 from metrics.measures.psnr import changed_mask, changed_region_scores
-from metrics.registry import KEYS, finite_mean
+from metrics.registry import KEYS, METRICS, Settings, finite_mean
 from metrics.reporting.comparison import p_text
 from metrics.reporting.curves import smooth
 from metrics.reporting.data import ReportData, Sample, gained_and_lost, rank
 from metrics.reporting.figures import interval_text, number
+
+DATA = Path(__file__).parent / "data" / "metrics"
 
 
 @pytest.mark.parametrize(
@@ -130,3 +138,73 @@ def test_largest_gains_and_losses_come_first(key, sign):
     gained, lost = gained_and_lost(data, 2)
     assert [(one.key, change) for one, change in gained] == [("b", 3 * sign), ("f", 2 * sign)]
     assert [(one.key, change) for one, change in lost] == [("d", -5 * sign), ("c", -2 * sign)]
+
+
+def test_what_a_metric_is_computed_from(tmp_path):
+    """Frames, dataset and weights of all; sources and texts of those that look at them."""
+    entries = [
+        ActionEntry("c", str(k), f"c/{k}/0.jpg", f"c/{k}/1.jpg", {"one": f"a{k}", "two": "b"})
+        for k in range(2)
+    ]
+    pairs = [Pair(entry, tmp_path, tmp_path, None) for entry in entries]
+    known: dict = {"identity": "frames", "source_identity": "sources", "dataset": "ego4d"}
+    known |= {"key": "one", "weights": b"weights"}
+
+    def of(name: str, **changed) -> str:
+        now = known | changed
+        (tmp_path / "alexnet-owt-7be5be79.pth").write_bytes(now["weights"])
+        (tmp_path / "egovlp.pth").write_bytes(now["weights"])
+        population = Population(pairs, [], [], now["identity"], now["source_identity"])
+        settings = Settings(now["dataset"], weights=tmp_path, llava_key=now["key"])
+        return json.dumps(identity_of(METRICS[name], population, settings))
+
+    changes = {"identity": "x", "source_identity": "x", "dataset": "epickitchen", "key": "two"}
+    changes |= {"weights": b"other weights"}
+    always = {"identity", "dataset"}
+    for name, more in (
+        ("psnr", set()),
+        ("psnr_changed", {"source_identity"}),
+        ("lpips_alex", {"weights"}),
+        ("egovlp_plus", {"weights", "source_identity"}),
+        ("blip_base", {"weights", "key"}),
+    ):
+        counts = {key for key, value in changes.items() if of(name, **{key: value}) != of(name)}
+        assert counts == always | more, name
+
+
+@pytest.mark.parametrize(
+    "first, second, fits",
+    [
+        ((100, 50), (200, 100), True),
+        ((102, 50), (200, 100), True),  # within 2 %
+        ((103, 50), (200, 100), False),
+        ((97, 50), (200, 100), False),
+        ((11, 5), (20, 10), True),  # within two pixels
+        ((12, 5), (20, 10), False),
+        ((50, 100), (200, 100), False),
+    ],
+)
+def test_aspects_that_agree(first, second, fits):
+    assert same_aspect(first, second) is fits
+
+
+@pytest.mark.parametrize("which", ["generated", "target", "source"])
+def test_a_frame_that_changes_is_measured_again(tmp_path, which):
+    """Its content counts, not its name; sources count where they are looked at."""
+    shutil.copytree(DATA / "ego4d", tmp_path / "ego4d")
+    root = tmp_path / "ego4d"
+    places = root / "run/images", root / "EgoGen/ego4d.fho/val_gt_for_metric"
+
+    def identities():
+        found = find_pairs(*places, root / "ego4d_val.json")
+        assert not found.problems
+        return found.pairs[-1], found.identity, found.source_identity
+
+    pair, frames, sources = identities()
+    assert identities()[1:] == (frames, sources)
+    path = getattr(pair, which)
+    picture = Image.open(path).convert("RGB").point(lambda value: 255 - value)
+    picture.save(path)
+    _, frames_now, sources_now = identities()
+    assert (frames_now != frames) == (which != "source")
+    assert (sources_now != sources) == (which == "source")

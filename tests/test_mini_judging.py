@@ -6,6 +6,7 @@ import pytest
 
 from mini.oracle.oracle import judge
 from mini.oracle.reading import read_image
+from mini.oracle.score import score_descriptions
 from mini.world.clips import Clip
 from mini.world.render import Renderer
 from mini.world.scene import after
@@ -62,3 +63,24 @@ def test_a_thing_must_change_its_state(done, verb, other):
     things = {**before.objects, kind: replace(before.objects[kind], state=other)}
     changed, why = judge(replace(before, objects=things), now, action)
     assert not changed and why == f"the {kind} is {other}"
+
+
+def test_targets_are_scored_over_the_actions_that_have_one():
+    known = {"verb": "pick up", "object": "mug", "hand": "left", "target": None}
+    put = {"verb": "put", "object": "mug", "hand": "right", "target": "bowl"}
+    truth = {"c": {"actions": {"0": known, "1": put, "2": put}}}
+    lifted = (
+        "With the left hand, the person reaches for the mug and lifts it, the right hand rests."
+    )
+    into = "With the right hand, the person carries the mug to the {} and sets it down inside."
+    texts = {"c": {"0": lifted, "1": into.format("bowl"), "2": into.format("pan")}}
+    found = score_descriptions(truth, texts)
+    assert found == {
+        "count": 3,
+        "verb": 1.0,
+        "object": 1.0,
+        "hand": 1.0,
+        "target": 0.5,
+        "object_hand_target": pytest.approx(2 / 3),
+        "all": pytest.approx(2 / 3),
+    }

@@ -16,7 +16,7 @@ from zip_archives import packed
 
 from egogen.download import fetch as fetching
 from egogen.download.fetch import Patience, fetch
-from egogen.download.group import choose, fetch_group, plan, verify
+from egogen.download.group import Item, choose, fetch_group, plan, verify
 from egogen.download.unpack import unpack
 from egogen.errors import EgoGenError
 
@@ -301,3 +301,42 @@ def test_scripts(name, tmp_path):
     assert result.returncode == 0, result.stderr
     assert f"-> {tmp_path}/out/" in result.stdout and "https://" in result.stdout
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_was_cut_short_is_not_finished(server, tmp_path):
+    """Of an archive and by itself; neither is overwritten without being asked."""
+    group, out = group_of(server, tmp_path), tmp_path / "out"
+    assert fetch_group(group, group["files"], out, QUICK) == []
+    for name in ("EgoGen/x/frame.jpg", "LDM/a.ckpt"):
+        path = out / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:2])
+        assert sum("fetch" in line for line in plan(group["files"], out)) == 1
+        (found,) = fetch_group(group, group["files"], out, QUICK)
+        assert str(path) in found and "remove it" in found and path.read_bytes() == whole[:2]
+        path.unlink()
+        assert fetch_group(group, group["files"], out, QUICK) == []
+        assert path.read_bytes() == whole
+
+
+def test_a_weak_etag_names_no_bytes(server, tmp_path):
+    """Such a file may have changed: what broke off begins again."""
+
+    class Weak(Handler):
+        def send_header(self, name, value):
+            super().send_header(name, f"W/{value}" if name == "ETag" else value)
+
+    server.RequestHandlerClass, server.cuts = Weak, [1000]
+    assert fetch(f"{server.address}/a.bin", tmp_path / "a.bin", DIGEST, QUICK) == DIGEST
+    assert [asked for _, asked in server.seen] == [None, None]
+
+
+@pytest.mark.parametrize("name", ["HF_ENDPOINT", "HF_MIRROR"])
+def test_a_mirror_of_the_hub(tmp_path, monkeypatch, name):
+    for variable in ("HF_ENDPOINT", "HF_MIRROR"):
+        monkeypatch.delenv(variable, raising=False)
+    hub = Item({"name": "a", "url": "https://huggingface.co/x/resolve/a"}, tmp_path)
+    other = Item({"name": "b", "url": "https://example.org/b"}, tmp_path)
+    assert hub.url == "https://huggingface.co/x/resolve/a"
+    monkeypatch.setenv(name, "https://mirror.org/hub/")
+    assert hub.url == "https://mirror.org/hub/x/resolve/a" and other.url == other.entry["url"]

@@ -11,6 +11,7 @@ from PIL import Image
 from small_training import CONFIG, losses, train_run, write_run
 from torch.utils.data import default_collate
 
+from egogen import EgoGenError
 from egogen.frames import read_rgb
 from egogen.jobs import StoppedBySignal
 from ldm.checkpoints.load import load_weights, read_weights
@@ -22,6 +23,7 @@ from ldm.model import LegoModel
 from ldm.split import open_training
 from ldm.training.callbacks import contact_sheet
 from ldm.training.module import LegoTraining
+from ldm.training.order import EpochBatches, ResumableLoader
 from ldm.training.run import build_data
 from ldm.training.saving import Checkpoints, StopOnSignal
 
@@ -118,6 +120,8 @@ def test_another_seed_is_another_start(run_overrides, tmp_path):
         more = ["lightning.trainer.max_steps=1", "--seed", seed]
         folder = train_run(run_overrides, tmp_path, name, *more)
         runs[name] = read_weights(folder / "checkpoints" / "last.ckpt")
+        last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        assert last["ema_updates"] == 1  # the file is written after the step's average
     for part, same in (("vae", True), ("text_encoder", True), ("unet", False)):
         names = [n for n in runs["one"] if n.startswith(f"model.{part}.") and n.endswith("weight")]
         assert names
@@ -176,3 +180,90 @@ def test_one_rank_that_is_told_to_stop_stops_all(tmp_path, monkeypatch, number):
             stop.stop_if_asked(trainer)
     called = (tools / "called").read_text() if (tools / "called").exists() else ""
     assert called == ("requeue 77\n" if number == signal.SIGUSR1 else "")
+
+
+class Addresses:
+    """A dataset whose samples are what they were asked for by."""
+
+    def __getitem__(self, address):
+        return address
+
+
+def loader(epoch: int = 0, done: int = 0) -> ResumableLoader:
+    return ResumableLoader(
+        Addresses(), EpochBatches(11, 2, seed=1), lambda: (epoch, done), collate_fn=list
+    )
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+@pytest.mark.parametrize("done", range(6))
+def test_a_loader_goes_on_at_its_place(epoch, done):
+    """Five batches an epoch: inside one, and at its end, where the next begins; then as usual."""
+    undisturbed = []
+    whole = loader()
+    for number in range(4):
+        whole.batches.set_epoch(number)
+        undisturbed.append(list(whole))
+    assert [len(batches) for batches in undisturbed] == [5] * 4
+    resumed = loader()
+    resumed.load_state_dict(loader(epoch, done).state_dict())
+    begun = undisturbed[epoch][done:] or undisturbed[epoch + 1]
+    assert list(resumed) == begun
+    following = begun[0][0][0] + 1
+    resumed.batches.set_epoch(following)
+    assert list(resumed) == undisturbed[following]
+
+
+def test_draws_of_training_pairs(run_overrides):
+    """Each sample has its own t, noises and dropout, new ones every epoch; in validation t is
+    spread evenly and nothing depends on the epoch.
+    """
+    config = load_config(TrainConfig, [str(CONFIG)], run_overrides)
+    train, validation = build_data(
+        open_training(config), LegoModel(config.model), 5, None, fixed=True
+    )
+    assert [validation[3, index]["t"] for index in range(4)] == [0, 618, 236, 854]
+    drawn = [train[epoch, index] for epoch in range(8) for index in range(4)]
+    for name in ("noise", "posterior_noise"):
+        first = [sample[name].flatten()[0].item() for sample in drawn]
+        assert len(set(first)) == len(drawn), name
+    for sample in drawn:
+        assert not torch.equal(sample["noise"], sample["posterior_noise"])
+    shares = np.array([[sample["t"] / 1000, sample["draw"]] for sample in drawn])
+    assert shares.min() >= 0 and shares.max() < 1
+    assert shares.mean(axis=0).min() > 0.35 and shares.mean(axis=0).max() < 0.65
+    assert np.abs(shares[:, 0] - shares[:, 1]).mean() > 0.2  # of one number they would be equal
+    again = build_data(open_training(config), LegoModel(config.model), 5, None, fixed=True)[0][7, 3]
+    assert torch.equal(again["noise"], drawn[-1]["noise"]) and again["t"] == drawn[-1]["t"]
+
+
+def test_a_flip_is_of_both_frames(run_overrides):
+    config = load_config(TrainConfig, [str(CONFIG)], run_overrides)
+    found = {}
+    for share in (0.0, 1.0):
+        config.data.train.flip_prob = share
+        data = build_data(open_training(config), LegoModel(config.model), 5, None, fixed=True)[0]
+        found[share] = data[0, 2]
+    for name in ("source", "edited"):
+        assert torch.equal(found[0.0][name].flip(-1), found[1.0][name])
+        assert not torch.equal(found[0.0][name], found[1.0][name])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.params.batch_size=1",
+        "data.params.train.params.flip_prob=0.25",
+        "model.params.cond_drop_prob=0.1",
+        "model.params.ema_decay=0.5",
+        "model.weight_decay=0.5",
+    ],
+)
+def test_a_run_of_other_values_is_not_continued(run_overrides, trained, override):
+    """Even a finished one; what decides only how long and how it runs may change."""
+    _, folder = trained
+    more = ["model.base_learning_rate=3e-3", "lightning.trainer.max_steps=4"]
+    harmless = "data.params.num_workers=1", "lightning.log_every=7", "inference.steps=3"
+    train_run(run_overrides, folder.parent, folder.name, *more, *harmless)
+    with pytest.raises(EgoGenError, match=f"begun with other values of {override.split('=')[0]};"):
+        train_run(run_overrides, folder.parent, folder.name, *more, override)

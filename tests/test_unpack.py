@@ -30,6 +30,7 @@ HOSTILE = {
     "backslash": [("..\\evil.txt", b"x")],
     "drive": [("C:evil.txt", b"x")],
     "link": [linked("door", ".."), ("door/evil.txt", b"x")],
+    "only a link": [linked("door", "first.txt")],
     "twice": [("a.txt", b"x"), ("./a.txt", b"y")],
     "file and folder": [("a", b"x"), ("a/b", b"y")],
 }

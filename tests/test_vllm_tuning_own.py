@@ -1,5 +1,6 @@
 """Tuning: what an optimizer step is made of, whatever the batches it comes in."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,8 +12,9 @@ from small_tuning import ROOT, flags, write_inputs
 
 from egogen.jobs import StoppedBySignal
 from llava.train import trainer
-from llava.train.saving import StopOnSignal
+from llava.train.saving import StopOnSignal, checkpoints, newest_complete
 from llava.train.train import main
+from llava.train.trainer import EpochOrder
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +95,42 @@ def test_only_the_warning_of_slurm_queues_the_job_again(tmp_path, monkeypatch, n
         stop.raise_if_stopped(tmp_path, 3)
     called = (tools / "called").read_text() if (tools / "called").exists() else ""
     assert called == ("requeue 77\n" if number == signal.SIGUSR1 else "")
+
+
+def tuned(paths, output, *more, **options):
+    named = [str(part) for name, path in paths.items() for part in (f"--{name}", path)]
+    main([*named, "--output_dir", str(output), "--use_cpu", "True", *flags(**options), *more])
+    return output
+
+
+def test_the_newest_checkpoints_are_kept_and_continued_from(paths, tmp_path):
+    output = tuned(paths, tmp_path / "out", max_steps=4, save_steps=1, save_total_limit=2)
+    assert [path.name for path in checkpoints(output).values()] == ["checkpoint-3", "checkpoint-4"]
+    assert newest_complete(output, "ddp", 1) == str(output / "checkpoint-4")
+    (output / "checkpoint-4" / "whole.json").unlink()  # cut off while it was saved
+    assert newest_complete(output, "ddp", 1) == str(output / "checkpoint-3")
+
+
+def test_adapters_keep_what_tuning_changed(paths, tmp_path):
+    more = ["--lora_enable", "True", "--lora_r", "4", "--image_aspect_ratio", "pad"]
+    more += ["--version", "v1"]
+    output = tuned(paths, tmp_path / "out", *more, max_steps=1, save_steps=9)
+    config = json.loads((output / "config.json").read_text())
+    assert config["image_aspect_ratio"] == "pad"
+    assert config["conversation_template"] == "vicuna_v1"
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    """A permutation, and its first samples again where the global batch asks for more."""
+    order = EpochOrder(10, 4, seed=3)
+    found = []
+    for epoch in range(3):
+        order.set_epoch(epoch)
+        drawn = list(order)
+        assert len(drawn) == len(order) == 12 and sorted(drawn[:10]) == list(range(10))
+        assert drawn[10:] == drawn[:2]
+        found.append(tuple(drawn))
+    assert len(set(found)) == 3
+    order.set_epoch(1)
+    assert tuple(order) == found[1]
+    assert list(EpochOrder(10, 4, seed=4)) != list(found[0])

@@ -192,26 +192,25 @@ def projector_layers(config: LlavaConfig) -> int:
 
 
 def build_config(
-    text: LlamaConfig,
-    vision: CLIPVisionConfig,
-    *,
-    projector_layers: int = 1,
-    vision_feature_layer: int = -2,
-    vision_feature_select_strategy: str = "default",
-    image_aspect_ratio: str = "square",
-    conversation_template: str = "llama_2",
+    text: LlamaConfig, vision: CLIPVisionConfig, projector_layers: int = 1, **fields: Any
 ) -> LlavaConfig:
-    """One config for everything that a checkpoint folder has to say about its model."""
+    """One config for everything that a checkpoint folder has to say about its model.
+
+    `fields` are those of the projector's inputs and of prompts, by default as released.
+    """
+    released = {
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "image_aspect_ratio": "square",
+        "conversation_template": "llama_2",
+    }
     return LlavaConfig(
         text_config=text,
         vision_config=vision,
         image_token_index=IMAGE_ID,
         image_seq_length=(vision.image_size // vision.patch_size) ** 2,
         projector_hidden_act="linear" if projector_layers == 1 else "gelu",
-        vision_feature_layer=vision_feature_layer,
-        vision_feature_select_strategy=vision_feature_select_strategy,
         tie_word_embeddings=False,
         projector_layers=projector_layers,
-        image_aspect_ratio=image_aspect_ratio,
-        conversation_template=conversation_template,
+        **(released | fields),
     )

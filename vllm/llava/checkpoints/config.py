@@ -36,22 +36,10 @@ KNOWN_TOWERS = {
 PROJECTORS = {"linear": 1, "mlp2x_gelu": 2}
 # The language model's fields in a released config.json; rope's stand as older libraries had them.
 TEXT_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "hidden_act",
-    "max_position_embeddings",
-    "initializer_range",
-    "rms_norm_eps",
-    "use_cache",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
-    "attention_bias",
-    "mlp_bias",
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "hidden_act", "max_position_embeddings"),
+    *("initializer_range", "rms_norm_eps", "use_cache"),
+    *("pad_token_id", "bos_token_id", "eos_token_id", "attention_bias", "mlp_bias"),
 )
 ROPE_FIELDS = ("rope_theta", "rope_scaling")
 # What the released code writes besides; none of it changes a number here.
@@ -89,11 +77,7 @@ def read_config(folder: str | os.PathLike, vision_tower: str | None = None) -> L
         if is_released(fields):
             return _released_config(fields, path, _vision_config(fields, path, vision_tower))
         return _hub_config(fields, path)
-    except (
-        TypeError,
-        ValueError,
-        StrictDataclassError,
-    ) as error:  # what the library says about a field's type or value
+    except (TypeError, ValueError, StrictDataclassError) as error:  # of a field's type or value
         raise EgoGenError(f"{path}: {error}") from error
 
 
@@ -161,12 +145,10 @@ def _vision_config(
     """From `vision_tower`, the folder that config.json names, a known name, or the hub."""
     name = vision_tower or tower_name(fields)
     folder = Path(vision_tower) if vision_tower else tower_folder(name, path.parent)
-    file: Path | None
-    if folder is not None and (folder / CONFIG_FILE).exists():
-        file = folder / CONFIG_FILE
-    elif name in KNOWN_TOWERS:
-        return CLIPVisionConfig(**KNOWN_TOWERS[name])
-    else:
+    file = folder / CONFIG_FILE if folder is not None else None
+    if file is None or not file.exists():
+        if name in KNOWN_TOWERS:
+            return CLIPVisionConfig(**KNOWN_TOWERS[name])
         file = hub_file(name, CONFIG_FILE)
     if file is None:
         raise EgoGenError(

@@ -25,13 +25,7 @@ from transformers import (
 
 from egogen.atomic import read_json, write_json
 from egogen.errors import EgoGenError
-from llava.checkpoints.config import (
-    ADDED_ROWS,
-    ORIGIN,
-    TOWER_FOLDER,
-    read_config,
-    released_fields,
-)
+from llava.checkpoints.config import ADDED_ROWS, ORIGIN, TOWER_FOLDER, read_config, released_fields
 from llava.checkpoints.fields import CONFIG_FILE, is_released, read_fields
 from llava.checkpoints.files import HUB_NAMES, RELEASED_NAMES, rename, weight_files, write_weights
 from llava.checkpoints.load import EMBEDDINGS, HEAD, read_state

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from egogen.actions import read_actions
-from egogen.errors import run_command
+from egogen.errors import command_parser, run_command
 from egogen.features.store import LAYOUTS
 from egogen.jobs import floor_chunk
 
@@ -20,12 +19,7 @@ The same command again continues where it was stopped."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m llava.eval.convert_features",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, EXAMPLE, "python -m llava.eval.convert_features")
     add = parser.add_argument
     add("source", type=Path, help="feature store of the other layout")
     add("target", type=Path, help="folder of the new one")

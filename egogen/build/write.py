@@ -18,7 +18,7 @@ from PIL import Image
 
 from egogen.actions import DESCRIPTION_KEY
 from egogen.atomic import atomic_path, read_json, write_bytes, write_json, write_text
-from egogen.build.clips import Frame, open_clip
+from egogen.build.clips import open_clip
 from egogen.build.judge import measure
 from egogen.build.table import Row, Timing
 from egogen.errors import EgoGenError
@@ -51,10 +51,6 @@ class Pair:
 
 def build_folder(root: Path, dataset: str) -> Path:
     return root / "build" / dataset
-
-
-def frame_name(row: Row, frame: Frame) -> str:
-    return f"{row.clip_id}/{row.id}/frame_{frame.name}.jpg"
 
 
 def refuse_foreign(root: Path, request: Request) -> None:
@@ -127,8 +123,8 @@ def _write_pair(root: Path, clip, row: Row, request: Request) -> Pair:
     record: dict[str, Any] = {"row": row.as_written(), "fps": clip.fps, "frames": []}
     record |= measure(source.image, target.image)
     record["width"], record["height"] = source.image.size
-    names = [frame_name(row, frame) for frame in (source, target)]
-    for name, frame in zip(names, (source, target), strict=True):
+    for frame in (source, target):
+        name = f"{row.clip_id}/{row.id}/frame_{frame.name}.jpg"
         encoded = io.BytesIO()
         try:
             _scaled(frame.image, request.height).save(encoded, "JPEG", quality=JPEG_QUALITY)
@@ -137,7 +133,7 @@ def _write_pair(root: Path, clip, row: Row, request: Request) -> Pair:
         write_bytes(frame_folder(root, request.dataset, row.split) / name, encoded.getvalue())
         record["frames"].append(name)
     write_json(_record_file(root, request, row), record)
-    return Pair(row, names[0], names[1], record)
+    return Pair(row, *record["frames"], record)
 
 
 def _scaled(image: Image.Image, height: int | None) -> Image.Image:
@@ -157,12 +153,10 @@ def _finished(root: Path, row: Row, request: Request) -> Pair | None:
     if not path.exists():
         return None
     record = read_json(path)
-    source, target = record["frames"]
     folder = frame_folder(root, request.dataset, row.split)
-    there = (folder / source).is_file() and (folder / target).is_file()
-    return (
-        Pair(row, source, target, record) if there and record["row"] == row.as_written() else None
-    )
+    there = all((folder / name).is_file() for name in record["frames"])
+    same = record["row"] == row.as_written()
+    return Pair(row, *record["frames"], record) if there and same else None
 
 
 def write_dataset(root: Path, dataset: str, pairs: Sequence[Pair], kept: Sequence[Pair]) -> None:

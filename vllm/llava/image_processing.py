@@ -74,16 +74,15 @@ class ImageProcessor:
 
     def settings(self) -> dict[str, Any]:
         """Fields of preprocessor_config.json, for transformers, which knows no aspect option."""
+        square = {"height": self.size, "width": self.size}
         return {
             "image_processor_type": "CLIPImageProcessor",
             "do_convert_rgb": True,
             "do_resize": True,
-            "size": {"height": self.size, "width": self.size}
-            if self.aspect == "squeeze"
-            else {"shortest_edge": self.size},
+            "size": square if self.aspect == "squeeze" else {"shortest_edge": self.size},
             "resample": 3,
             "do_center_crop": True,
-            "crop_size": {"height": self.size, "width": self.size},
+            "crop_size": square,
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_normalize": True,

@@ -37,10 +37,6 @@ class TextTokenizer:
         if (self.folder / ADDED_FILE).exists():
             self.added = dict(read_json(self.folder / ADDED_FILE))
 
-    def _split_marks(self, text: str) -> list[str]:
-        marks = sorted(self.marks, key=len, reverse=True)
-        return re.split("(" + "|".join(map(re.escape, marks)) + ")", text)
-
     @property
     def marks(self) -> dict[str, int]:
         """Those that stand for themselves in text: an image is IMAGE_ID here, not a mark."""
@@ -50,7 +46,8 @@ class TextTokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of `text` without a beginning mark of its own."""
         ids, marks = [], self.marks
-        for index, part in enumerate(self._split_marks(text)):
+        longest_first = map(re.escape, sorted(marks, key=len, reverse=True))
+        for index, part in enumerate(re.split(f"({'|'.join(longest_first)})", text)):
             if part in marks:
                 ids.append(marks[part])
             elif part:

@@ -168,16 +168,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = make_data(flags, loaded, conversations)
     model: Any = loaded.model
     if flags.lora.lora_enable:
-        lora = flags.lora
         set_seed(flags.tuning.seed)  # adapters start the same however the model was loaded
-        model = add_adapters(
-            model,
-            flags.model.model_name_or_path,
-            rank=lora.lora_r,
-            alpha=lora.lora_alpha,
-            dropout=lora.lora_dropout,
-            quantized=lora.bits != 16,
-        )
+        model = add_adapters(model, flags.model.model_name_or_path, flags.lora)
     trainer = Tuner(
         loaded,
         model,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from egogen.atomic import read_json, write_json
+from egogen.atomic import read_object, write_json
 from egogen.errors import EgoGenError
 
 
@@ -17,8 +17,7 @@ def check_provenance(path: Path, info: dict[str, Any]) -> None:
     """Raises EgoGenError, naming what differs, when there is a record that does not say `info`."""
     if not path.exists():
         return
-    found = read_json(path)
-    known = found if isinstance(found, dict) else {}
+    known = read_object(path)
     for name, value in info.items():
         if known.get(name) != value:
             raise EgoGenError(

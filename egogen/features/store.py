@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from egogen.actions import inside, safe_relative
-from egogen.atomic import read_json, write_npy
+from egogen.atomic import read_object, write_npy
 from egogen.errors import EgoGenError
 from egogen.features.shards import ShardReader, ShardWriter
 from egogen.provenance import record_provenance
@@ -180,8 +180,8 @@ def _open_store(root: str, stamp: int) -> ReleasedStore | CompactStore:
 def read_info(root: str | os.PathLike) -> dict[str, Any]:
     """What made the store, {} when it does not say. Raises EgoGenError for unknown layouts."""
     path = Path(root) / INFO_FILE
-    info = read_json(path) if path.exists() else {}
-    layout = info.get("layout", "released") if isinstance(info, dict) else info
+    info = read_object(path, needed=False)
+    layout = info.get("layout", "released")
     if layout not in LAYOUTS:
         raise EgoGenError(f"{path}: layout {layout!r}, expected one of {', '.join(LAYOUTS)}")
     return info
@@ -268,10 +268,7 @@ class ReleasedWriter:
 
 
 class CompactWriter:
-    """Writes the feature `name` of batches of frames into shards, at most its COMPACT_ROWS rows.
-
-    `writer` is a name of this job's own among those that write to the folder.
-    """
+    """Writes the feature `name` of batches of frames into shards, at most its COMPACT_ROWS rows."""
 
     def __init__(self, root: str | os.PathLike, name: str, writer: str):
         self.root, self.most_rows = Path(root), COMPACT_ROWS.get(name)

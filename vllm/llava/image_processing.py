@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from egogen.atomic import read_json, write_json
+from egogen.atomic import read_object, write_json
 from egogen.errors import EgoGenError
 
 FILE = "preprocessor_config.json"
@@ -97,13 +97,12 @@ class ImageProcessor:
 def load_image_processor(folder: str | os.PathLike, size: int, aspect: str) -> ImageProcessor:
     """`size` and `aspect` come from the model's config; mean and std from the folder if there."""
     path = Path(folder) / FILE
-    if not path.exists():
-        return ImageProcessor(size, aspect)
-    settings = read_json(path)
+    settings = read_object(path, needed=False)
     values = asdict(ImageProcessor(size, aspect))
     for name, field in (("mean", "image_mean"), ("std", "image_std")):
         value = settings.get(field, values[name])
-        if len(value) != 3:
+        listed = isinstance(value, list | tuple) and len(value) == 3
+        if not listed or not all(isinstance(number, int | float) for number in value):
             raise EgoGenError(f"{path}: field {field!r}: expected three numbers, found {value}")
         values[name] = tuple(map(float, value))
     return ImageProcessor(**values)

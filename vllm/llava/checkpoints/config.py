@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 from transformers.utils import cached_file
 
-from egogen.atomic import read_json
+from egogen.atomic import read_object
 from egogen.errors import EgoGenError
 from llava.checkpoints.fields import CONFIG_FILE, is_released, read_fields
 from llava.model import build_config, projector_layers
@@ -155,7 +155,7 @@ def _vision_config(
             f"{path}: vision tower {name!r} is neither a folder nor a name that the hub or its "
             "local cache has, expected one (--vision-tower)"
         )
-    tower = read_json(file)
+    tower = read_object(file)
     return CLIPVisionConfig(**tower.get("vision_config", tower))
 
 

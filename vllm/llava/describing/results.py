@@ -21,7 +21,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from egogen.actions import ActionEntry, read_actions
-from egogen.atomic import read_json, write_json
+from egogen.atomic import read_json, read_object, write_json
 from egogen.errors import EgoGenError, listed
 
 Results = dict[str, dict[str, dict[str, str]]]  # {clip: {action: FIELDS}}
@@ -151,8 +151,8 @@ def chunk_files(folder: Path) -> list[Path]:
         found[number] = path
     if not found:
         raise EgoGenError(f"{folder}: holds no result file, expected <name>_1.json and so on")
-    record = folder / RECORD_FILE
-    count = (read_json(record).get("num_chunks") if record.exists() else None) or max(found)
+    record = read_object(folder / RECORD_FILE, needed=False)
+    count = record.get("num_chunks") or max(found)
     gaps = sorted(set(range(1, count + 1)) - set(found))
     if gaps:
         raise EgoGenError(f"{folder}: chunks {listed(gaps)} are missing")

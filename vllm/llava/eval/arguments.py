@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check_least(args: argparse.Namespace, **least: float) -> None:
     """Raises EgoGenError that names the first flag below its least value."""
     for name, value in least.items():
-        if getattr(args, name) < value:
+        if not getattr(args, name) >= value:  # NaN is neither
             flag = "--" + name.replace("_", "-")
             raise EgoGenError(f"{flag} {getattr(args, name)}: expected at least {value}")
 

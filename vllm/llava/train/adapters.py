@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from egogen.atomic import read_json, write_json
+from egogen.atomic import read_object, write_json
 from egogen.errors import EgoGenError
 from llava.checkpoints.load import load_model, save_tools, with_tools
 from llava.model import Llava, projector_layers
@@ -80,7 +80,7 @@ def merge(
     from peft import PeftModel
 
     adapter = Path(adapter)
-    origin = read_json(adapter / ORIGIN_FILE)
+    origin = read_object(adapter / ORIGIN_FILE)
     if not (adapter / "adapter_model.safetensors").exists():
         raise EgoGenError(f"{adapter}: holds no adapter, expected adapter_model.safetensors")
     folder = base or origin["base"]

@@ -15,7 +15,7 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import HfArg
 
-from egogen.atomic import read_json
+from egogen.atomic import read_object
 from egogen.errors import EgoGenError, need_package
 from llava.train.parallel import name_engine, processes, read_deepspeed, start_deepspeed
 
@@ -90,7 +90,7 @@ def share_out(tuning: Any) -> None:
     if isinstance(tuning.deepspeed, str):
         tuning.deepspeed = read_deepspeed(tuning.deepspeed, tuning.use_cpu)
     if isinstance(tuning.fsdp_config, str):
-        tuning.fsdp_config = read_json(tuning.fsdp_config)
+        tuning.fsdp_config = read_object(tuning.fsdp_config)
     tuning.fsdp = {"true": True, "false": None}.get(str(tuning.fsdp).lower(), tuning.fsdp)
     if tuning.fsdp and processes() == 1:
         raise EgoGenError("--fsdp: one process has nobody to share with, expected torchrun")

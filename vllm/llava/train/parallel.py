@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from egogen.atomic import read_json
+from egogen.atomic import read_object
 from egogen.errors import EgoGenError, need_package
 
 
@@ -45,8 +45,8 @@ def read_deepspeed(path: str | Path, cpu: bool) -> dict[str, Any]:
     the optimizer is PyTorch's own: DeepSpeed's would be compiled first, for minutes.
     """
     need_package("deepspeed", "--deepspeed")
-    settings = read_json(path)
-    if not isinstance(settings, dict) or "zero_optimization" not in settings:
+    settings = read_object(path)
+    if "zero_optimization" not in settings:
         raise EgoGenError(f"{path}: expected a DeepSpeed configuration with 'zero_optimization'")
     if settings.pop("scheduler", None) and is_first():
         print(f"{path}: its scheduler is left out, see --lr_rule", file=sys.stderr)

@@ -27,6 +27,7 @@ from egogen.layout import GROUND_TRUTH, SPLITS, action_file, frame_folder, metad
 from egogen.provenance import check_provenance, record_provenance
 
 JPEG_QUALITY = 95
+RECORD_FILE = "made_by.json"
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,10 @@ def build_folder(root: Path, dataset: str) -> Path:
 
 def refuse_foreign(root: Path, request: Request) -> None:
     """Raises EgoGenError when the folder holds something else, or the same of another request."""
-    record = _made_by(root, request)
+    record = build_folder(root, request.dataset) / RECORD_FILE
     if not record.exists() and frame_folder(root, request.dataset, "train").parent.exists():
         raise EgoGenError(f"{root}: holds {request.dataset} frames that were not built here")
     check_provenance(record, asdict(request))
-
-
-def _made_by(root: Path, request: Request) -> Path:
-    return build_folder(root, request.dataset) / "made_by.json"
 
 
 def write_pairs(
@@ -73,7 +70,7 @@ def write_pairs(
     `places`: clip -> video or folder of frames. To be called by one process at a time: frames that
     `rows` do not ask for, another process's unfinished ones too, are removed.
     """
-    record_provenance(_made_by(root, request), asdict(request))
+    record_provenance(build_folder(root, request.dataset) / RECORD_FILE, asdict(request))
     done: dict[Row, Pair] = {}
     failures: list[str] = []
     with Progress(len(rows), "build", "pairs") as bar:

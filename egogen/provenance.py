@@ -6,6 +6,7 @@ A command that would add results of another origin to the folder is refused.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def check_provenance(path: Path, info: dict[str, Any]) -> None:
     if not path.exists():
         return
     known = read_object(path)
-    for name, value in info.items():
+    for name, value in json.loads(json.dumps(info)).items():  # tuples are lists in a file
         if known.get(name) != value:
             raise EgoGenError(
                 f"{path}: what is here was made with {name} {known.get(name)!r}, expected "

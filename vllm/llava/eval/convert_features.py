@@ -31,22 +31,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--chunk-idx", type=int, default=1, help="1 to the number of chunks")
     args = parser.parse_args(argv)
     entries = floor_chunk(read_actions(args.action_label), args.num_chunks, args.chunk_idx)
-    from llava.describing.feature_conversion import (  # slow to import
-        Conversion,
-        convert,
-        projector_from,
-    )
+    from llava.describing import feature_conversion as conversion  # slow to import
 
     needs = args.projector and args.kind == "image" and args.to == "compact"
-    job = Conversion(
+    job = conversion.Conversion(
         source=args.source,
         target=args.target,
         kind=args.kind,
         layout=args.to,
         writer=f"{args.chunk_idx}-of-{args.num_chunks}",
-        projector=projector_from(args.projector) if needs else None,
+        projector=conversion.projector_from(args.projector) if needs else None,
     )
-    return convert(job, entries)
+    return conversion.convert(job, entries)
 
 
 if __name__ == "__main__":

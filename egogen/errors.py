@@ -43,10 +43,10 @@ def _message(error: Exception) -> str | None:
     return f"{place}: {getattr(error, 'strerror', None) or text}; {advice}"
 
 
-def listed(items: Sequence[object], most: int = LISTED, between: str = ", ") -> str:
+def listed(items: Sequence[object], between: str = ", ") -> str:
     """The first items in one line, and how many more there are."""
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return between.join(map(str, items[:most])) + more
+    more = f" and {len(items) - LISTED} more" if len(items) > LISTED else ""
+    return between.join(map(str, items[:LISTED])) + more
 
 
 def need_package(package: str, flag: str) -> None:

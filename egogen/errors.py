@@ -55,7 +55,9 @@ def need_package(package: str, flag: str) -> None:
         raise EgoGenError(f"{flag}: the package is not installed, expected: pip install {package}")
 
 
-def command_parser(about: str, example: str, prog: str | None = None) -> argparse.ArgumentParser:
+def command_parser(
+    about: str | None, example: str, prog: str | None = None
+) -> argparse.ArgumentParser:
     """A parser whose help leaves the lines of both texts as they are."""
     lines = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(prog, description=about, epilog=example, formatter_class=lines)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from egogen.atomic import read_json
+from egogen.atomic import read_object
 from egogen.errors import EgoGenError
 
 MOST_SIDE, MOST_ASPECT = 65_535, 100  # of a clip: generated frames are given its aspect
@@ -100,13 +100,6 @@ def _entry(
     return ActionEntry(clip, action_id, image_0, image_1, texts)
 
 
-def _clips(path: Path) -> dict[str, Any]:
-    data = read_json(path)
-    if not isinstance(data, dict):
-        raise EgoGenError(f"{path}: expected an object of clips, found {type(data).__name__}")
-    return data
-
-
 def scan_actions(
     path: str | os.PathLike, text_keys: tuple[str, ...] = ("action",)
 ) -> tuple[list[ActionEntry], list[str]]:
@@ -117,7 +110,7 @@ def scan_actions(
     path = Path(path)
     entries: list[ActionEntry] = []
     problems: list[str] = []
-    for clip, actions in _clips(path).items():
+    for clip, actions in read_object(path, "an object of clips").items():
         if not isinstance(actions, dict):
             problems.append(
                 f"{path}: clip {clip!r}: expected an object of actions, "
@@ -149,8 +142,8 @@ def read_actions(
 
 def read_clip_sizes(path: str | os.PathLike) -> dict[str, tuple[int, int]]:
     """Metadata file -> {clip: (width, height)} in pixels of the original video, nothing else."""
-    path, sizes = Path(path), {}
-    for clip, fields in _clips(path).items():
+    sizes = {}
+    for clip, fields in read_object(path, "an object of clips").items():
         known = fields if isinstance(fields, dict) else {}
         size = [known.get("width"), known.get("height")]
         sides = [x for x in size if isinstance(x, int | float) and not isinstance(x, bool)]

@@ -124,6 +124,19 @@ def read_json(path: str | os.PathLike, finite: bool = True) -> Any:
     return parse_json(data, str(path), finite)
 
 
+def read_object(
+    path: str | os.PathLike, what: str = "an object", needed: bool = True
+) -> dict[str, Any]:
+    """The object in a JSON file; {} for a file that is not there, where none is `needed`.
+
+    Raises EgoGenError for anything else, as `read_json` does.
+    """
+    value = read_json(path) if needed or Path(path).exists() else {}
+    if not isinstance(value, dict):
+        raise EgoGenError(f"{path}: expected {what}, found {type(value).__name__}")
+    return value
+
+
 def parse_json(data: bytes, where: str, finite: bool = True) -> Any:
     """The value that a JSON text stands for. A half of a pair of escapes, as in a text that was cut
     within an emoji, is read as U+FFFD: no encoder would take it.

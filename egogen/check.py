@@ -197,9 +197,7 @@ def feature_folder(values: Sequence[str], name: str, chosen: Sequence[tuple]) ->
         named = [*layout.SPLITS, *(f"{d}/{s}" for d in layout.DATASETS for s in layout.SPLITS)]
         if target not in named:
             target, folder = "", value  # a path, of which = is a part
-        wanted = [
-            pair for pair in chosen if target in ("", pair[1]) or target == f"{pair[0]}/{pair[1]}"
-        ]
+        wanted = [pair for pair in chosen if target in ("", pair[1], "/".join(pair))]
         if len(wanted) != 1:
             raise EgoGenError(
                 f"{name} {value}: fits {len(wanted)} of the splits to be checked, expected one; "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import io
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 
 EXIT_INCOMPLETE = 1  # the work ran, and something in it was reported as wrong or left out
 EXIT_BAD_INPUT = 2  # the work could not run: bad input, bad usage, no space
@@ -17,6 +19,7 @@ class EgoGenError(Exception):
     """Bad input or a failed expectation; the message is one line: file, entry, expectation."""
 
 
+LISTED = 20  # items that one line names
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 WRONG_PLACE = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
@@ -38,6 +41,26 @@ def _message(error: Exception) -> str | None:
         return None
     place = getattr(error, "filename", None) or "output"
     return f"{place}: {getattr(error, 'strerror', None) or text}; {advice}"
+
+
+def listed(items: Sequence[object], between: str = ", ") -> str:
+    """The first items in one line, and how many more there are."""
+    more = f" and {len(items) - LISTED} more" if len(items) > LISTED else ""
+    return between.join(map(str, items[:LISTED])) + more
+
+
+def need_package(package: str, flag: str) -> None:
+    """Raises EgoGenError where a package that only `flag` asks for is not installed."""
+    if find_spec(package) is None:
+        raise EgoGenError(f"{flag}: the package is not installed, expected: pip install {package}")
+
+
+def command_parser(
+    about: str | None, example: str, prog: str | None = None
+) -> argparse.ArgumentParser:
+    """A parser whose help leaves the lines of both texts as they are."""
+    lines = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog, description=about, epilog=example, formatter_class=lines)
 
 
 def run_command(

@@ -6,10 +6,11 @@ A command that would add results of another origin to the folder is refused.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from egogen.atomic import read_json, write_json
+from egogen.atomic import read_object, write_json
 from egogen.errors import EgoGenError
 
 
@@ -17,9 +18,8 @@ def check_provenance(path: Path, info: dict[str, Any]) -> None:
     """Raises EgoGenError, naming what differs, when there is a record that does not say `info`."""
     if not path.exists():
         return
-    found = read_json(path)
-    known = found if isinstance(found, dict) else {}
-    for name, value in info.items():
+    known = read_object(path)
+    for name, value in json.loads(json.dumps(info)).items():  # tuples are lists in a file
         if known.get(name) != value:
             raise EgoGenError(
                 f"{path}: what is here was made with {name} {known.get(name)!r}, expected "

@@ -26,10 +26,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from egogen import unpickling
-from egogen.errors import EgoGenError
+from egogen.errors import EgoGenError, listed
 
 Shapes = Mapping[str, Sequence[int]]  # by the names of tensors
-LISTED = 20  # names of one kind that an error lists
 DEEPEST = 5  # keys in keys that weights are looked for in
 # Keys that training code puts weights under, before all others that hold tensors.
 WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
@@ -132,7 +131,7 @@ def tensors(
     """
     places = sorted(_state_dicts(content), key=lambda place: place.order)
     if not places:
-        keys = ", ".join(map(str, list(content)[:LISTED])) or "nothing"
+        keys = listed(list(content)) or "nothing"
         raise EgoGenError(f"{path}: holds no tensors but {keys}, expected the weights of a network")
     first = places[0]
     for other in places[1:]:
@@ -219,11 +218,6 @@ def check_names(found: Shapes, expected: Shapes, where: object, unexpected: bool
             if name in found and tuple(found[name]) != tuple(shape)
         ],
     }
-    text = "; ".join(f"{kind}: {_listed(names)}" for kind, names in problems.items() if names)
+    text = "; ".join(f"{kind}: {listed(names)}" for kind, names in problems.items() if names)
     if text:
         raise EgoGenError(f"{where}: {text}")
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more

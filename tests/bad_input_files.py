@@ -249,6 +249,11 @@ VLLM_CONFIGS: dict[str, tuple[Damage, str]] = {
         edited(VLLM_CONFIG, lambda c: c.update(mm_projector_type="__import__('os')")),
         "__import__",
     ),
+    "tower's config is a list": (put("vllm/vision_tower/config.json", "[]"), "an object"),
+    "added tokens are a list": (put("vllm/added_tokens.json", "[]"), "an object"),
+    "tokenizer's config is a list": (put("vllm/tokenizer_config.json", "[1]"), "an object"),
+    "picture settings are a list": (put("vllm/preprocessor_config.json", "[]"), "an object"),
+    "a mean is a number": (put("vllm/preprocessor_config.json", '{"image_mean": 3}'), "three"),
     "tokenizer missing": (gone("vllm/tokenizer.model"), "tokenizer"),
     "tokenizer cut short": (cut("vllm/tokenizer.model"), "tokenizer"),
 }

@@ -101,6 +101,7 @@ MERGING = [
         edited(CHUNK, lambda c: c[CLIP].update({"9": c[CLIP]["0"]})),
         ("has no entries", f"{CLIP}/9"),
     ),
+    Case("merge", "record is a list", put("chunks/made_by.json", "[]"), ("made_by.json", "object")),
     Case("merge", "entry twice", entry_twice, ("entries stand twice",)),
     Case("merge", "chunk twice", chunk_twice, ("chunk 1 stands twice",)),
 ]
@@ -320,6 +321,7 @@ COMMAND_LINES = [
     Case("describe", "batch of 0", untouched, ("batch",), more="--batch-size 0"),
     Case("describe", "question without a place", untouched, ("{}",), more="--query How?"),
     Case("describe", "temperature below 0", untouched, ("temperature",), more="--temperature -1"),
+    Case("describe", "temperature is NaN", untouched, ("temperature",), more="--temperature nan"),
     Case("describe", "no such device", untouched, ("warp",), more="--device warp"),
     Case("generate", "no such chunk", untouched, ("chunk",), more="--n_chunk 2 --chunk_idx 3"),
     Case("generate", "misspelt key", untouched, ("inference.steps",), more="inference.step=3"),

@@ -21,6 +21,7 @@ from vllm_layouts import (
 )
 from vllm_tiny import read, released_state, write_released
 
+from egogen.atomic import write_json
 from egogen.errors import EgoGenError
 from llava.checkpoints import load as checkpoint
 from llava.checkpoints.config import read_config
@@ -184,6 +185,19 @@ def test_killed_conversion_is_no_checkpoint(released, reference, tmp_path, monke
         load(tmp_path, device="cpu")
     convert(released, tmp_path, "hub")
     assert_same(load(tmp_path, device="cpu"), reference)
+
+
+def test_conversion_killed_behind_its_config_is_done(released, tmp_path, monkeypatch):
+    def killed(path, *arguments, **options):
+        write_json(path, *arguments, **options)
+        if path == tmp_path / "config.json":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("llava.checkpoints.convert.write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            convert(released, tmp_path, "hub")
+    assert convert(released, tmp_path, "hub") is None
 
 
 # Placing

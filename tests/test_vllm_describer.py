@@ -104,6 +104,13 @@ def test_another_describer_is_run_stored_and_merged(root, tmp_path, form):
     assert (info["kind"], info["width"]) == ("words", 2) and "rows" not in info
 
 
+def test_provenance_with_a_tuple_is_known_again(root, tmp_path):
+    for _ in range(2):
+        assert run(job(root, tmp_path), Depth(version=("1", ("a", 2)))) == 0
+    with pytest.raises(EgoGenError, match="was made with model"):
+        run(job(root, tmp_path), Depth(version=("1", ("a", 3))))
+
+
 def test_layouts_of_another_describer_hold_the_same(root, tmp_path):
     found = {}
     for form in ("released", "compact"):

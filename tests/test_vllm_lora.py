@@ -128,7 +128,7 @@ def error_line(capsys, work, argv) -> str:
 )
 def test_missing_packages_are_named(paths, tmp_path, capsys, monkeypatch, missing, more, words):
     monkeypatch.setattr(
-        "llava.train.arguments.find_spec",
+        "egogen.errors.find_spec",
         lambda name: None if name == missing else find_spec(name),
     )
     assert words in error_line(capsys, main, command(paths, tmp_path / "out", *more))

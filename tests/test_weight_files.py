@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from egogen import EgoGenError
+from egogen.errors import LISTED
 from egogen.weight_files import (
-    LISTED,
     check_names,
     fit_names,
     read_weight_file,

@@ -12,7 +12,7 @@ from egogen.build.judge import REASONS, Limits
 from egogen.build.sheet import write_sheets
 from egogen.build.table import Row, Timing, read_table, with_clip_ids
 from egogen.build.write import Request, build_folder, refuse_foreign, write_dataset, write_pairs
-from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
+from egogen.errors import EXIT_INCOMPLETE, EgoGenError, command_parser, run_command
 from egogen.jobs import lock
 from egogen.layout import DATASETS, SPLITS
 
@@ -27,12 +27,8 @@ at the contact, else at --fraction of the way to the end, else --after seconds b
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m egogen.build",
-        description="Make a dataset that both stages read from videos (or folders of frames).",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    about = "Make a dataset that both stages read from videos (or folders of frames)."
+    parser = command_parser(about, EXAMPLE, "python -m egogen.build")
     timing, limits = Timing(), Limits()
     add = parser.add_argument
     add("out", type=Path, help="dataset root to make, to finish or to bring up to date")

@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from egogen.errors import EgoGenError
+from egogen.errors import EgoGenError, listed
 from egogen.layout import SPLITS
 
 NEEDED = ("clip", "start", "action")
 KNOWN = (*NEEDED, "end", "contact", "split", "id", "description")
-SHOWN = 20  # bad rows that an error lists
 # 1:02:03.5, 75:30 or 83.2; bounded, so that any unit of time holds it
 TIME = re.compile(r"(?:(?:([0-9]{1,6}):)?([0-9]{1,6}):)?([0-9]{1,9}(?:\.[0-9]*)?|\.[0-9]+)")
 AS = "expected seconds or hours:minutes:seconds with a point, as 83.2 or 1:02:03.5 (no frames)"
@@ -126,8 +125,7 @@ def read_table(path: Path, split: str) -> list[Row]:
         except ValueError as error:
             bad.append(f"row {number}: {error}")
     if bad:
-        more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-        raise EgoGenError(f"{path}: {'; '.join(bad[:SHOWN])}{more}")
+        raise EgoGenError(f"{path}: {listed(bad, between='; ')}")
     if not rows:
         raise EgoGenError(f"{path}: no rows, expected one a pair")
     return rows

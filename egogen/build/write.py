@@ -18,7 +18,7 @@ from PIL import Image
 
 from egogen.actions import DESCRIPTION_KEY
 from egogen.atomic import atomic_path, read_json, write_bytes, write_json, write_text
-from egogen.build.clips import Frame, open_clip
+from egogen.build.clips import open_clip
 from egogen.build.judge import measure
 from egogen.build.table import Row, Timing
 from egogen.errors import EgoGenError
@@ -27,6 +27,7 @@ from egogen.layout import GROUND_TRUTH, SPLITS, action_file, frame_folder, metad
 from egogen.provenance import check_provenance, record_provenance
 
 JPEG_QUALITY = 95
+RECORD_FILE = "made_by.json"
 
 
 @dataclass(frozen=True)
@@ -53,20 +54,12 @@ def build_folder(root: Path, dataset: str) -> Path:
     return root / "build" / dataset
 
 
-def frame_name(row: Row, frame: Frame) -> str:
-    return f"{row.clip_id}/{row.id}/frame_{frame.name}.jpg"
-
-
 def refuse_foreign(root: Path, request: Request) -> None:
     """Raises EgoGenError when the folder holds something else, or the same of another request."""
-    record = _made_by(root, request)
+    record = build_folder(root, request.dataset) / RECORD_FILE
     if not record.exists() and frame_folder(root, request.dataset, "train").parent.exists():
         raise EgoGenError(f"{root}: holds {request.dataset} frames that were not built here")
     check_provenance(record, asdict(request))
-
-
-def _made_by(root: Path, request: Request) -> Path:
-    return build_folder(root, request.dataset) / "made_by.json"
 
 
 def write_pairs(
@@ -77,7 +70,7 @@ def write_pairs(
     `places`: clip -> video or folder of frames. To be called by one process at a time: frames that
     `rows` do not ask for, another process's unfinished ones too, are removed.
     """
-    record_provenance(_made_by(root, request), asdict(request))
+    record_provenance(build_folder(root, request.dataset) / RECORD_FILE, asdict(request))
     done: dict[Row, Pair] = {}
     failures: list[str] = []
     with Progress(len(rows), "build", "pairs") as bar:
@@ -127,8 +120,8 @@ def _write_pair(root: Path, clip, row: Row, request: Request) -> Pair:
     record: dict[str, Any] = {"row": row.as_written(), "fps": clip.fps, "frames": []}
     record |= measure(source.image, target.image)
     record["width"], record["height"] = source.image.size
-    names = [frame_name(row, frame) for frame in (source, target)]
-    for name, frame in zip(names, (source, target), strict=True):
+    for frame in (source, target):
+        name = f"{row.clip_id}/{row.id}/frame_{frame.name}.jpg"
         encoded = io.BytesIO()
         try:
             _scaled(frame.image, request.height).save(encoded, "JPEG", quality=JPEG_QUALITY)
@@ -137,7 +130,7 @@ def _write_pair(root: Path, clip, row: Row, request: Request) -> Pair:
         write_bytes(frame_folder(root, request.dataset, row.split) / name, encoded.getvalue())
         record["frames"].append(name)
     write_json(_record_file(root, request, row), record)
-    return Pair(row, names[0], names[1], record)
+    return Pair(row, *record["frames"], record)
 
 
 def _scaled(image: Image.Image, height: int | None) -> Image.Image:
@@ -157,12 +150,10 @@ def _finished(root: Path, row: Row, request: Request) -> Pair | None:
     if not path.exists():
         return None
     record = read_json(path)
-    source, target = record["frames"]
     folder = frame_folder(root, request.dataset, row.split)
-    there = (folder / source).is_file() and (folder / target).is_file()
-    return (
-        Pair(row, source, target, record) if there and record["row"] == row.as_written() else None
-    )
+    there = all((folder / name).is_file() for name in record["frames"])
+    same = record["row"] == row.as_written()
+    return Pair(row, *record["frames"], record) if there and same else None
 
 
 def write_dataset(root: Path, dataset: str, pairs: Sequence[Pair], kept: Sequence[Pair]) -> None:

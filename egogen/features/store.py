@@ -26,12 +26,12 @@ import posixpath
 from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from egogen.actions import inside, safe_relative
-from egogen.atomic import read_json, write_npy
+from egogen.atomic import read_object, write_npy
 from egogen.errors import EgoGenError
 from egogen.features.shards import ShardReader, ShardWriter
 from egogen.provenance import record_provenance
@@ -89,16 +89,6 @@ class ReleasedStore:
         return found.shape
 
 
-class FrameFeature(NamedTuple):
-    """What errors call an entry of a compact store; put into words when there is one."""
-
-    root: Path
-    image_0: str
-
-    def __str__(self) -> str:
-        return f"{self.root}: feature of frame {self.image_0}"
-
-
 class CompactStore:
     """Shards. What is stored of an image is (P, C) where there is a `projector` to (P, d)."""
 
@@ -135,10 +125,10 @@ class CompactStore:
         """(n, d) of `read`, without reading."""
         shape = self._at(self.shards.shape, image_0)
         self._check_rows(shape, image_0, None, None)
-        return shape[0], self._width(shape[1])
+        return shape[0], shape[1] if self.projector is None else self.projector.output_width
 
-    def _where(self, image_0: str) -> FrameFeature:
-        return FrameFeature(self.root, image_0)
+    def _where(self, image_0: str) -> str:
+        return _frame_feature(self.root, image_0)
 
     def _at(self, reader: Callable[[str], Any], image_0: str) -> Any:
         try:
@@ -146,18 +136,17 @@ class CompactStore:
         except KeyError:
             raise EgoGenError(f"{self.root}: no feature of frame {image_0} in its shards") from None
 
-    def _width(self, stored: int) -> int:
-        return stored if self.projector is None else self.projector.output_width
-
     def _check_rows(self, shape: tuple, image_0: str, width: int | None, rows: int | None) -> None:
-        where = self._where(image_0)
-        if self.projector is not None:
-            _check_shape(shape, where, self.projector.input_width, rows)
-        if width is not None and self._width(shape[-1]) != width:
-            raise EgoGenError(
-                f"{where}: width {self._width(shape[-1])} for stage 2, expected {width}"
-            )
-        _check_shape(shape, where, None, rows)
+        where, projector = self._where(image_0), self.projector
+        _check_shape(shape, where, width if projector is None else projector.input_width, rows)
+        if projector is not None and width not in (None, projector.output_width):
+            made = projector.output_width
+            raise EgoGenError(f"{where}: width {made} for stage 2, expected {width}")
+
+
+def _frame_feature(root: Path, image_0: str) -> str:
+    """What errors call an entry of a compact store."""
+    return f"{root}: feature of frame {image_0}"
 
 
 def _has_projector(info: Mapping[str, Any]) -> bool:
@@ -191,8 +180,8 @@ def _open_store(root: str, stamp: int) -> ReleasedStore | CompactStore:
 def read_info(root: str | os.PathLike) -> dict[str, Any]:
     """What made the store, {} when it does not say. Raises EgoGenError for unknown layouts."""
     path = Path(root) / INFO_FILE
-    info = read_json(path) if path.exists() else {}
-    layout = info.get("layout", "released") if isinstance(info, dict) else info
+    info = read_object(path, needed=False)
+    layout = info.get("layout", "released")
     if layout not in LAYOUTS:
         raise EgoGenError(f"{path}: layout {layout!r}, expected one of {', '.join(LAYOUTS)}")
     return info
@@ -279,10 +268,7 @@ class ReleasedWriter:
 
 
 class CompactWriter:
-    """Writes the feature `name` of batches of frames into shards, at most its COMPACT_ROWS rows.
-
-    `writer` is a name of this job's own among those that write to the folder.
-    """
+    """Writes the feature `name` of batches of frames into shards, at most its COMPACT_ROWS rows."""
 
     def __init__(self, root: str | os.PathLike, name: str, writer: str):
         self.root, self.most_rows = Path(root), COMPACT_ROWS.get(name)
@@ -290,13 +276,11 @@ class CompactWriter:
 
     def write(self, items: Mapping[str, np.ndarray]) -> None:
         """{image_0: (n, d)}, or (P, C) where the store has a projector."""
-        most = self.most_rows
-        self.shards.write(
-            {
-                feature_key(image_0): _half(rows[:most], FrameFeature(self.root, image_0))
-                for image_0, rows in items.items()
-            }
-        )
+        half = {
+            feature_key(image_0): _half(rows[: self.most_rows], _frame_feature(self.root, image_0))
+            for image_0, rows in items.items()
+        }
+        self.shards.write(half)
 
     def close(self) -> None:
         """Join what has been written in small files."""
@@ -352,10 +336,8 @@ def _check_shape(
 ) -> None:
     """`told`: the shape that the error names, where it is another."""
     expected = f"({rows if rows is not None else 'n'}, {width if width is not None else 'd'})"
-    wrong = len(shape) != 2 or min(shape) < 1
-    wrong = wrong or (width is not None and shape[1] != width)
-    wrong = wrong or (rows is not None and shape[0] != rows)
-    if wrong:
+    fits = len(shape) == 2 and min(shape) >= 1
+    if not fits or width not in (None, shape[1]) or rows not in (None, shape[0]):
         raise EgoGenError(f"{where}: feature of shape {tuple(told or shape)}, expected {expected}")
 
 

@@ -61,36 +61,27 @@ def find_template(name: str) -> Template:
     return TEMPLATES[name]
 
 
-@dataclass(frozen=True)
-class Round:
-    """`instruction` ends where the model takes over; `answer` is None in an open prompt."""
+def rounds_of(turns: Sequence[str | None], template: Template) -> list[tuple[str, str | None]]:
+    """(instruction, which ends where the model takes over; answer) of each round.
 
-    instruction: str
-    answer: str | None
-
-
-def rounds_of(turns: Sequence[str | None], template: Template) -> list[Round]:
-    """Turns alternate question, answer; the last answer may be None (the model is to write it)."""
+    Turns alternate question, answer; the last answer may be None (the model is to write it).
+    """
     if len(turns) % 2 or not turns:
         raise EgoGenError(f"conversation of {len(turns)} turns: expected questions with answers")
     rounds = []
     for index in range(0, len(turns), 2):
         start = template.next_start if index else template.first_start
         answer = turns[index + 1]
-        rounds.append(
-            Round(
-                f"{start}{turns[index]}{template.ask}",
-                None if answer is None else f" {answer}{template.close}",
-            )
-        )
+        closed = None if answer is None else f" {answer}{template.close}"
+        rounds.append((f"{start}{turns[index]}{template.ask}", closed))
     return rounds
 
 
 def render(turns: Sequence[str | None], template: Template) -> str:
     """The conversation as the model reads it (without the beginning mark `<s>`)."""
     return "".join(
-        piece.instruction + ("" if piece.answer is None else piece.answer + END)
-        for piece in rounds_of(turns, template)
+        instruction + ("" if answer is None else answer + END)
+        for instruction, answer in rounds_of(turns, template)
     )
 
 

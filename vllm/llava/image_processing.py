@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from egogen.atomic import read_json, write_json
+from egogen.atomic import read_object, write_json
 from egogen.errors import EgoGenError
 
 FILE = "preprocessor_config.json"
@@ -74,16 +74,15 @@ class ImageProcessor:
 
     def settings(self) -> dict[str, Any]:
         """Fields of preprocessor_config.json, for transformers, which knows no aspect option."""
+        square = {"height": self.size, "width": self.size}
         return {
             "image_processor_type": "CLIPImageProcessor",
             "do_convert_rgb": True,
             "do_resize": True,
-            "size": {"height": self.size, "width": self.size}
-            if self.aspect == "squeeze"
-            else {"shortest_edge": self.size},
+            "size": square if self.aspect == "squeeze" else {"shortest_edge": self.size},
             "resample": 3,
             "do_center_crop": True,
-            "crop_size": {"height": self.size, "width": self.size},
+            "crop_size": square,
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_normalize": True,
@@ -98,13 +97,12 @@ class ImageProcessor:
 def load_image_processor(folder: str | os.PathLike, size: int, aspect: str) -> ImageProcessor:
     """`size` and `aspect` come from the model's config; mean and std from the folder if there."""
     path = Path(folder) / FILE
-    if not path.exists():
-        return ImageProcessor(size, aspect)
-    settings = read_json(path)
+    settings = read_object(path, needed=False)
     values = asdict(ImageProcessor(size, aspect))
     for name, field in (("mean", "image_mean"), ("std", "image_std")):
         value = settings.get(field, values[name])
-        if len(value) != 3:
+        listed = isinstance(value, list | tuple) and len(value) == 3
+        if not listed or not all(isinstance(number, int | float) for number in value):
             raise EgoGenError(f"{path}: field {field!r}: expected three numbers, found {value}")
         values[name] = tuple(map(float, value))
     return ImageProcessor(**values)

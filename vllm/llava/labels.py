@@ -13,9 +13,9 @@ from pathlib import Path
 from lemminflect import getAllInflections, getLemma
 
 from egogen.errors import EgoGenError
+from egogen.layout import DATASETS
 
 QUERY = "How does the person properly {} that is displayed in the video frame?"
-DATASETS = ("ego4d", "epickitchen")
 STYLES = ("parsed", "released")
 
 # WordNet's detachment rules for verbs: ending -> replacement (the Morphy algorithm of WordNet 3.0).

@@ -107,20 +107,17 @@ class Llava(LlavaForConditionalGeneration):
         """
         tower = self.model.vision_tower
         learns = any(parameter.requires_grad for parameter in tower.parameters())
-        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-            return self._vision_features(tower, pixel_values)
-
-    def _vision_features(self, tower: Any, pixel_values: torch.Tensor) -> torch.Tensor:
         layer, offloaded = self.config.vision_feature_layer, tower.device.type == "meta"
         # Weights that lie on disk are fetched, and inputs moved to them, when the tower is called.
         pixels = pixel_values.to(None if offloaded else tower.device, tower.dtype)  # (B, 3, s, s)
-        if offloaded or not isinstance(tower, CLIPVisionModel):
-            states = tower(pixels, output_hidden_states=True).hidden_states[layer]  # (B, 1+P, C)
-        else:
-            blocks = tower.encoder.layers
-            states = tower.pre_layrnorm(tower.embeddings(pixels))  # (B, 1+P, C)
-            for block in blocks[: layer + 1 + len(blocks) if layer < 0 else layer]:
-                states = block(states, attention_mask=None)  # (B, 1+P, C)
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            if offloaded or not isinstance(tower, CLIPVisionModel):
+                states = tower(pixels, output_hidden_states=True).hidden_states[layer]
+            else:
+                blocks = tower.encoder.layers
+                states = tower.pre_layrnorm(tower.embeddings(pixels))  # (B, 1+P, C)
+                for block in blocks[: layer + 1 + len(blocks) if layer < 0 else layer]:
+                    states = block(states, attention_mask=None)  # (B, 1+P, C)
         return states if self.config.vision_feature_select_strategy == "full" else states[:, 1:]
 
     def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -192,26 +189,25 @@ def projector_layers(config: LlavaConfig) -> int:
 
 
 def build_config(
-    text: LlamaConfig,
-    vision: CLIPVisionConfig,
-    *,
-    projector_layers: int = 1,
-    vision_feature_layer: int = -2,
-    vision_feature_select_strategy: str = "default",
-    image_aspect_ratio: str = "square",
-    conversation_template: str = "llama_2",
+    text: LlamaConfig, vision: CLIPVisionConfig, projector_layers: int = 1, **fields: Any
 ) -> LlavaConfig:
-    """One config for everything that a checkpoint folder has to say about its model."""
+    """One config for everything that a checkpoint folder has to say about its model.
+
+    `fields` are those of the projector's inputs and of prompts, by default as released.
+    """
+    released = {
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "image_aspect_ratio": "square",
+        "conversation_template": "llama_2",
+    }
     return LlavaConfig(
         text_config=text,
         vision_config=vision,
         image_token_index=IMAGE_ID,
         image_seq_length=(vision.image_size // vision.patch_size) ** 2,
         projector_hidden_act="linear" if projector_layers == 1 else "gelu",
-        vision_feature_layer=vision_feature_layer,
-        vision_feature_select_strategy=vision_feature_select_strategy,
         tie_word_embeddings=False,
         projector_layers=projector_layers,
-        image_aspect_ratio=image_aspect_ratio,
-        conversation_template=conversation_template,
+        **(released | fields),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import sentencepiece
 from tokenizers import Tokenizer
 
-from egogen.atomic import atomic_path, read_json, write_json
+from egogen.atomic import atomic_path, read_object, write_json
 from egogen.errors import EgoGenError
 from llava.conversation import IMAGE_MARK
 
@@ -33,13 +33,7 @@ class TextTokenizer:
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
-        self.added: dict[str, int] = {}
-        if (self.folder / ADDED_FILE).exists():
-            self.added = dict(read_json(self.folder / ADDED_FILE))
-
-    def _split_marks(self, text: str) -> list[str]:
-        marks = sorted(self.marks, key=len, reverse=True)
-        return re.split("(" + "|".join(map(re.escape, marks)) + ")", text)
+        self.added: dict[str, int] = read_object(self.folder / ADDED_FILE, needed=False)
 
     @property
     def marks(self) -> dict[str, int]:
@@ -50,7 +44,8 @@ class TextTokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of `text` without a beginning mark of its own."""
         ids, marks = [], self.marks
-        for index, part in enumerate(self._split_marks(text)):
+        longest_first = map(re.escape, sorted(marks, key=len, reverse=True))
+        for index, part in enumerate(re.split(f"({'|'.join(longest_first)})", text)):
             if part in marks:
                 ids.append(marks[part])
             elif part:
@@ -147,8 +142,7 @@ def load_tokenizer(folder: str | os.PathLike, legacy: bool | None = None) -> Tex
     folder = Path(folder)
     if (folder / MODEL_FILE).exists():
         if legacy is None:
-            config = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else {}
-            legacy = config.get("legacy") is not False
+            legacy = read_object(folder / CONFIG_FILE, needed=False).get("legacy") is not False
         return SentencePieceTokenizer(folder, legacy)
     if (folder / FAST_FILE).exists():
         return FastTokenizer(folder)

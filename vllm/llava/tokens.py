@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from llava.conversation import END, IMAGE_MARK, Template, rounds_of
 from llava.tokenizer import TextTokenizer
@@ -49,7 +50,7 @@ def encode_conversation(
 
     Targets are the answers, each with the end mark behind it.
     """
-    rounds = [(part.instruction, part.answer or "") for part in rounds_of(turns, template)]
+    rounds = [(instruction, answer or "") for instruction, answer in rounds_of(turns, template)]
     text = "".join(instruction + answer + END for instruction, answer in rounds)
     ids = encode_prompt(text, tokenizer, image)
     labels = [IGNORE] * len(ids)
@@ -78,16 +79,17 @@ def cut(sample: Encoded, max_length: int, patches: int = 1) -> Encoded:
 
 def collate(samples: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
     """Right-padded (B, T) int64 `input_ids`, `labels`, and bool `attention_mask`."""
-    length = max(len(sample.input_ids) for sample in samples)
-    ids = torch.full((len(samples), length), pad_id)
-    labels = torch.full((len(samples), length), IGNORE)
-    mask = torch.zeros(len(samples), length, dtype=torch.bool)
-    for row, sample in enumerate(samples):
-        count = len(sample.input_ids)
-        ids[row, :count] = torch.tensor(sample.input_ids)
-        labels[row, :count] = torch.tensor(sample.labels)
-        mask[row, :count] = True
-    return {"input_ids": ids, "labels": labels, "attention_mask": mask}
+    return {
+        "input_ids": padded([sample.input_ids for sample in samples], pad_id),
+        "labels": padded([sample.labels for sample in samples], IGNORE),
+        "attention_mask": padded([[True] * len(sample.input_ids) for sample in samples], False),
+    }
+
+
+def padded(rows: Sequence[Sequence[int]], value: int, side: str = "right") -> torch.Tensor:
+    """Rows of unequal length as one tensor (B, T), filled up with `value` on one side."""
+    parts = [torch.tensor(row) for row in rows]
+    return pad_sequence(parts, batch_first=True, padding_value=value, padding_side=side)
 
 
 def expand(ids: Sequence[int], patches: int) -> list[int]:
@@ -107,10 +109,5 @@ def expand_sample(sample: Encoded, patches: int) -> Encoded:
 
 def left_pad(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompts of unequal length -> int64 ids (B, S) and bool mask (B, S), padded on the left."""
-    length = max(map(len, prompts))
-    ids = torch.full((len(prompts), length), pad_id)
-    mask = torch.zeros(len(prompts), length, dtype=torch.bool)
-    for row, prompt in enumerate(prompts):
-        ids[row, length - len(prompt) :] = torch.tensor(prompt)
-        mask[row, length - len(prompt) :] = True
-    return ids, mask
+    mask = padded([[True] * len(prompt) for prompt in prompts], False, "left")
+    return padded(prompts, pad_id, "left"), mask

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "vllm")]
 
-from egogen.errors import run_command  # noqa: E402
+from egogen.errors import command_parser, run_command  # noqa: E402
 
 EXAMPLE = """example:
   python vllm/scripts/convert_checkpoint.py runs/vllm runs/vllm-hf --to hub
@@ -19,9 +18,7 @@ The folder given first may have any layout; its weights keep their bits."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, EXAMPLE)
     add = parser.add_argument
     add("source", type=Path, help="checkpoint folder, any layout")
     add("out", type=Path, help="new folder")

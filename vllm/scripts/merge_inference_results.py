@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +10,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 
 from egogen.actions import DESCRIPTION_KEY  # noqa: E402
 from egogen.atomic import write_json  # noqa: E402
-from egogen.errors import EgoGenError, run_command  # noqa: E402
-from llava.describing.results import (  # noqa: E402
-    check_complete,
-    chunk_files,
-    merge_results,
-    with_descriptions,
-)
+from egogen.errors import EgoGenError, command_parser, run_command  # noqa: E402
+from llava.describing import results  # noqa: E402
 
 EXAMPLE = """example:
   python vllm/scripts/merge_inference_results.py runs/described/vllm/val \\
@@ -26,11 +20,7 @@ EXAMPLE = """example:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, EXAMPLE)
     add = parser.add_argument
     add("folder", type=Path, help="folder with <name>_1.json, <name>_2.json ...")
     add("--output", type=Path, required=True, help="the merged JSON")
@@ -40,12 +30,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.actions_output and not args.action_label:
         raise EgoGenError("--actions-output: needs --action-label, the file to be completed")
-    files = chunk_files(args.folder)
-    merged = merge_results(files)
+    files = results.chunk_files(args.folder)
+    merged = results.merge_results(files)
     if args.action_label:
-        check_complete(merged, args.action_label)
+        results.check_complete(merged, args.action_label)
     if args.actions_output:
-        write_json(args.actions_output, with_descriptions(args.action_label, merged, args.key))
+        whole = results.with_descriptions(args.action_label, merged, args.key)
+        write_json(args.actions_output, whole)
     write_json(args.output, merged)
     count = sum(map(len, merged.values()))
     print(f"{args.output}: {count} entries from {len(files)} chunks")

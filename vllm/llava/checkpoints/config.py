@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 from transformers.utils import cached_file
 
-from egogen.atomic import read_json
+from egogen.atomic import read_object
 from egogen.errors import EgoGenError
 from llava.checkpoints.fields import CONFIG_FILE, is_released, read_fields
 from llava.model import build_config, projector_layers
@@ -36,22 +36,10 @@ KNOWN_TOWERS = {
 PROJECTORS = {"linear": 1, "mlp2x_gelu": 2}
 # The language model's fields in a released config.json; rope's stand as older libraries had them.
 TEXT_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "hidden_act",
-    "max_position_embeddings",
-    "initializer_range",
-    "rms_norm_eps",
-    "use_cache",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
-    "attention_bias",
-    "mlp_bias",
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "hidden_act", "max_position_embeddings"),
+    *("initializer_range", "rms_norm_eps", "use_cache"),
+    *("pad_token_id", "bos_token_id", "eos_token_id", "attention_bias", "mlp_bias"),
 )
 ROPE_FIELDS = ("rope_theta", "rope_scaling")
 # What the released code writes besides; none of it changes a number here.
@@ -89,11 +77,7 @@ def read_config(folder: str | os.PathLike, vision_tower: str | None = None) -> L
         if is_released(fields):
             return _released_config(fields, path, _vision_config(fields, path, vision_tower))
         return _hub_config(fields, path)
-    except (
-        TypeError,
-        ValueError,
-        StrictDataclassError,
-    ) as error:  # what the library says about a field's type or value
+    except (TypeError, ValueError, StrictDataclassError) as error:  # of a field's type or value
         raise EgoGenError(f"{path}: {error}") from error
 
 
@@ -161,19 +145,17 @@ def _vision_config(
     """From `vision_tower`, the folder that config.json names, a known name, or the hub."""
     name = vision_tower or tower_name(fields)
     folder = Path(vision_tower) if vision_tower else tower_folder(name, path.parent)
-    file: Path | None
-    if folder is not None and (folder / CONFIG_FILE).exists():
-        file = folder / CONFIG_FILE
-    elif name in KNOWN_TOWERS:
-        return CLIPVisionConfig(**KNOWN_TOWERS[name])
-    else:
+    file = folder / CONFIG_FILE if folder is not None else None
+    if file is None or not file.exists():
+        if name in KNOWN_TOWERS:
+            return CLIPVisionConfig(**KNOWN_TOWERS[name])
         file = hub_file(name, CONFIG_FILE)
     if file is None:
         raise EgoGenError(
             f"{path}: vision tower {name!r} is neither a folder nor a name that the hub or its "
             "local cache has, expected one (--vision-tower)"
         )
-    tower = read_json(file)
+    tower = read_object(file)
     return CLIPVisionConfig(**tower.get("vision_config", tower))
 
 

@@ -23,20 +23,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from egogen.atomic import read_json, write_json
+from egogen.atomic import read_json, read_object, write_json
 from egogen.errors import EgoGenError
-from llava.checkpoints.config import (
-    ADDED_ROWS,
-    ORIGIN,
-    TOWER_FOLDER,
-    read_config,
-    released_fields,
-)
+from llava.checkpoints.config import ADDED_ROWS, ORIGIN, TOWER_FOLDER, read_config, released_fields
 from llava.checkpoints.fields import CONFIG_FILE, is_released, read_fields
 from llava.checkpoints.files import HUB_NAMES, RELEASED_NAMES, rename, weight_files, write_weights
 from llava.checkpoints.load import EMBEDDINGS, HEAD, read_state
 from llava.conversation import IMAGE_MARK, chat_template, find_template
-from llava.image_processing import load_image_processor
+from llava.image_processing import ImageProcessor, load_image_processor
 from llava.model import projector_layers, with_identity
 from llava.tokenizer import (
     ADDED_FILE,
@@ -59,9 +53,9 @@ def convert(
 ) -> list[Path] | None:
     """Write the checkpoint in `source` to `out` in another layout ("llava" or "hub").
 
-    config.json is written last, so that only a complete folder has it. Returns the weight files,
-    None when they have been converted before. Raises EgoGenError for a folder that holds another
-    checkpoint.
+    config.json is written last, behind what says where it comes from, so that only a complete
+    folder has it. Returns the weight files, None when they have been converted before. Raises
+    EgoGenError for a folder that holds another checkpoint.
     """
     if layout not in LAYOUTS:
         raise EgoGenError(f"layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
@@ -76,15 +70,15 @@ def convert(
             return None
         raise EgoGenError(f"{out}: holds another checkpoint, expected an empty or a new folder")
     state = read_state(source, config, vision_tower)
-    files = (_write_hub if layout == "hub" else _write_llava)(source, out, config, state)
-    write_json(out / RECORD_FILE, record)
-    return files
+    return (_write_hub if layout == "hub" else _write_llava)(source, out, config, state, record)
 
 
 def _write_hub(
-    source: Path, out: Path, config: LlavaConfig, state: dict[str, Tensor]
+    source: Path, out: Path, config: LlavaConfig, state: dict[str, Tensor], record: dict[str, Any]
 ) -> list[Path]:
     fields, tokenizer = read_fields(source), load_tokenizer(source)
+    # All that may be refused comes before the first file is written.
+    pictures, fast = _image_processor(source, config), fast_tokenizer(source, tokenizer)
     image_id = len(tokenizer)
     added = max(0, image_id + 1 - config.text_config.vocab_size)
     if projector_layers(config) == 1:
@@ -94,7 +88,9 @@ def _write_hub(
             rows = state[name].new_zeros(added, state[name].shape[1])
             state[name] = torch.cat([state[name], rows])
     files = write_weights(state, out, lambda name: rename(name, HUB_NAMES))
-    _write_processor(source, out, config, tokenizer)
+    save_tokenizer(tokenizer, out)
+    _write_processor(out, config, pictures, fast)
+    write_json(out / ADDED_FILE, {**tokenizer.added, IMAGE_MARK: image_id})
     rows = config.text_config.vocab_size + added
     _write_generation(out, tokenizer, suppress_tokens=list(range(image_id, rows)))
     config.text_config.vocab_size = rows
@@ -104,29 +100,32 @@ def _write_hub(
     written = {**config.to_dict(), ADDED_ROWS: added}
     if is_released(fields):
         written[ORIGIN] = fields
+    write_json(out / RECORD_FILE, record)
     write_json(out / CONFIG_FILE, written, indent=2)
     return files
 
 
 def _write_llava(
-    source: Path, out: Path, config: LlavaConfig, state: dict[str, Tensor]
+    source: Path, out: Path, config: LlavaConfig, state: dict[str, Tensor], record: dict[str, Any]
 ) -> list[Path]:
     fields, tokenizer = read_fields(source), load_tokenizer(source)
+    pictures = _image_processor(source, config)
     names = RELEASED_NAMES[projector_layers(config)]
     files = write_weights(state, out, lambda name: rename(name, names))
     tower = config.vision_config.to_diff_dict()
     write_json(out / TOWER_FOLDER / CONFIG_FILE, tower, indent=2)
     _save_tokenizer(tokenizer, out)
-    _image_processor(source, config).save(out)
+    pictures.save(out)
     _write_generation(out, tokenizer)
     origin = fields if is_released(fields) else fields.get(ORIGIN)
     released = released_fields(config, origin, TOWER_FOLDER)
     dtype = str(state[HEAD].dtype).removeprefix("torch.")
+    write_json(out / RECORD_FILE, record)
     write_json(out / CONFIG_FILE, {**released, "torch_dtype": dtype}, indent=2)
     return files
 
 
-def _image_processor(source: Path, config: LlavaConfig):
+def _image_processor(source: Path, config: LlavaConfig) -> ImageProcessor:
     return load_image_processor(source, config.vision_config.image_size, config.image_aspect_ratio)
 
 
@@ -141,8 +140,7 @@ def _write_generation(out: Path, tokenizer: TextTokenizer, **more: Any) -> None:
 
 def _length(folder: Path) -> dict[str, int]:
     """`model_max_length` where tokenizer_config.json says one."""
-    path = folder / TOKENIZER_CONFIG_FILE
-    config = read_json(path) if path.exists() else {}
+    config = read_object(folder / TOKENIZER_CONFIG_FILE, needed=False)
     return {name: config[name] for name in ("model_max_length",) if name in config}
 
 
@@ -160,14 +158,11 @@ def _save_tokenizer(tokenizer: TextTokenizer, out: Path) -> None:
 
 
 def _write_processor(
-    source: Path, out: Path, config: LlavaConfig, tokenizer: TextTokenizer
+    out: Path, config: LlavaConfig, pictures: ImageProcessor, fast: PreTrainedTokenizerFast
 ) -> None:
     """What transformers' AutoProcessor reads; sentencepiece's own file stays beside it."""
-    processor = _image_processor(source, config)
-    fast = fast_tokenizer(source, tokenizer)
-    save_tokenizer(tokenizer, out)
     LlavaProcessor(
-        image_processor=CLIPImageProcessor(**processor.settings()),
+        image_processor=CLIPImageProcessor(**pictures.settings()),
         tokenizer=fast,
         patch_size=config.vision_config.patch_size,
         vision_feature_select_strategy=config.vision_feature_select_strategy,
@@ -177,8 +172,7 @@ def _write_processor(
     ).save_pretrained(out)
     path = out / TOKENIZER_CONFIG_FILE
     write_json(path, {**read_json(path), "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2)
-    write_json(out / ADDED_FILE, {**tokenizer.added, IMAGE_MARK: len(tokenizer)})
-    processor.save(out)
+    pictures.save(out)
 
 
 def fast_tokenizer(source: Path, tokenizer: TextTokenizer) -> PreTrainedTokenizerFast:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from egogen.atomic import read_json
+from egogen.atomic import read_object
 from egogen.errors import EgoGenError
 
 CONFIG_FILE = "config.json"
@@ -17,12 +17,9 @@ def read_fields(folder: str | os.PathLike) -> dict[str, Any]:
     path = Path(folder) / CONFIG_FILE
     if not Path(folder).is_dir():
         raise EgoGenError(f"{folder}: no such folder, expected a vision-language checkpoint")
-    fields = read_json(path)
-    known = isinstance(fields, dict) and (
-        is_released(fields) or (fields.get("model_type") == "llava" and "vision_config" in fields)
-    )
-    if not known:
-        kind = fields.get("model_type") if isinstance(fields, dict) else fields
+    fields = read_object(path)
+    kind = fields.get("model_type")
+    if not (is_released(fields) or (kind == "llava" and "vision_config" in fields)):
         raise EgoGenError(f"{path}: model type {kind!r}, expected a LLaVA checkpoint")
     return fields
 

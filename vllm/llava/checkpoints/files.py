@@ -15,7 +15,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor
 
-from egogen.atomic import atomic_path, read_json, write_json
+from egogen.atomic import atomic_path, read_object, write_json
 from egogen.errors import EgoGenError
 from egogen.jobs import Progress
 from egogen.weight_files import COMPUTED, fit_names, read_weight_file, tensors
@@ -84,8 +84,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    fields = read_json(index)
-    names = fields.get("weight_map") if isinstance(fields, dict) else None
+    names = read_object(index).get("weight_map")
     if not isinstance(names, dict) or not all(
         isinstance(name, str) and name == os.path.basename(name) for name in names.values()
     ):

@@ -33,12 +33,7 @@ from llava.checkpoints.config import (
     tower_name,
 )
 from llava.checkpoints.fields import is_released, read_fields
-from llava.checkpoints.files import (
-    WHOLE_FILES,
-    read_tower,
-    read_weights,
-    weight_files,
-)
+from llava.checkpoints.files import WHOLE_FILES, read_tower, read_weights, weight_files
 from llava.conversation import Template, chat_template, find_template
 from llava.image_processing import ImageProcessor, load_image_processor
 from llava.model import PROJECTOR, Llava, projector_layers

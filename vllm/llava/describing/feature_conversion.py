@@ -92,12 +92,11 @@ def _check(job: Conversion) -> None:
 
 
 def _record(job: Conversion, shape: tuple[int, int]) -> None:
-    info = {k: v for k, v in read_info(job.source).items() if k not in ("kind", "layout", "dtype")}
+    layout_says = ("kind", "layout", "dtype", "vision_width", "text_rows", "projector")
+    info = {k: v for k, v in read_info(job.source).items() if k not in layout_says}
     info |= {"width": shape[1], "converted": True}
     if job.kind == "image":
         info["rows"] = shape[0]
-    for name in ("vision_width", "text_rows", "projector"):
-        info.pop(name, None)
     if job.projector is not None and job.projector.output_width != shape[1]:
         raise EgoGenError(
             f"{job.source}: features of width {shape[1]}, but the projector makes "

@@ -141,7 +141,7 @@ class LlavaDescriber:
     ) -> list[torch.Tensor]:
         """The engine's hidden states, or those of one teacher-forced pass where it kept none."""
         left = [number for number, sample in enumerate(written) if sample.rows is None]
-        rows = {number: kept for number, w in enumerate(written) if (kept := w.rows) is not None}
+        made: list[torch.Tensor] = []
         if left:
             made = text_rows(
                 self.model,
@@ -150,5 +150,5 @@ class LlavaDescriber:
                 torch.stack([requests[number].features for number in left]),  # (B, P, D)
                 self.loaded.tokenizer.pad_id,
             )
-            rows.update(zip(left, made, strict=True))
-        return [rows[number] for number in range(len(written))]
+        following = iter(made)
+        return [next(following) if sample.rows is None else sample.rows for sample in written]

@@ -16,30 +16,20 @@ from egogen.actions import ActionEntry, inside
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError
 from egogen.frames import read_rgb
 from egogen.jobs import Progress, lock
+from egogen.provenance import record_provenance
 from egogen.seeds import stable_seed
+from llava.describing import results
 from llava.describing.describer import Describer
 from llava.describing.job import Job, Sample, chunk_entries, name_of
-from llava.describing.results import (
-    append_results,
-    finished,
-    journal_of,
-    record_results,
-    result_file,
-    write_results,
-)
+from llava.describing.results import append_results, finished, journal_of, write_results
 from llava.describing.stores import FeatureStores
 from llava.labels import clean_label, question
 
 
 def provenance(job: Job, describer: Describer) -> dict[str, Any]:
     """What the texts and features of a job depend on: recorded beside them."""
-    seed = {} if job.seed is None else {"seed": job.seed}
-    return {
-        **describer.provenance,
-        "query": job.query,
-        "label_style": job.label_style,
-        **seed,
-    }
+    info = {**describer.provenance, "query": job.query, "label_style": job.label_style}
+    return info if job.seed is None else {**info, "seed": job.seed}
 
 
 def prepare(job: Job, describer: Describer, entry: ActionEntry) -> Sample:
@@ -109,8 +99,10 @@ def run(job: Job, describer: Describer) -> int:
     stores = FeatureStores(job, describer, made_by)
     path = None
     if job.save_path:
-        path = result_file(job.save_path, job.chunk_idx)
-        record_results(job.save_path, {"num_chunks": job.num_chunks, **made_by})
+        path = results.result_file(job.save_path, job.chunk_idx)
+        # The number of chunks is part of it: files of another number overlap with these.
+        record = {"num_chunks": job.num_chunks, **made_by}
+        record_provenance(job.save_path / results.RECORD_FILE, record)
     held = path.with_name(f".{path.stem}.lock") if path else Path(".lock")
     with lock(held, f"describing chunk {job.chunk_idx}", needed=path is not None):
         done = finished(path, entries, stores.hold)

@@ -21,14 +21,12 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from egogen.actions import ActionEntry, read_actions
-from egogen.atomic import read_json, write_json
-from egogen.errors import EgoGenError
-from egogen.provenance import record_provenance
+from egogen.atomic import read_json, read_object, write_json
+from egogen.errors import EgoGenError, listed
 
 Results = dict[str, dict[str, dict[str, str]]]  # {clip: {action: FIELDS}}
 FIELDS = ("original action", "action", "description")
 RECORD_FILE = "made_by.json"
-SHOWN = 20  # problems named in one line
 
 
 def result_file(save_path: str | os.PathLike, chunk_idx: int) -> Path:
@@ -131,25 +129,12 @@ def finished(
     return done
 
 
-def record_results(save_path: Path, info: dict[str, Any]) -> None:
-    """Record beside the result files what made them; refuse to mix them with others.
-
-    The number of chunks is part of it: files of another number overlap with these.
-    """
-    record_provenance(save_path / RECORD_FILE, info)
-
-
-def chunks_of(save_path: Path) -> int | None:
-    """How many chunks the record says there are, None without a record (released results)."""
-    path = save_path / RECORD_FILE
-    return read_json(path).get("num_chunks") if path.exists() else None
-
-
 def chunk_files(folder: Path) -> list[Path]:
     """Files `<name>_<number>.json` in the order of their numbers (2 before 10).
 
     Raises EgoGenError when there is none, a number is missing, or two files have the same. How many
-    there should be is taken from the record beside them; without one, the highest number counts.
+    there should be is taken from the record beside them; without one, as released results are, the
+    highest number counts.
     """
     if not folder.is_dir():
         raise EgoGenError(f"{folder}: no such folder, expected the results of the chunks")
@@ -166,16 +151,12 @@ def chunk_files(folder: Path) -> list[Path]:
         found[number] = path
     if not found:
         raise EgoGenError(f"{folder}: holds no result file, expected <name>_1.json and so on")
-    count = chunks_of(folder) or max(found)
+    record = read_object(folder / RECORD_FILE, needed=False)
+    count = record.get("num_chunks") or max(found)
     gaps = sorted(set(range(1, count + 1)) - set(found))
     if gaps:
-        raise EgoGenError(f"{folder}: chunks {_listed(gaps)} are missing")
+        raise EgoGenError(f"{folder}: chunks {listed(gaps)} are missing")
     return [found[number] for number in sorted(found)]
-
-
-def _listed(items: list[Any]) -> str:
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(map(str, items[:SHOWN])) + more
 
 
 def merge_results(files: list[Path]) -> Results:
@@ -188,7 +169,7 @@ def merge_results(files: list[Path]) -> Results:
             twice += [f"{clip}/{action} ({path.name})" for action in actions if action in known]
             known.update(actions)
     if twice:
-        raise EgoGenError(f"{files[0].parent}: entries stand twice: {_listed(twice)}")
+        raise EgoGenError(f"{files[0].parent}: entries stand twice: {listed(twice)}")
     return merged
 
 
@@ -200,11 +181,11 @@ def check_complete(merged: Results, action_label: Path) -> list[ActionEntry]:
     if missing:
         raise EgoGenError(
             f"{action_label}: {len(missing)} of {len(entries)} entries are not described: "
-            f"{_listed(missing)}"
+            f"{listed(missing)}"
         )
     unknown = sorted(described - {entry.key for entry in entries})
     if unknown:
-        raise EgoGenError(f"{action_label}: has no entries {_listed(unknown)} that were described")
+        raise EgoGenError(f"{action_label}: has no entries {listed(unknown)} that were described")
     return entries
 
 

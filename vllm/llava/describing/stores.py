@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from egogen.actions import ActionEntry
 from egogen.errors import EgoGenError
 from egogen.features.store import open_store, open_writer, record_store
@@ -52,12 +50,10 @@ class FeatureStores:
 
     def write(self, entries: Sequence[ActionEntry], described: Sequence[Description]) -> None:
         for name, writer in self.writers.items():
-            pairs = zip(entries, described, strict=True)
-            writer.write({entry.image_0: self._stored(made, name) for entry, made in pairs})
-
-    def _stored(self, described: Description, name: str) -> np.ndarray:
-        smaller = self.compact and self.features[name].projector is not None
-        return described.compact[name] if smaller else described.features[name]
+            smaller = self.compact and self.features[name].projector is not None
+            rows = [(made.compact if smaller else made.features)[name] for made in described]
+            frames = [entry.image_0 for entry in entries]
+            writer.write(dict(zip(frames, rows, strict=True)))
 
     def close(self) -> None:
         for writer in self.writers.values():

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 
 from llava.model import Llava, runs_on
+from llava.tokens import padded
 
 
 @torch.inference_mode()
@@ -35,9 +36,7 @@ def text_rows(
     inputs = [
         [*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)
     ]  # nothing follows the last token, so its own state is not needed
-    ids = torch.full((len(inputs), max(map(len, inputs))), pad_id)  # (B, T)
-    for row, known in enumerate(inputs):
-        ids[row, : len(known)] = torch.tensor(known)
+    ids = padded(inputs, pad_id)  # (B, T)
     hidden = model.model.language_model(
         inputs_embeds=model.embed(ids.to(device), features_BPD.to(device)), use_cache=False
     ).last_hidden_state  # (B, T, D), after the final norm

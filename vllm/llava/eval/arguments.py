@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from egogen.errors import EgoGenError
 from egogen.features.store import LAYOUTS
+from egogen.layout import DATASETS
 from llava.checkpoints.fields import read_fields
 from llava.describing.job import Job, chunk_entries
-from llava.labels import DATASETS, QUERY, STYLES, check_query, dataset_of
+from llava.labels import QUERY, STYLES, check_query, dataset_of
 
 if TYPE_CHECKING:
     from llava.checkpoints.load import Loaded
@@ -21,12 +22,6 @@ ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All shared flags."""
-    _add_model_arguments(parser)
-    _add_label_arguments(parser)
-    _add_split_arguments(parser)
-
-
-def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model-path", required=True, help="folder of the tuned model")
     add(
@@ -48,17 +43,9 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"the language model in {name[0]} bits (needs bitsandbytes)",
         )
     add("--vision-tower", help="folder with the vision tower when the checkpoint lacks it")
-
-
-def _add_label_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
     add("--query", default=QUERY, help="question with one {} for the action (default: %(default)s)")
     add("--dataset", choices=DATASETS, help="label convention (default: from the file's name)")
     add("--label-style", choices=STYLES, default="parsed", help="how labels become verb phrases")
-
-
-def _add_split_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
     add("--image-dir", required=True, type=Path, help="frame folder of the split")
     add("--save-image-feature-path", type=Path, help="root of the image features (none: not saved)")
     add("--save-text-feature-path", type=Path, help="root of the text features (none: not saved)")
@@ -76,7 +63,7 @@ def _add_split_arguments(parser: argparse.ArgumentParser) -> None:
 def check_least(args: argparse.Namespace, **least: float) -> None:
     """Raises EgoGenError that names the first flag below its least value."""
     for name, value in least.items():
-        if getattr(args, name) < value:
+        if not getattr(args, name) >= value:  # NaN is neither
             flag = "--" + name.replace("_", "-")
             raise EgoGenError(f"{flag} {getattr(args, name)}: expected at least {value}")
 
@@ -84,17 +71,13 @@ def check_least(args: argparse.Namespace, **least: float) -> None:
 def job_fields(args: argparse.Namespace, action_label: Path) -> dict[str, Any]:
     """What the shared flags say of a `llava.describing.job.Job`: its features go by name."""
     roots = {"image": args.save_image_feature_path, "text": args.save_text_feature_path}
+    same = ("image_dir", "feature_layout", "num_chunks", "chunk_idx", "batch_size", "label_style")
     return {
-        "image_dir": args.image_dir,
+        **{name: getattr(args, name) for name in same},
         "action_label": action_label,
         "dataset": args.dataset or dataset_of(action_label),
         "feature_paths": {name: root for name, root in roots.items() if root is not None},
-        "feature_layout": args.feature_layout,
         "query": check_query(args.query),
-        "num_chunks": args.num_chunks,
-        "chunk_idx": args.chunk_idx,
-        "batch_size": args.batch_size,
-        "label_style": args.label_style,
     }
 
 
@@ -109,12 +92,5 @@ def check_inputs(args: argparse.Namespace, job: Job) -> None:
 def load_asked(args: argparse.Namespace) -> Loaded:
     from llava.checkpoints.load import load  # slow to import
 
-    return load(
-        args.model_path,
-        dtype=args.dtype,
-        attn=args.attn,
-        device=args.device,
-        device_map=args.device_map,
-        quantization=args.quantization,
-        vision_tower=args.vision_tower,
-    )
+    options = ("dtype", "attn", "device", "device_map", "quantization", "vision_tower")
+    return load(args.model_path, **{name: getattr(args, name) for name in options})

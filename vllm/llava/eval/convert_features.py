@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from egogen.actions import read_actions
-from egogen.errors import run_command
+from egogen.errors import command_parser, run_command
 from egogen.features.store import LAYOUTS
 from egogen.jobs import floor_chunk
 
@@ -20,12 +19,7 @@ The same command again continues where it was stopped."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m llava.eval.convert_features",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, EXAMPLE, "python -m llava.eval.convert_features")
     add = parser.add_argument
     add("source", type=Path, help="feature store of the other layout")
     add("target", type=Path, help="folder of the new one")
@@ -37,22 +31,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--chunk-idx", type=int, default=1, help="1 to the number of chunks")
     args = parser.parse_args(argv)
     entries = floor_chunk(read_actions(args.action_label), args.num_chunks, args.chunk_idx)
-    from llava.describing.feature_conversion import (  # slow to import
-        Conversion,
-        convert,
-        projector_from,
-    )
+    from llava.describing import feature_conversion as conversion  # slow to import
 
     needs = args.projector and args.kind == "image" and args.to == "compact"
-    job = Conversion(
+    job = conversion.Conversion(
         source=args.source,
         target=args.target,
         kind=args.kind,
         layout=args.to,
         writer=f"{args.chunk_idx}-of-{args.num_chunks}",
-        projector=projector_from(args.projector) if needs else None,
+        projector=conversion.projector_from(args.projector) if needs else None,
     )
-    return convert(job, entries)
+    return conversion.convert(job, entries)
 
 
 if __name__ == "__main__":

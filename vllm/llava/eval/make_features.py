@@ -13,7 +13,7 @@ from pathlib import Path
 
 from egogen.actions import DESCRIPTION_KEY, read_actions
 from egogen.atomic import read_json
-from egogen.errors import EgoGenError, run_command
+from egogen.errors import EgoGenError, command_parser, run_command
 from llava.describing.job import Job
 from llava.eval.arguments import add_arguments, check_inputs, check_least, job_fields, load_asked
 
@@ -53,12 +53,7 @@ def read_texts(path: Path, action_label: Path, key: str | None) -> dict[tuple[st
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m llava.eval.make_features",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, EXAMPLE, "python -m llava.eval.make_features")
     add_arguments(parser)
     add = parser.add_argument
     add("--descriptions", required=True, type=Path, help="JSON with the texts")

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from egogen.errors import run_command
+from egogen.errors import command_parser, run_command
 from llava.describing.job import TOP_K, Decoding, Job
 from llava.eval.arguments import add_arguments, check_inputs, check_least, job_fields, load_asked
 
@@ -20,12 +20,7 @@ The same command again continues where it was stopped."""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m llava.eval.run_llava_in_loop",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, EXAMPLE, "python -m llava.eval.run_llava_in_loop")
     add_arguments(parser)
     add = parser.add_argument
     add("--action-label", required=True, type=Path, help="action file of the split")

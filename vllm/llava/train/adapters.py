@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from egogen.atomic import read_json, write_json
+from egogen.atomic import read_object, write_json
 from egogen.errors import EgoGenError
 from llava.checkpoints.load import load_model, save_tools, with_tools
 from llava.model import Llava, projector_layers
+from llava.train.arguments import LoraArguments
 from llava.train.saving import publish, staging_folder
 
 ADAPTER_FOLDER, ORIGIN_FILE = "adapter", "origin.json"
@@ -24,9 +25,7 @@ TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 KEPT_SETTINGS = ("conversation_template", "image_aspect_ratio")  # tuning may change them
 
 
-def add_adapters(
-    model: Llava, base: str, *, rank: int, alpha: int, dropout: float, quantized: bool
-) -> Any:
+def add_adapters(model: Llava, base: str, lora: LoraArguments) -> Any:
     """The model with adapters, in which only these and the projector learn (peft's PeftModel).
 
     `base` is the folder of the model. Raises EgoGenError when peft cannot place the adapters.
@@ -34,15 +33,15 @@ def add_adapters(
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     model.name_or_path = str(base)  # else peft asks the hub when it saves
-    if quantized:  # checkpointing is switched on by the trainer
+    if lora.bits != 16:  # checkpointing is switched on by the trainer
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     # A base in transformers' layout has a second layer always. Where it is the identity the adapter
     # does not name it, so that peft can put the adapter on such a base too.
     one_layer = projector_layers(model.config) == 1
     config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
+        r=lora.lora_r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
         bias="none",
         target_modules=TARGETS,
         modules_to_save=["multi_modal_projector" + (".linear_1" if one_layer else "")],
@@ -50,7 +49,7 @@ def add_adapters(
     try:
         model = get_peft_model(model, config)
     except ValueError as error:
-        raise EgoGenError(f"adapters of rank {rank}: {error}") from None
+        raise EgoGenError(f"adapters of rank {lora.lora_r}: {error}") from None
     for parameter in model.parameters():
         # Half precision would lose small updates; DeepSpeed keeps a float32 copy by itself.
         if parameter.requires_grad and not hasattr(parameter, "ds_id"):
@@ -81,7 +80,7 @@ def merge(
     from peft import PeftModel
 
     adapter = Path(adapter)
-    origin = read_json(adapter / ORIGIN_FILE)
+    origin = read_object(adapter / ORIGIN_FILE)
     if not (adapter / "adapter_model.safetensors").exists():
         raise EgoGenError(f"{adapter}: holds no adapter, expected adapter_model.safetensors")
     folder = base or origin["base"]

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import HfArg
 
-from egogen.atomic import read_json
-from egogen.errors import EgoGenError
+from egogen.atomic import read_object
+from egogen.errors import EgoGenError, need_package
 from llava.train.parallel import name_engine, processes, read_deepspeed, start_deepspeed
 
 EXAMPLE = """example:
@@ -40,15 +41,10 @@ AS_RELEASED = {
 @dataclass
 class ModelArguments:
     model_name_or_path: str = field(metadata={"help": "Folder of the pretrained model."})
-    vision_tower: str | None = field(
-        default=None, metadata={"help": "Folder of the vision tower when the checkpoint lacks it."}
-    )
-    version: str | None = field(
-        default=None, metadata={"help": "Conversation template (default: what config.json says)."}
-    )
-    attn: str = field(
-        default="auto",
-        metadata={"help": "sdpa, eager, flash_attention_2, or auto: flash when it is there."},
+    vision_tower: str | None = HfArg(help="Its folder when the checkpoint lacks it.", default=None)
+    version: str | None = HfArg(help="Prompt format (default: config.json's).", default=None)
+    attn: str = HfArg(
+        help="sdpa, eager, flash_attention_2, or auto: flash when it is there.", default="auto"
     )
 
 
@@ -56,15 +52,13 @@ class ModelArguments:
 class DataArguments:
     data_path: str = field(metadata={"help": "The conversations file."})
     image_folder: str = field(metadata={"help": "Folder that its images are relative to."})
-    image_aspect_ratio: str | None = field(
-        default=None, metadata={"help": "square, pad or squeeze (default: config.json's)."}
+    image_aspect_ratio: str | None = HfArg(
+        help="square, pad or squeeze (default: config.json's).", default=None
     )
-    cut_rule: str = field(
+    cut_rule: str = HfArg(
+        help="'expanded': model_max_length counts all positions of an image; 'released': one, as "
+        "in the released code.",
         default="expanded",
-        metadata={
-            "help": "'expanded': model_max_length counts all positions of an image; 'released': "
-            "one, as in the released code."
-        },
     )
     image_cache: int = field(default=0, metadata={"help": "Images kept in memory."})
     lazy_preprocess: bool = field(default=True, metadata={"help": "Accepted; always the case."})
@@ -96,7 +90,7 @@ def share_out(tuning: Any) -> None:
     if isinstance(tuning.deepspeed, str):
         tuning.deepspeed = read_deepspeed(tuning.deepspeed, tuning.use_cpu)
     if isinstance(tuning.fsdp_config, str):
-        tuning.fsdp_config = read_json(tuning.fsdp_config)
+        tuning.fsdp_config = read_object(tuning.fsdp_config)
     tuning.fsdp = {"true": True, "false": None}.get(str(tuning.fsdp).lower(), tuning.fsdp)
     if tuning.fsdp and processes() == 1:
         raise EgoGenError("--fsdp: one process has nobody to share with, expected torchrun")
@@ -111,20 +105,15 @@ class TuningArguments(TrainingArguments):
     model_max_length: int = field(default=2048, metadata={"help": "Longest sequence."})
     warmup_ratio: float = field(default=0.0, metadata={"help": "Share of the steps that warm up."})
     evaluation_strategy: str = field(default="no", metadata={"help": "Accepted; only 'no'."})
-    global_batch: int = field(
-        default=0,
-        metadata={"help": "Samples of a step over all processes; sets the accumulation (0: off)."},
+    global_batch: int = HfArg(
+        help="Samples of a step over all processes; sets the accumulation (0: off).", default=0
     )
-    lr_rule: str = field(
+    lr_rule: str = HfArg(
+        help="'command': --lr_scheduler_type as given; 'released': DeepSpeed's WarmupLR, which "
+        "overrode it in the published runs.",
         default="command",
-        metadata={
-            "help": "'command': --lr_scheduler_type as given; 'released': DeepSpeed's WarmupLR, "
-            "which overrode it in the published runs."
-        },
     )
-    as_released: bool = field(
-        default=False, metadata={"help": "All switches of tuning as in the released code."}
-    )
+    as_released: bool = HfArg(help="All switches as in the released code.", default=False)
 
     settings = {}  # what the run depends on besides: goes to the loggers with the flags here
 
@@ -167,7 +156,7 @@ CHOICES = {
     "attn": ("auto", "sdpa", "eager", "flash_attention_2"),
     "bits": (4, 8, 16),
 }
-LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb"}  # --report_to -> its package
+LOGGERS = {"tensorboard", "wandb"}  # of --report_to, those that are a package of that name
 
 
 class Flags(NamedTuple):
@@ -226,20 +215,14 @@ def _check(flags: Flags) -> None:
                     f"--{name} {value!r}: expected one of {', '.join(map(str, allowed))}"
                 )
     for logger in flags.tuning.report_to:
-        if logger in LOGGERS and find_spec(LOGGERS[logger]) is None:
-            raise EgoGenError(
-                f"--report_to {logger}: the package is not installed, expected: "
-                f"pip install {LOGGERS[logger]}"
-            )
+        if logger in LOGGERS:
+            need_package(logger, f"--report_to {logger}")
     if flags.lora.bits != 16 and not flags.lora.lora_enable:
         raise EgoGenError(
             f"--bits {flags.lora.bits}: quantized weights stay frozen, expected also "
             "--lora_enable True"
         )
-    needed = {"peft": flags.lora.lora_enable, "bitsandbytes": flags.lora.bits != 16}
-    for package, wanted in needed.items():
-        if wanted and find_spec(package) is None:
-            flag = "--lora_enable" if package == "peft" else f"--bits {flags.lora.bits}"
-            raise EgoGenError(
-                f"{flag}: the package is not installed, expected: pip install {package}"
-            )
+    if flags.lora.lora_enable:
+        need_package("peft", "--lora_enable")
+    if flags.lora.bits != 16:
+        need_package("bitsandbytes", f"--bits {flags.lora.bits}")

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from egogen.errors import EgoGenError, run_command
+from egogen.errors import EgoGenError, command_parser, run_command
 
 EXAMPLE = """example:
   python -m llava.train.merge_lora --adapter runs/vllm_lora/adapter --out runs/vllm_merged"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m llava.train.merge_lora",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, EXAMPLE, "python -m llava.train.merge_lora")
     parser.add_argument("--adapter", required=True, help="folder `adapter` of a tuning with LoRA")
     parser.add_argument("--out", required=True, help="folder of the complete checkpoint to write")
     parser.add_argument("--base", help="the pretrained model (default: where it was when tuning)")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from egogen.atomic import read_json
-from egogen.errors import EgoGenError
+from egogen.atomic import read_object
+from egogen.errors import EgoGenError, need_package
 
 
 def processes() -> int:
@@ -45,12 +44,9 @@ def read_deepspeed(path: str | Path, cpu: bool) -> dict[str, Any]:
     The published runs had such a file (WarmupLR); `--lr_rule released` gives its rates. On the CPU
     the optimizer is PyTorch's own: DeepSpeed's would be compiled first, for minutes.
     """
-    if find_spec("deepspeed") is None:
-        raise EgoGenError(
-            "--deepspeed: the package is not installed, expected: pip install deepspeed"
-        )
-    settings = read_json(path)
-    if not isinstance(settings, dict) or "zero_optimization" not in settings:
+    need_package("deepspeed", "--deepspeed")
+    settings = read_object(path)
+    if "zero_optimization" not in settings:
         raise EgoGenError(f"{path}: expected a DeepSpeed configuration with 'zero_optimization'")
     if settings.pop("scheduler", None) and is_first():
         print(f"{path}: its scheduler is left out, see --lr_rule", file=sys.stderr)

@@ -7,7 +7,6 @@ saved, and is never continued from.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from egogen.atomic import as_umask_says, read_json, write_json
+from egogen.atomic import as_umask_says, read_object, write_json
 from egogen.errors import EgoGenError
 from egogen.jobs import SIGNALS, StoppedBySignal, requeue
 from llava.checkpoints.load import Loaded, save_tools
@@ -50,14 +49,11 @@ def publish(staging: Path) -> None:
     staging.rmdir()
 
 
-def checkpoints(output: Path) -> dict[int, Path]:
-    """Step -> checkpoint-<step> folder, complete or not, by rising step."""
-    found = {
-        int(match[1]): path
-        for path in Path(output).glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
-    }
-    return dict(sorted(found.items()))
+def checkpoints(output: str | os.PathLike) -> list[Path]:
+    """The folders checkpoint-<step>, complete or not, by rising step."""
+    steps = {path: path.name.partition("-")[2] for path in Path(output).glob("checkpoint-*")}
+    found = [path for path, step in steps.items() if step.isdecimal() and path.is_dir()]
+    return sorted(found, key=lambda path: int(steps[path]))
 
 
 def newest_complete(output: Path, engine: str, processes: int) -> str | None:
@@ -66,10 +62,10 @@ def newest_complete(output: Path, engine: str, processes: int) -> str | None:
     Raises EgoGenError when it belongs to another engine, or to another number of processes where
     that matters.
     """
-    complete = [path for path in checkpoints(output).values() if (path / COMPLETE_FILE).exists()]
+    complete = [path for path in checkpoints(output) if (path / COMPLETE_FILE).exists()]
     if not complete:
         return None
-    written = read_json(complete[-1] / COMPLETE_FILE)
+    written = read_object(complete[-1] / COMPLETE_FILE)
     by, on = written.get("engine", engine), written.get("processes", processes)
     if by != engine or (by in SHARDED and on != processes):
         raise EgoGenError(
@@ -97,7 +93,7 @@ class CompleteCheckpoints(TrainerCallback):
         save_tools(self.loaded, folder)
         flush(folder)
         write_json(folder / COMPLETE_FILE, {"step": state.global_step, **self.mark})
-        older = [path for path in checkpoints(args.output_dir).values() if path != folder]
+        older = [path for path in checkpoints(args.output_dir) if path != folder]
         complete = [path for path in older if (path / COMPLETE_FILE).exists()]
         gone = complete[: max(0, len(complete) + 1 - self.kept)] if self.kept else []
         for path in [*gone, *(path for path in older if path not in complete)]:

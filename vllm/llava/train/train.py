@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from egogen.atomic import read_json, write_json
+from egogen.atomic import read_object, write_json
 from egogen.errors import EgoGenError, run_command
 from egogen.jobs import lock, track
 from llava.checkpoints.load import Loaded, load_model, save_tools, with_tools
@@ -49,15 +49,14 @@ def settings_of(flags: Flags) -> dict[str, Any]:
 def check_output(folder: Path, settings: dict[str, Any]) -> bool:
     """Whether the folder holds the finished result of these settings."""
     path = folder / SETTINGS_FILE
-    if path.exists():
-        begun = read_json(path)
-        other = [name for name in settings if name in begun and begun[name] != settings[name]]
-        if other:
-            raise EgoGenError(
-                f"{path}: this folder was begun with other settings "
-                f"({', '.join(f'{name} {begun[name]!r}' for name in other)}); choose another "
-                "--output_dir, or remove it"
-            )
+    begun = read_object(path, needed=False)
+    other = [name for name in settings if name in begun and begun[name] != settings[name]]
+    if other:
+        raise EgoGenError(
+            f"{path}: this folder was begun with other settings "
+            f"({', '.join(f'{name} {begun[name]!r}' for name in other)}); choose another "
+            "--output_dir, or remove it"
+        )
     return (folder / FINISHED_FILE).exists()
 
 
@@ -168,16 +167,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = make_data(flags, loaded, conversations)
     model: Any = loaded.model
     if flags.lora.lora_enable:
-        lora = flags.lora
         set_seed(flags.tuning.seed)  # adapters start the same however the model was loaded
-        model = add_adapters(
-            model,
-            flags.model.model_name_or_path,
-            rank=lora.lora_r,
-            alpha=lora.lora_alpha,
-            dropout=lora.lora_dropout,
-            quantized=lora.bits != 16,
-        )
+        model = add_adapters(model, flags.model.model_name_or_path, flags.lora)
     trainer = Tuner(
         loaded,
         model,

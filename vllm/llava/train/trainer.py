@@ -79,11 +79,8 @@ class StepProgress(TrainerCallback):
         if self.progress is not None:
             self.progress.update(state.global_step * args.step_samples - self.progress.count)
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
-    ) -> None:
-        logs = logs or {}
-        if self.progress is None or "loss" not in logs:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if self.progress is None or "loss" not in (logs or {}):
             return
         line = f"step {state.global_step}, loss {logs['loss']:.4f}"
         if self.progress.bar is not None:

@@ -13,13 +13,11 @@ Time is processor time of one thread on the CPU and wall time on CUDA; reading c
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from unittest import mock
@@ -30,9 +28,10 @@ from PIL import Image
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from bench.measuring import seconds  # noqa: E402
 from egogen.actions import DESCRIPTION_KEY  # noqa: E402
 from egogen.atomic import write_json, write_text  # noqa: E402
-from egogen.errors import run_command  # noqa: E402
+from egogen.errors import doc_parser, run_command  # noqa: E402
 from metrics.frame_pairs import Pair, find_pairs  # noqa: E402
 from metrics.measures import captions, clip_image, egovlp, frechet, perceptual  # noqa: E402
 from metrics.networks import beam_search, loading, text_similarity  # noqa: E402
@@ -107,15 +106,6 @@ def step_by_step():
         yield
 
 
-def seconds(work: Callable[[], object], device: str) -> float:
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    begun = clock()
-    work()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return clock() - begun
-
-
 def write_vocabulary(folder: Path) -> None:
     """A vocabulary of BERT's size in which every piece is a word; unknown words are one piece."""
     words = [f"w{number}" for number in range(text_similarity.VOCABULARY)]
@@ -177,12 +167,12 @@ def same_networks() -> Iterator[None]:
 
 def measure_metric(metric: Metric, pairs: Sequence[Pair], settings: Settings) -> dict:
     """Frames per second of both sides; a pair (FID: two) is measured before, to build all."""
-    single = dataclasses.replace(settings, batch_size=1, workers=1)
+    device, single = torch.device(settings.device), dataclasses.replace(settings, batch_size=1)
     with same_networks():
         metric.measure(pairs[: 2 if metric.name == "fid" else 1], single)
         with step_by_step():
-            loop = seconds(lambda: metric.measure(pairs, single), settings.device)
-        batched = seconds(lambda: metric.measure(pairs, settings), settings.device)
+            loop = seconds(lambda: metric.measure(pairs, single), device)
+        batched = seconds(lambda: metric.measure(pairs, settings), device)
     return {
         "loop_seconds": round(loop, 2),
         "batched_seconds": round(batched, 2),
@@ -204,11 +194,8 @@ def measure_all(names: str, count: int, settings: Settings, folder: Path) -> dic
     return figures
 
 
-def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        epilog="example: python bench/metrics.py --metrics psnr,fid --pairs 16",
-    )
+def main(argv: Sequence[str]) -> None:
+    parser = doc_parser(__doc__)
     parser.add_argument("--metrics", default=",".join(METRICS), help="comma-separated names")
     parser.add_argument("--pairs", type=int, default=8, help="generated frames to measure")
     parser.add_argument("--batch-size", type=int, default=8)
@@ -223,19 +210,16 @@ def main(argv: Sequence[str]) -> int:
         with mock.patch.object(frechet, "reference_features", lambda *arguments: arguments[-1]()):
             figures = measure_all(options.metrics, options.pairs, settings, Path(name))
     loop, batched = (
-        sum(one[side] for one in figures.values()) for side in ("loop_seconds", "batched_seconds")
+        sum(one[f"{side}_seconds"] for one in figures.values()) for side in ("loop", "batched")
     )
-    result = {
-        "pairs": options.pairs,
-        "batch_size": options.batch_size,
-        "device": options.device,
+    result = {name: getattr(options, name) for name in ("pairs", "batch_size", "device")}
+    result |= {
         "metrics": figures,
         "suite_loop_seconds": round(loop, 1),
         "suite_batched_seconds": round(batched, 1),
         "suite_ratio": round(loop / batched, 2),
     }
     print(json.dumps(result, indent=2))
-    return 0
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import io
 import os
@@ -38,6 +39,12 @@ def _message(error: Exception) -> str | None:
         return None
     place = getattr(error, "filename", None) or "output"
     return f"{place}: {getattr(error, 'strerror', None) or text}; {advice}"
+
+
+def doc_parser(text: str | None, **more: str) -> argparse.ArgumentParser:
+    """`--help` shows a docstring, commands to type included, as it stands."""
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=text, formatter_class=form, **more)
 
 
 def run_command(

@@ -49,13 +49,6 @@ from ldm.schema import (
     default_features,
 )
 
-__all__ = [
-    "GenerateConfig",
-    "TrainConfig",
-    "load_config",
-    "load_model_params",
-    "to_yaml",
-]
 Config = TypeVar("Config", TrainConfig, GenerateConfig)
 PROJECT = SETTINGS.parent
 

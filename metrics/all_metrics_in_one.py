@@ -20,16 +20,14 @@ from collections.abc import Sequence
 from egogen import layout
 from egogen.actions import DESCRIPTION_KEY
 from egogen.devices import usable_device
-from egogen.errors import EgoGenError, run_command
+from egogen.errors import EgoGenError, doc_parser, run_command
 from egogen.settings import setting
 from metrics.evaluate import evaluate
 from metrics.registry import GROUPS, METRICS, WEIGHTS, Settings
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = doc_parser(__doc__)
     parser.add_argument("--dataset", required=True, choices=layout.DATASETS)
     parser.add_argument("--llava_key", default=DESCRIPTION_KEY, help="field of the descriptions")
     parser.add_argument("--gen_path", required=True, help="folder of generated frames")

@@ -11,11 +11,10 @@ from pathlib import Path
 if not __package__:  # run as a script: see the package's docstring
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import argparse
 from collections.abc import Sequence
 
 from egogen.atomic import atomic_path, write_json
-from egogen.errors import EgoGenError, run_command
+from egogen.errors import EgoGenError, doc_parser, run_command
 from metrics.reporting.runs import Versus, compare_runs, read_run
 
 JSON_FILE, IMAGE_FILE = "compare.json", "compare.png"
@@ -31,9 +30,7 @@ def write_comparison(versus: Versus, out: Path) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = doc_parser(__doc__)
     parser.add_argument("a", type=Path, help="folder of metric.json, or the run's folder above it")
     parser.add_argument("b", type=Path, help="the same of the run that is compared with A")
     parser.add_argument("--names", nargs=2, metavar=("A", "B"), help="default: the folders' names")

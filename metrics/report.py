@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from egogen import layout
 from egogen.actions import DESCRIPTION_KEY
 from egogen.atomic import write_text
-from egogen.errors import EgoGenError, run_command
+from egogen.errors import EgoGenError, doc_parser, run_command
 from egogen.settings import setting
 from metrics.reporting.data import (
     ReportData,
@@ -84,9 +84,7 @@ def _versus(options: argparse.Namespace, metric_folder: Path) -> Versus | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = doc_parser(__doc__)
     parser.add_argument("--dataset", required=True, choices=layout.DATASETS)
     parser.add_argument("--dataset-root", type=Path, help="default: LEGO_DATASET")
     parser.add_argument("--split", default="val", choices=layout.SPLITS)

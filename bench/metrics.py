@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -132,17 +133,10 @@ def smooth_pairs(count: int, folder: Path) -> list[Pair]:
     return [found[number % len(found)] for number in range(count)]
 
 
-def built_once(build: Callable) -> Callable:
-    """`build` for each kind and path once, whatever tensors it is given then."""
-    built = {}
+class NoTensors(dict):
+    """In place of a file's tensors, as an argument of functions whose results are kept."""
 
-    def kept(*arguments):
-        key = tuple(word for word in arguments if isinstance(word, str | Path))
-        if key not in built:
-            built[key] = build(*arguments)
-        return built[key]
-
-    return kept
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
@@ -154,11 +148,12 @@ def same_networks() -> Iterator[None]:
         (clip_image, "image_tower", clip_image.image_tower),
         (captions, "captioner", captions.captioner),
     )
+    nothing = NoTensors()
     with contextlib.ExitStack() as stack:
         for module, name, build in builders:
-            stack.enter_context(mock.patch.object(module, name, built_once(build)))
+            stack.enter_context(mock.patch.object(module, name, functools.cache(build)))
         for module in READERS:
-            stack.enter_context(mock.patch.object(module, "load_state_dict", lambda path: {}))
+            stack.enter_context(mock.patch.object(module, "load_state_dict", lambda *_: nothing))
         stack.enter_context(mock.patch.object(loading, "fitting", random_tensors))
         yield
     egovlp.video_network.cache_clear()

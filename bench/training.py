@@ -120,10 +120,7 @@ def compare(args: argparse.Namespace) -> dict:
     module = random_training(args.size).to(args.device)
     batch = moved(make_batch(module, args.batch, args.resolution), args.device)
     cached = as_cached(module, batch)
-    sides = {
-        "baseline": (True, with_texts(batch), "fp32"),
-        "ours": (False, cached, args.precision),
-    }
+    sides = {"baseline": (True, with_texts(batch), "fp32"), "ours": (False, cached, args.precision)}
     found, repeats = {}, args.repeats + (args.device == "cuda")  # the first one picks kernels
     for name, (released, inputs, precision) in sides.items():
         set_side(module, released, checkpointing=released)

@@ -72,17 +72,20 @@ CHOICES: dict[str, tuple[str, ...]] = {  # by their places in files, as all keys
     "lightning.validation_draws": ("fixed", "random"),
 }
 ENCODERS = ("linear", "self_attention")
-AT_LEAST_1 = (
-    "inference.steps",
-    "inference.batch_size",
-    "inference.height",
-    "data.params.batch_size",
-    "data.params.res",
-    "data.params.train.params.res",
-    "data.params.validation.params.res",
-    "lightning.checkpoint_every",
-    "lightning.log_every",
-)
+LEAST = {  # of whole numbers
+    **{f"{place}.res": 1 for place in DATASETS},
+    "inference.steps": 1,
+    "inference.batch_size": 1,
+    "inference.height": 1,
+    "data.params.batch_size": 1,
+    "data.params.num_workers": 0,
+    "lightning.checkpoint_every": 1,
+    "lightning.log_every": 1,
+    "lightning.keep_every": 0,
+    "lightning.keep_at_most": 0,
+    "lightning.callbacks.image_logger.params.batch_frequency": 1,
+    "lightning.callbacks.image_logger.params.max_images": 0,
+}
 
 
 def load_config(
@@ -220,9 +223,9 @@ def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
         raise EgoGenError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
 
 
-def check_at_least_1(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise EgoGenError(f"{name}={value!r}: expected at least 1, an integer")
+def check_at_least(least: int, name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise EgoGenError(f"{name}={value!r}: expected at least {least}, an integer")
 
 
 def _check_values(config: DictConfig) -> None:
@@ -232,10 +235,11 @@ def _check_values(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if value is not None:
             check_choice(f"config: {key}", value, allowed)
-    for key in (*AT_LEAST_1, *(f"{row}.{name}" for row in rows for name in ("width", "rows"))):
+    sizes = dict.fromkeys((f"{row}.{name}" for row in rows for name in ("width", "rows")), 1)
+    for key, least in (LEAST | sizes).items():
         value = OmegaConf.select(config, key)
         if value is not None:
-            check_at_least_1(f"config: {key}", value)
+            check_at_least(least, f"config: {key}", value)
     place = "model.params.scheduler_config.params"
     for name, values in OmegaConf.select(config, place).items():
         if len(values) != 1:

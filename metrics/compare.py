@@ -15,18 +15,9 @@ from collections.abc import Sequence
 
 from egogen.atomic import atomic_path, write_json
 from egogen.errors import EgoGenError, doc_parser, run_command
-from metrics.reporting.runs import Versus, compare_runs, read_run
+from metrics.reporting.runs import compare_runs, read_run
 
 JSON_FILE, IMAGE_FILE = "compare.json", "compare.png"
-
-
-def write_comparison(versus: Versus, out: Path) -> None:
-    """compare.json and compare.png into `out`."""
-    from metrics.reporting.comparison import comparison_image  # slow to import
-
-    write_json(out / JSON_FILE, versus.to_json())
-    with atomic_path(out / IMAGE_FILE) as temporary:
-        comparison_image(versus).save(temporary, "PNG", optimize=True)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,10 +35,12 @@ def main(argv: Sequence[str]) -> int:
         versus.first.name, versus.second.name = (f"{versus.first.name} ({x})" for x in "AB")
     out = options.out or versus.second.folder.parent / f"compare_with_{versus.first.name}"
 
-    from metrics.reporting.comparison import text_table  # slow to import
+    from metrics.reporting.comparison import comparison_image, text_table  # slow to import
 
     print(text_table(versus))
-    write_comparison(versus, out)
+    write_json(out / JSON_FILE, versus.to_json())
+    with atomic_path(out / IMAGE_FILE) as temporary:
+        comparison_image(versus).save(temporary, "PNG", optimize=True)
     print(f"written: {out / JSON_FILE}, {out / IMAGE_FILE}")
     return 0
 

@@ -33,17 +33,6 @@ from metrics.reporting.runs import Versus, compare_runs, read_run
 from metrics.results import default_folder
 
 
-def write_report(
-    data: ReportData, out: str | os.PathLike, best: int = 12, worst: int = 12, others: int = 12
-) -> Path:
-    """Write report.html into `out` -> its path."""
-    from metrics.reporting.html import page  # slow to import
-
-    path = Path(out) / "report.html"
-    write_text(path, page(data, select(data.samples, best, worst, others)))
-    return path
-
-
 def gather(options: argparse.Namespace) -> ReportData:
     """Read everything the options name; raises EgoGenError for the first thing that is wrong."""
     root = options.dataset_root or setting("LEGO_DATASET")
@@ -113,7 +102,12 @@ def main(argv: Sequence[str]) -> int:
     if min(counts) < 0 or sum(counts) == 0:
         raise EgoGenError("--best, --worst, --others: expected counts of at least 0, not all 0")
     out = options.out or Path(os.path.abspath(options.gen_path)).parent / "report"
-    print(f"written: {write_report(gather(options), out, *counts)}")
+    data, path = gather(options), out / "report.html"
+
+    from metrics.reporting.html import page  # slow to import
+
+    write_text(path, page(data, select(data.samples, *counts)))
+    print(f"written: {path}")
     return 0
 
 

@@ -18,8 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path[:1] = [str(PROJECT)]
+sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402

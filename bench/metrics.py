@@ -168,25 +168,10 @@ def measure_metric(metric: Metric, pairs: Sequence[Pair], settings: Settings) ->
         with step_by_step():
             loop = seconds(lambda: metric.measure(pairs, single), device)
         batched = seconds(lambda: metric.measure(pairs, settings), device)
-    return {
-        "loop_seconds": round(loop, 2),
-        "batched_seconds": round(batched, 2),
-        "loop_frames_per_second": round(len(pairs) / loop, 4),
-        "batched_frames_per_second": round(len(pairs) / batched, 4),
-        "ratio": round(loop / batched, 2),
-    }
-
-
-def measure_all(names: str, count: int, settings: Settings, folder: Path) -> dict[str, dict]:
-    """{metric: its figures}; each is printed on stderr as soon as it is known."""
-    for vocabulary in ("bert-base-uncased", "distilbert-base-uncased"):
-        write_vocabulary(settings.weights / vocabulary)
-    pairs = smooth_pairs(count, folder)
-    figures = {}
-    for metric in choose(names):
-        figures[metric.name] = measure_metric(metric, pairs, settings)
-        print(metric.name, figures[metric.name], file=sys.stderr, flush=True)
-    return figures
+    sides = {"loop": loop, "batched": batched}
+    found = {f"{side}_seconds": round(taken, 2) for side, taken in sides.items()}
+    rates = {f"{s}_frames_per_second": round(len(pairs) / t, 4) for s, t in sides.items()}
+    return found | rates | {"ratio": round(loop / batched, 2)}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -201,9 +186,14 @@ def main(argv: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         weights = Path(name) / "weights"
         settings = Settings("ego4d", weights, options.device, options.batch_size, 1)
+        for vocabulary in ("bert-base-uncased", "distilbert-base-uncased"):
+            write_vocabulary(weights / vocabulary)
+        pairs, figures = smooth_pairs(options.pairs, Path(name)), {}
         # Without it the second side would find the ground truth's features in the cache.
         with mock.patch.object(frechet, "reference_features", lambda *arguments: arguments[-1]()):
-            figures = measure_all(options.metrics, options.pairs, settings, Path(name))
+            for metric in choose(options.metrics):
+                figures[metric.name] = measure_metric(metric, pairs, settings)
+                print(metric.name, figures[metric.name], file=sys.stderr, flush=True)
     loop, batched = (
         sum(one[f"{side}_seconds"] for one in figures.values()) for side in ("loop", "batched")
     )

@@ -31,7 +31,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0  # 
 from torch import Tensor, nn  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
-from torch.utils._pytree import tree_leaves, tree_map_only  # noqa: E402
+from torch.utils._pytree import tree_leaves  # noqa: E402
 from torch.utils.weak import WeakIdKeyDictionary  # noqa: E402
 
 from bench.measuring import seconds  # noqa: E402
@@ -64,22 +64,19 @@ def set_side(module: LegoTraining, released: bool, checkpointing: bool) -> None:
 
 
 def make_batch(module: LegoTraining, count: int, resolution: int) -> dict:
-    """Draws and features of `count` samples, without frames and texts."""
+    """Frames, draws and features of `count` samples, without texts."""
     latents = count, *module.model.latent_shape(resolution)
-    return {
-        "features": {
-            name: torch.randn(count, spec.rows, spec.width)
-            for name, spec in module.model.conditioner.features.items()
-        },
-        "t": torch.linspace(0, 999, count).long(),
-        "draw": torch.ones(count),
-        "noise": torch.randn(latents),
-        "posterior_noise": torch.randn(latents),
-    } | {name: torch.rand(count, 3, resolution, resolution) for name in ("source", "edited")}
-
-
-def moved(batch: dict, device: str) -> dict:
-    return tree_map_only(Tensor, lambda value: value.to(device), batch)
+    with module.device:  # where tensors are made
+        return {
+            "features": {
+                name: torch.randn(count, spec.rows, spec.width)
+                for name, spec in module.model.conditioner.features.items()
+            },
+            "t": torch.linspace(0, 999, count).long(),
+            "draw": torch.ones(count),
+            "noise": torch.randn(latents),
+            "posterior_noise": torch.randn(latents),
+        } | {name: torch.rand(count, 3, resolution, resolution) for name in ("source", "edited")}
 
 
 def training_step(module: LegoTraining, batch: dict, released: bool, precision: str) -> Tensor:
@@ -118,7 +115,7 @@ def timed(step: Callable[[], Tensor], repeats: int, device: torch.device) -> tup
 def compare(args: argparse.Namespace) -> dict:
     """Both sides on the same weights, draws and frames."""
     module = random_training(args.size).to(args.device)
-    batch = moved(make_batch(module, args.batch, args.resolution), args.device)
+    batch = make_batch(module, args.batch, args.resolution)
     cached = as_cached(module, batch)
     sides = {"baseline": (True, with_texts(batch), "fp32"), "ours": (False, cached, args.precision)}
     found, repeats = {}, args.repeats + (args.device == "cuda")  # the first one picks kernels
@@ -212,7 +209,7 @@ def measured_memory(args: argparse.Namespace) -> dict:
     module = random_training(args.size).to("cuda")
     ema = [p.detach().clone() for p in module.parameters() if p.requires_grad]
     optimizer = module.configure_optimizers()["optimizer"]
-    batch = moved(make_batch(module, args.memory_batch, args.resolution), "cuda")
+    batch = make_batch(module, args.memory_batch, args.resolution)
     cached, peaks = as_cached(module, batch), {}
     for name, (released, checkpointing, cache) in MEMORY_SIDES.items():
         set_side(module, released, checkpointing)

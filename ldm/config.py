@@ -117,7 +117,12 @@ def _load(
     files = ", ".join(where for where, _ in layers)
     kinds = text_keys(schema)
     layers += [(f"command line: {text}", _override(text, kinds)) for text in overrides]
-    contents = [(where, _translated(layer, where)) for where, layer in layers]
+    contents = []
+    for where, layer in layers:
+        content, lines = translate(OmegaConf.to_container(layer), where)
+        contents.append((where, content))
+        for line in lines:  # released keys that do nothing here
+            print(f"note: {line}", file=sys.stderr)
     table = _released_table(contents)
     config = _merged(schema, table, contents, as_released=False)
     if config.get("as_released"):
@@ -262,14 +267,6 @@ def _is_taken(name: str) -> bool:
     from torch import nn  # slow to import
 
     return hasattr(nn.ModuleDict, name)
-
-
-def _translated(layer: DictConfig, where: str) -> dict[str, Any]:
-    """In this project's keys; a line is printed for each released key that does nothing here."""
-    content, lines = translate(OmegaConf.to_container(layer), where)
-    for line in lines:
-        print(f"note: {line}", file=sys.stderr)
-    return content
 
 
 def _read_yaml(path: str) -> DictConfig:

@@ -95,13 +95,12 @@ def made_by(
     A folder with frames of something else is refused: otherwise a rerun after more training, or
     with new descriptions, would keep the old ones.
     """
-    any_chunks = inference.noise == "sample"
     return {
         "height": inference.height,
         "picture": inference.picture,
         "jpeg_quality": inference.jpeg_quality,
         "noise": inference.noise,
-        "n_chunk": "any" if any_chunks else n_chunk,
+        "n_chunk": "any" if inference.noise == "sample" else n_chunk,
         "precision": resolved_precision(device, inference.precision),
         "half_weights": inference.half_weights,
         "mask_text_padding": conditioner.mask_text_padding,
@@ -213,8 +212,7 @@ def generate_chunk(
         if left:
             maker()
         record_provenance(folder / "made_by.json", info)
-        done = len(items) - len(left)
-        with Progress(len(items), "generate", "frames", done) as progress:
+        with Progress(len(items), "generate", "frames", len(items) - len(left)) as progress:
             for start in range(0, len(left), inference.batch_size):
                 batch = {item: places[item] for item in left[start : start + inference.batch_size]}
                 decoded, failed = maker().make(batch, scales)

@@ -24,8 +24,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path[:1] = [str(PROJECT)]
+sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 
 from collections.abc import Sequence  # noqa: E402
 

@@ -41,10 +41,10 @@ def _message(error: Exception) -> str | None:
     return f"{place}: {getattr(error, 'strerror', None) or text}; {advice}"
 
 
-def doc_parser(text: str | None, **more: str) -> argparse.ArgumentParser:
+def doc_parser(text: str | None, prog: str | None = None) -> argparse.ArgumentParser:
     """`--help` shows a docstring, commands to type included, as it stands."""
     form = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(description=text, formatter_class=form, **more)
+    return argparse.ArgumentParser(prog, description=text, formatter_class=form)
 
 
 def run_command(

@@ -26,6 +26,8 @@ def main(argv: Sequence[str]) -> None:
     add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
     add("overrides", nargs="*", help="dotted config keys, key=value")
     args = parser.parse_intermixed_args(argv)
+    if args.batch_size < 1:
+        raise EgoGenError(f"--batch-size {args.batch_size}: expected at least 1")
     config = load_config(TrainConfig, args.config, args.overrides)
     out = args.out or config.data.cache_path
     if not out:

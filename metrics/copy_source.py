@@ -33,7 +33,7 @@ def copy_sources(
     for entry in entries:
         source, target = inside(source_path, entry.image_0), inside(out, entry.image_1)
         image = read_rgb(source)
-        if source.suffix == target.suffix:
+        if source.suffix.lower() == target.suffix.lower():
             write_bytes(target, source.read_bytes())
         else:
             with atomic_path(target) as temporary:

@@ -17,9 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import sys
-import time
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +30,8 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from transformers import CLIPVisionConfig, LlamaConfig  # noqa: E402
 
-from egogen.errors import run_command  # noqa: E402
+from bench.measuring import peak_bytes, seconds  # noqa: E402
+from egogen.errors import command_parser, run_command  # noqa: E402
 from llava.checkpoints.config import CLIP_L_14  # noqa: E402
 from llava.checkpoints.load import Loaded  # noqa: E402
 from llava.conversation import TEMPLATES  # noqa: E402
@@ -45,9 +44,10 @@ from llava.model import Llava, build_config  # noqa: E402
 from llava.tokens import expand  # noqa: E402
 
 VOCABULARY = 32000
-SIZES = {  # language model; the vision tower is ViT-L/14 in all
-    "mid": {"hidden_size": 1024, "intermediate_size": 2816, "layers": 12, "heads": 16},
-    "13b": {"hidden_size": 5120, "intermediate_size": 13824, "layers": 40, "heads": 40},
+SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+SIZES = {  # the language model's SHAPE; the vision tower is ViT-L/14 in all
+    "mid": (1024, 2816, 12, 16),
+    "13b": (5120, 13824, 40, 40),
 }
 ACTIONS = ("pick up the mug", "cut the onion", "open the drawer of the cupboard", "wash the pan")
 
@@ -69,15 +69,8 @@ class SteadyTokenizer:
 
 
 def random_model(size: str, device: torch.device, dtype: torch.dtype) -> Loaded:
-    shape = SIZES[size]
-    text = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=shape["hidden_size"],
-        intermediate_size=shape["intermediate_size"],
-        num_hidden_layers=shape["layers"],
-        num_attention_heads=shape["heads"],
-        max_position_embeddings=4096,
-    )
+    shape = dict(zip(SHAPE, SIZES[size], strict=True))
+    text = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=4096, **shape)
     config = build_config(text, CLIPVisionConfig(**CLIP_L_14, image_size=224))
     config._attn_implementation = "sdpa"
     torch.manual_seed(0)
@@ -90,13 +83,13 @@ def random_model(size: str, device: torch.device, dtype: torch.dtype) -> Loaded:
 
 
 @torch.inference_mode()
-def plain(loaded: Loaded, image: Image.Image, action: str, tokens: int) -> tuple:
+def plain(loaded: Loaded, image: Image.Image, text: str, tokens: int) -> tuple:
     """One `generate` call, as published: -> ids, text features (n, D), image features (P, D)."""
     model, kept = loaded.model, []
     hook = model.model.multi_modal_projector.register_forward_hook(
         lambda module, inputs, output: kept.append(output)
     )
-    prompt = expand(prompt_ids(loaded, question(action)), model.patches)
+    prompt = expand(prompt_ids(loaded, text), model.patches)
     ids = torch.tensor([prompt], device=model.device)
     out = model.generate(
         input_ids=ids,
@@ -115,57 +108,41 @@ def plain(loaded: Loaded, image: Image.Image, action: str, tokens: int) -> tuple
     return new, rows.half().cpu().numpy(), kept[0][0].half().cpu().numpy()
 
 
-def random_images(count: int) -> list[Image.Image]:
-    generator = np.random.default_rng(0)
-    values = generator.integers(0, 256, (count, 256, 455, 3), dtype=np.uint8)
-    return [Image.fromarray(value) for value in values]
+def inputs(count: int) -> tuple[list[Image.Image], list[str]]:
+    """Random images and the prompts about them."""
+    values = np.random.default_rng(0).integers(0, 256, (count, 256, 455, 3), dtype=np.uint8)
+    prompts = [question(ACTIONS[row % len(ACTIONS)]) for row in range(count)]
+    return [Image.fromarray(value) for value in values], prompts
 
 
 def run_plain(loaded: Loaded, args: argparse.Namespace) -> list[tuple]:
-    images = random_images(args.samples)
-    return [
-        plain(loaded, image, ACTIONS[row % len(ACTIONS)], args.tokens)
-        for row, image in enumerate(images)
-    ]
+    pairs = zip(*inputs(args.samples), strict=True)
+    return [plain(loaded, image, prompt, args.tokens) for image, prompt in pairs]
 
 
 def run_project(loaded: Loaded, args: argparse.Namespace) -> list[tuple]:
-    images, found = random_images(args.samples), []
+    (images, prompts), found = inputs(args.samples), []
     settings = Decoding(temperature=0, max_new_tokens=args.tokens)
     describer = LlavaDescriber(loaded, transformers_engine(loaded, settings))
     for first in range(0, args.samples, args.batch_size):
-        rows = range(first, min(first + args.batch_size, args.samples))
-        made = describer.describe(
-            [images[row] for row in rows],
-            [question(ACTIONS[row % len(ACTIONS)]) for row in rows],
-            seeds=[0] * len(rows),
-            names=[("bench", str(row)) for row in rows],
-        )
+        rows = slice(first, first + args.batch_size)
+        names = [("bench", str(row)) for row in range(args.samples)[rows]]
+        made = describer.describe(images[rows], prompts[rows], seeds=[0] * len(names), names=names)
         found += [(one.ids, one.features["text"], one.features["image"]) for one in made]
     return found
 
 
 def measured(side: Callable, loaded: Loaded, args: argparse.Namespace) -> tuple[dict, list]:
     """-> seconds and peak MiB beyond what was there before, and what was described."""
-    cuda = loaded.model.device.type == "cuda"
-    if cuda:
-        torch.cuda.synchronize()
+    device, found = loaded.model.device, []
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    else:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    clock = time.perf_counter if cuda else time.process_time
-    begun = clock()
-    found = side(loaded, args)
-    seconds = clock() - begun
-    if cuda:
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = peak_bytes(device)
+    taken = seconds(lambda: found.extend(side(loaded, args)), device)
     result = {
-        "samples_per_second": round(len(found) / seconds, 4),
-        "seconds": round(seconds, 2),
-        "peak_mib_beyond_weights": round((peak - before) / 2**20, 1),
+        "samples_per_second": round(len(found) / taken, 4),
+        "seconds": round(taken, 2),
+        "peak_mib_beyond_weights": round((peak_bytes(device) - before) / 2**20, 1),
     }
     return result, found
 
@@ -186,33 +163,27 @@ def in_process_of_its_own(side: Callable, loaded: Loaded, args: argparse.Namespa
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--size", choices=SIZES, default="mid")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=64)
     args = parser.parse_args(argv)
-    device = torch.device(args.device)
+    device, results, found = torch.device(args.device), {}, {}
+    cpu = device.type == "cpu"
     torch.set_num_threads(1)
-    loaded = random_model(
-        args.size, device, torch.float32 if device.type == "cpu" else torch.float16
-    )
-    run = in_process_of_its_own if device.type == "cpu" else measured
-    if device.type == "cuda":
-        warm = argparse.Namespace(samples=1, batch_size=1, tokens=2)
-        for side in (run_plain, run_project):
-            side(loaded, warm)
-    results, found = {}, {}
+    loaded = random_model(args.size, device, torch.float32 if cpu else torch.float16)
     for name, side in (("plain", run_plain), ("project", run_project)):
+        if not cpu:
+            side(loaded, argparse.Namespace(samples=1, batch_size=1, tokens=2))  # picks kernels
+        run = in_process_of_its_own if cpu else measured
         results[name], found[name] = run(side, loaded, args)
     positions = len(expand(prompt_ids(loaded, question(ACTIONS[0])), loaded.model.patches))
     pairs = list(zip(found["plain"], found["project"], strict=True))
     report = {
         "model": args.size,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": "cpu" if cpu else torch.cuda.get_device_name(device),
         **{name: getattr(args, name) for name in ("samples", "batch_size", "tokens")},
         "prompt_positions": positions,
         **results,

@@ -12,24 +12,22 @@ on a GPU it is some 3 GFLOP a sample.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path[:1] = [str(PROJECT)]
+sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch.utils.data import default_collate  # noqa: E402
 
+from bench.measuring import seconds  # noqa: E402
 from egogen.actions import ActionEntry  # noqa: E402
 from egogen.atomic import write_json  # noqa: E402
-from egogen.errors import run_command  # noqa: E402
+from egogen.errors import command_parser, run_command  # noqa: E402
 from egogen.features.projector import Projector, write_projector  # noqa: E402
 from egogen.features.store import INFO_FILE, open_writer  # noqa: E402
 from egogen.jobs import track  # noqa: E402
@@ -39,7 +37,7 @@ from ldm.split import Located  # noqa: E402
 
 PATCHES, VISION, WIDTH = 256, 1024, 5120
 DISTINCT = 8  # images; reading does not care that they come again and again
-BATCH = 32
+BATCH, CPU = 32, torch.device("cpu")
 FEATURES = released_features({"feature_dim": WIDTH, "image_rows": PATCHES})
 
 
@@ -81,15 +79,16 @@ def write_stores(root: Path, samples: int, text_rows: int) -> None:
 def read_all(root: Path, layout: str, samples: int, seed: int) -> tuple[float, dict]:
     """CPU seconds for all samples in random order, and the first BATCH of them as one batch."""
     kept, order = [], np.random.default_rng(seed).permutation(samples)
-    begun = time.process_time()
-    for count, number in enumerate(order):
-        entry = ActionEntry("clip", "0", name_of(int(number)), "", {})
-        folders = {name: str(root / layout / name) for name in FEATURES}
-        sample = read_features(Located(entry, "", folders), FEATURES)
-        if count < BATCH:
-            kept.append(sample)
-    seconds = time.process_time() - begun
-    return seconds, default_collate(kept)
+    folders = {name: str(root / layout / name) for name in FEATURES}
+
+    def read() -> None:
+        for number in order:
+            entry = ActionEntry("clip", "0", name_of(int(number)), "", {})
+            sample = read_features(Located(entry, "", folders), FEATURES)
+            if len(kept) < BATCH:
+                kept.append(sample)
+
+    return seconds(read, CPU), default_collate(kept)
 
 
 def size_of(folder: Path) -> int:
@@ -97,9 +96,7 @@ def size_of(folder: Path) -> int:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--samples", type=int, default=600)
     parser.add_argument("--text-rows", type=int, default=100, help="tokens of a description")
     parser.add_argument("--rounds", type=int, default=3, help="the fastest of each side counts")
@@ -107,38 +104,32 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        root, seconds, batches, report = Path(folder), {}, {}, {}
+        root, least, batches, report = Path(folder), {}, {}, {}
         write_stores(root, args.samples, args.text_rows)
         for number in range(args.rounds):
             for layout in ("released", "compact"):
                 took, batches[layout] = read_all(root, layout, args.samples, number)
-                seconds[layout] = min(took, seconds.get(layout, took))
-        for layout, took in seconds.items():
-            size = {kind: size_of(root / layout / kind) for kind in ("image", "text")}
-            if layout == "compact":
-                size["image"] -= size_of(root / layout / "image" / "projector.safetensors")
+                least[layout] = min(took, least.get(layout, took))
+        for layout, took in least.items():
+            image, text = (size_of(root / layout / kind) for kind in ("image", "text"))
+            image -= size_of(root / layout / "image" / "projector.safetensors")
             report[layout] = {
-                "image_bytes_per_sample": round(size["image"] / args.samples),
-                "text_bytes_per_sample": round(size["text"] / args.samples),
+                "image_bytes_per_sample": round(image / args.samples),
+                "text_bytes_per_sample": round(text / args.samples),
                 "files": sum(p.is_file() for p in (root / layout).rglob("*")),
                 "samples_per_second": round(args.samples / took, 1),
                 "ms_per_sample": round(took / args.samples * 1000, 3),
             }
-        begun = time.process_time()
-        projected = project(batches["compact"], FEATURES)["features"]["image"]
-        later = (time.process_time() - begun) / len(projected) * 1000
+        later = seconds(lambda: project(batches["compact"], FEATURES), CPU) / BATCH * 1000
         report["compact"]["projecting_ms_per_sample_on_cpu"] = round(later, 1)
-        difference = projected - project(batches["released"], FEATURES)["features"]["image"]
+        one, other = (project(batch, FEATURES)["features"]["image"] for batch in batches.values())
+        sizes = [report[name]["image_bytes_per_sample"] for name in ("compact", "released")]
         report |= {
             "samples": args.samples,
             "text_rows": args.text_rows,
-            "image_bytes_ratio": round(
-                report["compact"]["image_bytes_per_sample"]
-                / report["released"]["image_bytes_per_sample"],
-                4,
-            ),
-            "reading_speedup": round(seconds["released"] / seconds["compact"], 2),
-            "largest_image_feature_difference": float(difference.abs().max()),
+            "image_bytes_ratio": round(sizes[0] / sizes[1], 4),
+            "reading_speedup": round(least["released"] / least["compact"], 2),
+            "largest_image_feature_difference": float((one - other).abs().max()),
         }
     print(json.dumps(report, indent=2))
 

@@ -13,14 +13,13 @@ Time is processor time of one thread on the CPU and wall time on CUDA; reading c
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -30,9 +29,10 @@ from PIL import Image
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from bench.measuring import seconds  # noqa: E402
 from egogen.actions import DESCRIPTION_KEY  # noqa: E402
 from egogen.atomic import write_json, write_text  # noqa: E402
-from egogen.errors import run_command  # noqa: E402
+from egogen.errors import command_parser, run_command  # noqa: E402
 from metrics.frame_pairs import Pair, find_pairs  # noqa: E402
 from metrics.measures import captions, clip_image, egovlp, frechet, perceptual  # noqa: E402
 from metrics.networks import beam_search, loading, text_similarity  # noqa: E402
@@ -107,15 +107,6 @@ def step_by_step():
         yield
 
 
-def seconds(work: Callable[[], object], device: str) -> float:
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    begun = clock()
-    work()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return clock() - begun
-
-
 def write_vocabulary(folder: Path) -> None:
     """A vocabulary of BERT's size in which every piece is a word; unknown words are one piece."""
     words = [f"w{number}" for number in range(text_similarity.VOCABULARY)]
@@ -142,17 +133,10 @@ def smooth_pairs(count: int, folder: Path) -> list[Pair]:
     return [found[number % len(found)] for number in range(count)]
 
 
-def built_once(build: Callable) -> Callable:
-    """`build` for each kind and path once, whatever tensors it is given then."""
-    built = {}
+class NoTensors(dict):
+    """In place of a file's tensors, as an argument of functions whose results are kept."""
 
-    def kept(*arguments):
-        key = tuple(word for word in arguments if isinstance(word, str | Path))
-        if key not in built:
-            built[key] = build(*arguments)
-        return built[key]
-
-    return kept
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
@@ -164,11 +148,12 @@ def same_networks() -> Iterator[None]:
         (clip_image, "image_tower", clip_image.image_tower),
         (captions, "captioner", captions.captioner),
     )
+    nothing = NoTensors()
     with contextlib.ExitStack() as stack:
         for module, name, build in builders:
-            stack.enter_context(mock.patch.object(module, name, built_once(build)))
+            stack.enter_context(mock.patch.object(module, name, functools.cache(build)))
         for module in READERS:
-            stack.enter_context(mock.patch.object(module, "load_state_dict", lambda path: {}))
+            stack.enter_context(mock.patch.object(module, "load_state_dict", lambda *_: nothing))
         stack.enter_context(mock.patch.object(loading, "fitting", random_tensors))
         yield
     egovlp.video_network.cache_clear()
@@ -177,38 +162,20 @@ def same_networks() -> Iterator[None]:
 
 def measure_metric(metric: Metric, pairs: Sequence[Pair], settings: Settings) -> dict:
     """Frames per second of both sides; a pair (FID: two) is measured before, to build all."""
-    single = dataclasses.replace(settings, batch_size=1, workers=1)
+    device, single = torch.device(settings.device), dataclasses.replace(settings, batch_size=1)
     with same_networks():
         metric.measure(pairs[: 2 if metric.name == "fid" else 1], single)
         with step_by_step():
-            loop = seconds(lambda: metric.measure(pairs, single), settings.device)
-        batched = seconds(lambda: metric.measure(pairs, settings), settings.device)
-    return {
-        "loop_seconds": round(loop, 2),
-        "batched_seconds": round(batched, 2),
-        "loop_frames_per_second": round(len(pairs) / loop, 4),
-        "batched_frames_per_second": round(len(pairs) / batched, 4),
-        "ratio": round(loop / batched, 2),
-    }
+            loop = seconds(lambda: metric.measure(pairs, single), device)
+        batched = seconds(lambda: metric.measure(pairs, settings), device)
+    sides = {"loop": loop, "batched": batched}
+    found = {f"{side}_seconds": round(taken, 2) for side, taken in sides.items()}
+    rates = {f"{s}_frames_per_second": round(len(pairs) / t, 4) for s, t in sides.items()}
+    return found | rates | {"ratio": round(loop / batched, 2)}
 
 
-def measure_all(names: str, count: int, settings: Settings, folder: Path) -> dict[str, dict]:
-    """{metric: its figures}; each is printed on stderr as soon as it is known."""
-    for vocabulary in ("bert-base-uncased", "distilbert-base-uncased"):
-        write_vocabulary(settings.weights / vocabulary)
-    pairs = smooth_pairs(count, folder)
-    figures = {}
-    for metric in choose(names):
-        figures[metric.name] = measure_metric(metric, pairs, settings)
-        print(metric.name, figures[metric.name], file=sys.stderr, flush=True)
-    return figures
-
-
-def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        epilog="example: python bench/metrics.py --metrics psnr,fid --pairs 16",
-    )
+def main(argv: Sequence[str]) -> None:
+    parser = command_parser(__doc__)
     parser.add_argument("--metrics", default=",".join(METRICS), help="comma-separated names")
     parser.add_argument("--pairs", type=int, default=8, help="generated frames to measure")
     parser.add_argument("--batch-size", type=int, default=8)
@@ -219,23 +186,25 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as name:
         weights = Path(name) / "weights"
         settings = Settings("ego4d", weights, options.device, options.batch_size, 1)
+        for vocabulary in ("bert-base-uncased", "distilbert-base-uncased"):
+            write_vocabulary(weights / vocabulary)
+        pairs, figures = smooth_pairs(options.pairs, Path(name)), {}
         # Without it the second side would find the ground truth's features in the cache.
         with mock.patch.object(frechet, "reference_features", lambda *arguments: arguments[-1]()):
-            figures = measure_all(options.metrics, options.pairs, settings, Path(name))
+            for metric in choose(options.metrics):
+                figures[metric.name] = measure_metric(metric, pairs, settings)
+                print(metric.name, figures[metric.name], file=sys.stderr, flush=True)
     loop, batched = (
-        sum(one[side] for one in figures.values()) for side in ("loop_seconds", "batched_seconds")
+        sum(one[f"{side}_seconds"] for one in figures.values()) for side in ("loop", "batched")
     )
-    result = {
-        "pairs": options.pairs,
-        "batch_size": options.batch_size,
-        "device": options.device,
+    result = {name: getattr(options, name) for name in ("pairs", "batch_size", "device")}
+    result |= {
         "metrics": figures,
         "suite_loop_seconds": round(loop, 1),
         "suite_batched_seconds": round(batched, 1),
         "suite_ratio": round(loop / batched, 2),
     }
     print(json.dumps(result, indent=2))
-    return 0
 
 
 if __name__ == "__main__":

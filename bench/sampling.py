@@ -12,13 +12,10 @@ thread on the CPU and wall time between synchronizations on CUDA.
 
 from __future__ import annotations
 
-import argparse
 import json
-import resource
 import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -28,8 +25,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 
-from egogen.errors import run_command  # noqa: E402
-from ldm.config import load_config  # noqa: E402
+from bench.measuring import peak_bytes, seconds  # noqa: E402
+from egogen.errors import command_parser, run_command  # noqa: E402
+from ldm.config import Config, GenerateConfig, load_config  # noqa: E402
 from ldm.generate import generate_batch, prepare  # noqa: E402
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision  # noqa: E402
 from ldm.sampling import (  # noqa: E402
@@ -39,14 +37,19 @@ from ldm.sampling import (  # noqa: E402
     guided_denoiser,
     sample_euler_ancestral,
 )
-from ldm.schema import GenerateConfig  # noqa: E402
 
 TEXT, IMAGE = 7.5, 1.5
-TINY = (
-    "model.params.unet_config.params.model_channels=32",
-    "model.params.unet_config.params.num_res_blocks=1",
-    "model.params.first_stage_config.params.ddconfig.ch=32",
-)
+SIZES = {
+    "full": (),
+    "tiny": (
+        "model.params.unet_config.params.model_channels=32",
+        "model.params.unet_config.params.num_res_blocks=1",
+        "model.params.unet_config.params.channel_mult=[1,2]",
+        "model.params.first_stage_config.params.ddconfig.ch=32",
+        "model.params.conditioner.feature_dim=64",
+        "model.params.conditioner.feedforward_dim=64",
+    ),
+}
 
 
 class EinsumAttention:
@@ -54,13 +57,10 @@ class EinsumAttention:
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, **_) -> Tensor:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        inputs = (attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context)
         query, key, value = (
             layer(x).unflatten(-1, (attn.heads, -1)).transpose(1, 2).flatten(0, 1).contiguous()
-            for layer, x in (
-                (attn.to_q, hidden_states),
-                (attn.to_k, context),
-                (attn.to_v, context),
-            )
+            for layer, x in inputs
         )
         scores = torch.einsum("bid,bjd->bij", query, key) * attn.scale
         mixed = torch.einsum("bij,bjd->bid", scores.softmax(dim=-1), value)
@@ -115,14 +115,12 @@ class Sides:
         return decoded
 
 
-def build(arguments: argparse.Namespace, inference: Sequence[str]) -> tuple[LegoModel, object]:
-    overrides = [f"inference.{line}" for line in inference]
-    overrides += TINY if arguments.size == "tiny" else ()
-    config = load_config(GenerateConfig, [], overrides)
-    torch.manual_seed(0)
-    model = LegoModel(config.model).eval().requires_grad_(False).to(arguments.device)
-    # Any ids do: the vocabulary is not needed to measure.
-    model.tokenize = lambda prompts: torch.full((len(prompts), 77), 49407)
+def build(kind: type[Config], size: str, overrides: Sequence[str]) -> tuple[LegoModel, Config]:
+    """A model with random weights, and its config."""
+    config = load_config(kind, [], [*SIZES[size], *overrides])
+    model = LegoModel(config.model)
+    # There need be no tokenizer: which ids stand in a text does not change the work.
+    model.tokenize = lambda prompts: torch.zeros(len(prompts), 77, dtype=torch.int64)
     return model, config
 
 
@@ -135,18 +133,6 @@ def made_up(model: LegoModel, batch: int) -> Conditioning:
         torch.randn(1, rows, width, device=device),
         torch.randn(batch, *model.latent_shape(256), device=device),
     )
-
-
-def seconds(call: Callable[[], object], device: torch.device) -> float:
-    if device.type != "cuda":
-        begun = time.process_time()
-        call()
-        return time.process_time() - begun
-    torch.cuda.synchronize()
-    begun = time.perf_counter()
-    call()
-    torch.cuda.synchronize()
-    return time.perf_counter() - begun
 
 
 @torch.no_grad()
@@ -224,13 +210,9 @@ def measure_images(sides: Sides, count: int, batch: int) -> dict:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description="Measure sampling against a plain loop as in the released code; prints JSON.",
-        epilog="example: python bench/sampling.py --device cuda --batch 16 --pictures 32 "
-        "compile=true",
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--size", choices=("full", "tiny"), default="full")
+    parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--batch", type=int, default=1, help="of this project's side")
     parser.add_argument("--repeats", type=int, default=3, help="timed denoising steps")
     parser.add_argument("--pictures", type=int, default=0, help="complete images; 0: steps only")
@@ -238,9 +220,11 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("inference", nargs="*", help="keys of inference, as channels_last=true")
     arguments = parser.parse_intermixed_args(argv)
     torch.set_num_threads(1)
-    model, config = build(arguments, [*arguments.inference, f"steps={arguments.steps}"])
+    torch.manual_seed(0)
+    words = [f"inference.{word}" for word in (*arguments.inference, f"steps={arguments.steps}")]
+    model, config = build(GenerateConfig, arguments.size, words)
     inference = config.inference
-    prepare(model, inference)
+    prepare(model.eval().requires_grad_(False).to(arguments.device), inference)
     sides = Sides(model, inference)
     precision = resolved_precision(arguments.device, inference.precision)
     found = measure_steps(sides, arguments.batch, arguments.repeats)
@@ -249,9 +233,7 @@ def main(argv: Sequence[str]) -> None:
     found["share_of_peak"] = found["step_gflop"] / found["step_s"] / peak
     if arguments.pictures:
         found |= measure_images(sides, arguments.pictures, arguments.batch)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    if arguments.device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated() / 2**30
+    memory = peak_bytes(arguments.device) / 2**30
     settings = {name: str(value) for name, value in vars(arguments).items()}
     print(json.dumps(settings | {"precision": precision, "peak_gib": memory} | found, indent=1))
 

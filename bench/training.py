@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import sys
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,51 +31,28 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0  # 
 from torch import Tensor, nn  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
-from torch.utils._pytree import tree_leaves, tree_map_only  # noqa: E402
+from torch.utils._pytree import tree_leaves  # noqa: E402
 from torch.utils.weak import WeakIdKeyDictionary  # noqa: E402
 
-from egogen.errors import run_command  # noqa: E402
-from ldm.config import TrainConfig, load_config  # noqa: E402
-from ldm.model import LegoModel, autocast  # noqa: E402
+from bench.measuring import seconds  # noqa: E402
+from bench.sampling import SIZES, EinsumAttention, build  # noqa: E402
+from egogen.errors import command_parser, run_command  # noqa: E402
+from ldm.config import TrainConfig  # noqa: E402
+from ldm.model import autocast  # noqa: E402
 from ldm.training.module import LegoTraining  # noqa: E402
 
-PROMPT_ROWS = 77
-SIZES = {
-    "full": [],
-    "tiny": [
-        "model.params.unet_config.params.model_channels=32",
-        "model.params.unet_config.params.num_res_blocks=1",
-        "model.params.unet_config.params.channel_mult=[1,2]",
-        "model.params.first_stage_config.params.ddconfig.ch=32",
-        "model.params.conditioner.feature_dim=64",
-        "model.params.conditioner.feedforward_dim=64",
-    ],
+# How training is run where its memory is measured: (einsum, checkpointing, cache).
+MEMORY_SIDES = {
+    "baseline (einsum, checkpointing, no cache)": (True, True, False),
+    "no cache, checkpointing": (False, True, False),
+    "no cache, no checkpointing": (False, False, False),
+    "cache, checkpointing": (False, True, True),
+    "cache, no checkpointing": (False, False, True),
 }
 
 
-class EinsumAttention:
-    """Attention processor of diffusers that holds all scores, as the released code's layers do."""
-
-    def __call__(
-        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states=None, *_, **__
-    ) -> Tensor:
-        """(B, N, D), (B, L, C) or None for self-attention -> (B, N, D)."""
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        inputs = (attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context)
-        query, key, value = (
-            to(x).unflatten(-1, (attn.heads, -1)).transpose(1, 2) for to, x in inputs
-        )
-        scores = torch.einsum("bhid,bhjd->bhij", query, key) * attn.scale
-        mixed = torch.einsum("bhij,bhjd->bhid", scores.softmax(dim=-1), value)
-        return attn.to_out[0](mixed.transpose(1, 2).flatten(2))
-
-
-def build(size: str, resolution: int) -> LegoTraining:
-    words = [*SIZES[size], "model.params.use_ema=false"]
-    config = load_config(TrainConfig, [], words)
-    model = LegoModel(config.model)
-    # There need be no tokenizer: which ids stand in a text does not change the work.
-    model.tokenize = lambda prompts: torch.zeros(len(prompts), PROMPT_ROWS, dtype=torch.int64)
+def random_training(size: str) -> LegoTraining:
+    model, config = build(TrainConfig, size, ["model.params.use_ema=false"])
     return LegoTraining(model, config.optimizer, config.lightning, seed=0).train()
 
 
@@ -87,22 +64,19 @@ def set_side(module: LegoTraining, released: bool, checkpointing: bool) -> None:
 
 
 def make_batch(module: LegoTraining, count: int, resolution: int) -> dict:
-    """Draws and features of `count` samples, without frames and texts."""
+    """Frames, draws and features of `count` samples, without texts."""
     latents = count, *module.model.latent_shape(resolution)
-    return {
-        "features": {
-            name: torch.randn(count, spec.rows, spec.width)
-            for name, spec in module.model.conditioner.features.items()
-        },
-        "t": torch.linspace(0, 999, count).long(),
-        "draw": torch.ones(count),
-        "noise": torch.randn(latents),
-        "posterior_noise": torch.randn(latents),
-    } | {name: torch.rand(count, 3, resolution, resolution) for name in ("source", "edited")}
-
-
-def moved(batch: dict, device: str) -> dict:
-    return tree_map_only(Tensor, lambda value: value.to(device), batch)
+    with module.device:  # where tensors are made
+        return {
+            "features": {
+                name: torch.randn(count, spec.rows, spec.width)
+                for name, spec in module.model.conditioner.features.items()
+            },
+            "t": torch.linspace(0, 999, count).long(),
+            "draw": torch.ones(count),
+            "noise": torch.randn(latents),
+            "posterior_noise": torch.randn(latents),
+        } | {name: torch.rand(count, 3, resolution, resolution) for name in ("source", "edited")}
 
 
 def training_step(module: LegoTraining, batch: dict, released: bool, precision: str) -> Tensor:
@@ -129,39 +103,27 @@ def as_cached(module: LegoTraining, batch: dict) -> dict:
     return encoded
 
 
-def timed(step: Callable[[], Tensor], repeats: int, cuda: bool) -> tuple[float, float]:
+def timed(step: Callable[[], Tensor], repeats: int, device: torch.device) -> tuple[float, float]:
     """-> (least seconds of a call, its loss)."""
-    taken = []
+    taken, losses = [], []
     for _ in range(repeats):
-        if cuda:
-            torch.cuda.synchronize()
         torch.manual_seed(0)  # the conditioner's dropout: the same on both sides
-        clock = time.perf_counter if cuda else time.process_time
-        start = clock()
-        loss = step().item()
-        taken.append(clock() - start)
-    return min(taken), loss
+        taken.append(seconds(lambda: losses.append(step().item()), device))
+    return min(taken), losses[-1]
 
 
 def compare(args: argparse.Namespace) -> dict:
     """Both sides on the same weights, draws and frames."""
-    cuda = args.device == "cuda"
-    module = build(args.size, args.resolution).to(args.device)
-    batch = moved(make_batch(module, args.batch, args.resolution), args.device)
+    module = random_training(args.size).to(args.device)
+    batch = make_batch(module, args.batch, args.resolution)
     cached = as_cached(module, batch)
-    sides = {
-        "baseline": (True, with_texts(batch), "fp32"),
-        "ours": (False, cached, args.precision),
-    }
-    found = {}
+    sides = {"baseline": (True, with_texts(batch), "fp32"), "ours": (False, cached, args.precision)}
+    found, repeats = {}, args.repeats + (args.device == "cuda")  # the first one picks kernels
     for name, (released, inputs, precision) in sides.items():
         set_side(module, released, checkpointing=released)
-        seconds, loss = timed(
-            lambda: training_step(module, inputs, released, precision),  # noqa: B023
-            args.repeats + cuda,
-            cuda,
-        )
-        found[name] = {"seconds_per_sample": round(seconds / args.batch, 3), "loss": loss}
+        step = functools.partial(training_step, module, inputs, released, precision)
+        taken, loss = timed(step, repeats, module.device)
+        found[name] = {"seconds_per_sample": round(taken / args.batch, 3), "loss": loss}
         print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
     times = [found[name]["seconds_per_sample"] for name in ("ours", "baseline")]
     return found | {"ratio": round(times[0] / times[1], 3)}
@@ -216,32 +178,21 @@ def computed_memory(args: argparse.Namespace) -> dict:
     most inside forward and backward; the encoders' weights stay, and their own activations come
     and go before the UNet's.
     """
-    count, found = args.memory_batch, {}
+    count, peaks = args.memory_batch, {}
     with FakeTensorMode():
-        module = build(args.size, args.resolution)
+        module = random_training(args.size)
         fill_anew(module)
         batch = make_batch(module, count, args.resolution)
         trained = sum(p.nbytes for p in module.parameters() if p.requires_grad)
         frozen = sum(p.nbytes for part in module.frozen_parts() for p in part.parameters())
         cached = as_cached(module, batch)
         encoding = tracked_peak(lambda: as_cached(module, batch))
-        for name, released, checkpointing in (
-            ("baseline", True, True),
-            ("checkpointing", False, True),
-            ("no checkpointing", False, False),
-        ):
+        for name, (released, checkpointing, cache) in MEMORY_SIDES.items():
             set_side(module, released, checkpointing)
             peak = tracked_peak(lambda: training_step(module, cached, False, "fp32"))
-            found[name] = peak
             print(f"{name}: {peak / 1e9:.2f} GB beside weights", file=sys.stderr, flush=True)
-    static = 4 * trained  # weights, two moments, EMA
-    totals = {
-        "baseline (einsum, checkpointing, no cache)": frozen + max(encoding, found["baseline"]),
-        "no cache, checkpointing": frozen + max(encoding, found["checkpointing"]),
-        "no cache, no checkpointing": frozen + max(encoding, found["no checkpointing"]),
-        "cache, checkpointing": found["checkpointing"],
-        "cache, no checkpointing": found["no checkpointing"],
-    }
+            peak = peak if cache else frozen + max(encoding, peak)
+            peaks[name] = round((4 * trained + peak) / 1e9, 2)  # weights, two moments, EMA
     return {
         "how": "computed from shapes: 4 x trained + (encoders' weights without a cache) + the most "
         "of activations and gradients in forward and backward, or of encoding",
@@ -249,51 +200,39 @@ def computed_memory(args: argparse.Namespace) -> dict:
         "trained_gb": round(trained / 1e9, 2),
         "encoders_gb": round(frozen / 1e9, 2),
         "encoding_gb": round(encoding / 1e9, 2),
-        "activations_and_gradients_gb": {n: round(v / 1e9, 2) for n, v in found.items()},
-        "peak_gb": {name: round((static + value) / 1e9, 2) for name, value in totals.items()},
+        "peak_gb": peaks,
     }
 
 
 def measured_memory(args: argparse.Namespace) -> dict:
     """Peak of training on CUDA in GB, AdamW and the EMA included."""
-    module = build(args.size, args.resolution).to("cuda")
+    module = random_training(args.size).to("cuda")
     ema = [p.detach().clone() for p in module.parameters() if p.requires_grad]
     optimizer = module.configure_optimizers()["optimizer"]
-    batch = moved(make_batch(module, args.memory_batch, args.resolution), "cuda")
+    batch = make_batch(module, args.memory_batch, args.resolution)
     cached, peaks = as_cached(module, batch), {}
-    for cache in (False, True):
-        if cache:
-            for part in module.frozen_parts():
-                part.to("cpu")
-        for released, checkpointing in ((True, True), (False, True), (False, False)):
-            if released and cache:
-                continue
-            set_side(module, released, checkpointing)
-            kept = "cache" if cache else "no cache"
-            name = f"{kept}, {'' if checkpointing else 'no '}checkpointing"
-            if released:
-                name = "baseline (einsum, checkpointing, no cache)"
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-            with contextlib.suppress(torch.cuda.OutOfMemoryError):
-                for _ in range(2):
-                    inputs = cached if cache else with_texts(batch)
-                    with autocast(module.device, "fp32" if released else args.precision):
-                        module.losses(inputs).mean().backward()
-                    optimizer.step()
-                    optimizer.zero_grad()
-                peaks[name] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
-            peaks.setdefault(name, "more than the card has")
-            optimizer.zero_grad()
+    for name, (released, checkpointing, cache) in MEMORY_SIDES.items():
+        set_side(module, released, checkpointing)
+        for part in module.frozen_parts():
+            part.to("cpu" if cache else "cuda")
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        peaks[name] = "more than the card has"
+        with contextlib.suppress(torch.cuda.OutOfMemoryError):
+            for _ in range(2):
+                inputs = cached if cache else with_texts(batch)
+                with autocast(module.device, "fp32" if released else args.precision):
+                    module.losses(inputs).mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            peaks[name] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+        optimizer.zero_grad()
     del ema
     return {"how": "measured", "batch": args.memory_batch, "peak_gb": peaks}
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description="Time and memory of a training sample, against what the released code does.",
-        epilog="example: python bench/training.py --size tiny",
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--batch", type=int, default=1)

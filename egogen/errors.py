@@ -56,9 +56,9 @@ def need_package(package: str, flag: str) -> None:
 
 
 def command_parser(
-    about: str | None, example: str, prog: str | None = None
+    about: str | None, example: str | None = None, prog: str | None = None
 ) -> argparse.ArgumentParser:
-    """A parser whose help leaves the lines of both texts as they are."""
+    """A parser whose help leaves the lines of both texts (of a docstring, say) as they are."""
     lines = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(prog, description=about, epilog=example, formatter_class=lines)
 

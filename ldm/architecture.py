@@ -16,9 +16,7 @@ from ldm.file_layout import file_place
 from ldm.schema import AutoencoderParams, ConditionerParams, ModelParams
 
 # The text tower of CLIP ViT-L/14, which Stable Diffusion v1.5 uses: what differs from the defaults.
-CLIP_VIT_L14_TEXT: dict[str, Any] = dict(
-    hidden_size=768, intermediate_size=3072, num_attention_heads=12
-)
+CLIP_VIT_L14_TEXT = dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12)
 
 
 def build_parts(params: ModelParams) -> dict[str, nn.Module | Denoiser]:
@@ -58,15 +56,9 @@ def _check_channels(params: ModelParams) -> None:
 
 
 def build_conditioner(params: ConditionerParams, context_dim: int) -> FeatureConditioner:
-    return FeatureConditioner(
-        features_as_list(params.features),
-        context_dim,
-        params.num_heads,
-        params.num_layers,
-        params.feedforward_dim,
-        params.dropout,
-        params.mask_text_padding,
-    )
+    attention = params.num_heads, params.num_layers, params.feedforward_dim, params.dropout
+    features, masked = features_as_list(params.features), params.mask_text_padding
+    return FeatureConditioner(features, context_dim, *attention, masked)
 
 
 def build_autoencoder(params: AutoencoderParams, scale_factor: float) -> AutoencoderKL:

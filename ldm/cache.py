@@ -1,40 +1,33 @@
-"""Compute the outputs of the frozen encoders once, for training (entry).
+"""Compute the outputs of the frozen encoders once, for training (`ldm.training.encoder_cache`).
 
-    python -m ldm.cache --config configs/train_ego4d.yaml [--out FOLDER] [key=value ...]
-    ... --n_chunk 8 --chunk_idx 1    # one job of eight, each on a GPU of its own
-
-`ldm.training.encoder_cache` does it.
+python -m ldm.cache --config configs/train_ego4d.yaml [--out FOLDER] [key=value ...]
+... --n_chunk 8 --chunk_idx 1    # one job of eight, each on a GPU of its own
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from egogen.errors import EgoGenError, run_command
+from egogen.errors import EgoGenError, command_parser, run_command
 from ldm.config import TrainConfig, load_config
 from ldm.split import open_training
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m ldm.cache",
-        description="Compute the outputs of the frozen encoders once, for training.",
-        epilog="example: python -m ldm.cache --config configs/train_ego4d.yaml --out cache/ego4d",
-    )
-    parser.add_argument("--config", nargs="+", required=True)
-    parser.add_argument("--out", type=Path, help="default: data.params.cache_path of the config")
-    dtypes = ("float32", "float16")
-    parser.add_argument("--dtype", choices=dtypes, default="float32", help="float16 halves it")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--n_chunk", type=int, default=1, help="split the work over so many jobs")
-    parser.add_argument("--chunk_idx", type=int, default=1, help="1 to n_chunk")
-    parser.add_argument(
-        "--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)"
-    )
-    parser.add_argument("overrides", nargs="*", help="dotted config keys, key=value")
+    parser = command_parser(__doc__, prog="python -m ldm.cache")
+    add = parser.add_argument
+    add("--config", nargs="+", required=True)
+    add("--out", type=Path, help="default: data.params.cache_path of the config")
+    add("--dtype", choices=("float32", "float16"), default="float32", help="float16 halves it")
+    add("--batch-size", type=int, default=32)
+    add("--n_chunk", type=int, default=1, help="split the work over so many jobs")
+    add("--chunk_idx", type=int, default=1, help="1 to n_chunk")
+    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
+    add("overrides", nargs="*", help="dotted config keys, key=value")
     args = parser.parse_intermixed_args(argv)
+    if args.batch_size < 1:
+        raise EgoGenError(f"--batch-size {args.batch_size}: expected at least 1")
     config = load_config(TrainConfig, args.config, args.overrides)
     out = args.out or config.data.cache_path
     if not out:

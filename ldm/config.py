@@ -49,13 +49,6 @@ from ldm.schema import (
     default_features,
 )
 
-__all__ = [
-    "GenerateConfig",
-    "TrainConfig",
-    "load_config",
-    "load_model_params",
-    "to_yaml",
-]
 Config = TypeVar("Config", TrainConfig, GenerateConfig)
 PROJECT = SETTINGS.parent
 
@@ -79,17 +72,20 @@ CHOICES: dict[str, tuple[str, ...]] = {  # by their places in files, as all keys
     "lightning.validation_draws": ("fixed", "random"),
 }
 ENCODERS = ("linear", "self_attention")
-AT_LEAST_1 = (
-    "inference.steps",
-    "inference.batch_size",
-    "inference.height",
-    "data.params.batch_size",
-    "data.params.res",
-    "data.params.train.params.res",
-    "data.params.validation.params.res",
-    "lightning.checkpoint_every",
-    "lightning.log_every",
-)
+LEAST = {  # of whole numbers
+    **{f"{place}.res": 1 for place in DATASETS},
+    "inference.steps": 1,
+    "inference.batch_size": 1,
+    "inference.height": 1,
+    "data.params.batch_size": 1,
+    "data.params.num_workers": 0,
+    "lightning.checkpoint_every": 1,
+    "lightning.log_every": 1,
+    "lightning.keep_every": 0,
+    "lightning.keep_at_most": 0,
+    "lightning.callbacks.image_logger.params.batch_frequency": 1,
+    "lightning.callbacks.image_logger.params.max_images": 0,
+}
 
 
 def load_config(
@@ -121,7 +117,12 @@ def _load(
     files = ", ".join(where for where, _ in layers)
     kinds = text_keys(schema)
     layers += [(f"command line: {text}", _override(text, kinds)) for text in overrides]
-    contents = [(where, _translated(layer, where)) for where, layer in layers]
+    contents = []
+    for where, layer in layers:
+        content, lines = translate(OmegaConf.to_container(layer), where)
+        contents.append((where, content))
+        for line in lines:  # released keys that do nothing here
+            print(f"note: {line}", file=sys.stderr)
     table = _released_table(contents)
     config = _merged(schema, table, contents, as_released=False)
     if config.get("as_released"):
@@ -227,9 +228,9 @@ def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
         raise EgoGenError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
 
 
-def check_at_least_1(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise EgoGenError(f"{name}={value!r}: expected at least 1, an integer")
+def check_at_least(least: int, name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise EgoGenError(f"{name}={value!r}: expected at least {least}, an integer")
 
 
 def _check_values(config: DictConfig) -> None:
@@ -239,10 +240,11 @@ def _check_values(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if value is not None:
             check_choice(f"config: {key}", value, allowed)
-    for key in (*AT_LEAST_1, *(f"{row}.{name}" for row in rows for name in ("width", "rows"))):
+    sizes = dict.fromkeys((f"{row}.{name}" for row in rows for name in ("width", "rows")), 1)
+    for key, least in (LEAST | sizes).items():
         value = OmegaConf.select(config, key)
         if value is not None:
-            check_at_least_1(f"config: {key}", value)
+            check_at_least(least, f"config: {key}", value)
     place = "model.params.scheduler_config.params"
     for name, values in OmegaConf.select(config, place).items():
         if len(values) != 1:
@@ -265,14 +267,6 @@ def _is_taken(name: str) -> bool:
     from torch import nn  # slow to import
 
     return hasattr(nn.ModuleDict, name)
-
-
-def _translated(layer: DictConfig, where: str) -> dict[str, Any]:
-    """In this project's keys; a line is printed for each released key that does nothing here."""
-    content, lines = translate(OmegaConf.to_container(layer), where)
-    for line in lines:
-        print(f"note: {line}", file=sys.stderr)
-    return content
 
 
 def _read_yaml(path: str) -> DictConfig:

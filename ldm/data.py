@@ -69,12 +69,9 @@ def to_features(arrays: Mapping[str, np.ndarray], features: Features) -> dict[st
     """{name: (n, D)} of what a run uses -> {name: (rows, D)}, padded features cut or zero-padded,
     in the precision that they have.
     """
-    found = {}
-    for name, spec in features.items():
-        rows = torch.from_numpy(arrays[name])[: spec.rows if spec.padded else None]
-        fits = len(rows) == spec.rows or not spec.padded
-        found[name] = rows if fits else pad_rows(rows, spec.rows)
-    return found
+    tensors = {name: torch.from_numpy(arrays[name]) for name in features}
+    padded = (name for name, spec in features.items() if spec.padded)
+    return tensors | {name: pad_rows(tensors[name], features[name].rows) for name in padded}
 
 
 def read_features(item: Located, features: Features) -> Sample:

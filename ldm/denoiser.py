@@ -158,12 +158,17 @@ def held_context(contexts: Tensor, rows: Tensor) -> Tensor:
     return held
 
 
-def unet_arguments(params: UNetParams) -> dict[str, Any]:
-    """Released (CompVis) parameters -> arguments of diffusers' UNet2DConditionModel."""
+def build_unet(params: UNetParams) -> UNet2DConditionModel:
+    """Released (CompVis) parameters -> diffusers' network."""
     channels = [params.model_channels * factor for factor in params.channel_mult]
-    levels = range(len(channels))
-    attends = [2**level in params.attention_resolutions for level in levels]
-    return dict(
+    for count in channels:
+        if count % params.num_heads or count % 32:
+            raise EgoGenError(
+                f"config: unet_config: a level has {count} channels, expected a multiple of 32 "
+                f"and of num_heads={params.num_heads}"
+            )
+    attends = [2**level in params.attention_resolutions for level in range(len(channels))]
+    return UNet2DConditionModel(
         sample_size=params.image_size,
         in_channels=params.in_channels,
         out_channels=params.out_channels,
@@ -176,16 +181,6 @@ def unet_arguments(params: UNetParams) -> dict[str, Any]:
         # diffusers' historical name: for Stable Diffusion v1 it is the number of heads
         attention_head_dim=params.num_heads,
     )
-
-
-def build_unet(params: UNetParams) -> UNet2DConditionModel:
-    for channels in (params.model_channels * factor for factor in params.channel_mult):
-        if channels % params.num_heads or channels % 32:
-            raise EgoGenError(
-                f"config: unet_config: a level has {channels} channels, expected a multiple of 32 "
-                f"and of num_heads={params.num_heads}"
-            )
-    return UNet2DConditionModel(**unet_arguments(params))
 
 
 RESNET_OF_UNET = {

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from egogen import EgoGenError
-from egogen.actions import ActionEntry, inside
+from egogen.actions import inside
 from egogen.frames import is_whole
 from egogen.jobs import Progress
 from egogen.provenance import check_provenance, record_provenance
@@ -29,7 +29,6 @@ from ldm.images import to_image, write_image
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
 from ldm.sampling import (
     SAMPLERS,
-    Conditioning,
     NoiseSource,
     ProcessNoise,
     SampleNoise,
@@ -96,13 +95,12 @@ def made_by(
     A folder with frames of something else is refused: otherwise a rerun after more training, or
     with new descriptions, would keep the old ones.
     """
-    any_chunks = inference.noise == "sample"
     return {
         "height": inference.height,
         "picture": inference.picture,
         "jpeg_quality": inference.jpeg_quality,
         "noise": inference.noise,
-        "n_chunk": "any" if any_chunks else n_chunk,
+        "n_chunk": "any" if inference.noise == "sample" else n_chunk,
         "precision": resolved_precision(device, inference.precision),
         "half_weights": inference.half_weights,
         "mask_text_padding": conditioner.mask_text_padding,
@@ -153,7 +151,8 @@ def generate_batch(
     Kernels round differently for other batch sizes: with `pad_to` every batch is computed at that
     size, so that a sample is equal bit for bit wherever chunks and restarts have put it.
     """
-    device, count = model.device, len(samples)
+    device, count, schedule = model.device, len(samples), model.schedule
+    sampler = SAMPLERS[inference.sampler]
     size = max(count, pad_to)
     samples = samples + samples[-1:] * (size - count)
     with model.sampling(), autocast(device, inference.precision):
@@ -163,39 +162,23 @@ def generate_batch(
         )
         shape = tuple(conditioning.image_latents.shape[1:])
         source = noise or SampleNoise(inference.seed, names, shape, device)
+        guidance = guidance_branches(conditioning, scale_txt, scale_img)
+        predict = model.denoiser.hold(guidance.contexts, guidance.rows)
+        denoise = guided_denoiser(predict, schedule, guidance, model.config.parameterization)
+
+        def step(x: Tensor, sigma: Tensor) -> Tensor:  # each sampler denoises once a step
+            denoised = denoise(x, sigma)  # (B, c, h, w)
+            if on_step is not None:
+                on_step()
+            return denoised
 
         def padded(k: int) -> Tensor:
             rows = source(k)  # (B, c, h, w)
             return torch.cat([rows, rows[-1:].expand(size - count, *shape)])  # (size, c, h, w)
 
-        latents = sample_latents(
-            model, conditioning, padded, inference, scale_img, scale_txt, on_step
-        )
+        sigmas = sampler.sigmas(schedule, inference.steps)
+        latents = sampler.run(step, padded(0), sigmas, padded)  # (size, c, h, w), float32
         return (model.decode(latents) if decode else latents)[:count]
-
-
-def sample_latents(
-    model: LegoModel,
-    conditioning: Conditioning,
-    noise: NoiseSource,
-    inference: InferenceConfig,
-    scale_img: float,
-    scale_txt: float,
-    on_step: Callable[[], Any] | None = None,
-) -> Tensor:
-    """Guidance and sampler around the denoiser -> scaled latents (B, c, h, w), float32."""
-    sampler, schedule = SAMPLERS[inference.sampler], model.schedule
-    guidance = guidance_branches(conditioning, scale_txt, scale_img)
-    predict = model.denoiser.hold(guidance.contexts, guidance.rows)
-    denoise = guided_denoiser(predict, schedule, guidance, model.config.parameterization)
-
-    def step(x: Tensor, sigma: Tensor) -> Tensor:  # each sampler denoises once a step
-        denoised = denoise(x, sigma)  # (B, c, h, w)
-        if on_step is not None:
-            on_step()
-        return denoised
-
-    return sampler.run(step, noise(0), sampler.sigmas(schedule, inference.steps), noise)
 
 
 def generate_chunk(
@@ -218,7 +201,9 @@ def generate_chunk(
     for number, scales in enumerate(scale_pairs(inference)):
         folder = run_folder(ckpt, inference.seed, inference.steps, *scales, inference.sampler)
         check_provenance(folder / "made_by.json", info)
-        paths = {item: _output(folder / "images", item.entry) for item in items}
+        # `clip/action/frame.jpg`: the last three parts of image_1, as in the released code.
+        names = {item: "/".join(Path(item.entry.image_1).parts[-3:]) for item in items}
+        paths = {item: inside(folder / "images", name) for item, name in names.items()}
         # Positions in the process, which the noise depends on in the order of the released code.
         places = {item: number * len(items) + i for i, item in enumerate(items)}
         with ThreadPoolExecutor() as pool:
@@ -227,8 +212,7 @@ def generate_chunk(
         if left:
             maker()
         record_provenance(folder / "made_by.json", info)
-        done = len(items) - len(left)
-        with Progress(len(items), "generate", "frames", done) as progress:
+        with Progress(len(items), "generate", "frames", len(items) - len(left)) as progress:
             for start in range(0, len(left), inference.batch_size):
                 batch = {item: places[item] for item in left[start : start + inference.batch_size]}
                 decoded, failed = maker().make(batch, scales)
@@ -302,8 +286,3 @@ class FrameMaker:
             uncond_context=self.uncond_context,
         )
         return dict(zip(samples, decoded, strict=True)), failures
-
-
-def _output(folder: Path, entry: ActionEntry) -> Path:
-    """`clip/action/frame.jpg`: the last three parts of image_1, as in the released code."""
-    return inside(folder, "/".join(Path(entry.image_1).parts[-3:]))

@@ -79,7 +79,7 @@ def to_image(decoded: Tensor, size: tuple[int, int], height: int, encoding: str)
     [0, 1] and rounds; "minmax", as in the released code, stretches each image's own range to
     0..255 and truncates.
     """
-    width = round(size[0] / size[1] * height)
+    width = max(1, round(size[0] / size[1] * height))
     x = functional.interpolate(decoded[None].float(), (height, width), mode="bicubic")[0]
     if encoding == "minmax":
         values = ((x - x.min()) / (x.max() - x.min()) * 255).to(torch.uint8)

@@ -37,20 +37,13 @@ from egogen.features.store import as_feature, load_feature
 from egogen.seeds import stable_seed
 from ldm.checkpoints.diffusers_folder import add_card, add_code
 from ldm.conditioning import FeatureConditioner
-from ldm.config import check_at_least_1, check_choice, load_model_params
+from ldm.config import check_at_least, check_choice, load_model_params
 from ldm.data import to_features
 from ldm.denoiser import UNetDenoiser
 from ldm.generate import check_scale, check_steps, generate_batch, load_model
 from ldm.images import as_photos, to_image, to_pixels
 from ldm.model import DTYPES, LegoModel
-from ldm.sampling import (
-    HANDED_ON,
-    PREDICTIONS,
-    SAMPLERS,
-    NoiseSource,
-    sampler_of,
-    scheduler_for,
-)
+from ldm.sampling import HANDED_ON, PREDICTIONS, SAMPLERS, NoiseSource, sampler_of, scheduler_for
 from ldm.schema import FeatureParams, InferenceConfig, ModelParams
 
 OUTPUTS = ("pil", "np", "pt", "latent")
@@ -241,8 +234,8 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         for name in PARTS:
             if getattr(self, name) is None:
                 raise EgoGenError(f"pipeline: {name} is missing, expected one to make frames")
-        check_at_least_1("num_inference_steps", steps)
-        check_at_least_1("height", height)
+        check_at_least(1, "num_inference_steps", steps)
+        check_at_least(1, "height", height)
         if sampler is not None:
             check_choice("sampler", sampler, tuple(SAMPLERS))
         sampler = sampler_of(self.scheduler, sampler)
@@ -303,12 +296,10 @@ def _as_output(made: Tensor, kind: str, photos: list[Image.Image], height: int) 
     return images if kind == "pt" else images.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _as_list(value: Any) -> list:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _one_each(name: str, value: Any, count: int) -> list:
-    items = _as_list(value)
+def _one_each(name: str, value: Any, count: int, shared: bool = False) -> list:
+    """`shared`: a single one is everybody's."""
+    items = list(value) if isinstance(value, list | tuple) else [value]
+    items = items * count if shared and len(items) == 1 else items
     if len(items) != count:
         raise EgoGenError(f"{name}: {len(items)} for {count} pictures, expected one for each")
     return items
@@ -343,8 +334,7 @@ def _generators(seed: Any, generator: Any, count: int) -> Any:
         if not all(isinstance(one, torch.Generator) for one in generators):
             raise EgoGenError("generator: expected a torch.Generator, or a list of them")
         return generators
-    seeds = _as_list(seed)
-    seeds = seeds * count if len(seeds) == 1 else _one_each("seed", seeds, count)
+    seeds = _one_each("seed", seed, count, shared=True)
     for value in seeds:
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise EgoGenError(f"seed={value!r}: expected an integer")

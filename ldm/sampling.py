@@ -5,6 +5,7 @@ Letters: B batch, c latent channels, h w latent size, L context rows, C context 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -140,53 +141,29 @@ def sample_euler_ancestral(
     return x
 
 
-def sample_dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource) -> Tensor:
-    """DPM-Solver++ of order 2, multistep (Lu et al. 2022); deterministic."""
-    return _solve(DPMSolverMultistepScheduler(prediction_type="sample"), denoise, x, sigmas)
-
-
-def sample_unipc(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource) -> Tensor:
-    """UniPC of order 2 (Zhao et al. 2023); deterministic."""
-    return _solve(UniPCMultistepScheduler(prediction_type="sample"), denoise, x, sigmas)
-
-
-def sample_ddim(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource) -> Tensor:
-    """DDIM, which is the solver of order 1 (Lu et al. 2022, DPM-Solver, section 4.1).
-
-    diffusers' own DDIM assumes that the number of steps divides the 1000 timesteps.
-    """
-    scheduler = DPMSolverMultistepScheduler(prediction_type="sample", solver_order=1)
-    return _solve(scheduler, denoise, x, sigmas)
-
-
-def _solve(scheduler: Any, denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
-    """Steps of a solver of diffusers along `sigmas`, fed with estimates of the clean latents.
+def solver(kind: type, **settings: Any) -> Callable[[Denoise, Tensor, Tensor, NoiseSource], Tensor]:
+    """A sampler, deterministic: steps of a solver of diffusers along the sigmas, fed with estimates
+    of the clean latents.
 
     Guidance so stands in one place, and networks of either parameterization work with all solvers.
     """
-    scheduler.set_timesteps(len(sigmas) - 1)
-    scheduler.sigmas = sigmas  # all that `step` reads of the schedule
-    scheduler.set_begin_index(0)
-    for t, sigma in zip(scheduler.timesteps, sigmas[:-1], strict=True):
-        # The solvers keep unit variance; `denoise` takes clean latents plus sigma * noise.
-        clean = denoise(x * (sigma**2 + 1) ** 0.5, sigma)  # (B, c, h, w)
-        x = scheduler.step(clean, t, x).prev_sample  # (B, c, h, w)
-    return x
+
+    def sample(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource) -> Tensor:
+        scheduler = kind(prediction_type="sample", **settings)
+        scheduler.set_timesteps(len(sigmas) - 1)
+        scheduler.sigmas = sigmas  # all that `step` reads of the schedule
+        scheduler.set_begin_index(0)
+        for t, sigma in zip(scheduler.timesteps, sigmas[:-1], strict=True):
+            # The solvers keep unit variance; `denoise` takes clean latents plus sigma * noise.
+            clean = denoise(x * (sigma**2 + 1) ** 0.5, sigma)  # (B, c, h, w)
+            x = scheduler.step(clean, t, x).prev_sample  # (B, c, h, w)
+        return x
+
+    return sample
 
 
-def karras_sigmas(schedule: NoiseSchedule, steps: int) -> Tensor:
-    """Karras et al. 2022, equation 5. With even timesteps the last step, from a sigma of 0.3 to 0,
-    costs the solvers of order 2 that order.
-    """
-    return _library_sigmas(schedule, steps, use_karras_sigmas=True)
-
-
-def trailing_sigmas(schedule: NoiseSchedule, steps: int) -> Tensor:
-    """Every (timesteps / steps)-th sigma, counted from the largest."""
-    return _library_sigmas(schedule, steps, timestep_spacing="trailing")
-
-
-def _library_sigmas(schedule: NoiseSchedule, steps: int, **options: Any) -> Tensor:
+def library_sigmas(schedule: NoiseSchedule, steps: int, **options: Any) -> Tensor:
+    """Sigmas as diffusers spaces them."""
     scheduler = DPMSolverMultistepScheduler(
         num_train_timesteps=schedule.steps, trained_betas=schedule.betas.numpy(), **options
     )
@@ -208,14 +185,23 @@ class Sampler(NamedTuple):
 
 
 EULER, KARRAS = EulerAncestralDiscreteScheduler, {"use_karras_sigmas": True}
+DPMPP, UNIPC = DPMSolverMultistepScheduler, UniPCMultistepScheduler
 TRAILING = {"clip_sample": False, "timestep_spacing": "trailing"}
+# Karras et al. 2022, equation 5. With even timesteps the last step, from a sigma of 0.3 to 0, costs
+# the solvers of order 2 that order.
+karras_sigmas = functools.partial(library_sigmas, **KARRAS)
+# Every (timesteps / steps)-th sigma, counted from the largest.
+trailing_sigmas = functools.partial(library_sigmas, timestep_spacing="trailing")
 SAMPLERS: dict[str, Sampler] = {
     "euler_ancestral": Sampler(
         sample_euler_ancestral, NoiseSchedule.sampling_sigmas, EULER, draws=lambda steps: steps
     ),
-    "dpmpp_2m": Sampler(sample_dpmpp_2m, karras_sigmas, DPMSolverMultistepScheduler, KARRAS),
-    "unipc": Sampler(sample_unipc, karras_sigmas, UniPCMultistepScheduler, KARRAS),
-    "ddim": Sampler(sample_ddim, trailing_sigmas, DDIMScheduler, TRAILING),
+    # DPM-Solver++ of order 2, multistep (Lu et al. 2022), and UniPC of order 2 (Zhao et al. 2023).
+    "dpmpp_2m": Sampler(solver(DPMPP), karras_sigmas, DPMPP, KARRAS),
+    "unipc": Sampler(solver(UNIPC), karras_sigmas, UNIPC, KARRAS),
+    # The solver of order 1 (Lu et al. 2022, DPM-Solver, section 4.1): diffusers' own DDIM assumes
+    # that the number of steps divides the 1000 timesteps.
+    "ddim": Sampler(solver(DPMPP, solver_order=1), trailing_sigmas, DDIMScheduler, TRAILING),
 }
 
 

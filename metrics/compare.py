@@ -11,29 +11,17 @@ from pathlib import Path
 if not __package__:  # run as a script: see the package's docstring
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import argparse
 from collections.abc import Sequence
 
 from egogen.atomic import atomic_path, write_json
-from egogen.errors import EgoGenError, run_command
-from metrics.reporting.runs import Versus, compare_runs, read_run
+from egogen.errors import EgoGenError, command_parser, run_command
+from metrics.reporting.runs import compare_runs, read_run
 
 JSON_FILE, IMAGE_FILE = "compare.json", "compare.png"
 
 
-def write_comparison(versus: Versus, out: Path) -> None:
-    """compare.json and compare.png into `out`."""
-    from metrics.reporting.comparison import comparison_image  # slow to import
-
-    write_json(out / JSON_FILE, versus.to_json())
-    with atomic_path(out / IMAGE_FILE) as temporary:
-        comparison_image(versus).save(temporary, "PNG", optimize=True)
-
-
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("a", type=Path, help="folder of metric.json, or the run's folder above it")
     parser.add_argument("b", type=Path, help="the same of the run that is compared with A")
     parser.add_argument("--names", nargs=2, metavar=("A", "B"), help="default: the folders' names")
@@ -47,10 +35,12 @@ def main(argv: Sequence[str]) -> int:
         versus.first.name, versus.second.name = (f"{versus.first.name} ({x})" for x in "AB")
     out = options.out or versus.second.folder.parent / f"compare_with_{versus.first.name}"
 
-    from metrics.reporting.comparison import text_table  # slow to import
+    from metrics.reporting.comparison import comparison_image, text_table  # slow to import
 
     print(text_table(versus))
-    write_comparison(versus, out)
+    write_json(out / JSON_FILE, versus.to_json())
+    with atomic_path(out / IMAGE_FILE) as temporary:
+        comparison_image(versus).save(temporary, "PNG", optimize=True)
     print(f"written: {out / JSON_FILE}, {out / IMAGE_FILE}")
     return 0
 

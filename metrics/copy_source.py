@@ -12,13 +12,12 @@ from pathlib import Path
 if not __package__:  # run as a script: see the package's docstring
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import argparse
 import os
 from collections.abc import Sequence
 
 from egogen.actions import inside, read_actions
 from egogen.atomic import atomic_path, write_bytes
-from egogen.errors import run_command
+from egogen.errors import command_parser, run_command
 from egogen.frames import read_rgb
 
 
@@ -34,7 +33,7 @@ def copy_sources(
     for entry in entries:
         source, target = inside(source_path, entry.image_0), inside(out, entry.image_1)
         image = read_rgb(source)
-        if source.suffix == target.suffix:
+        if source.suffix.lower() == target.suffix.lower():
             write_bytes(target, source.read_bytes())
         else:
             with atomic_path(target) as temporary:
@@ -43,9 +42,7 @@ def copy_sources(
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--source-path", required=True, help="folder of the source frames (val)")
     parser.add_argument("--edit_file", required=True, help="action file, as ego4d_val.json")
     parser.add_argument("--out", required=True, help="folder of the frames")

@@ -22,14 +22,13 @@ def main(argv: Sequence[str]) -> int:
         epilog="example: python metrics/inference.py --config configs/generate_ego4d.yaml "
         "--ckpt logs/X.ckpt --n_chunk 8 --chunk_idx 1 inference.steps=50",
     )
-    parser.add_argument("--config", required=True)
-    parser.add_argument("--ckpt", required=True)
-    parser.add_argument("--n_chunk", type=int, default=1)
-    parser.add_argument("--chunk_idx", type=int, default=1, help="1 to n_chunk")
-    parser.add_argument(
-        "--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)"
-    )
-    parser.add_argument("overrides", nargs="*", help="dotted config keys, key=value")
+    add = parser.add_argument
+    add("--config", required=True)
+    add("--ckpt", required=True)
+    add("--n_chunk", type=int, default=1)
+    add("--chunk_idx", type=int, default=1, help="1 to n_chunk")
+    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
+    add("overrides", nargs="*", help="dotted config keys, key=value")
     arguments = parser.parse_intermixed_args(argv)
     config = load_config(GenerateConfig, [arguments.config], arguments.overrides)
     chunk = arguments.ckpt, arguments.n_chunk, arguments.chunk_idx

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from egogen import layout
 from egogen.actions import DESCRIPTION_KEY
 from egogen.atomic import write_text
-from egogen.errors import EgoGenError, run_command
+from egogen.errors import EgoGenError, command_parser, run_command
 from egogen.settings import setting
 from metrics.reporting.data import (
     ReportData,
@@ -31,17 +31,6 @@ from metrics.reporting.data import (
 )
 from metrics.reporting.runs import Versus, compare_runs, read_run
 from metrics.results import default_folder
-
-
-def write_report(
-    data: ReportData, out: str | os.PathLike, best: int = 12, worst: int = 12, others: int = 12
-) -> Path:
-    """Write report.html into `out` -> its path."""
-    from metrics.reporting.html import page  # slow to import
-
-    path = Path(out) / "report.html"
-    write_text(path, page(data, select(data.samples, best, worst, others)))
-    return path
 
 
 def gather(options: argparse.Namespace) -> ReportData:
@@ -84,9 +73,7 @@ def _versus(options: argparse.Namespace, metric_folder: Path) -> Versus | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--dataset", required=True, choices=layout.DATASETS)
     parser.add_argument("--dataset-root", type=Path, help="default: LEGO_DATASET")
     parser.add_argument("--split", default="val", choices=layout.SPLITS)
@@ -115,7 +102,12 @@ def main(argv: Sequence[str]) -> int:
     if min(counts) < 0 or sum(counts) == 0:
         raise EgoGenError("--best, --worst, --others: expected counts of at least 0, not all 0")
     out = options.out or Path(os.path.abspath(options.gen_path)).parent / "report"
-    print(f"written: {write_report(gather(options), out, *counts)}")
+    data, path = gather(options), out / "report.html"
+
+    from metrics.reporting.html import page  # slow to import
+
+    write_text(path, page(data, select(data.samples, *counts)))
+    print(f"written: {path}")
     return 0
 
 

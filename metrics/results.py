@@ -173,11 +173,6 @@ def load(folder: str | os.PathLike, pairs: Sequence[Pair], identity: str) -> Res
     return results
 
 
-def read_samples(path: str | os.PathLike) -> dict[str, dict[str, float]]:
-    """per_sample.csv -> {frame: {column: value}}; empty cells are left out."""
-    return read_table(path)[0]
-
-
 def read_table(path: str | os.PathLike) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     """per_sample.csv -> ({frame: {column: value}}, {frame: clip}); empty cells are left out."""
     samples, clips = {}, {}

@@ -1,26 +1,6 @@
-"""Checkpoints of stage 2 between the released form, this project's and a folder of diffusers.
+"""Convert a checkpoint of stage 2; names in the source give away its form.
 
-    python scripts/convert_checkpoint.py --config configs/generate_ego4d.yaml \\
-        --to diffusers ego4d_diffusion_with_vllm_feature.ckpt lego_ego4d
-"""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path[:1] = [str(PROJECT)]
-
-import argparse  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
-
-from egogen.errors import EgoGenError, run_command  # noqa: E402
-from ldm.checkpoints import FORMS  # noqa: E402
-from ldm.config import load_model_params  # noqa: E402
-
-EPILOG = """\
-what each form holds:
+What each form holds:
   released   .ckpt for the released code: all live weights, the UNet's EMA with its count of
              updates, the noise schedule. The released code has no place for an EMA of the
              conditioner: where there is one it stands in the conditioner's place, as the released
@@ -39,13 +19,22 @@ example:
       ego4d_diffusion_with_vllm_feature.ckpt lego_ego4d
 """
 
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
+
+from collections.abc import Sequence  # noqa: E402
+
+from egogen.errors import EgoGenError, command_parser, run_command  # noqa: E402
+from ldm.checkpoints import FORMS  # noqa: E402
+from ldm.config import load_model_params  # noqa: E402
+
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        description="Convert a checkpoint of stage 2; names in the source give away its form.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("source", help=".ckpt, .safetensors or folder")
     parser.add_argument("target", help="what to write: .ckpt or folder, not there yet")
     parser.add_argument("--to", required=True, choices=FORMS)

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +17,12 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from egogen import layout  # noqa: E402
 from egogen.actions import inside, read_actions  # noqa: E402
 from egogen.atomic import atomic_path  # noqa: E402
-from egogen.errors import EgoGenError, run_command  # noqa: E402
+from egogen.errors import EgoGenError, command_parser, run_command  # noqa: E402
 from egogen.frames import read_rgb  # noqa: E402
 from metrics.frame_pairs import frame_file  # noqa: E402
 from metrics.reporting.data import read_score  # noqa: E402
 
 COLUMNS = ("source", "generated", "ground truth")
-HELP = argparse.RawDescriptionHelpFormatter
 BOX, GAP, LINE = (320, 180), 8, 26  # pixels: an image, the space between two, a line of text
 
 
@@ -44,7 +42,7 @@ def draw_grid(rows: list[tuple[str, list[Path]]]) -> Image.Image:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HELP)
+    parser = command_parser(__doc__)
     parser.add_argument("--images", required=True, type=Path, help="folder of generated frames")
     parser.add_argument("--dataset-root", required=True, type=Path)
     parser.add_argument("--dataset", required=True, choices=layout.DATASETS)
@@ -57,9 +55,8 @@ def main(argv: Sequence[str]) -> int:
     frames = layout.frame_folder(*split)
     entries = read_actions(options.edit_file or layout.action_file(*split))
     if score := read_score(options.score):
-        done = [
-            f"{row['clip']}/{row['action_id']}" for row in score.get("rows", []) if row.get("done")
-        ]
+        rows_done = (row for row in score.get("rows", []) if row.get("done"))
+        done = {f"{row['clip']}/{row['action_id']}" for row in rows_done}
         entries = [entry for entry in entries if entry.key in done]
     count = min(options.entries, len(entries))
     if count < 1:

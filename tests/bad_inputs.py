@@ -341,6 +341,7 @@ COMMAND_LINES = [
         more="model.params.conditioner.variant=all",
     ),
     Case("generate", "no such field", untouched, ("gpt",), more="data.params.text_prompt_key=gpt"),
+    Case("cache", "batch of 0", untouched, ("--batch-size 0",), more="--batch-size 0"),
     Case("train", "misspelt key", untouched, ("batch_size",), more="data.params.batchsize=3"),
     Case(
         "train",

@@ -148,6 +148,11 @@ REFUSED = {
     "data.params.train.params.aspect_ratio=1.5": "squeezed to squares",
     "model.params.scheduler_config.params.f_max=[1.0,0.5]": "expected one value",
     "lightning.callbacks.image_logger.params.increase_log_steps=true": "every batch_frequency",
+    "lightning.callbacks.image_logger.params.batch_frequency=0": "expected at least 1",
+    "lightning.callbacks.image_logger.params.max_images=-1": "expected at least 0",
+    "lightning.keep_at_most=-1": "expected at least 0",
+    "lightning.keep_every=-1": "expected at least 0",
+    "data.params.num_workers=-1": "expected at least 0",
 }
 
 

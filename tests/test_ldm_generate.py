@@ -35,6 +35,10 @@ def test_released_picture_encoding(path):
     assert difference.max() <= 1 and (difference > 0).mean() < 0.01
 
 
+def test_a_very_narrow_frame_is_a_pixel_wide():
+    assert to_image(torch.zeros(3, 8, 8), (1, 1000), 256, "clamp").size == (1, 256)
+
+
 def test_released_output_folder():
     expected = "logs/X/X-e=0-s=100-si=1.5"
     assert str(run_folder("logs/X.ckpt", 0, 100, 1.5, 7.5)) == expected

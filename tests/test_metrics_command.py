@@ -299,6 +299,16 @@ def test_copying_gains_nothing_over_copying(root):
     assert found["psnr_changed_gain_ci95"] == pytest.approx([0, 0], abs=1e-9)
 
 
+def test_a_source_frame_is_copied_byte_by_byte_whatever_the_case_of_its_suffix(tmp_path):
+    entry = {"image_0": "clip/0/a.JPG", "image_1": "clip/0/b.jpg", "action": "#C C lifts"}
+    (tmp_path / "val/clip/0").mkdir(parents=True)
+    Image.effect_noise((16, 12), 90).save(tmp_path / "val" / entry["image_0"], quality=60)
+    (tmp_path / "val.json").write_text(json.dumps({"clip": {"0": entry}}))
+    copy_source.copy_sources(tmp_path / "val", tmp_path / "val.json", tmp_path / "copied")
+    files = tmp_path / "val" / entry["image_0"], tmp_path / "copied" / entry["image_1"]
+    assert len({file.read_bytes() for file in files}) == 1
+
+
 def test_the_evaluation_knows_no_network():
     """Nothing heavy is imported before the frames were checked."""
     code = (

@@ -18,7 +18,7 @@ from egogen.errors import EgoGenError, run_command
 from metrics import all_metrics_in_one, report
 from metrics.reporting.curves import smooth
 from metrics.reporting.data import Sample, read_curve, select
-from metrics.results import read_samples
+from metrics.results import read_table
 
 EVIL = '<script>document.body.innerHTML=""</script> "quoted" & \N{SNOWMAN} ' + "long" * 60
 
@@ -111,7 +111,7 @@ def test_intervals_and_every_frame_are_there(written, measured):
         assert low <= figures[name] <= high
         assert f"{low:.2f} to {high:.2f}" in page
     table = page[page.index('id="frames"') :]
-    samples = read_samples(measured / "run/metric/per_sample.csv")
+    samples = read_table(measured / "run/metric/per_sample.csv")[0]
     best = max(samples, key=lambda frame: samples[frame]["psnr_changed_gain"])
     rows = table.split("<tr>")[2:]
     assert len(rows) == 4 and best.rpartition("/")[0] in rows[0]
@@ -152,7 +152,7 @@ def test_the_other_run_and_what_gained_are_shown(written, measured, tmp_path):
     versus = page[page.index('id="versus"') : page.index('id="gained"')]
     for text in (f"{before:.2f}</td>", f"{after:.2f}</td>", f"{after - before:+.2f}</td>"):
         assert text in versus
-    samples = [read_samples(run / "metric/per_sample.csv") for run in (other, measured / "run")]
+    samples = [read_table(run / "metric/per_sample.csv")[0] for run in (other, measured / "run")]
     changes = {
         frame.rpartition("/")[0]: samples[1][frame][key] - samples[0][frame][key]
         for frame in samples[0]

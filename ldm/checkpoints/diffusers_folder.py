@@ -85,8 +85,11 @@ def _read_network(folder: Path, part: str, kind: Any, variant: str | None = None
 
 # What `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` runs, by diffusers' rules
 # for names of files. They import this project, which is installed.
-CODE = {"lego_pipeline": "pipeline.LegoPipeline"}
-CODE_OF_PARTS = {"conditioner/ldm.conditioning": "conditioning.FeatureConditioner"}
+PIPELINE = ["lego_pipeline", "LegoPipeline"]
+CODE = {
+    PIPELINE[0]: ("pipeline", PIPELINE[1]),
+    "conditioner/ldm.conditioning": ("conditioning", "FeatureConditioner"),
+}
 CARD = """---
 library_name: diffusers
 pipeline_tag: image-to-image
@@ -110,11 +113,10 @@ frame.save("frame.jpg")
 def add_code(folder: str | os.PathLike) -> None:
     """Into a folder that a pipeline has been saved in: what lets diffusers alone load it."""
     path = Path(folder) / "model_index.json"
-    ((module, pipeline),) = CODE.items()
-    index = read_json(path) | {"_class_name": [module, pipeline.split(".")[1]]}
+    index = read_json(path) | {"_class_name": PIPELINE}
     write_text(path, json.dumps(index, indent=2, sort_keys=True) + "\n")
-    for name, source in (CODE | CODE_OF_PARTS).items():
-        file, (where, what) = Path(folder) / f"{name}.py", source.split(".")
+    for name, (where, what) in CODE.items():
+        file = Path(folder) / f"{name}.py"
         if file.parent.is_dir():
             write_text(file, f'from ldm.{where} import {what}\n\n__all__ = ["{what}"]\n')
 

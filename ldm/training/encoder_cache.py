@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -131,22 +130,17 @@ class EncoderCache:
                 raise EgoGenError(
                     f"{path}: missing or cut short; run python -m ldm.cache again (all chunks)"
                 )
-        self.folder = folder
-        self._open = lru_cache(maxsize=None)(self._open_shard)  # files stay mapped, not read
-
-    def _open_shard(self, number: int):
-        return safe_open(self.folder / SHARD_FILE.format(number), "pt")
+        self.folder, self.shards = folder, {}  # of files that stay mapped, not read
 
     def __getstate__(self) -> dict:
-        return {"folder": self.folder}  # loader workers map the files anew
-
-    def __setstate__(self, state: dict) -> None:
-        self.folder = state["folder"]
-        self._open = lru_cache(maxsize=None)(self._open_shard)
+        return {"folder": self.folder, "shards": {}}  # loader workers map the files anew
 
     def read(self, index: int, flip: bool) -> dict[str, Tensor]:
         """-> source, edited moments (2c, h, w) and prompt (77, C), float32."""
-        shard, row = self._open(index // SHARD), index % SHARD
+        number, row = divmod(index, SHARD)
+        if number not in self.shards:
+            self.shards[number] = safe_open(self.folder / SHARD_FILE.format(number), "pt")
+        shard = self.shards[number]
         found = {"prompt": shard.get_slice("prompt")[row].float()}
         for name in ("source", "edited"):
             found[name] = shard.get_slice(name)[row, int(flip)].float()

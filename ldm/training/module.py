@@ -72,9 +72,7 @@ class LegoTraining(pl.LightningModule):
         if params.unet.use_checkpoint:
             model.denoiser.checkpoint_activations()
         model.denoiser.prepare(channels_last=lightning.channels_last, compiled=lightning.compile)
-        self.ema = None
-        if params.use_ema:
-            self.ema = EMA(model, params.ema_decay)
+        self.ema = EMA(model, params.ema_decay) if params.use_ema else None
         with torch.no_grad():
             self.register_buffer("empty_prompt", model.encode_text([""]), persistent=False)
         self.register_buffer("bound_weights", bound_weights(params), persistent=False)
@@ -168,10 +166,7 @@ class LegoTraining(pl.LightningModule):
         )
         params = self.model.config.learning_rate
         schedule = LambdaLR(optimizer, lambda step: rate_factor(step, params))
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """EMA and frozen parts join the state dict: the file generates without any other."""

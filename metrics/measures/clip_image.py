@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
+from torchvision.transforms.functional import normalize
 
 from metrics.frame_pairs import Pair
 from metrics.images import CLIP_MEAN, CLIP_STD, batches, read_ahead, read_unresized, squeezed
@@ -29,10 +30,7 @@ def image_inputs(images: Sequence[torch.Tensor], device: str | torch.device) -> 
 
     Bicubic to 224 x 224 without crop, antialiasing or clamping, as in the released code.
     """
-    mean, std = (
-        torch.tensor(values, device=device).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD)
-    )
-    return (squeezed(images, SIDE, "bicubic", device) - mean) / std
+    return normalize(squeezed(images, SIDE, "bicubic", device), CLIP_MEAN, CLIP_STD)
 
 
 @torch.inference_mode()

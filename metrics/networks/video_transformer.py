@@ -9,9 +9,11 @@ then the patches frame by frame), w = 768 width, h = 12 heads, d = w/h.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import nn
-from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 SIDE, PATCH = 224, 16  # pixels
 WIDTH, DEPTH, HEADS = 768, 12, 12
@@ -55,23 +57,15 @@ class GroupedAttention(nn.Module):
         return self.proj(joined.unflatten(0, (-1, HEADS)).transpose(1, 2).flatten(2))  # (n, t, w)
 
 
-class Mlp(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc1 = nn.Linear(WIDTH, 4 * WIDTH)
-        self.fc2 = nn.Linear(4 * WIDTH, WIDTH)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.fc2(gelu(self.fc1(tokens)))
-
-
 class Block(nn.Module):
     """Attention along time, attention in space of its sum, added to the block's input, then MLP."""
 
     def __init__(self):
         super().__init__()
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(WIDTH, EPSILON) for _ in range(3))
-        self.attn, self.timeattn, self.mlp = GroupedAttention(), GroupedAttention(), Mlp()
+        self.attn, self.timeattn = GroupedAttention(), GroupedAttention()
+        inner, outer = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.mlp = nn.Sequential(OrderedDict(fc1=inner, act=nn.GELU(), fc2=outer))
 
     def forward(self, tokens: torch.Tensor, frames: int) -> torch.Tensor:
         over_time = tokens + self.timeattn(self.norm3(tokens), frames, "time")

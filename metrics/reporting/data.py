@@ -16,7 +16,7 @@ from metrics.frame_pairs import frame_file
 from metrics.intervals import SUFFIX
 from metrics.registry import KEYS, METRICS
 from metrics.reporting.runs import Versus
-from metrics.results import METRIC_FILE, SAMPLE_FILE, read_object, read_samples
+from metrics.results import METRIC_FILE, SAMPLE_FILE, read_object, read_table
 
 RANKED_BY = ("psnr_changed_gain", "psnr")  # the first that was measured orders the samples
 
@@ -81,7 +81,7 @@ def read_samples_of(
 
     Raises EgoGenError when the entries, their figures and their images do not fit together.
     """
-    figures = read_samples(Path(metric_folder) / SAMPLE_FILE)
+    figures, _ = read_table(Path(metric_folder) / SAMPLE_FILE)
     rows = {f"{row['clip']}/{row['action_id']}": row for row in (score or {}).get("rows", [])}
     captions = read_captions(metric_folder)
     samples = [

@@ -1,0 +1,35 @@
+"""Every bench runs to its end and prints JSON; how fast anything is, no test says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ("--size", "tiny", "--repeats", "1")
+BENCHES = {  # script: (arguments, a key of what is printed)
+    "metrics": (("--metrics", "psnr,lpips_squeeze", "--pairs", "1"), "suite_ratio"),
+    "features": (("--samples", "4", "--rounds", "1", "--text-rows", "2"), "reading_speedup"),
+    "sampling": (TINY, "step_ratio"),
+    "training": ((*TINY, "--memory-batch", "1"), "peak_memory"),
+    "describe": (("--samples", "1", "--batch-size", "1", "--tokens", "2"), "speedup"),
+}
+SLOW = ("sampling", "training", "describe")  # tens of seconds
+
+
+def test_every_bench_is_here():
+    scripts = {path.stem for path in (ROOT / "bench").glob("*.py")} - {"measuring"}
+    assert scripts == set(BENCHES)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in BENCHES]
+)
+def test_a_bench_runs(name, tmp_path):
+    arguments, key = BENCHES[name]
+    command = [sys.executable, ROOT / f"bench/{name}.py", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert key in json.loads(done.stdout)

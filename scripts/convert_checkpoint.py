@@ -1,6 +1,6 @@
 """Convert a checkpoint of stage 2; names in the source give away its form.
 
-What each form holds:
+what each form holds:
   released   .ckpt for the released code: all live weights, the UNet's EMA with its count of
              updates, the noise schedule. The released code has no place for an EMA of the
              conditioner: where there is one it stands in the conditioner's place, as the released

@@ -33,6 +33,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from egogen import EgoGenError
+from egogen.atomic import as_umask_says
 from egogen.features.store import as_feature, load_feature
 from egogen.seeds import stable_seed
 from ldm.checkpoints.diffusers_folder import add_card, add_code
@@ -117,10 +118,11 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         return config
 
     def save_config(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Also the code and the card with which diffusers loads the folder."""
+        """Also the code and the card with which diffusers loads the folder; it is written last."""
         super().save_config(save_directory, **kwargs)
         add_code(save_directory)
         add_card(save_directory, self._conditioner.features)
+        as_umask_says(Path(save_directory))
 
     def _upload_folder(self, working_dir: str, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         """With the card, unless the one at the hub has been written by somebody."""

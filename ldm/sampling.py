@@ -189,7 +189,7 @@ DPMPP, UNIPC = DPMSolverMultistepScheduler, UniPCMultistepScheduler
 TRAILING = {"clip_sample": False, "timestep_spacing": "trailing"}
 # Karras et al. 2022, equation 5. With even timesteps the last step, from a sigma of 0.3 to 0, costs
 # the solvers of order 2 that order.
-karras_sigmas = functools.partial(library_sigmas, **KARRAS)
+karras_sigmas = functools.partial(library_sigmas, use_karras_sigmas=True)
 # Every (timesteps / steps)-th sigma, counted from the largest.
 trailing_sigmas = functools.partial(library_sigmas, timestep_spacing="trailing")
 SAMPLERS: dict[str, Sampler] = {

@@ -1,6 +1,7 @@
 """Training of stage 2: what a step is made of, what the EMA is for, and when all ranks stop."""
 
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -25,7 +26,7 @@ from ldm.training.callbacks import contact_sheet
 from ldm.training.module import LegoTraining
 from ldm.training.order import EpochBatches, ResumableLoader
 from ldm.training.run import build_data
-from ldm.training.saving import Checkpoints, StopOnSignal
+from ldm.training.saving import Checkpoints, StopOnSignal, check_space
 
 
 @pytest.fixture(scope="module")
@@ -267,3 +268,12 @@ def test_a_run_of_other_values_is_not_continued(run_overrides, trained, override
     train_run(run_overrides, folder.parent, folder.name, *more, *harmless)
     with pytest.raises(EgoGenError, match=f"begun with other values of {override.split('=')[0]};"):
         train_run(run_overrides, folder.parent, folder.name, *more, override)
+
+
+def test_room_counts_the_checkpoints_that_are_there(tmp_path, monkeypatch):
+    """They are replaced: a run that goes on needs no more than it has."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1500))
+    (tmp_path / "last.ckpt").write_bytes(bytes(1000))
+    check_space(tmp_path, 2, 1000)
+    with pytest.raises(EgoGenError, match="No space left on device for 3 checkpoints"):
+        check_space(tmp_path, 3, 1000)

@@ -23,10 +23,12 @@ from small_model import (
 
 from egogen import EgoGenError
 from egogen.features.store import write_feature
+from ldm.architecture import build_conditioner
 from ldm.checkpoints.layouts import to_own
 from ldm.generate import fingerprint
 from ldm.images import to_image, write_image
-from ldm.schema import InferenceConfig
+from ldm.released_config import released_features
+from ldm.schema import ConditionerParams, InferenceConfig
 from metrics.inference import main
 
 SIZES = {"one": (640, 360), "two": (640, 360), "tall": (360, 640)}  # width, height
@@ -239,3 +241,19 @@ def test_frozen_parts_stay_in_evaluation_mode(world):
     assert not any(module.training for module in frozen)
     learns = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
     assert learns == {"unet", "conditioner"}
+
+
+def test_a_masked_row_is_zero_in_all_places():
+    """A single zero is a number like others."""
+    table = released_features({"variant": "text", "feature_dim": 8, "text_rows": 4})
+    torch.manual_seed(0)
+    params = ConditionerParams(table, num_heads=2, feedforward_dim=32, mask_text_padding=True)
+    conditioner = build_conditioner(params, 16).eval()
+    rows = torch.randn(1, 4, 8)
+    rows[0, 1, 2] = 0
+    rows[0, 3] = 0
+    with torch.no_grad():
+        found = conditioner({"text": rows})["text"][0]
+        shorter = conditioner({"text": rows[:, :3]})["text"][0]
+    assert not found[3].any() and found[:3].abs().amax(dim=1).min() > 0.1
+    torch.testing.assert_close(found[:3], shorter)  # padding is not attended to

@@ -130,7 +130,7 @@ def _write_pair(root: Path, clip, row: Row, request: Request) -> Pair:
         write_bytes(frame_folder(root, request.dataset, row.split) / name, encoded.getvalue())
         record["frames"].append(name)
     write_json(_record_file(root, request, row), record)
-    return Pair(row, *record["frames"], record)
+    return Pair(row, record["frames"][0], record["frames"][1], record)
 
 
 def _scaled(image: Image.Image, height: int | None) -> Image.Image:
@@ -150,10 +150,11 @@ def _finished(root: Path, row: Row, request: Request) -> Pair | None:
     if not path.exists():
         return None
     record = read_json(path)
+    source, target = record["frames"]
     folder = frame_folder(root, request.dataset, row.split)
-    there = all((folder / name).is_file() for name in record["frames"])
+    there = (folder / source).is_file() and (folder / target).is_file()
     same = record["row"] == row.as_written()
-    return Pair(row, *record["frames"], record) if there and same else None
+    return Pair(row, source, target, record) if there and same else None
 
 
 def write_dataset(root: Path, dataset: str, pairs: Sequence[Pair], kept: Sequence[Pair]) -> None:

@@ -7,6 +7,7 @@ A command that would add results of another origin to the folder is refused.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,28 @@ from egogen.atomic import read_object, write_json
 from egogen.errors import EgoGenError
 
 
-def check_provenance(path: Path, info: dict[str, Any]) -> None:
-    """Raises EgoGenError, naming what differs, when there is a record that does not say `info`."""
+def check_provenance(path: Path, info: dict[str, Any], later: Collection[str] = ()) -> None:
+    """Raises EgoGenError, naming what differs, when there is a record that does not say `info`.
+
+    Names in `later` may be missing in it: records have not always had them.
+    """
     if not path.exists():
         return
     known = read_object(path)
     for name, value in json.loads(json.dumps(info)).items():  # tuples are lists in a file
-        if known.get(name) != value:
+        if known.get(name) != value and (name in known or name not in later):
             raise EgoGenError(
                 f"{path}: what is here was made with {name} {known.get(name)!r}, expected "
                 f"{value!r}; choose another folder, or remove this one"
             )
 
 
-def record_provenance(path: Path, info: dict[str, Any]) -> None:
+def record_provenance(path: Path, info: dict[str, Any], later: Collection[str] = ()) -> None:
     """Write the record, or check the one that is there.
 
     To be called when there is something to be written: a record left by a command that then found
     its input wrong would refuse the next one.
     """
-    check_provenance(path, info)
+    check_provenance(path, info, later)
     if not path.exists():
         write_json(path, info)

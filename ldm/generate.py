@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import json
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from egogen import EgoGenError
 from egogen.actions import inside
+from egogen.features.store import read_info
 from egogen.frames import is_whole
 from egogen.jobs import Progress
 from egogen.provenance import check_provenance, record_provenance
@@ -35,14 +37,8 @@ from ldm.sampling import (
     guidance_branches,
     guided_denoiser,
 )
-from ldm.schema import (
-    ConditionerParams,
-    DatasetParams,
-    GenerateConfig,
-    InferenceConfig,
-    ModelParams,
-)
-from ldm.split import Located, Split, open_generation
+from ldm.schema import GenerateConfig, InferenceConfig, ModelParams
+from ldm.split import Located, Split, as_list, open_generation
 
 TEXT_SCALE, SAMPLER = 7.5, "euler_ancestral"  # of the released code
 WEIGHT_SUFFIXES = (".ckpt", ".safetensors", ".pth", ".pt")
@@ -82,19 +78,22 @@ def fingerprint(ckpt: str) -> str:
     return digest.hexdigest()[:16]
 
 
+# Names in the record of frames that those of before lack.
+LATER = ("load_ema", "res", "parameterization", "scale_factor", "metadata", "features")
+
+
 def made_by(
-    data: DatasetParams,
-    conditioner: ConditionerParams,
-    inference: InferenceConfig,
-    ckpt: str,
-    n_chunk: int,
-    device: torch.device,
+    config: GenerateConfig, ckpt: str, n_chunk: int, device: torch.device
 ) -> dict[str, Any]:
-    """The provenance record beside the frames: everything that they depend on.
+    """The provenance record beside the frames: what they depend on, by content and not by path.
 
     A folder with frames of something else is refused: otherwise a rerun after more training, or
-    with new descriptions, would keep the old ones.
+    with new descriptions, would keep the old ones. Of feature stores it is what they say of
+    themselves; frames of the same names in another folder are taken for the same.
     """
+    data, params, inference = config.data, config.model, config.inference
+    stores = {name: as_list(data.features[name]) for name in params.conditioner.features}
+    infos = {name: [read_info(path) for path in paths] for name, paths in stores.items()}
     return {
         "height": inference.height,
         "picture": inference.picture,
@@ -103,11 +102,21 @@ def made_by(
         "n_chunk": "any" if inference.noise == "sample" else n_chunk,
         "precision": resolved_precision(device, inference.precision),
         "half_weights": inference.half_weights,
-        "mask_text_padding": conditioner.mask_text_padding,
+        "mask_text_padding": params.conditioner.mask_text_padding,
         "checkpoint": fingerprint(ckpt),
-        "edit_file": hashlib.sha256(Path(data.edit_path).read_bytes()).hexdigest()[:16],
+        "edit_file": _digest(Path(data.edit_path).read_bytes()),
         "text_prompt_key": data.text_prompt_key,
+        "load_ema": params.use_ema and params.load_ema,
+        "res": data.res,
+        "parameterization": params.parameterization,
+        "scale_factor": params.scale_factor,
+        "metadata": _digest(Path(config.metadata_path).read_bytes()),
+        "features": _digest(json.dumps(infos, sort_keys=True).encode()),
     }
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def load_model(params: ModelParams, ckpt: str, device: torch.device) -> LegoModel:
@@ -191,7 +200,7 @@ def generate_chunk(
     inference, split = config.inference, open_generation(config, ckpt, n_chunk, chunk_idx)
     check_steps("config: inference.steps", inference.steps, config.model.timesteps)
     items = split.items
-    info = made_by(config.data, config.model.conditioner, inference, ckpt, n_chunk, device)
+    info = made_by(config, ckpt, n_chunk, device)
     failures: list[str] = []
 
     @functools.cache
@@ -200,7 +209,7 @@ def generate_chunk(
 
     for number, scales in enumerate(scale_pairs(inference)):
         folder = run_folder(ckpt, inference.seed, inference.steps, *scales, inference.sampler)
-        check_provenance(folder / "made_by.json", info)
+        check_provenance(folder / "made_by.json", info, LATER)
         # `clip/action/frame.jpg`: the last three parts of image_1, as in the released code.
         names = {item: "/".join(Path(item.entry.image_1).parts[-3:]) for item in items}
         paths = {item: inside(folder / "images", name) for item, name in names.items()}
@@ -211,7 +220,7 @@ def generate_chunk(
         left = [item for item in items if not whole[item]]
         if left:
             maker()
-        record_provenance(folder / "made_by.json", info)
+        record_provenance(folder / "made_by.json", info, LATER)
         with Progress(len(items), "generate", "frames", len(items) - len(left)) as progress:
             for start in range(0, len(left), inference.batch_size):
                 batch = {item: places[item] for item in left[start : start + inference.batch_size]}

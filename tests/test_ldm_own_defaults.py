@@ -5,6 +5,7 @@ Noise, provenance, the bytes of a picture and its size.
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from egogen import EgoGenError
 from egogen.features.store import write_feature
 from ldm.architecture import build_conditioner
 from ldm.checkpoints.layouts import to_own
-from ldm.generate import fingerprint
+from ldm.generate import LATER, fingerprint
 from ldm.images import to_image, write_image
 from ldm.released_config import released_features
 from ldm.schema import ConditionerParams, InferenceConfig
@@ -121,6 +122,10 @@ def content(world, change) -> str:
         ("noise", ["inference.noise=process"]),
         ("precision", ["inference.precision=bf16"]),
         ("mask_text_padding", ["model.params.conditioner.mask_text_padding=true"]),
+        ("load_ema", ["model.params.load_ema=false"]),
+        ("res", ["data.params.res=64"]),
+        ("parameterization", ["model.params.parameterization=x0"]),
+        ("scale_factor", ["model.params.scale_factor=1.0"]),
     ],
 )
 def test_frames_of_other_settings_are_not_taken_for_finished(world, made, named, overrides):
@@ -140,6 +145,29 @@ def test_frames_of_another_description_are_not_taken_for_finished(world, made, t
     # The same content in another place is the same.
     (tmp_path / "edits.json").write_bytes((world / "edits.json").read_bytes())
     assert generate(world, out, f"data.params.edit_path={tmp_path}/edits.json") == made
+
+
+def test_frames_of_other_sizes_and_features_are_not_taken_for_finished(world, tmp_path):
+    """By what is in the files; frames of records that do not tell yet are continued."""
+    out, sizes, store = tmp_path / "out", tmp_path / "sizes.json", tmp_path / "store"
+    shutil.copytree(world / "image_features", store)
+    sizes.write_bytes((world / "metadata.json").read_bytes())
+    paths = [
+        f"data.metadata_path={sizes}",
+        f"data.params.additional_cond_path.llava_image={store}",
+    ]
+    made = generate(world, out)
+    assert generate(world, out, *paths) == made
+    sizes.write_text(sizes.read_text().replace("640", "641"))
+    with pytest.raises(EgoGenError, match="made with metadata "):
+        generate(world, out, *paths)
+    (store / "feature_info.json").write_text('{"model": "another"}')
+    with pytest.raises(EgoGenError, match="made with features "):
+        generate(world, out, *paths[1:])
+    record = made["one/0"].parents[3] / "made_by.json"
+    told = json.loads(record.read_text())
+    record.write_text(json.dumps({key: told[key] for key in told if key not in LATER}))
+    assert generate(world, out, *paths) == made
 
 
 def test_half_precision_weights_are_another_origin(world, tmp_path):

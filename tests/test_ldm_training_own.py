@@ -270,6 +270,19 @@ def test_a_run_of_other_values_is_not_continued(run_overrides, trained, override
         train_run(run_overrides, folder.parent, folder.name, *more, override)
 
 
+def test_a_run_of_another_seed_is_not_continued(run_overrides, trained):
+    """Folders of before, which do not tell their seed, are."""
+    _, folder = trained
+    more = ["model.base_learning_rate=3e-3", "lightning.trainer.max_steps=4"]
+    with pytest.raises(EgoGenError, match="made with seed 23, expected 24"):
+        train_run(run_overrides, folder.parent, folder.name, *more, "--seed", "24")
+    record = folder / "made_by.json"
+    kept = record.read_bytes()
+    record.unlink()
+    train_run(run_overrides, folder.parent, folder.name, *more, "--seed", "24")
+    record.write_bytes(kept)
+
+
 def test_room_counts_the_checkpoints_that_are_there(tmp_path, monkeypatch):
     """They are replaced: a run that goes on needs no more than it has."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1500))

@@ -1,7 +1,7 @@
 """Putting a training run together: data, model, Lightning's Trainer, and the run's folder.
 
-logs/<name>/   config.yaml, checkpoints/last.ckpt, metrics.jsonl, samples/, finished.json, events
-               (and wandb_id, where the log goes to W&B)
+logs/<name>/   config.yaml, made_by.json (the seed), checkpoints/last.ckpt, metrics.jsonl, samples/,
+               finished.json, events (and wandb_id, where the log goes to W&B)
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from egogen import EgoGenError
 from egogen.atomic import read_json, write_json, write_text
 from egogen.jobs import lock
+from egogen.provenance import check_provenance
 from ldm.checkpoints.load import is_own, load_start, read_weights
 from ldm.config import load_config, to_yaml
 from ldm.data import TrainingPairs
@@ -40,6 +41,7 @@ from ldm.training.module import LegoTraining
 from ldm.training.order import EpochBatches, ResumableLoader, ValidationBatches
 from ldm.training.saving import LAST, Checkpoints, StopOnSignal
 
+RECORD_FILE = "made_by.json"  # beside config.yaml, which does not hold the seed
 # What may differ when a run is continued: it decides how long and how, not what comes out.
 MAY_CHANGE = ("lightning", "inference", "data.params.num_workers", "data.params.cache_path")
 
@@ -77,11 +79,10 @@ class PairData(pl.LightningDataModule):
         return DataLoader(self.val, batch_sampler=batches, **self.options)
 
 
-def is_finished(config: TrainConfig, folder: Path, resume: bool) -> bool:
-    """Whether `folder` holds a finished run of this config and length.
+def is_finished(config: TrainConfig, folder: Path, seed: int, resume: bool) -> bool:
+    """Whether `folder` holds a finished run of this config, seed and length.
 
-    Raises EgoGenError when it holds a checkpoint made with another config, unless `resume` says to
-    go on.
+    Raises EgoGenError when it holds a checkpoint made with others, unless `resume` says to go on.
     """
     path = folder / "config.yaml"
     if path.exists() and (folder / "checkpoints" / LAST).exists() and not resume:
@@ -93,6 +94,7 @@ def is_finished(config: TrainConfig, folder: Path, resume: bool) -> bool:
                 f"{path}: this run was begun with other values of {', '.join(changed[:5])}; choose "
                 "another --name, or continue with the new values by --resume"
             )
+        check_provenance(folder / RECORD_FILE, {"seed": seed})
     finished = folder / "finished.json"
     return finished.exists() and read_json(finished)["asked"] == asked_length(config.lightning)
 
@@ -213,7 +215,7 @@ def train(
     config: TrainConfig, folder: Path, gpus: str | None = None, seed: int = 23, resume: bool = False
 ) -> None:
     """Train, or continue, the run in `folder`. Nothing is done when it is finished."""
-    if is_finished(config, folder, resume) and not resume:
+    if is_finished(config, folder, seed, resume) and not resume:
         print(f"{folder}: training is finished, nothing to do")
         return
     splits = open_training(config)
@@ -249,6 +251,7 @@ def train(
         if first:
             (folder / "finished.json").unlink(missing_ok=True)  # a longer run is being asked for
             write_text(folder / "config.yaml", to_yaml(config))
+            write_json(folder / RECORD_FILE, {"seed": seed})
             for logger in trainer.loggers:
                 log_settings(logger, file_values(config))
         ckpt = checkpoint_to_resume(folder)

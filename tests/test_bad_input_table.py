@@ -22,6 +22,7 @@ BEGUN = {
         "out/a",
         "out/a/.lock",
         "out/a/config.yaml",
+        "out/a/made_by.json",
         "out/a/metrics.jsonl",
         "out/a/checkpoints",
         "out/a/checkpoints/last.ckpt",

@@ -50,9 +50,9 @@ def test_a_record_of_origin(tmp_path, info, refused):
     assert path.read_bytes() == before
 
 
-def test_a_record_that_is_no_object_is_another_origin(tmp_path):
+def test_a_record_that_is_no_object_is_refused(tmp_path):
     (tmp_path / "made_by.json").write_text("[1]")
-    with pytest.raises(EgoGenError, match="made with a None, expected 1"):
+    with pytest.raises(EgoGenError, match="made_by.json: expected an object, found list"):
         check_provenance(tmp_path / "made_by.json", {"a": 1})
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from small_training import CONFIG, write_run
 
-from ldm.cache import identity
 from ldm.config import TrainConfig, load_config
 from ldm.model import LegoModel
 from ldm.split import open_training
+from ldm.training.encoder_cache import identity
 
 
 @pytest.fixture(scope="module")

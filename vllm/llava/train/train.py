@@ -18,7 +18,7 @@ from llava.conversation import TEMPLATES
 from llava.train.adapters import ADAPTER_FOLDER, add_adapters, merge, write_origin
 from llava.train.arguments import Flags, TuningArguments, parse
 from llava.train.data import Collator, TuningData, read_conversations
-from llava.train.parallel import is_first, leave_deepspeed, wait_for_all
+from llava.train.parallel import is_first, leave_deepspeed, leave_group, wait_for_all
 from llava.train.saving import newest_complete, publish, staging_folder
 from llava.train.trainer import Tuner
 
@@ -184,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if is_first():
             write_json(output / FINISHED_FILE, {"steps": trainer.state.global_step, **settings})
             print(f"{output}: tuned for {trainer.state.global_step} steps")
+    leave_group()
 
 
 if __name__ == "__main__":

@@ -11,22 +11,6 @@ from egogen import EgoGenError
 from ldm.pipeline import LegoPipeline
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return tmp_path_factory.mktemp("pipeline")
-
-
-@pytest.fixture(scope="module")
-def pipe(root):
-    """Shared by tests that leave it as it was."""
-    return small_pipe(root)
-
-
-@pytest.fixture(scope="module")
-def usual(pipe):
-    return pipe(**one_input()).images
-
-
 def test_arrays_and_tensors_are_photographs_too(pipe, usual):
     photo = one_input()["image"]
     array = np.asarray(photo)
@@ -131,8 +115,8 @@ def test_a_missing_part_is_named(pipe, part, tmp_path):
         LegoPipeline(**pipe.components | {part: None})(**one_input())
 
 
-def test_features_without_a_conditioner_are_named(root):
-    bare = small_pipe(root, variant="none")
+def test_features_without_a_conditioner_are_named(tmp_path):
+    bare = small_pipe(tmp_path, variant="none")
     with pytest.raises(EgoGenError, match="image_features: given, but the conditioner is missing"):
         bare(**one_input())
     with pytest.raises(TypeError, match="negative_prompt"):

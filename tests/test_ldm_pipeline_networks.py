@@ -9,34 +9,13 @@ import pytest
 import torch
 from diffusers.hooks import apply_group_offloading
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
-from small_pipeline import one_input, small_pipe
+from small_pipeline import one_input
 from torch.utils.flop_counter import FlopCounterMode
 
 from ldm.denoiser import is_compiled
 from ldm.pipeline import LegoPipeline
 
 NEAR = dict(atol=1e-4, rtol=1e-4)  # other attention kernels and batch sizes round differently
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return tmp_path_factory.mktemp("pipeline")
-
-
-@pytest.fixture(scope="module")
-def pipe(root):
-    """Shared by tests that leave it as it was."""
-    return small_pipe(root)
-
-
-@pytest.fixture(scope="module")
-def usual(pipe):
-    return pipe(**one_input()).images
-
-
-@pytest.fixture
-def own(root):
-    return small_pipe(root)
 
 
 def test_threads_on_one_pipeline_and_on_shared_networks_make_their_own_frames(pipe):

@@ -24,27 +24,6 @@ from ldm.schema import ModelParams
 NEAR = dict(atol=1e-4, rtol=1e-4)  # other attention kernels and batch sizes round differently
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return tmp_path_factory.mktemp("pipeline")
-
-
-@pytest.fixture(scope="module")
-def pipe(root):
-    """Shared by tests that leave it as it was."""
-    return small_pipe(root)
-
-
-@pytest.fixture(scope="module")
-def usual(pipe):
-    return pipe(**one_input()).images
-
-
-@pytest.fixture
-def own(root):
-    return small_pipe(root)
-
-
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_class_of_the_scheduler_chooses_the_sampler(own, name):
     kind = SAMPLERS[name].scheduler
@@ -72,10 +51,10 @@ def test_the_scheduler_of_a_row_goes_along_its_sigmas(name, steps):
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x0"])
-def test_diffusers_itself_samples_with_the_scheduler_of_a_folder(root, tmp_path, prediction):
+def test_diffusers_itself_samples_with_the_scheduler_of_a_folder(tmp_path, prediction):
     """Its loop over scale_model_input and step, without a conditioner, from the same noise."""
     place = f"model.params.parameterization={prediction}"
-    own = small_pipe(root, place, variant="none")
+    own = small_pipe(tmp_path, place, variant="none")
     own.save_pretrained(tmp_path / "saved")
     kind = diffusers.DiffusionPipeline.load_config(tmp_path / "saved")["scheduler"][1]
     scheduler = getattr(diffusers, kind).from_pretrained(tmp_path / "saved", subfolder="scheduler")
@@ -218,9 +197,9 @@ def test_a_folder_at_the_hub_has_what_diffusers_looks_for(pipe, monkeypatch, tmp
     assert found == {"conditioner": "ldm.conditioning"} and "unet" in folders
 
 
-def test_a_card_names_the_features_that_are_used(root, tmp_path):
+def test_a_card_names_the_features_that_are_used(tmp_path):
     for variant, named in ("none", set()), ("text", {"text_features"}):
-        small_pipe(root, variant=variant).save_pretrained(tmp_path / variant)
+        small_pipe(tmp_path, variant=variant).save_pretrained(tmp_path / variant)
         card = (tmp_path / variant / "README.md").read_text()
         assert set(re.findall(r"\w+_features", card)) == named
 

@@ -1,6 +1,5 @@
 """Training of stage 2: what a step is made of, what the EMA is for, and when all ranks stop."""
 
-import os
 import shutil
 import signal
 from types import SimpleNamespace
@@ -156,15 +155,8 @@ def test_dropout_of_the_conditioner_differs_between_ranks_epochs_and_batches(
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_one_rank_that_is_told_to_stop_stops_all(tmp_path, monkeypatch, number):
+def test_one_rank_that_is_told_to_stop_stops_all(tmp_path, monkeypatch, slurm_calls, number):
     """Only Slurm's own warning has the job queued again, once, by the first rank."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tools}/called\n')
-    (tools / "scontrol").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    monkeypatch.setenv("SLURM_JOB_ID", "77")
-    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
 
     def ranks_agree(mine: bool, all: bool = True) -> bool:
         """As Lightning's strategies do, where one of two ranks was told and the other was not."""
@@ -179,8 +171,7 @@ def test_one_rank_that_is_told_to_stop_stops_all(tmp_path, monkeypatch, number):
         stop.received = number if first else None
         with pytest.raises(StoppedBySignal, match="step 3: stopped by a signal"):
             stop.stop_if_asked(trainer)
-    called = (tools / "called").read_text() if (tools / "called").exists() else ""
-    assert called == ("requeue 77\n" if number == signal.SIGUSR1 else "")
+    assert slurm_calls() == ("requeue 77\n" if number == signal.SIGUSR1 else "")
 
 
 class Addresses:

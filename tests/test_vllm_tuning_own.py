@@ -80,21 +80,13 @@ def test_what_one_process_is_told_all_know(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_only_the_warning_of_slurm_queues_the_job_again(tmp_path, monkeypatch, number):
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tools}/called\n')
-    (tools / "scontrol").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    monkeypatch.setenv("SLURM_JOB_ID", "77")
-    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+def test_only_the_warning_of_slurm_queues_the_job_again(tmp_path, slurm_calls, number):
     stop = StopOnSignal()
     stop.raise_if_stopped(tmp_path, 3)  # nothing was asked
     stop.stopped, stop.received = True, number
     with pytest.raises(StoppedBySignal, match="step 3: stopped by a signal"):
         stop.raise_if_stopped(tmp_path, 3)
-    called = (tools / "called").read_text() if (tools / "called").exists() else ""
-    assert called == ("requeue 77\n" if number == signal.SIGUSR1 else "")
+    assert slurm_calls() == ("requeue 77\n" if number == signal.SIGUSR1 else "")
 
 
 def tuned(paths, output, *more, **options):

@@ -1,0 +1,42 @@
+"""Fixtures that several files of tests share."""
+
+from collections.abc import Callable
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory):
+    """A small pipeline, shared by tests that leave it as it was."""
+    from small_pipeline import small_pipe
+
+    return small_pipe(tmp_path_factory.mktemp("pipeline"))
+
+
+@pytest.fixture(scope="module")
+def usual(pipe):
+    """Its frame of the usual input."""
+    from small_pipeline import one_input
+
+    return pipe(**one_input()).images
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A pipeline that a test may change."""
+    from small_pipeline import small_pipe
+
+    return small_pipe(tmp_path)
+
+
+@pytest.fixture
+def slurm_calls(tmp_path, monkeypatch) -> Callable[[], str]:
+    """In a job of Slurm with the number 77 -> what `scontrol` was called with so far."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tools}/called\n')
+    (tools / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=":")
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    return lambda: (tools / "called").read_text() if (tools / "called").exists() else ""

@@ -46,7 +46,7 @@ BUILDING = [
         ("no action", HEAD + "kitchen,1,,,,,\n", "action"),
         ("clip leaves", HEAD + "../kitchen,1,pick up,,,,\n", "../kitchen"),
         ("clip is absolute", HEAD + "/etc,1,pick up,,,,\n", "/etc"),
-        ("unknown split", HEAD + "kitchen,1,pick up,,,test,\n", "test"),
+        ("unknown split", HEAD + "kitchen,1,pick up,,,dev,\n", "dev"),
         ("id twice", HEAD + 2 * "kitchen,1,pick up,,,val,a\n", "a"),
         ("id has a slash", HEAD + "kitchen,1,pick up,,,val,a/b\n", "a/b"),
         ("not UTF-8", HEAD.encode() + b"kitchen,1,pick \xff up,,,,\n", ""),

@@ -14,7 +14,8 @@ from egogen.actions import read_actions
 from egogen.build import write as writing
 from egogen.build.__main__ import main
 from egogen.build.judge import Limits, measure
-from egogen.build.table import Row, Timing, read_table, seconds
+from egogen.build.rows import Options, Row, Timing
+from egogen.build.table import read_table, seconds
 from egogen.check import main as check
 from egogen.errors import EgoGenError
 from egogen.layout import GROUND_TRUTH, action_file, frame_folder, metadata_file
@@ -194,7 +195,7 @@ def test_times():
         (["kitchen,1,a,,0.5,,"], "contact 0.5 is not after start 1"),
         (["../x,1,a,,,,"], "leaves the folder"),
         (["/etc/x,1,a,,,,"], "leaves the folder"),
-        (["kitchen,1,a,,,test,"], "split 'test', expected train or val"),
+        (["kitchen,1,a,,,dev,"], "split 'dev', expected train, val"),
         (["kitchen,1,a,,,,a/b"], "cannot name a folder"),
         (["kitchen,1,a,,,,1", "kitchen,2,a,,,,1"], "row 3: id 1 stands twice"),
         (["kitchen,1"], "fewer fields"),
@@ -205,17 +206,17 @@ def test_times():
 )
 def test_bad_tables(tmp_path, lines, message):
     with pytest.raises(EgoGenError, match=message):
-        read_table(table(tmp_path, *lines), "train")
+        read_table(table(tmp_path, *lines), Options())
 
 
 def test_bad_columns_and_files(tmp_path):
-    with pytest.raises(EgoGenError, match="columns are clip, when; expected clip, start, action"):
-        read_table(table(tmp_path, "a,1", header="clip,when"), "train")
+    with pytest.raises(EgoGenError, match="columns are clip, when; expected clip, action"):
+        read_table(table(tmp_path, "a,1", header="clip,when"), Options())
     with pytest.raises(EgoGenError, match="no such file"):
-        read_table(tmp_path / "none.csv", "train")
+        read_table(tmp_path / "none.csv", Options())
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(EgoGenError, match="not a CSV table"):
-        read_table(tmp_path / "x.csv", "train")
+        read_table(tmp_path / "x.csv", Options())
 
 
 def test_missing_clips_are_named_before_any_work(videos, tmp_path):

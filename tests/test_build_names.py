@@ -12,6 +12,7 @@ from made_films import number_in, picture, write_film
 from egogen.actions import read_actions
 from egogen.build.__main__ import main
 from egogen.build.clips import clip_id, find_clips, open_clip
+from egogen.build.rows import Options
 from egogen.build.table import read_table, seconds
 from egogen.errors import EgoGenError
 from egogen.layout import action_file
@@ -192,7 +193,7 @@ def test_times_that_are_refused(text):
 )
 def test_tables_as_programs_write_them(text, tmp_path):
     (tmp_path / "a.csv").write_text(text, encoding="utf-8")
-    (row,) = read_table(tmp_path / "a.csv", "train")
+    (row,) = read_table(tmp_path / "a.csv", Options()).rows
     assert (row.clip, row.start, row.action, row.id) == ("walk", 1.5, "cut", "0")
 
 

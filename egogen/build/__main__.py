@@ -1,41 +1,54 @@
-"""A dataset from one's own videos: `python -m egogen.build OUT --table CSV --videos DIR`."""
+"""A dataset from one's own data: `python -m egogen.build OUT --table FILE --videos DIR`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from egogen.build.clips import clip_id, find_clips
+from egogen.build.forms import FORMS, read_form
 from egogen.build.judge import REASONS, Limits
+from egogen.build.rows import PRE_FRAMES, Options, Row, Table, Timing, with_clip_ids
 from egogen.build.sheet import write_sheets
-from egogen.build.table import Row, Timing, read_table, with_clip_ids
+from egogen.build.table import write_table
 from egogen.build.write import Request, build_folder, refuse_foreign, write_dataset, write_pairs
-from egogen.errors import EXIT_INCOMPLETE, EgoGenError, command_parser, run_command
+from egogen.errors import EXIT_INCOMPLETE, EgoGenError, command_parser, listed, run_command
 from egogen.jobs import lock
 from egogen.layout import DATASETS, SPLITS
 
-EXAMPLE = """example:
+NARRATED = ("ego4d-fho", "egoexo4d")  # labels as "C picks up the cup"
+EXAMPLE = """examples:
   python -m egogen.build data/own --table actions.csv --videos videos --drop similar blurred
+  python -m egogen.build data/epic --from epic100 --table EPIC_100_train.csv --videos EPIC-KITCHENS
+  python -m egogen.build --from ego4d-fho --table fho_main.json --table-only ego4d.csv
 
 actions.csv has a row a pair; times in seconds or as 1:02:03.5:
   clip,start,action,end,contact,split,id,description
   P01_05.mp4,83.2,pick up the mug,85.0,,train,,
-Needed are clip, start and action. The source is --before seconds ahead of the start; the target is
-at the contact, else at --fraction of the way to the end, else --after seconds behind the start."""
+Needed are clip, action and start. The source is --before seconds ahead of the start; the target is
+at the contact, else at --fraction of the way to the end, else --after seconds behind the start.
+Columns source and target say the times of the two frames themselves; --table-only writes them."""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     about = "Make a dataset that both stages read from videos (or folders of frames)."
     parser = command_parser(about, EXAMPLE, "python -m egogen.build")
-    timing, limits = Timing(), Limits()
+    timing, limits, options = Timing(), Limits(), Options()
     add = parser.add_argument
-    add("out", type=Path, help="dataset root to make, to finish or to bring up to date")
-    add("--table", type=Path, required=True, help="CSV of the actions")
-    add("--videos", type=Path, required=True, help="folder of the videos or folders of frames")
-    add("--name", choices=DATASETS, default="epickitchen", help="whose layout and label style")
-    add("--split", choices=SPLITS, default="train", help="of rows without one")
+    add("out", type=Path, nargs="?", help="dataset root to make, to finish or to bring up to date")
+    add("--from", dest="form", choices=FORMS, default="csv", help="form of the table")
+    add("--table", type=Path, required=True, help="file of the actions")
+    add("--videos", type=Path, help="folder of the videos, archives or folders of frames")
+    add("--video-info", type=Path, help="a form's own table of its videos")
+    add("--table-only", type=Path, metavar="CSV", help="write the actions as a table and stop")
+    add("--list-skipped", action="store_true", help="name every row that is left out")
+    add("--name", choices=DATASETS, help="whose layout and label style (default: by the form)")
+    add("--split", choices=SPLITS, help="of rows without one (default: as the table's name says)")
+    add("--pre", choices=PRE_FRAMES, default=options.pre, help="Ego4D's source (%(default)s)")
+    add("--on", choices=("video", "clip"), default=options.on, help="Ego4D's films (%(default)s)")
     add("--before", type=float, default=timing.before, help="default: %(default)s s")
     add("--fraction", type=float, default=timing.fraction, help="default: %(default)s")
     add("--after", type=float, default=timing.after, help="default: %(default)s s")
@@ -50,20 +63,39 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         value = getattr(args, name)
         if value is not None and not least <= value <= 1e9 or name == "fps" and value == 0:
             raise EgoGenError(f"--{name} {value}: expected {least} to 1e9")
+    if not args.table_only and not (args.out and args.videos):
+        raise EgoGenError("expected OUT and --videos, or --table-only CSV")
     return args
 
 
 def main(argv: Sequence[str]) -> int:
     args = parse(argv)
-    rows = read_table(args.table, args.split)
     timing = Timing(args.before, args.fraction, args.after)
-    request = Request(args.name, timing, args.height, args.fps)
+    options = Options(args.split, timing, args.pre, args.on, args.video_info)
+    table = read_form(args.form, args.table, options)
+    report_skipped(args.table, table, args.list_skipped)
+    if args.table_only:
+        write_table(args.table_only, table.rows, timing)
+        print(f"{args.table_only}: {len(table.rows)} rows")
+        return EXIT_INCOMPLETE if table.skipped else 0
+    name = args.name = args.name or ("ego4d" if args.form in NARRATED else "epickitchen")
+    request = Request(name, timing, args.height, args.fps)
+    rows = table.rows
     places = find_clips(args.videos, [row.clip for row in rows])
-    ids = {name: clip_id(place) for name, place in places.items()}
+    ids = {clip: clip_id(place) for clip, place in places.items()}
     rows = with_clip_ids(args.table, rows, ids)
     refuse_foreign(args.out, request)
-    with lock(build_folder(args.out, args.name) / ".lock", "building"):
-        return build(args, places, rows, request)
+    with lock(build_folder(args.out, name) / ".lock", "building"):
+        code = build(args, places, rows, request)
+    return EXIT_INCOMPLETE if table.skipped else code
+
+
+def report_skipped(path: Path, table: Table, every: bool) -> None:
+    """How many rows are left out for which reason, and which; on stderr, as it is no result."""
+    for reason, count in Counter(skipped.reason for skipped in table.skipped).items():
+        wheres = [skipped.where for skipped in table.skipped if skipped.reason == reason]
+        shown = ", ".join(wheres) if every else listed(wheres)
+        print(f"{path}: left out, {reason}: {count} ({shown})", file=sys.stderr)
 
 
 def build(

@@ -20,7 +20,7 @@ from egogen.actions import DESCRIPTION_KEY
 from egogen.atomic import atomic_path, read_json, write_bytes, write_json, write_text
 from egogen.build.clips import open_clip
 from egogen.build.judge import measure
-from egogen.build.table import Row, Timing
+from egogen.build.rows import Row, Timing
 from egogen.errors import EgoGenError
 from egogen.jobs import Progress
 from egogen.layout import GROUND_TRUTH, SPLITS, action_file, frame_folder, metadata_file
@@ -74,7 +74,7 @@ def write_pairs(
     done: dict[Row, Pair] = {}
     failures: list[str] = []
     with Progress(len(rows), "build", "pairs") as bar:
-        for clip, group in _by_clip(rows).items():
+        for clip, group in _by_clip(rows, request.timing).items():
             for row, pair in _clip_pairs(root, places[clip], group, request):
                 if isinstance(pair, Pair):
                     done[row] = pair
@@ -84,10 +84,10 @@ def write_pairs(
     return [done[row] for row in rows if row in done], failures
 
 
-def _by_clip(rows: Iterable[Row]) -> dict[str, list[Row]]:
+def _by_clip(rows: Iterable[Row], timing: Timing) -> dict[str, list[Row]]:
     """Rows of each clip in the order of time, in which a video is read fastest."""
     groups: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: row.start):
+    for row in sorted(rows, key=lambda row: row.times(timing)):
         groups.setdefault(row.clip, []).append(row)
     return groups
 

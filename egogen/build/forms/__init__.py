@@ -1,0 +1,26 @@
+"""Forms of annotation, official ones and the project's own table: each as rows."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from egogen.build.rows import Options, Table
+
+# Name of a form -> module and function that reads a file of it: (path, options) -> Table.
+FORMS = {
+    "csv": "egogen.build.table:read_table",
+    "epic100": "egogen.build.forms.epic:read_epic",
+    "ego4d-fho": "egogen.build.forms.ego4d:read_fho",
+    "egoexo4d": "egogen.build.forms.egoexo4d:read_egoexo4d",
+    "holoassist": "egogen.build.forms.holoassist:read_holoassist",
+    "hd-epic": "egogen.build.forms.hd_epic:read_hd_epic",
+    "assembly101": "egogen.build.forms.assembly101:read_assembly101",
+    "ssv2": "egogen.build.forms.ssv2:read_ssv2",
+}
+
+
+def read_form(name: str, path: Path, options: Options) -> Table:
+    """Rows of a file and what is left out of it. Raises EgoGenError: it is not of that form."""
+    module, function = FORMS[name].split(":")
+    return getattr(importlib.import_module(module), function)(path, options)

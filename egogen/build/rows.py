@@ -1,0 +1,139 @@
+"""Actions as every form of annotation gives them, and how their times follow from what is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from egogen.errors import EgoGenError
+from egogen.layout import SPLITS
+
+SPLIT_NAMES = {"train": "train", "val": "val", "validation": "val", "test": "val"}
+PRE_FRAMES = ("pre_15", "pre_30", "pre_45", "pre_frame")  # Ego4D's, before the state changes
+LATER = ("source", "target", "fps", "boxes")  # fields that folders made before do not know
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Which frames make a pair where a row does not say it, in seconds.
+
+    The source is `before` ahead of the start. The target is at the contact where the row has one,
+    else at `fraction` of the way from start to end where it has an end (as Epic-Kitchens' rows do),
+    else `after` behind the start.
+    """
+
+    before: float = 0.25
+    fraction: float = 0.6
+    after: float = 1.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """An action: where it is seen, what it is called, and what the pair's files are named by."""
+
+    clip: str  # as in the table: a video, archive or folder of frames below --videos
+    start: float | None  # of the action; None where `source` and `target` are known
+    action: str
+    end: float | None = None
+    contact: float | None = None
+    split: str = "train"
+    id: str = ""
+    description: str = ""
+    source: float | None = None  # of the very frame, in seconds
+    target: float | None = None  # infinite: the last frame of the clip
+    fps: float | None = None  # of the clip's extracted frames, where they are no video
+    boxes: str = ""  # JSON: [{"frame": "source" or "target", "object", "bbox": [x, y, x, y]}, ...]
+    clip_id: str = ""  # name of the clip in the dataset, known when its video has been found
+
+    def as_written(self) -> dict[str, Any]:
+        """What the table says of it: folders made before hold the same."""
+        known = {name: value for name, value in asdict(self).items() if name != "clip_id"}
+        return {n: v for n, v in known.items() if n not in LATER or v not in (None, "")}
+
+    def times(self, timing: Timing) -> tuple[float, float]:
+        """(source, target) in seconds; the source not before the clip's begin."""
+        start = self.start if self.start is not None else self.source or 0.0
+        if self.target is not None:
+            target = self.target
+        elif self.contact is not None:
+            target = self.contact
+        elif self.end is not None:
+            target = start + timing.fraction * (self.end - start)
+        else:
+            target = start + timing.after
+        source = self.source if self.source is not None else start - timing.before
+        return max(source, 0.0), target
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A row that is left out."""
+
+    where: str  # the row or entry in its file, as a person finds it
+    reason: str  # one of the form's few, by which they are counted: "no PNR frame"
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a file of annotations holds, in its order."""
+
+    rows: list[Row]
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What readers of forms are told; each looks at what concerns it."""
+
+    split: str | None = (
+        None  # of rows that do not say it; None: as the file's name says, else train
+    )
+    timing: Timing = field(default_factory=Timing)
+    pre: str = "pre_15"  # Ego4D's critical frame that is the source
+    on: str = "video"  # or "clip": whose times Ego4D's are
+    video_info: Path | None = None  # table of durations, rates or names of the videos
+
+
+def split_named(name: str) -> str:
+    """One of SPLITS by what datasets call it. Raises ValueError."""
+    if name.lower() not in SPLIT_NAMES:
+        raise ValueError(f"split {name!r}, expected {', '.join(SPLIT_NAMES)}")
+    return SPLIT_NAMES[name.lower()]
+
+
+def split_of_file(path: Path, options: Options) -> str:
+    """The split that was asked for, else the one in the file's name, else train."""
+    named = [split for name, split in SPLIT_NAMES.items() if name in path.stem.lower()]
+    return options.split or (named[-1] if named else SPLITS[0])
+
+
+def check_clip(clip: str) -> None:
+    """Raises ValueError for what is no name of a file or folder below that of the videos."""
+    if "\\" in clip or not PurePosixPath(clip).parts:
+        raise ValueError(f"clip {clip!r}, expected a name with / between folders")
+    if clip.startswith("/") or ".." in PurePosixPath(clip).parts:
+        raise ValueError(f"clip {clip!r} leaves the folder of the videos")
+
+
+def check_id(name: str) -> None:
+    """Raises ValueError."""
+    if not name or "/" in name or "\\" in name or name in (".", ".."):
+        raise ValueError(f"id {name!r} cannot name a folder")
+
+
+def check_texts(values: Mapping[str, str]) -> None:
+    """Raises ValueError for a control character."""
+    for name, value in values.items():
+        if any(ord(character) < 32 for character in value):
+            raise ValueError(f"{name} {value!r} holds a control character")
+
+
+def with_clip_ids(path: Path, rows: Sequence[Row], ids: Mapping[str, str]) -> list[Row]:
+    """Rows of the table with the ids of their clips. Raises EgoGenError where two are the same."""
+    clips: dict[str, str] = {}  # id -> clip
+    for clip, id_ in ids.items():
+        if clips.setdefault(id_, clip) != clip:
+            raise EgoGenError(f"{path}: clip {clip} has the name of {clips[id_]}")
+    return [replace(row, clip_id=ids[row.clip]) for row in rows]

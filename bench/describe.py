@@ -32,6 +32,7 @@ from transformers import CLIPVisionConfig, LlamaConfig  # noqa: E402
 
 from bench.measuring import peak_bytes, seconds  # noqa: E402
 from egogen.errors import command_parser, run_command  # noqa: E402
+from egogen.labels import question  # noqa: E402
 from llava.checkpoints.config import CLIP_L_14  # noqa: E402
 from llava.checkpoints.load import Loaded  # noqa: E402
 from llava.conversation import TEMPLATES  # noqa: E402
@@ -39,7 +40,6 @@ from llava.describing.decoding import Decoding  # noqa: E402
 from llava.describing.engine import transformers_engine  # noqa: E402
 from llava.describing.llava_describer import LlavaDescriber, prompt_ids  # noqa: E402
 from llava.image_processing import ImageProcessor  # noqa: E402
-from llava.labels import question  # noqa: E402
 from llava.model import Llava, build_config  # noqa: E402
 from llava.tokens import expand  # noqa: E402
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from egogen.errors import EgoGenError
+from egogen.labels import clean_label, question
 from egogen.seeds import stable_seed
 from ldm.data import Sample, to_features
 from ldm.file_layout import TABLE
@@ -23,7 +24,6 @@ from llava.describing.decoding import Decoding
 from llava.describing.describer import Describer, Description
 from llava.describing.engine import transformers_engine
 from llava.describing.llava_describer import LlavaDescriber
-from llava.labels import clean_label, question
 
 NAME = ("photo", "0")  # stands for clip and action in everything that is drawn at random
 WIDEST = 6.0  # longer side over shorter; beyond it a frame squeezed to a square shows nothing

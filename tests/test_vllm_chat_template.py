@@ -9,6 +9,7 @@ from transformers import AutoProcessor, AutoTokenizer, pipeline
 from vllm_layouts import change, describe, golden_image, write_two_layers
 from vllm_tiny import write_released
 
+from egogen.labels import question
 from llava.checkpoints.convert import convert
 from llava.checkpoints.load import load, save_tools
 from llava.conversation import (
@@ -19,7 +20,6 @@ from llava.conversation import (
     prompt_for,
     render,
 )
-from llava.labels import question
 from llava.tokens import IMAGE_ID, encode_prompt, expand
 
 MARK = 600  # the id that the tiny tokenizer gives "<image>"

@@ -16,6 +16,7 @@ from egogen.features.projector import write_projector
 from egogen.features.shards import PATTERN
 from egogen.features.store import feature_path, open_store, read_feature, read_info
 from egogen.jobs import ceil_chunk
+from egogen.labels import clean_label, question
 from llava.checkpoints.load import load
 from llava.describing import loop as description_loop
 from llava.describing.decoding import Decoding
@@ -26,7 +27,6 @@ from llava.describing.llava_describer import LlavaDescriber, prompt_ids
 from llava.describing.loop import run
 from llava.describing.results import chunk_files, merge_results, result_file
 from llava.eval import convert_features, make_features
-from llava.labels import clean_label, question
 from llava.tokens import expand
 
 GENERATION, LOOP = read("generation.json"), read("loop_output.json")

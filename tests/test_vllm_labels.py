@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llava.labels import clean_label, question, verb_lemma
+from egogen.labels import clean_label, question, verb_lemma
 
 DATA = Path(__file__).parent / "data" / "vllm"
 PROMPTS = json.loads((DATA / "prompts.json").read_text())

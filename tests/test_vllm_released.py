@@ -9,11 +9,11 @@ from vllm_batches import MARKED, encoded, tuning_batch
 from vllm_layouts import describe
 from vllm_tiny import DATA, read, write_released
 
+from egogen.labels import clean_label, question
 from llava.checkpoints.load import load
 from llava.describing.decoding import distribution
 from llava.describing.llava_describer import prompt_ids
 from llava.image_processing import ImageProcessor
-from llava.labels import clean_label, question
 from llava.tokenizer import load_tokenizer
 from llava.tokens import IMAGE_ID, collate, cut, encode_prompt
 

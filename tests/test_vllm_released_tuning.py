@@ -10,10 +10,10 @@ from vllm_batches import MARKED, conversations, tuning_batch
 from vllm_tiny import DATA, read, write_released
 
 from egogen.errors import EgoGenError
+from egogen.labels import clean_label, question
 from llava.checkpoints.load import load
 from llava.conversation import TEMPLATES, prompt_for, render
 from llava.image_processing import ImageProcessor
-from llava.labels import clean_label, question
 from llava.tokenizer import load_tokenizer
 from llava.train.arguments import TuningArguments
 from llava.train.data import Conversation, TuningData, read_conversations

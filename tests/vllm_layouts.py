@@ -12,10 +12,10 @@ from recipe import image, tensor
 from safetensors.torch import save_file
 from vllm_tiny import read, released_state, write_released
 
+from egogen.labels import clean_label, question
 from llava.describing.decoding import Decoding
 from llava.describing.engine import transformers_engine
 from llava.describing.llava_describer import LlavaDescriber, prompt_ids
-from llava.labels import clean_label, question
 from llava.tokens import expand
 
 CASE = read("generation.json")["cases"][0]

@@ -11,8 +11,8 @@ from PIL import Image
 from egogen.actions import ActionEntry, read_actions
 from egogen.errors import EgoGenError
 from egogen.jobs import ceil_chunk
+from egogen.labels import QUERY
 from llava.describing.describer import Name
-from llava.labels import QUERY
 
 TOP_K = 50  # the default of the library that the published runs sampled with
 

@@ -16,6 +16,7 @@ from egogen.actions import ActionEntry, inside
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError
 from egogen.frames import read_rgb
 from egogen.jobs import Progress, lock
+from egogen.labels import clean_label, question
 from egogen.provenance import record_provenance
 from egogen.seeds import stable_seed
 from llava.describing import results
@@ -23,7 +24,6 @@ from llava.describing.describer import Describer
 from llava.describing.job import Job, Sample, chunk_entries, name_of
 from llava.describing.results import append_results, finished, journal_of, write_results
 from llava.describing.stores import FeatureStores
-from llava.labels import clean_label, question
 
 
 def provenance(job: Job, describer: Describer) -> dict[str, Any]:

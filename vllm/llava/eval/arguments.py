@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from egogen.errors import EgoGenError
 from egogen.features.store import LAYOUTS
+from egogen.labels import QUERY, STYLES, check_query, dataset_of
 from egogen.layout import DATASETS
 from llava.checkpoints.fields import read_fields
 from llava.describing.job import Job, chunk_entries
-from llava.labels import QUERY, STYLES, check_query, dataset_of
 
 if TYPE_CHECKING:
     from llava.checkpoints.load import Loaded

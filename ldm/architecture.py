@@ -1,7 +1,5 @@
 """Released (CompVis) network parameters -> diffusers and transformers modules."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

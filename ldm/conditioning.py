@@ -7,8 +7,6 @@ Letters: B batch, P prompt rows (77), n rows of one feature (256 image, 77 text)
 and the rows of all features), D feature width of the VLLM (5120), C context width (768).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any

@@ -8,8 +8,6 @@ dataclasses:
     config.data.batch_size  # 4
 """
 
-from __future__ import annotations
-
 import difflib
 import os
 import sys

@@ -4,8 +4,6 @@ Letters: B batch, R side of the squeezed frames, n rows of a feature, D feature 
 P prompt rows (77), C context width, c latent channels, h w latent size.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache

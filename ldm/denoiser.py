@@ -8,8 +8,6 @@ Letters: B batch, n distinct contexts, c latent channels, h w latent size, L con
 C context width, D width of a linear layer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ PLACES and STORES are the only tables. The typed schema that files and overrides
 built from the program's dataclasses and these, so that every default stands once.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import typing
 from collections.abc import Iterator

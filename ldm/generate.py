@@ -3,8 +3,6 @@
 Letters: B batch, R side of the squeezed frames, c latent channels, h w latent size.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import itertools

@@ -1,7 +1,5 @@
 """Between frames and network pixels: reading, and encoding of generated images."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

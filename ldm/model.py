@@ -4,13 +4,11 @@ Letters: B batch, H W pixels, c latent channels (4), h w latent size (H/8, W/8 a
 of a feature, L context rows, D feature width, C context width.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from threading import Lock
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +62,7 @@ class LegoModel(nn.Module):
         side = resolution // downsampling_factor(self.config.autoencoder)
         return self.vae.config.latent_channels, side, side
 
-    def train(self, mode: bool = True) -> LegoModel:
+    def train(self, mode: bool = True) -> Self:
         """Frozen parts stay in evaluation mode whatever happens to the rest."""
         super().train(mode)
         for name in FROZEN_PARTS:

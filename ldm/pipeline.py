@@ -8,13 +8,11 @@ project, or by `LegoPipeline.from_checkpoint(...).save_pretrained`. The sampling
 `metrics/inference.py`.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -90,7 +88,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         self.register_to_config(ema_updates=ema_updates)
 
     @classmethod
-    def from_model(cls, model: LegoModel, ema_updates: int = 0) -> LegoPipeline:
+    def from_model(cls, model: LegoModel, ema_updates: int = 0) -> Self:
         """The parts of `model` are taken over, not copied."""
         tokenizer = model.tokenizer
         tokenizer.model_max_length = model.config.text_encoder.max_length
@@ -133,7 +131,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
     @classmethod
     def from_checkpoint(
         cls, ckpt: str | os.PathLike, config: str | os.PathLike, overrides: Sequence[str] = ()
-    ) -> LegoPipeline:
+    ) -> Self:
         """A checkpoint, of the released code or of `ldm.training`, and a YAML that it belongs to.
 
         Its EMA is loaded unless an override says `model.params.load_ema=false`.

@@ -5,8 +5,6 @@ in the tables here. `translate` is applied to each file and to each override bef
 So are keys that this project's files had once (`conditioner.variant`, `dropout_share`).
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 Letters: B batch, c latent channels, h w latent size, L context rows, C context width, n branches.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence

@@ -7,8 +7,6 @@ from one to the other. Each key has its effect; released keys that have none her
 `ldm.released_config`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -8,8 +8,6 @@ diffusers   a folder for `LegoPipeline.from_pretrained`: the EMA (the live weigh
 No form that is written here holds an optimizer: training starts from it, it does not continue.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 import shutil

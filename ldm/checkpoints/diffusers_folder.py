@@ -5,8 +5,6 @@ the EMA where there is one; the live weights of what has an EMA stand beside the
 variant "non_ema", the name that Stable Diffusion v1.5 was published with.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable

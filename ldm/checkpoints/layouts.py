@@ -5,8 +5,6 @@ Each layout is checked completely: what a file lacks, has besides or has in anot
 error that lists it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field

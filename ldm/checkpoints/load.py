@@ -1,7 +1,5 @@
 """Reading checkpoints of stage 2 into a `LegoModel`; `layouts` beside it knows what they hold."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

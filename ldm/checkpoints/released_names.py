@@ -5,8 +5,6 @@ Diffusion v1: `openaimodel.UNetModel`, `autoencoder.AutoencoderKL`, the CLIP tex
 them LEGO's encoders of features.
 """
 
-from __future__ import annotations
-
 import re
 from typing import TYPE_CHECKING
 
@@ -37,7 +35,7 @@ ATTENTION_OF_VAE = {
 CONVOLVED = re.compile(re.escape(VAE) + r"(en|de)coder\.mid\.attn_1\.(q|k|v|proj_out)\.weight")
 
 
-def released_names(model: LegoModel) -> dict[str, str]:
+def released_names(model: "LegoModel") -> dict[str, str]:
     """{name in `model.state_dict()`: released name}, in the order of the former."""
     rules = {
         model.denoiser.name: lambda name: UNET + model.denoiser.released_name(name),

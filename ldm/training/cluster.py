@@ -1,7 +1,5 @@
 """Where the processes of a training run come from: this machine, Slurm, or torchrun."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

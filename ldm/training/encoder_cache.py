@@ -9,8 +9,6 @@ Letters: n entries, B batch, R side of the squeezed frames, c latent channels, h
 context width.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ logs/<name>/   config.yaml, made_by.json (the seed), checkpoints/last.ckpt, metr
                finished.json, events (and wandb_id, where the log goes to W&B)
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib.util
 import inspect

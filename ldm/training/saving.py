@@ -1,7 +1,5 @@
 """When a training run's checkpoints are written, how many are kept, and what signals do."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """Prompt formats: how the turns of a conversation become one string."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The Llama tokenizer of a folder: sentencepiece (as released) or the tokenizers library."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

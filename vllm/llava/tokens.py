@@ -5,8 +5,6 @@ model reads the ids. Letters: B samples, T ids of the longest sample, S the same
 expanded.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Convert a checkpoint of stage 1 between the released layout and Hugging Face's, both ways."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@
 "hub"    that of Hugging Face's llava-hf folders, which is also what tuning writes here
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ projector layer, a row of the vocabulary for the image mark) is added on the way
 layout and taken off on the way back.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

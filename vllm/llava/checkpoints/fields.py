@@ -1,7 +1,5 @@
 """config.json as it stands, for checks that come before anything slow is imported."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

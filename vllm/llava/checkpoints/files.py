@@ -4,8 +4,6 @@ Tensors read here are maps of the files: memory is used where and while one is l
 a 26 GB checkpoint can be renamed, converted and put on a GPU on a machine with far less.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping

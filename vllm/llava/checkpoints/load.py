@@ -5,8 +5,6 @@ and that of Hugging Face's Llava. Their fields and names of weights are known in
 `files`; `convert` writes one from another.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

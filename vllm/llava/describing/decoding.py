@@ -4,8 +4,6 @@ Letters: B samples, S prompt positions (an image has P of them), P patches of an
 so far, D language width, H heads, W width of a head, V vocabulary, k `Decoding.top_k`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 

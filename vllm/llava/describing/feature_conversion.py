@@ -9,8 +9,6 @@ compact -> released   vision features are projected; text is copied.
 P patches, C vision width, D language width.
 """
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Letters: B samples, P patches of an image, C vision width, D language width, n tokens of a text.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property, partial

@@ -11,8 +11,6 @@ square. The journal's entries belong to the chunk; they go into the result file 
 or at the next start of one that was killed.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -8,8 +8,6 @@ Letters: B samples, T positions of the longest prompt and answer (an image has P
 of an image, D language width, n ids of an answer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

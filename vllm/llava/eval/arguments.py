@@ -1,7 +1,5 @@
 """The flags that commands over a split share: which model, which entries, where features go."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +87,7 @@ def check_inputs(args: argparse.Namespace, job: Job) -> None:
     read_fields(args.model_path)
 
 
-def load_asked(args: argparse.Namespace) -> Loaded:
+def load_asked(args: argparse.Namespace) -> "Loaded":
     from llava.checkpoints.load import load  # slow to import
 
     options = ("dtype", "attn", "device", "device_map", "quantization", "vision_tower")

@@ -1,7 +1,5 @@
 """Make a compact feature store from a released one, or the reverse."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Describe every action of one chunk of a split, and save the features for stage 2."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

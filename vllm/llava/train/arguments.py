@@ -1,7 +1,5 @@
 """The flags of tuning: those of the released scripts, and transformers' TrainingArguments."""
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import os

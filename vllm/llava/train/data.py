@@ -1,7 +1,5 @@
 """Instruction-tuning data: the conversations file, and batches made of it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What shares a model among processes: plain DDP, DeepSpeed's ZeRO stages, or FSDP."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tune the language model and the projector on conversations; the vision tower stays frozen."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path

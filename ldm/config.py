@@ -12,6 +12,7 @@ import difflib
 import os
 import sys
 from collections.abc import Collection, Sequence
+from dataclasses import fields
 from numbers import Integral
 from typing import Any, TypeVar
 
@@ -20,70 +21,13 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from egogen import EgoGenError
 from egogen.settings import SETTINGS, load_settings
-from ldm.file_layout import (
-    OTHER_STORES,
-    TABLE,
-    file_place,
-    file_schema,
-    from_file,
-    text_keys,
-    to_file,
-)
-from ldm.released_config import (
-    CONDITIONER,
-    DATASETS,
-    OldTable,
-    released_features,
-    released_keys,
-    take_old_table,
-    translate,
-)
-from ldm.schema import (
-    SAMPLER_NAMES,
-    FeatureParams,
-    GenerateConfig,
-    ModelParams,
-    TrainConfig,
-    default_features,
-)
+from ldm import file_layout, released_config
+from ldm.file_layout import TABLE, file_place
+from ldm.released_config import AS_RELEASED, CONDITIONER, DATASETS, OldTable, released_features
+from ldm.schema import FeatureParams, GenerateConfig, ModelParams, TrainConfig, default_features
 
 Config = TypeVar("Config", TrainConfig, GenerateConfig)
 PROJECT = SETTINGS.parent
-
-# Switches of the differences to the released code, as it had them; `as_released: true` makes them
-# the defaults, so that a YAML or an override can still say otherwise.
-AS_RELEASED: dict[str, Any] = {
-    "model.params.conditioner.trained": False,
-    "model.params.ema_every_micro_batch": True,
-    "lightning.validation_draws": "random",
-    "inference.picture": "minmax",
-    "inference.jpeg_quality": 75,
-    "inference.noise": "process",
-}
-CHOICES: dict[str, tuple[str, ...]] = {  # by their places in files, as all keys here
-    "model.params.parameterization": ("eps", "x0"),
-    "inference.picture": ("clamp", "minmax"),
-    "inference.noise": ("sample", "process"),
-    "inference.sampler": SAMPLER_NAMES,
-    "inference.precision": ("auto", "fp32", "bf16", "fp16"),
-    "lightning.logger": ("tensorboard", "wandb", "none"),
-    "lightning.validation_draws": ("fixed", "random"),
-}
-ENCODERS = ("linear", "self_attention")
-LEAST = {  # of whole numbers
-    **{f"{place}.res": 1 for place in DATASETS},
-    "inference.steps": 1,
-    "inference.batch_size": 1,
-    "inference.height": 1,
-    "data.params.batch_size": 1,
-    "data.params.num_workers": 0,
-    "lightning.checkpoint_every": 1,
-    "lightning.log_every": 1,
-    "lightning.keep_every": 0,
-    "lightning.keep_at_most": 0,
-    "lightning.callbacks.image_logger.params.batch_frequency": 1,
-    "lightning.callbacks.image_logger.params.max_images": 0,
-}
 
 
 def load_config(
@@ -105,7 +49,7 @@ def load_model_params(path: str, overrides: Sequence[str] = ()) -> ModelParams:
 
 def to_yaml(config: TrainConfig | GenerateConfig) -> str:
     """The complete config in the layout of files."""
-    return OmegaConf.to_yaml(to_file(config), resolve=True)
+    return OmegaConf.to_yaml(file_layout.to_file(config), resolve=True)
 
 
 def _load(
@@ -113,11 +57,11 @@ def _load(
 ) -> Config:
     load_settings()
     files = ", ".join(where for where, _ in layers)
-    kinds = text_keys(schema)
+    kinds = file_layout.text_keys(schema)
     layers += [(f"command line: {text}", _override(text, kinds)) for text in overrides]
     contents = []
     for where, layer in layers:
-        content, lines = translate(OmegaConf.to_container(layer), where)
+        content, lines = released_config.translate(OmegaConf.to_container(layer), where)
         contents.append((where, content))
         for line in lines:  # released keys that do nothing here
             print(f"note: {line}", file=sys.stderr)
@@ -130,9 +74,9 @@ def _load(
     except OmegaConfBaseException as error:
         raise EgoGenError(f"{files}: {error}") from None
     _settle_paths(config, kinds, [text.lstrip("-").partition("=")[0] for text in overrides])
-    _check_values(config)
+    _check_values(config, schema)
     try:
-        return from_file(schema, config)
+        return file_layout.from_file(schema, config)
     except MissingMandatoryValue as error:
         raise EgoGenError(f"config: {file_place(error.full_key)}: no value, expected one") from None
 
@@ -190,7 +134,7 @@ def _released_table(layers: list[tuple[str, dict[str, Any]]]) -> dict[str, Featu
     old = OmegaConf.create({"model": {"params": {"conditioner": OmegaConf.structured(OldTable)}}})
     tabled = ""
     for where, content in layers:
-        keys = take_old_table(content)
+        keys = released_config.take_old_table(content)
         if keys and tabled:
             key = next(iter(keys["model"]["params"]["conditioner"]))
             raise EgoGenError(
@@ -211,7 +155,7 @@ def _merged(
     as_released: bool,
 ) -> DictConfig:
     """All layers over the defaults; `as_released`: those of the released code where they differ."""
-    config = file_schema(schema)
+    config = file_layout.file_schema(schema)
     OmegaConf.update(config, TABLE, table, merge=False)
     for key, value in AS_RELEASED.items() if as_released else ():
         if OmegaConf.select(config, key) is not None:  # training keys are not in every schema
@@ -231,26 +175,31 @@ def check_at_least(least: int, name: str, value: Any) -> None:
         raise EgoGenError(f"{name}={value!r}: expected at least {least}, an integer")
 
 
-def _check_values(config: DictConfig) -> None:
+def _check_values(config: DictConfig, schema: type) -> None:
     table = OmegaConf.select(config, TABLE)
-    rows = [f"{TABLE}.{name}" for name in table if table[name] is not None]
-    for key, allowed in (CHOICES | {f"{row}.encoder": ENCODERS for row in rows}).items():
-        value = OmegaConf.select(config, key)
-        if value is not None:
-            check_choice(f"config: {key}", value, allowed)
-    sizes = dict.fromkeys((f"{row}.{name}" for row in rows for name in ("width", "rows")), 1)
-    for key, least in (LEAST | sizes).items():
-        value = OmegaConf.select(config, key)
-        if value is not None:
-            check_at_least(least, f"config: {key}", value)
+    _check_names(table, config)
+    checked = [(file_place(place), field) for place, _, field in file_layout.leaves(schema)]
+    for name in (name for name in table if table[name] is not None):
+        checked += [(f"{TABLE}.{name}.{field.name}", field) for field in fields(FeatureParams)]
+    for key, field in checked:
+        if (value := OmegaConf.select(config, key)) is None:
+            continue
+        if "allowed" in field.metadata:
+            check_choice(f"config: {key}", value, field.metadata["allowed"])
+        if "least" in field.metadata:
+            check_at_least(field.metadata["least"], f"config: {key}", value)
     place = "model.params.scheduler_config.params"
     for name, values in OmegaConf.select(config, place).items():
         if len(values) != 1:
             raise EgoGenError(f"config: {place}.{name}={list(values)}: expected one value")
+
+
+def _check_names(table: DictConfig, config: DictConfig) -> None:
+    """Of features, where they have a row and where they have a store."""
     for name in table:
         if not name.isidentifier() or _is_taken(name):
             raise EgoGenError(f"config: {TABLE}.{name}: expected another name for a feature")
-    for place in (f"{dataset}.{OTHER_STORES}" for dataset in DATASETS):
+    for place in (f"{dataset}.{file_layout.OTHER_STORES}" for dataset in DATASETS):
         for name in OmegaConf.select(config, place) or ():
             if name not in table:
                 near = difflib.get_close_matches(name, [*table], n=1, cutoff=0.0)[:1]
@@ -298,7 +247,7 @@ def _check_keys(config: Any, layer: DictConfig, where: str, prefix: str) -> None
         return  # free-form part, such as the trainer's arguments
     for key in layer:
         if key not in list(config):  # `key in config` is false where a value is missing
-            known = [*config, *released_keys(prefix)]
+            known = [*config, *released_config.released_keys(prefix)]
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
             hint = f"; did you mean {prefix + near[0]!r}?" if near else ""
             raise EgoGenError(f"{where}: unknown key {prefix + str(key)!r}{hint}")

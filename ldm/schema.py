@@ -20,6 +20,16 @@ def _list(*values: Any) -> Any:
     return field(default_factory=lambda: list(values))
 
 
+def _one_of(*allowed: str) -> Any:
+    """The first is the default; `ldm.config` refuses others."""
+    return field(default=allowed[0], metadata={"allowed": allowed})
+
+
+def _at_least(least: int, **default: int) -> Any:
+    """A whole number; `ldm.config` refuses smaller ones."""
+    return field(**default, metadata={"least": least})
+
+
 @dataclass
 class UNetParams:
     """CompVis names, mapped onto diffusers in `ldm.architecture`. Defaults: SD v1.5."""
@@ -59,9 +69,9 @@ class TextEncoderParams:
 class FeatureParams:
     """A feature of stage 1: how wide it is in its store, and how it enters the context."""
 
-    width: int
-    rows: int  # of the context
-    encoder: str = "linear"  # | self_attention: linear, then self-attention over the rows
+    width: int = _at_least(1)
+    rows: int = _at_least(1)  # of the context
+    encoder: str = _one_of("linear", "self_attention")  # linear, then self-attention over the rows
     padded: bool = False  # true: any number of rows, cut or zero-padded; false: exactly `rows`
 
 
@@ -109,7 +119,7 @@ class ModelParams:
     scale_factor: float = 0.18215
     use_ema: bool = True
     load_ema: bool = True
-    parameterization: str = "eps"  # what the denoiser predicts: eps (noise) | x0 (clean latents)
+    parameterization: str = _one_of("eps", "x0")  # what is predicted: noise or clean latents
     cond_drop_prob: float = 0.05  # u of `ldm.conditioning.dropout_masks`
     ema_decay: float = 0.9999
     ema_every_micro_batch: bool = False  # released: true
@@ -130,7 +140,7 @@ class OptimizerParams:
 class DatasetParams:
     data_path: Any = MISSING_PATH  # a path, or a list of paths (one per training set)
     edit_path: Any = MISSING_PATH
-    res: int = 256
+    res: int = _at_least(1, default=256)
     flip_prob: float = 0.0
     text_prompt_key: str = DESCRIPTION_KEY
     features: dict[str, Any] = field(default_factory=dict)  # name -> folder, or list of folders
@@ -138,8 +148,8 @@ class DatasetParams:
 
 @dataclass
 class DataParams:
-    batch_size: int = 32
-    num_workers: int = 8
+    batch_size: int = _at_least(1, default=32)
+    num_workers: int = _at_least(0, default=8)
     cache_path: str | None = None  # written by `python -m ldm.cache`
     train: DatasetParams = field(default_factory=DatasetParams)
     validation: DatasetParams = field(default_factory=DatasetParams)
@@ -147,20 +157,20 @@ class DataParams:
 
 @dataclass
 class ImageLoggerParams:
-    batch_frequency: int = 2000  # optimizer steps
-    max_images: int = 2
+    batch_frequency: int = _at_least(1, default=2000)  # optimizer steps
+    max_images: int = _at_least(0, default=2)
 
 
 @dataclass
 class LightningConfig:
     image_logger: ImageLoggerParams = field(default_factory=ImageLoggerParams)
     trainer: dict[str, Any] = field(default_factory=dict)  # arguments of lightning's Trainer
-    checkpoint_every: int = 1000  # optimizer steps between writes of last.ckpt
-    keep_every: int = 0  # 0: keep last.ckpt alone; n: also keep a copy every n steps
-    keep_at_most: int = 3  # such copies, the newest ones; released: all of them
-    log_every: int = 50
-    logger: str = "tensorboard"  # tensorboard | wandb | none
-    validation_draws: str = "fixed"  # fixed | random (released): t, noises and dropout
+    checkpoint_every: int = _at_least(1, default=1000)  # steps between writes of last.ckpt
+    keep_every: int = _at_least(0, default=0)  # n: also keep a copy every n steps; 0: none
+    keep_at_most: int = _at_least(0, default=3)  # newest such copies; released: all of them
+    log_every: int = _at_least(1, default=50)
+    logger: str = _one_of("tensorboard", "wandb", "none")
+    validation_draws: str = _one_of("fixed", "random")  # t, noises, dropout; released: random
     tf32: bool = True  # matrix products on CUDA, as the released PyTorch did in float32
     channels_last: bool = False  # memory format of the UNet
     compile: bool = False  # torch.compile of the UNet
@@ -168,17 +178,17 @@ class LightningConfig:
 
 @dataclass
 class InferenceConfig:
-    steps: int = 100
+    steps: int = _at_least(1, default=100)
     scales_img: list[Any] = _list(1.5)  # numbers; 2 and 2.0 name their folders as written
     scales_txt: list[Any] = _list(7.5)
     seed: int = 0
-    batch_size: int = 8
-    height: int = 256  # of the written image; the width follows the clip's aspect
-    picture: str = "clamp"  # clamp | minmax (released)
+    batch_size: int = _at_least(1, default=8)
+    height: int = _at_least(1, default=256)  # written; the width follows the clip's aspect
+    picture: str = _one_of("clamp", "minmax")  # released: minmax
     jpeg_quality: int = 95  # released: 75
-    noise: str = "sample"  # sample: of (seed, clip, action) | process: one stream (released)
-    sampler: str = "euler_ancestral"  # | dpmpp_2m | unipc | ddim, see ldm/sampling.py
-    precision: str = "auto"  # auto | fp32 | bf16 | fp16, by autocast
+    noise: str = _one_of("sample", "process")  # of (seed, clip, action); one stream (released)
+    sampler: str = _one_of(*SAMPLER_NAMES)
+    precision: str = _one_of("auto", "fp32", "bf16", "fp16")  # by autocast
     half_weights: bool = False  # the UNet's weights in that precision too: half the memory
     channels_last: bool | None = None  # null: on CUDA
     compile: bool = False  # torch.compile of the UNet

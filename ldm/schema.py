@@ -7,7 +7,7 @@ from one to the other. Each key has its effect; released keys that have none her
 `ldm.released_config`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 from egogen.actions import DESCRIPTION_KEY
@@ -25,9 +25,9 @@ def _one_of(*allowed: str) -> Any:
     return field(default=allowed[0], metadata={"allowed": allowed})
 
 
-def _at_least(least: int, **default: int) -> Any:
+def _at_least(least: int, default: Any = MISSING) -> Any:
     """A whole number; `ldm.config` refuses smaller ones."""
-    return field(**default, metadata={"least": least})
+    return field(default=default, metadata={"least": least})
 
 
 @dataclass

@@ -23,18 +23,12 @@ from egogen.features.store import read_info
 from egogen.frames import is_whole
 from egogen.jobs import Progress
 from egogen.provenance import check_provenance, record_provenance
+from ldm import sampling
 from ldm.checkpoints.load import load_weights, read_weights
 from ldm.data import collate, read_condition
 from ldm.images import to_image, write_image
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
-from ldm.sampling import (
-    SAMPLERS,
-    NoiseSource,
-    ProcessNoise,
-    SampleNoise,
-    guidance_branches,
-    guided_denoiser,
-)
+from ldm.sampling import SAMPLERS, NoiseSource, ProcessNoise, SampleNoise
 from ldm.schema import GenerateConfig, InferenceConfig, ModelParams
 from ldm.split import Located, Split, as_list, open_generation
 
@@ -169,9 +163,11 @@ def generate_batch(
         )
         shape = tuple(conditioning.image_latents.shape[1:])
         source = noise or SampleNoise(inference.seed, names, shape, device)
-        guidance = guidance_branches(conditioning, scale_txt, scale_img)
+        guidance = sampling.guidance_branches(conditioning, scale_txt, scale_img)
         predict = model.denoiser.hold(guidance.contexts, guidance.rows)
-        denoise = guided_denoiser(predict, schedule, guidance, model.config.parameterization)
+        denoise = sampling.guided_denoiser(
+            predict, schedule, guidance, model.config.parameterization
+        )
 
         def step(x: Tensor, sigma: Tensor) -> Tensor:  # each sampler denoises once a step
             denoised = denoise(x, sigma)  # (B, c, h, w)

@@ -14,17 +14,8 @@ from torch import Tensor
 
 from egogen import EgoGenError
 from egogen.weight_files import check_names, fit_names, shapes_of
-from ldm.checkpoints.released_names import (
-    EMA,
-    LIVE,
-    TEXT,
-    UNET,
-    VAE,
-    released_names,
-    released_shape,
-    shadow_name,
-    stored_name,
-)
+from ldm.checkpoints import released_names as naming
+from ldm.checkpoints.released_names import EMA, LIVE, TEXT, UNET, VAE, released_names
 from ldm.model import LegoModel
 from ldm.schedule import released_schedule
 
@@ -58,9 +49,9 @@ def with_known_names(
     `from_own` and `from_released` want it.
     """
     names = released_names(model)
-    known = {stored_name(prefix + own) for prefix in (OWN, OWN_EMA) for own in names}
+    known = {naming.stored_name(prefix + own) for prefix in (OWN, OWN_EMA) for own in names}
     for name in names.values():
-        known |= {name, shadow_name(name), LIVE + name}
+        known |= {name, naming.shadow_name(name), LIVE + name}
     known |= {DECAY, UPDATES, *_derived(model)}
     levels = (OWN, UNET, VAE, TEXT_STAGE)
     fitted = fit_names(state, lambda name: _text_level(name) in known, where, levels)
@@ -85,8 +76,8 @@ def from_own(
     own = shapes_of(model.state_dict())
     parts = {name.split(".")[1] for name in state if name.startswith(OWN_EMA)}
     shadowed = [name for name in own if name.split(".")[0] in parts]
-    live = {name: stored_name(OWN + name) for name in own}
-    ema = {name: stored_name(OWN_EMA + name) for name in shadowed}
+    live = {name: naming.stored_name(OWN + name) for name in own}
+    ema = {name: naming.stored_name(OWN_EMA + name) for name in shadowed}
     expected = {names[name]: own[name] for names in (live, ema) for name in names}
     check_names(shapes_of(state), expected, where)
     return Weights(
@@ -99,7 +90,7 @@ def from_own(
 def to_own(weights: Weights) -> dict[str, Tensor]:
     state = {OWN + name: value for name, value in weights.live.items()}
     state |= {OWN_EMA + name: value for name, value in weights.ema.items()}
-    return {stored_name(name): value for name, value in state.items()}
+    return {naming.stored_name(name): value for name, value in state.items()}
 
 
 def from_released(
@@ -119,11 +110,11 @@ def from_released(
     conditioner = [name for name in own if name.startswith("conditioner.")]
     if start and not any(names[name] in state for name in conditioner):
         names = {o: released for o, released in names.items() if o not in conditioner}
-    shadows = {o: shadow_name(n) for o, n in names.items() if n.startswith("model.")}
+    shadows = {o: naming.shadow_name(n) for o, n in names.items() if n.startswith("model.")}
     if not any(name in state for name in shadows.values()):
         shadows = {}
     kept = {o: LIVE + names[o] for o in conditioner if LIVE + names.get(o, "") in state}
-    expected = {n: released_shape(n, own[o]) for o, n in names.items()}
+    expected = {n: naming.released_shape(n, own[o]) for o, n in names.items()}
     expected |= {n: own[o] for o, n in (shadows | kept).items()}
     counted = float(state.get(UPDATES, 0))  # infinite where it was stored in half precision
     updates = int(counted) if math.isfinite(counted) else 0
@@ -151,12 +142,12 @@ def to_released(weights: Weights, model: LegoModel) -> dict[str, Tensor]:
         value = live[own]
         if own.startswith("conditioner.") and own in ema:
             value, state[LIVE + name] = ema[own], value
-        state[name] = value.reshape(released_shape(name, value.shape))
+        state[name] = value.reshape(naming.released_shape(name, value.shape))
     unet = [own for own in names if own.startswith(f"{model.denoiser.name}.")]
     if ema:
         state[DECAY] = torch.tensor(model.config.ema_decay, dtype=torch.float32)
         state[UPDATES] = torch.tensor(weights.updates, dtype=torch.int32)
-        state |= {shadow_name(names[own]): ema[own] for own in unet}
+        state |= {naming.shadow_name(names[own]): ema[own] for own in unet}
     return state
 
 

@@ -41,7 +41,7 @@ def cluster_environment(devices: int, nodes: int) -> ClusterEnvironment | None:
     if TorchElasticEnvironment.detect():
         return None
     if SLURMEnvironment.detect() and int(os.environ["SLURM_NTASKS"]) > 1:
-        # Requeueing is ours, see `ldm.training.saving.StopOnSignal`.
+        # Requeueing is ours, see `ldm.training.saving.Checkpoints`.
         return SLURMEnvironment(auto_requeue=False)
     if nodes > 1:
         if "NODE_RANK" not in os.environ:

@@ -25,7 +25,8 @@ from egogen import EgoGenError
 from egogen.atomic import read_json, write_json, write_text
 from egogen.jobs import lock
 from egogen.provenance import check_provenance
-from ldm.checkpoints.load import is_own, load_start, read_weights
+from ldm.checkpoints.layouts import is_own
+from ldm.checkpoints.load import load_start, read_weights
 from ldm.config import load_config, to_yaml
 from ldm.data import TrainingPairs
 from ldm.file_layout import file_values
@@ -37,7 +38,7 @@ from ldm.training.cluster import cluster_environment, device_options
 from ldm.training.encoder_cache import EncoderCache
 from ldm.training.module import LegoTraining
 from ldm.training.order import EpochBatches, ResumableLoader, ValidationBatches
-from ldm.training.saving import LAST, Checkpoints, StopOnSignal
+from ldm.training.saving import LAST, Checkpoints
 
 RECORD_FILE = "made_by.json"  # beside config.yaml, which does not hold the seed
 # What may differ when a run is continued: it decides how long and how, not what comes out.
@@ -229,13 +230,11 @@ def train(
     module = LegoTraining(model, config.optimizer, settings, seed, bool(cache_path))
     log = TrainingLog(folder, settings.log_every)
     often = settings.checkpoint_every, settings.keep_every, settings.keep_at_most
-    checkpoints = Checkpoints(folder / "checkpoints", *often)
     callbacks = [  # in this order: a checkpoint is written when the rest of its step is done
         EMAUpdate(config.model.ema_every_micro_batch),
         log,
         SampleImages(folder / "samples", val_pairs, settings.image_logger, config.inference),
-        checkpoints,
-        StopOnSignal(checkpoints),
+        Checkpoints(folder / "checkpoints", *often),
     ]
     trainer = build_trainer(settings, folder, gpus, callbacks)
     sizes = settings.trainer, config.data.batch_size, len(train_pairs), trainer.world_size

@@ -26,6 +26,11 @@ def to_pixels(image: Image.Image, resolution: int) -> Tensor:
     return (2 * values / 255 - 1).permute(2, 0, 1)
 
 
+def to_numpy(values: Tensor) -> np.ndarray:
+    """Also of half precision, as float32."""
+    return (values.float() if values.is_floating_point() else values).detach().cpu().numpy()
+
+
 def as_photos(given: Any) -> list[Image.Image]:
     """Photographs as pipelines of diffusers take them -> upright RGB images, at least one.
 
@@ -51,8 +56,7 @@ def _photos_of(item: Any) -> list[Image.Image]:
         )
     values, order = item, "(H, W, 3) or (B, H, W, 3)"
     if isinstance(values, Tensor):
-        values, order = values.detach().cpu(), "(3, H, W) or (B, 3, H, W)"
-        values = (values.float() if values.is_floating_point() else values).numpy()
+        values, order = to_numpy(values), "(3, H, W) or (B, 3, H, W)"
         values = np.moveaxis(values, -3, -1) if values.ndim > 2 else values
     if values.ndim not in (2, 3, 4) or (values.ndim > 2 and values.shape[-1] not in (1, 3, 4)):
         raise EgoGenError(f"image: {type(item).__name__} {tuple(item.shape)}, expected {order}")

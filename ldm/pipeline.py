@@ -40,7 +40,7 @@ from ldm.config import check_at_least, check_choice, load_model_params
 from ldm.data import to_features
 from ldm.denoiser import UNetDenoiser
 from ldm.generate import check_scale, check_steps, generate_batch, load_model
-from ldm.images import as_photos, to_image, to_pixels
+from ldm.images import as_photos, to_image, to_numpy, to_pixels
 from ldm.model import DTYPES, LegoModel
 from ldm.sampling import HANDED_ON, PREDICTIONS, SAMPLERS, NoiseSource, sampler_of, scheduler_for
 from ldm.schema import FeatureParams, InferenceConfig, ModelParams
@@ -215,16 +215,8 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         noise = self._noise(_generators(seed, generator, len(photos)), len(photos), latents)
         scales = image_guidance_scale, guidance_scale
         with self.progress_bar(total=num_inference_steps) as bar:
-            made = generate_batch(
-                self.model,
-                samples,
-                [],
-                inference,
-                *scales,
-                noise=noise,
-                decode=output_type != "latent",
-                on_step=bar.update,
-            ).float()
+            how = {"noise": noise, "decode": output_type != "latent", "on_step": bar.update}
+            made = generate_batch(self.model, samples, [], inference, *scales, **how).float()
         self.maybe_free_model_hooks()
         images = _as_output(made, output_type, photos, height)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -313,16 +305,14 @@ def _rows(name: str, spec: FeatureParams, given: Mapping[str, Any], count: int) 
     if isinstance(found, Tensor | np.ndarray) and found.ndim == 3:
         found = list(found) if len(found) == count else [found]
     rows = None if spec.padded else spec.rows
-    return [_read_rows(item, what, spec.width, rows) for item in _one_each(what, found, count)]
-
-
-def _read_rows(given: Rows, name: str, width: int, rows: int | None) -> np.ndarray:
-    if isinstance(given, Tensor):
-        given = given.detach().cpu()
-        given = (given.float() if given.is_floating_point() else given).numpy()
-    if isinstance(given, np.ndarray):
-        return as_feature(given, name, width, rows)
-    return load_feature(given, width, rows)
+    arrays = []
+    for item in _one_each(what, found, count):
+        item = to_numpy(item) if isinstance(item, Tensor) else item
+        if isinstance(item, np.ndarray):
+            arrays.append(as_feature(item, what, spec.width, rows))
+        else:
+            arrays.append(load_feature(item, spec.width, rows))
+    return arrays
 
 
 def _generators(seed: Any, generator: Any, count: int) -> Any:

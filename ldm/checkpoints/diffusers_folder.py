@@ -88,24 +88,6 @@ CODE = {
     PIPELINE[0]: ("pipeline", PIPELINE[1]),
     "conditioner/ldm.conditioning": ("conditioning", "FeatureConditioner"),
 }
-CARD = """---
-library_name: diffusers
-pipeline_tag: image-to-image
----
-
-# LEGO: egocentric action frames
-
-A photograph and the description of an action -> the frame in which it is done. Where the project
-LEGO is installed{where}:
-
-```python
-from diffusers import DiffusionPipeline
-
-pipe = DiffusionPipeline.from_pretrained("{name}", trust_remote_code=True)
-frame = pipe({arguments}).images[0]
-frame.save("frame.jpg")
-```
-"""
 
 
 def add_code(folder: str | os.PathLike) -> None:
@@ -129,5 +111,10 @@ def add_card(folder: str | os.PathLike, features: Iterable[str], name: str = "."
     others = {feature: f"{feature}.npy" for feature in features if feature not in known}
     arguments += [f"features={json.dumps(others)}"] if others else []
     where = ", in this folder" if name == "." else ""
-    card = CARD.format(name=name, where=where, arguments=", ".join(arguments))
+    card = (
+        Path(__file__)
+        .with_name("card.md")
+        .read_text("utf-8")
+        .format(name=name, where=where, arguments=", ".join(arguments))
+    )
     write_text(Path(folder) / "README.md", card)

@@ -15,7 +15,7 @@ from transformers.utils import cached_file
 
 from egogen.atomic import read_object
 from egogen.errors import EgoGenError
-from llava.checkpoints.fields import CONFIG_FILE, is_released, read_fields
+from llava.checkpoints.fields import CONFIG_FILE, is_released, read_fields, ties_head
 from llava.model import build_config, projector_layers
 from llava.tokens import IMAGE_ID
 
@@ -27,13 +27,6 @@ ROPE_FIELDS = ("rope_theta", "rope_scaling")  # as older libraries had them
 # Fields of hub folders made here: the released config.json that they come from, and how many rows
 # were added to the vocabulary for the image mark.
 ORIGIN, ADDED_ROWS = "llava_config", "added_rows"
-
-
-def ties_head(fields: dict[str, Any]) -> bool:
-    """Whether config.json says that the head is the matrix of the embeddings."""
-    text = fields.get("text_config")
-    places = (fields, text if isinstance(text, dict) else {})
-    return any(place.get("tie_word_embeddings") is True for place in places)
 
 
 def read_config(folder: str | os.PathLike, vision_tower: str | None = None) -> LlavaConfig:

@@ -22,15 +22,8 @@ from egogen.atomic import atomic_path, write_text
 from egogen.devices import usable_device
 from egogen.errors import EgoGenError
 from egogen.weight_files import check_names, shapes_of
-from llava.checkpoints.config import (
-    ADDED_ROWS,
-    hub_file,
-    read_config,
-    ties_head,
-    tower_folder,
-    tower_name,
-)
-from llava.checkpoints.fields import is_released, read_fields
+from llava.checkpoints.config import ADDED_ROWS, hub_file, read_config, tower_folder, tower_name
+from llava.checkpoints.fields import read_fields, ties_head
 from llava.checkpoints.files import WHOLE_FILES, read_tower, read_weights, weight_files
 from llava.conversation import Template, chat_template, find_template
 from llava.image_processing import ImageProcessor, load_image_processor
@@ -92,8 +85,8 @@ def read_state(
         if name in state:
             state[name] = state[name][:-added]
     if not any(name.startswith("model.vision_tower.") for name in state):
-        named = tower_name(fields) if is_released(fields) else None
-        state |= read_tower(_tower_files(folder, vision_tower or named, bool(vision_tower)))
+        named = vision_tower or tower_name(fields)
+        state |= read_tower(_tower_files(folder, named, bool(vision_tower)))
     check_names(shapes_of(state), expected, f"{folder}: weights that config.json does not fit")
     return state
 

@@ -17,10 +17,9 @@ from egogen.errors import EgoGenError
 from egogen.features.projector import Projector
 from llava.checkpoints.load import Loaded, quantization_of
 from llava.conversation import escape_marks, prompt_for
-from llava.describing.decoding import Decoding, Written
+from llava.describing.decoding import Decoding, Written, text_rows
 from llava.describing.describer import Description, Feature, Name
 from llava.describing.engine import Engine, Request, transformers_engine
-from llava.describing.teacher_forcing import text_rows
 from llava.model import Llava
 from llava.tokens import encode_prompt, expand
 

@@ -12,7 +12,7 @@ from egogen.atomic import read_object, write_json
 from egogen.errors import EgoGenError, run_command
 from egogen.jobs import lock, track
 from llava.checkpoints.load import Loaded, load_model, save_tools, with_tools
-from llava.conversation import TEMPLATES
+from llava.conversation import find_template
 from llava.train.adapters import ADAPTER_FOLDER, add_adapters, merge, write_origin
 from llava.train.arguments import Flags, TuningArguments, parse
 from llava.train.data import Collator, TuningData, read_conversations
@@ -89,8 +89,7 @@ def prepare(flags: Flags) -> Loaded:
     )
     if flags.model.version:
         name = RELEASED_VERSIONS.get(flags.model.version, flags.model.version)
-        if name not in TEMPLATES:
-            raise EgoGenError(f"--version {name!r}: expected one of {', '.join(TEMPLATES)}")
+        find_template(name, "--version")
         model.config.conversation_template = name
     if flags.data.image_aspect_ratio:
         model.config.image_aspect_ratio = flags.data.image_aspect_ratio

@@ -18,9 +18,7 @@ CLIP_VIT_L14_TEXT = dict(hidden_size=768, intermediate_size=3072, num_attention_
 
 
 def build_parts(params: ModelParams) -> dict[str, nn.Module | Denoiser]:
-    """The networks of `ldm.model.LegoModel` by name, in the order of its state
-    dict, randomly initialised. Raises EgoGenError for sizes that do not fit one another.
-    """
+    """Networks of `LegoModel` by name, in its order, random. Raises EgoGenError for odd sizes."""
     unet = params.unet
     _check_channels(params)
     parts = {

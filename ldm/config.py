@@ -207,6 +207,12 @@ def _check_names(table: DictConfig, config: DictConfig) -> None:
                 raise EgoGenError(f"config: {place}.{name}: no such feature in {TABLE}{hint}")
 
 
+def unknown_key(where: str, prefix: str, key: Any, known: Sequence[str]) -> EgoGenError:
+    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+    key, near = prefix + str(key), prefix + near
+    return EgoGenError(f"{where}: unknown key {key!r}; did you mean {near!r}?")
+
+
 def _is_taken(name: str) -> bool:
     """Whether torch's ModuleDict, which holds the encoders by name, has such an attribute."""
     if name in default_features():
@@ -247,10 +253,7 @@ def _check_keys(config: Any, layer: DictConfig, where: str, prefix: str) -> None
         return  # free-form part, such as the trainer's arguments
     for key in layer:
         if key not in list(config):  # `key in config` is false where a value is missing
-            known = [*config, *released_config.released_keys(prefix)]
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
-            hint = f"; did you mean {prefix + near[0]!r}?" if near else ""
-            raise EgoGenError(f"{where}: unknown key {prefix + str(key)!r}{hint}")
+            raise unknown_key(where, prefix, key, [*config, *released_config.released_keys(prefix)])
         child = None if OmegaConf.is_missing(layer, key) else layer._get_node(key)
         if isinstance(child, DictConfig) and isinstance(child._value(), dict):
             _check_keys(config[key], child, where, f"{prefix}{key}.")

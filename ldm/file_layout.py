@@ -5,6 +5,7 @@ built from the program's dataclasses and these, so that every default stands onc
 """
 
 import dataclasses
+import operator
 import typing
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -98,9 +99,7 @@ def to_file(config: Any) -> DictConfig:
     """The reverse: what is printed, and written into a run's folder."""
     content = file_schema(type(config))
     for place, _, _ in leaves(type(config)):
-        value = config
-        for name in place.split("."):
-            value = getattr(value, name)
+        value = operator.attrgetter(place)(config)
         if _is_stores(place):
             part = file_place(place.removesuffix(".features"))
             for name in {**STORES, **value}:

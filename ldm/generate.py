@@ -267,9 +267,7 @@ class FrameMaker:
     def make(
         self, places: dict[Located, int], scales: tuple[float, float]
     ) -> tuple[dict[Located, Tensor], list[str]]:
-        """Items and their positions in the process -> decoded images (3, R, R) of those that can
-        be read, and a line for each of the others.
-        """
+        """-> decoded images (3, R, R) of the items that can be read, a line for each other."""
         inference, samples, failures = self.inference, {}, []
         for item in places:
             try:

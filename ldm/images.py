@@ -91,9 +91,7 @@ def to_image(decoded: Tensor, size: tuple[int, int], height: int, encoding: str)
 
 
 def write_image(path: str | os.PathLike, image: Image.Image, quality: int) -> None:
-    """Written atomically; the suffix chooses the format (quality: JPEG only), JPEG where it is none
-    that Pillow knows.
-    """
+    """Written atomically; the suffix chooses the format, JPEG where Pillow knows none for it."""
     kind = Image.registered_extensions().get(Path(path).suffix.lower())
     with atomic_path(path) as temporary:
         options: dict[str, Any] = {} if kind == "PNG" else {"quality": quality}

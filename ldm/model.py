@@ -72,9 +72,7 @@ class LegoModel(nn.Module):
 
     @contextlib.contextmanager
     def sampling(self) -> Iterator[None]:
-        """Inside, all networks are in evaluation mode and no gradients are kept; they are left as
-        they were, whatever happens.
-        """
+        """Inside, all networks are in evaluation mode, without gradients; then as they were."""
         training = [module for module in self.modules() if module.training]
         try:
             with torch.no_grad():

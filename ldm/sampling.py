@@ -141,9 +141,7 @@ def sample_euler_ancestral(
 
 def solver(kind: type, **settings: Any) -> Callable[[Denoise, Tensor, Tensor, NoiseSource], Tensor]:
     """A sampler, deterministic: steps of a solver of diffusers along the sigmas, fed with estimates
-    of the clean latents.
-
-    Guidance so stands in one place, and networks of either parameterization work with all solvers.
+    of the clean latents. So guidance stands in one place, and either parameterization works.
     """
 
     def sample(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource) -> Tensor:
@@ -307,9 +305,7 @@ class ProcessNoise:
         return torch.cat(draws)
 
     def of(self, positions: Sequence[int]) -> NoiseSource:
-        """Noise of the samples at rising `positions` of the process; those between, which need not
-        be made again, take their draws too.
-        """
+        """Of the samples at rising `positions`; those between take their draws too."""
         draws = []
         for position in positions:
             while self.position < position:

@@ -98,9 +98,7 @@ class ConditionerParams:
 
 @dataclass
 class LearningRateParams:
-    """Factor of the learning rate, see `ldm.training.module.rate_factor`; one value in each list,
-    as in the released files.
-    """
+    """See `ldm.training.module.rate_factor`; one value in each list, as in released files."""
 
     warm_up_steps: list[int] = _list(0)
     cycle_lengths: list[int] = _list(10000000000000)

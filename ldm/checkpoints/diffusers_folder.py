@@ -102,19 +102,13 @@ def add_code(folder: str | os.PathLike) -> None:
 
 
 def add_card(folder: str | os.PathLike, features: Iterable[str], name: str = ".") -> None:
-    """README.md: how the pipeline is used, with the features that its conditioner takes. `name`: a
-    name at the hub; without one, the lines are for the folder itself.
-    """
+    """README.md: how the pipeline with these features is used; `name`: the folder's at the hub."""
     arguments = ['"photo.jpg"', '"The right hand lifts the red mug."']
     known = [feature for feature in features if feature in ("image", "text")]
     arguments += [f'{feature}_features="{feature}.npy"' for feature in known]
     others = {feature: f"{feature}.npy" for feature in features if feature not in known}
     arguments += [f"features={json.dumps(others)}"] if others else []
     where = ", in this folder" if name == "." else ""
-    card = (
-        Path(__file__)
-        .with_name("card.md")
-        .read_text("utf-8")
-        .format(name=name, where=where, arguments=", ".join(arguments))
-    )
+    form = Path(__file__).with_name("card.md").read_text("utf-8")
+    card = form.format(name=name, where=where, arguments=", ".join(arguments))
     write_text(Path(folder) / "README.md", card)

@@ -19,6 +19,7 @@ from ldm.checkpoints.released_names import EMA, LIVE, TEXT, UNET, VAE, released_
 from ldm.model import LegoModel
 from ldm.schedule import released_schedule
 
+State = Mapping[str, Tensor]
 OWN, OWN_EMA = "model.", "ema."  # prefixes in checkpoints of ldm.training.module
 DECAY, UPDATES = EMA + "decay", EMA + "num_updates"
 POSITIONS = TEXT + "embeddings.position_ids"
@@ -42,12 +43,8 @@ class Weights:
         return self.live | self.ema if use_ema else self.live
 
 
-def with_known_names(
-    state: Mapping[str, Tensor], model: LegoModel, where: str
-) -> dict[str, Tensor]:
-    """`state` without what wrappers have added to its names, and with what they took from them, as
-    `from_own` and `from_released` want it.
-    """
+def with_known_names(state: State, model: LegoModel, where: str) -> dict[str, Tensor]:
+    """`state` without what wrappers have added to its names, and with what they took from them."""
     names = released_names(model)
     known = {naming.stored_name(prefix + own) for prefix in (OWN, OWN_EMA) for own in names}
     for name in names.values():
@@ -58,17 +55,15 @@ def with_known_names(
     return {name: value for name, value in fitted.items() if not name.startswith(UNUSED)}
 
 
-def is_own(state: Mapping[str, Tensor]) -> bool:
+def is_own(state: State) -> bool:
     return any(name.startswith(OWN + "vae.") for name in state)
 
 
-def is_released(state: Mapping[str, Tensor]) -> bool:
+def is_released(state: State) -> bool:
     return any(name.startswith(UNET) for name in state)
 
 
-def from_own(
-    state: Mapping[str, Tensor], model: LegoModel, where: str, updates: int = 0
-) -> Weights:
+def from_own(state: State, model: LegoModel, where: str, updates: int = 0) -> Weights:
     """A state dict of `ldm.training`: names of `LegoModel` behind "model.", EMA behind "ema.".
 
     A part (the UNet, the conditioner) has an EMA of all its weights or of none.
@@ -93,9 +88,7 @@ def to_own(weights: Weights) -> dict[str, Tensor]:
     return {naming.stored_name(name): value for name, value in state.items()}
 
 
-def from_released(
-    state: Mapping[str, Tensor], model: LegoModel, where: str, start: bool = False
-) -> Weights:
+def from_released(state: State, model: LegoModel, where: str, start: bool = False) -> Weights:
     """A state dict of the released code: UNet, its EMA (where there is one), encoders, conditioner.
 
     `start`: Stable Diffusion v1 will do: a file without any conditioner leaves that out of `live`,
@@ -159,7 +152,7 @@ def _derived(model: LegoModel) -> dict[str, Tensor]:
     return {**schedule, POSITIONS: torch.arange(positions)[None]}
 
 
-def _check_schedule(state: Mapping[str, Tensor], model: LegoModel, where: str) -> None:
+def _check_schedule(state: State, model: LegoModel, where: str) -> None:
     betas = state.get("betas")
     if betas is not None and not same_numbers(betas, _derived(model)["betas"], 1e-5):
         ends = f"{float(betas[0]):.6g} to {float(betas[-1]):.6g} " if betas.numel() else ""

@@ -66,11 +66,6 @@ def own_name(name: str) -> str:
     return name
 
 
-def own_conditioner_name(name: str) -> str:
-    """`own_name` for names of a conditioner alone, in either spelling."""
-    return own_name(CONDITIONER + name).removeprefix(CONDITIONER)
-
-
 def released_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that a weight of `shape` has under its released name."""
     return (*shape, 1, 1) if CONVOLVED.fullmatch(name) else tuple(shape)

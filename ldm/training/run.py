@@ -4,7 +4,6 @@ logs/<name>/   config.yaml, made_by.json (the seed), checkpoints/last.ckpt, metr
                finished.json, events (and wandb_id, where the log goes to W&B)
 """
 
-import difflib
 import importlib.util
 import inspect
 import logging
@@ -27,7 +26,7 @@ from egogen.jobs import lock
 from egogen.provenance import check_provenance
 from ldm.checkpoints.layouts import is_own
 from ldm.checkpoints.load import load_start, read_weights
-from ldm.config import load_config, to_yaml
+from ldm.config import load_config, to_yaml, unknown_key
 from ldm.data import TrainingPairs
 from ldm.file_layout import file_values
 from ldm.model import LegoModel
@@ -150,11 +149,7 @@ def build_trainer(lightning: LightningConfig, folder: Path, gpus: str | None, ca
     known = list(inspect.signature(pl.Trainer.__init__).parameters)
     for key in options:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise EgoGenError(
-                f"config: unknown key 'lightning.trainer.{key}'; did you mean "
-                f"'lightning.trainer.{near}'?"
-            )
+            raise unknown_key("config", "lightning.trainer.", key, known)
     options |= device_options(gpus)
     devices, nodes = options.setdefault("devices", 1), options.get("num_nodes", 1)
     count = len(devices) if isinstance(devices, list) else devices

@@ -6,7 +6,6 @@ and that of Hugging Face's Llava. Their fields and names of weights are known in
 """
 
 import os
-import shutil
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,7 +17,7 @@ from torch import Tensor
 from transformers import BitsAndBytesConfig, LlavaConfig, logging
 from transformers.modeling_utils import set_zero3_state
 
-from egogen.atomic import atomic_path, write_text
+from egogen.atomic import write_text
 from egogen.devices import usable_device
 from egogen.errors import EgoGenError
 from egogen.weight_files import check_names, shapes_of
@@ -28,7 +27,7 @@ from llava.checkpoints.files import WHOLE_FILES, read_tower, read_weights, weigh
 from llava.conversation import Template, chat_template, find_template
 from llava.image_processing import ImageProcessor, load_image_processor
 from llava.model import PROJECTOR, Llava, projector_layers
-from llava.tokenizer import TextTokenizer, load_tokenizer, save_tokenizer
+from llava.tokenizer import TextTokenizer, copy_files, load_tokenizer, save_tokenizer
 
 QUANTIZATIONS = ("4bit", "8bit")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -253,10 +252,6 @@ def save_tools(loaded: Loaded, folder: str | os.PathLike) -> None:
     """Tokenizer and image processor files, so that a folder with weights is complete."""
     save_tokenizer(loaded.tokenizer, folder)
     loaded.image_processor.save(folder)
-    for name in HUB_FILES:
-        source, target = loaded.folder / name, Path(folder) / name
-        if source.exists() and source.resolve() != target.resolve():
-            with atomic_path(target) as temporary:
-                shutil.copyfile(source, temporary)
+    copy_files(HUB_FILES, loaded.folder, Path(folder))
     if (loaded.folder / CHAT_FILE).exists():  # tuning may have chosen another template
         write_text(Path(folder) / CHAT_FILE, chat_template(loaded.template))

@@ -176,19 +176,18 @@ def text_rows(
     """`Written.rows` of answers that are already there, whatever wrote them, by one pass.
 
     The row that predicts a token sits on the token before it and, with causal attention, is the
-    same whether the tokens come one by one or all at once. `prompts` are ids with the image expanded, `features_BPD` the images; an answer's last id is the
-    end mark where it has one. Sequences are padded on the right, where causal attention never
-    looks, so that no mask is needed.
+    same whether the tokens come one by one or all at once. `prompts` are ids with the image
+    expanded, `features_BPD` the images; an answer's last id is the end mark where it has one.
+    Sequences are padded on the right, where attention never looks: no mask is needed.
     """
     device = runs_on(model.get_input_embeddings())
-    inputs = [
-        [*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)
-    ]  # nothing follows the last token, so its own state is not needed
-    ids = padded(inputs, pad_id)  # (B, T)
+    pairs = list(zip(prompts, answers, strict=True))
+    # Nothing follows the last token, so its own state is not needed.
+    ids = padded([[*prompt, *answer[:-1]] for prompt, answer in pairs], pad_id)  # (B, T)
     hidden = model.model.language_model(
         inputs_embeds=model.embed(ids.to(device), features_BPD.to(device)), use_cache=False
     ).last_hidden_state  # (B, T, D), after the final norm
     return [
         hidden[row, len(prompt) - 1 : len(prompt) - 1 + len(answer)].cpu()  # (n, D)
-        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+        for row, (prompt, answer) in enumerate(pairs)
     ]

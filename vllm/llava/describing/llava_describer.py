@@ -137,15 +137,9 @@ class LlavaDescriber:
         self, requests: Sequence[Request], written: Sequence[Written]
     ) -> list[torch.Tensor]:
         """The engine's hidden states, or those of one teacher-forced pass where it kept none."""
-        left = [number for number, sample in enumerate(written) if sample.rows is None]
-        made: list[torch.Tensor] = []
-        if left:
-            made = text_rows(
-                self.model,
-                [requests[number].ids for number in left],
-                [written[number].ids for number in left],
-                torch.stack([requests[number].features for number in left]),  # (B, P, D)
-                self.loaded.tokenizer.pad_id,
-            )
-        following = iter(made)
-        return [next(following) if sample.rows is None else sample.rows for sample in written]
+        kept = [sample.rows for sample in written if sample.rows is not None]
+        if len(kept) == len(written):
+            return kept
+        features = torch.stack([request.features for request in requests])  # (B, P, D)
+        prompts, answers = [request.ids for request in requests], [made.ids for made in written]
+        return text_rows(self.model, prompts, answers, features, self.loaded.tokenizer.pad_id)

@@ -147,6 +147,7 @@ class TuningArguments(TrainingArguments):
         return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
 
 
+GROUPS = (ModelArguments, DataArguments, LoraArguments, TuningArguments)
 CHOICES = {
     "cut_rule": ("expanded", "released"),
     "lr_rule": ("command", "released"),
@@ -169,7 +170,7 @@ def parse(argv: Sequence[str] | None) -> Flags:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed else warns that it found none
     parser = HfArgumentParser(
-        (ModelArguments, DataArguments, LoraArguments, TuningArguments),
+        GROUPS,
         prog="python -m llava.train.train",
         description="Tune the vision-language model on conversations about frames.",
         epilog=EXAMPLE,
@@ -198,8 +199,7 @@ def _defaults(argv: Sequence[str]) -> list[str]:
 
 
 def _nearest(flag: str) -> str:
-    groups = (ModelArguments, DataArguments, LoraArguments, TuningArguments)
-    names = [item.name for group in groups for item in fields(group)]
+    names = [item.name for group in GROUPS for item in fields(group)]
     near = difflib.get_close_matches(flag.lstrip("-").replace("-", "_"), names, n=1)
     return f", expected perhaps --{near[0]}" if near else ""
 

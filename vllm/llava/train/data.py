@@ -137,10 +137,7 @@ class TuningData(Dataset):
 
 @dataclass(frozen=True)
 class Collator:
-    """Samples -> input_ids, labels, attention_mask (B, T) and pixel_values (B, 3, size, size).
-
-    B samples of T positions, an image with all its patches.
-    """
+    """Samples -> what `collate` gives, and pixel_values (B, 3, size, size)."""
 
     pad_id: int
 

@@ -65,10 +65,8 @@ def pick_attention(name: str, half: bool) -> str:
 
 
 def weights_dtype(flags: Flags) -> torch.dtype:
-    """Of the loaded weights: float32 where an optimizer works on these themselves.
-
-    Half precision where DeepSpeed keeps its own float32 copy, and for frozen weights under
-    adapters.
+    """Float32 where an optimizer works on the loaded weights themselves; half precision where
+    DeepSpeed keeps its own float32 copy, and for frozen weights under adapters.
     """
     tuning = flags.tuning
     if (tuning.bf16 or tuning.fp16) and (tuning.deepspeed or flags.lora.lora_enable):

@@ -9,11 +9,12 @@ dataclasses:
 """
 
 import difflib
+import math
 import os
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import fields
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -175,6 +176,12 @@ def check_at_least(least: int, name: str, value: Any) -> None:
         raise EgoGenError(f"{name}={value!r}: expected at least {least}, an integer")
 
 
+def check_scale(name: str, value: Any) -> None:
+    """One guidance scale, called `name` in the error."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise EgoGenError(f"{name}={value!r}: expected a finite number")
+
+
 def _check_values(config: DictConfig, schema: type) -> None:
     table = OmegaConf.select(config, TABLE)
     _check_names(table, config)
@@ -188,10 +195,20 @@ def _check_values(config: DictConfig, schema: type) -> None:
             check_choice(f"config: {key}", value, field.metadata["allowed"])
         if "least" in field.metadata:
             check_at_least(field.metadata["least"], f"config: {key}", value)
+    _check_lists(config)
+
+
+def _check_lists(config: DictConfig) -> None:
     place = "model.params.scheduler_config.params"
     for name, values in OmegaConf.select(config, place).items():
         if len(values) != 1:
             raise EgoGenError(f"config: {place}.{name}={list(values)}: expected one value")
+    for name in ("inference.scales_img", "inference.scales_txt"):
+        values = list(OmegaConf.select(config, name))
+        if not values:
+            raise EgoGenError(f"config: {name}={values}: expected numbers")
+        for value in values:
+            check_scale(f"config: {name}", value)
 
 
 def _check_names(table: DictConfig, config: DictConfig) -> None:

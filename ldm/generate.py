@@ -7,10 +7,8 @@ import functools
 import hashlib
 import itertools
 import json
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +199,8 @@ def generate_chunk(
     def maker() -> FrameMaker:  # the model is loaded only if there is a frame to be made
         return FrameMaker(load_model(config.model, ckpt, device), split, inference)
 
-    for number, scales in enumerate(scale_pairs(inference)):
+    pairs = itertools.product(inference.scales_img, inference.scales_txt)
+    for number, scales in enumerate(pairs):
         folder = run_folder(ckpt, inference.seed, inference.steps, *scales, inference.sampler)
         check_provenance(folder / "made_by.json", info, LATER)
         # `clip/action/frame.jpg`: the last three parts of image_1, as in the released code.
@@ -228,26 +227,9 @@ def generate_chunk(
     return failures
 
 
-def check_scale(name: str, value: Any) -> None:
-    """One guidance scale, called `name` in the error."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise EgoGenError(f"{name}={value!r}: expected a finite number")
-
-
 def check_steps(name: str, steps: int, timesteps: int) -> None:
     if steps > timesteps:
         raise EgoGenError(f"{name}={steps}: expected at most {timesteps}, the training's timesteps")
-
-
-def scale_pairs(inference: InferenceConfig) -> list[tuple[float, float]]:
-    """All pairs of image and text scale that are asked for."""
-    for name in ("scales_img", "scales_txt"):
-        values = getattr(inference, name)
-        if not values:
-            raise EgoGenError(f"config: inference.{name}={values}: expected numbers")
-        for value in values:
-            check_scale(f"config: inference.{name}", value)
-    return list(itertools.product(inference.scales_img, inference.scales_txt))
 
 
 class FrameMaker:

@@ -36,10 +36,10 @@ from egogen.features.store import as_feature, load_feature
 from egogen.seeds import stable_seed
 from ldm.checkpoints.diffusers_folder import add_card, add_code
 from ldm.conditioning import FeatureConditioner
-from ldm.config import check_at_least, check_choice, load_model_params
+from ldm.config import check_at_least, check_choice, check_scale, load_model_params
 from ldm.data import to_features
 from ldm.denoiser import UNetDenoiser
-from ldm.generate import check_scale, check_steps, generate_batch, load_model
+from ldm.generate import check_steps, generate_batch, load_model
 from ldm.images import as_photos, to_image, to_numpy, to_pixels
 from ldm.model import DTYPES, LegoModel
 from ldm.sampling import HANDED_ON, PREDICTIONS, SAMPLERS, NoiseSource, sampler_of, scheduler_for

@@ -25,7 +25,6 @@ from ldm.sampling import (
     sample_euler_ancestral,
 )
 from ldm.schedule import NoiseSchedule
-from ldm.schema import InferenceConfig
 
 GOLDEN = np.load(DATA / "sampling.npz")
 STEPS, TEXT, IMAGE = SETTINGS["steps"], SETTINGS["txt"], SETTINGS["im"]
@@ -189,8 +188,7 @@ def test_released_output_paths():
     that has the checkpoint's own name).
     """
     for case in CHUNKS["output_paths"]:
-        config = InferenceConfig(scales_img=[case["scale_img"]], scales_txt=[7.5])
-        scales = generate.scale_pairs(config)[0]
+        scales = case["scale_img"], 7.5
         folder = generate.run_folder(case["checkpoint"], case["seed"], case["steps"], *scales)
         tail = "/".join(case["image_1_path"].split("/")[-3:])
         expected = case["written_to"]

@@ -27,9 +27,9 @@ from llava import tokenizer as tokenizers
 from llava.checkpoints.config import ADDED_ROWS, ORIGIN, TOWER_FOLDER, read_config, released_fields
 from llava.checkpoints.fields import CONFIG_FILE, is_released, read_fields
 from llava.checkpoints.files import HUB_NAMES, RELEASED_NAMES, rename, weight_files, write_weights
-from llava.checkpoints.load import EMBEDDINGS, HEAD, read_state
+from llava.checkpoints.load import EMBEDDINGS, HEAD, image_processor_of, read_state
 from llava.conversation import IMAGE_MARK, chat_template, find_template
-from llava.image_processing import ImageProcessor, load_image_processor
+from llava.image_processing import ImageProcessor
 from llava.model import projector_layers, with_identity
 from llava.tokenizer import SentencePieceTokenizer, TextTokenizer, load_tokenizer, save_tokenizer
 
@@ -74,7 +74,7 @@ def _write_hub(
 ) -> tuple[list[Path], dict[str, Any]]:
     fields, tokenizer = read_fields(source), load_tokenizer(source)
     # All that may be refused comes before the first file is written.
-    pictures, fast = _image_processor(source, config), fast_tokenizer(source, tokenizer)
+    pictures, fast = image_processor_of(source, config), fast_tokenizer(source, tokenizer)
     image_id = len(tokenizer)
     added = max(0, image_id + 1 - config.text_config.vocab_size)
     if projector_layers(config) == 1:
@@ -103,7 +103,7 @@ def _write_llava(
     source: Path, out: Path, config: LlavaConfig, state: dict[str, Tensor]
 ) -> tuple[list[Path], dict[str, Any]]:
     fields, tokenizer = read_fields(source), load_tokenizer(source)
-    pictures = _image_processor(source, config)
+    pictures = image_processor_of(source, config)
     names = RELEASED_NAMES[projector_layers(config)]
     files = write_weights(state, out, lambda name: rename(name, names))
     tower = config.vision_config.to_diff_dict()
@@ -115,10 +115,6 @@ def _write_llava(
     released = released_fields(config, origin, TOWER_FOLDER)
     dtype = str(state[HEAD].dtype).removeprefix("torch.")
     return files, {**released, "torch_dtype": dtype}
-
-
-def _image_processor(source: Path, config: LlavaConfig) -> ImageProcessor:
-    return load_image_processor(source, config.vision_config.image_size, config.image_aspect_ratio)
 
 
 def _write_generation(out: Path, tokenizer: TextTokenizer, **more: Any) -> None:

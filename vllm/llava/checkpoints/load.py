@@ -209,27 +209,21 @@ def load(
     folder: str | os.PathLike,
     *,
     dtype: str = "auto",
-    attn: str = "sdpa",
     device: str | None = None,
     device_map: str | None = None,
-    quantization: str | None = None,
-    vision_tower: str | None = None,
+    **options: Any,
 ) -> Loaded:
     """Everything needed to describe images with the checkpoint in `folder`.
 
     All of the model is on `device`, or with `device_map` (one of DEVICE_MAPS) spread over all GPUs.
+    `options` are those of `load_model`.
     """
     target = usable_device(device)
-    one_place = None if target.type == "cpu" and not quantization else {"": target}
-    model = load_model(
-        folder,
-        dtype=pick_dtype(dtype, target),
-        attn=attn,
-        vision_tower=vision_tower,
-        device_map=device_map or one_place,
-        quantization=quantization,
-    )
-    return with_tools(model, folder)
+    if target.type != "cpu" or options.get("quantization"):
+        options["device_map"] = {"": target}
+    if device_map:
+        options["device_map"] = device_map
+    return with_tools(load_model(folder, dtype=pick_dtype(dtype, target), **options), folder)
 
 
 def with_tools(model: Llava, folder: str | os.PathLike) -> Loaded:
@@ -241,11 +235,13 @@ def with_tools(model: Llava, folder: str | os.PathLike) -> Loaded:
             f"{folder}: tokenizer of {tokenizer.base_size()} pieces, expected at most the model's "
             f"{tokenizer.rows}"
         )
-    processor = load_image_processor(
-        folder, config.vision_config.image_size, config.image_aspect_ratio
-    )
+    processor = image_processor_of(folder, config)
     template = find_template(config.conversation_template)
     return Loaded(model, tokenizer, processor, template, Path(folder))
+
+
+def image_processor_of(folder: str | os.PathLike, config: LlavaConfig) -> ImageProcessor:
+    return load_image_processor(folder, config.vision_config.image_size, config.image_aspect_ratio)
 
 
 def save_tools(loaded: Loaded, folder: str | os.PathLike) -> None:

@@ -115,16 +115,11 @@ def ancestral_step_sizes(sigma_from: Tensor, sigma_to: Tensor) -> tuple[Tensor, 
 
 
 def sample_euler_ancestral(
-    denoise: Denoise,
-    x: Tensor,
-    sigmas: Tensor,
-    noise: NoiseSource,
-    callback: Callable[[int, Tensor, Tensor], None] | None = None,
+    denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource
 ) -> Tensor:
     """Euler ancestral sampling (Karras et al. 2022, algorithm family), as in the released code.
 
-    Asks `noise` for draws 1 to steps - 1; the last step adds none. `callback(step, x after it,
-    denoised)`.
+    Asks `noise` for draws 1 to steps - 1; the last step adds none.
     """
     x = x * sigmas[0]
     for step in range(len(sigmas) - 1):
@@ -134,8 +129,6 @@ def sample_euler_ancestral(
         x = x + (x - denoised) / sigma * (sigma_down - sigma)  # (B, c, h, w)
         if sigmas[step + 1] > 0:
             x = x + noise(step + 1) * sigma_up
-        if callback is not None:
-            callback(step, x, denoised)
     return x
 
 

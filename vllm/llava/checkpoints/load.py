@@ -30,7 +30,6 @@ from llava.model import PROJECTOR, Llava, projector_layers
 from llava.tokenizer import TextTokenizer, copy_files, load_tokenizer, save_tokenizer
 
 QUANTIZATIONS = ("4bit", "8bit")
-DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 UNQUANTIZED = ["model.vision_tower", PROJECTOR, "lm_head"]
 SECOND_LAYER = f"{PROJECTOR}.linear_2.weight", f"{PROJECTOR}.linear_2.bias"
 EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
@@ -120,13 +119,11 @@ def _tower_files(checkpoint: Path, name: str | None, given: bool) -> list[Path]:
     return [path]
 
 
-def quantization_config(quantization: str | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     """The language model's layers in 4 bits (NF4, scales in 8) or 8 bits; computed in `dtype`.
 
     Vision tower, projector and head stay in `dtype`. Raises EgoGenError without bitsandbytes.
     """
-    if quantization is None:
-        return None
     if quantization not in QUANTIZATIONS:
         raise EgoGenError(
             f"quantization {quantization!r}: expected one of {', '.join(QUANTIZATIONS)}"
@@ -160,30 +157,26 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     attn: str = "sdpa",
     vision_tower: str | None = None,
-    device_map: str | dict[str, Any] | None = None,
-    max_memory: dict[int | str, int | str] | None = None,
-    offload_folder: str | os.PathLike | None = None,
     quantization: str | None = None,
+    **places: Any,
 ) -> Llava:
     """The model of a folder in any of the layouts, in evaluation mode.
 
     Weights go from the mapped files straight to where they belong, one after the other: nothing
     that is pickled is executed, and the host needs room for the weights that stay there, once.
 
-    device_map    where: None (the CPU), {"": device}, one of DEVICE_MAPS (over all GPUs, then the
-                  CPU, then `offload_folder`, each up to `max_memory`), or {module: device}
     quantization  None, "4bit" or "8bit"
+    places        what transformers' `from_pretrained` takes: device_map ({"": device}, "auto": over
+                  all GPUs, then the CPU, then `offload_folder`, each up to `max_memory`, or
+                  {module: device}; without one the CPU)
 
     Raises EgoGenError when weights do not fit config.json, or a library is not there.
     """
     folder = Path(folder)
     config = read_config(folder, vision_tower)
-    options = {
-        "quantization_config": quantization_config(quantization, dtype),
-        "device_map": device_map or ({"": "cpu"} if quantization else None),
-        "max_memory": max_memory,
-        "offload_folder": offload_folder,
-    }
+    if quantization:
+        places["quantization_config"] = quantization_config(quantization, dtype)
+        places["device_map"] = places.get("device_map") or {"": "cpu"}
     state = read_state(folder, config, vision_tower)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -194,7 +187,7 @@ def load_model(
             state_dict=state,
             dtype=dtype,
             attn_implementation=attn,
-            **{name: value for name, value in options.items() if value is not None},
+            **places,
         )
     except (RuntimeError, ValueError, OSError, ImportError) as error:
         raise EgoGenError(f"{folder}: weights cannot be loaded ({error})") from error
@@ -206,23 +199,15 @@ def load_model(
 
 
 def load(
-    folder: str | os.PathLike,
-    *,
-    dtype: str = "auto",
-    device: str | None = None,
-    device_map: str | None = None,
-    **options: Any,
+    folder: str | os.PathLike, *, dtype: str = "auto", device: str | None = None, **options: Any
 ) -> Loaded:
     """Everything needed to describe images with the checkpoint in `folder`.
 
-    All of the model is on `device`, or with `device_map` (one of DEVICE_MAPS) spread over all GPUs.
-    `options` are those of `load_model`.
+    All of the model is on `device`, unless `options`, those of `load_model`, have a device_map.
     """
     target = usable_device(device)
-    if target.type != "cpu" or options.get("quantization"):
+    if not options.get("device_map") and (target.type != "cpu" or options.get("quantization")):
         options["device_map"] = {"": target}
-    if device_map:
-        options["device_map"] = device_map
     return with_tools(load_model(folder, dtype=pick_dtype(dtype, target), **options), folder)
 
 

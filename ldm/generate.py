@@ -68,7 +68,8 @@ def fingerprint(ckpt: str) -> str:
     return digest.hexdigest()[:16]
 
 
-# Names in the record of frames that those of before lack.
+# Settings of `InferenceConfig` in the record of frames; names that records of before lack.
+SAME = ("height", "picture", "jpeg_quality", "noise", "half_weights")
 LATER = ("load_ema", "res", "parameterization", "scale_factor", "metadata", "features")
 
 
@@ -85,13 +86,9 @@ def made_by(
     stores = {name: as_list(data.features[name]) for name in params.conditioner.features}
     infos = {name: [read_info(path) for path in paths] for name, paths in stores.items()}
     return {
-        "height": inference.height,
-        "picture": inference.picture,
-        "jpeg_quality": inference.jpeg_quality,
-        "noise": inference.noise,
+        **{name: getattr(inference, name) for name in SAME},
         "n_chunk": "any" if inference.noise == "sample" else n_chunk,
         "precision": resolved_precision(device, inference.precision),
-        "half_weights": inference.half_weights,
         "mask_text_padding": params.conditioner.mask_text_padding,
         "checkpoint": fingerprint(ckpt),
         "edit_file": _digest(Path(data.edit_path).read_bytes()),
@@ -258,14 +255,11 @@ class FrameMaker:
                 failures.append(f"{item.entry.key}: {error}")
         if not samples:
             return {}, failures
-        decoded = generate_batch(
-            self.model,
-            list(samples.values()),
-            [(item.entry.clip, item.entry.action_id) for item in samples],
-            inference,
-            *scales,
-            pad_to=inference.batch_size,
-            noise=self.stream.of([places[item] for item in samples]) if self.stream else None,
-            uncond_context=self.uncond_context,
-        )
+        names = [(item.entry.clip, item.entry.action_id) for item in samples]
+        same: dict[str, Any] = {"pad_to": inference.batch_size}
+        same["uncond_context"] = self.uncond_context
+        if self.stream is not None:
+            same["noise"] = self.stream.of([places[item] for item in samples])
+        conditions = list(samples.values())
+        decoded = generate_batch(self.model, conditions, names, inference, *scales, **same)
         return dict(zip(samples, decoded, strict=True)), failures

@@ -112,13 +112,9 @@ class LegoModel(nn.Module):
     def tokenize(self, prompts: list[str]) -> Tensor:
         """-> (B, 77) int64, padded with the end token and cut, as CLIP does."""
         with TOKENIZING:
-            return self.tokenizer(
-                prompts,
-                padding="max_length",
-                truncation=True,
-                max_length=self.config.text_encoder.max_length,
-                return_tensors="pt",
-            ).input_ids
+            options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+            length = self.config.text_encoder.max_length
+            return self.tokenizer(prompts, max_length=length, **options).input_ids
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> Tensor:

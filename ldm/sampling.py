@@ -64,13 +64,9 @@ def guidance_branches(
         (image_guidance_scale - guidance_scale, uncond, image),
         (1 - image_guidance_scale, uncond, torch.zeros_like(image)),
     ]
-    branches = [branch for branch in branches if branch[0] != 0]
-    return Guidance(
-        weights=[branch[0] for branch in branches],
-        contexts=torch.cat([conditioning.context, conditioning.uncond_context]),
-        rows=torch.cat([branch[1] for branch in branches]),
-        images=torch.cat([branch[2] for branch in branches]),
-    )
+    weights, rows, images = zip(*(branch for branch in branches if branch[0] != 0), strict=True)
+    contexts = torch.cat([conditioning.context, conditioning.uncond_context])
+    return Guidance(list(weights), contexts, torch.cat(rows), torch.cat(images))
 
 
 def guided_denoiser(

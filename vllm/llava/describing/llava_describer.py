@@ -33,12 +33,8 @@ def prompt_ids(loaded: Loaded, question: str) -> list[int]:
 def fingerprint(model: Llava) -> str:
     """A short name for the model's weights, from the parts that any tuning changes."""
     digest = hashlib.sha256()
-    modules = [
-        *model.model.multi_modal_projector.children(),
-        model.model.language_model.norm,
-        model.lm_head,
-    ]
-    for module in modules:
+    projector = model.model.multi_modal_projector.children()
+    for module in (*projector, model.model.language_model.norm, model.lm_head):
         with align_module_device(module):  # a device map may keep it elsewhere
             for part in module.parameters():
                 rows = part if module is not model.lm_head else part[:64]

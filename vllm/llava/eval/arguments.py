@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bits = parser.add_mutually_exclusive_group()
     for name in ("4bit", "8bit"):
         about = f"the language model in {name[0]} bits (needs bitsandbytes)"
-        kind = {"dest": "quantization", "action": "store_const", "const": name}
+        kind: dict[str, Any] = {"dest": "quantization", "action": "store_const", "const": name}
         bits.add_argument(f"--load-{name}", help=about, **kind)
     add("--vision-tower", help="folder with the vision tower when the checkpoint lacks it")
     add("--query", default=QUERY, help="question with one {} for the action (default: %(default)s)")

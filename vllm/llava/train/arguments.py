@@ -15,7 +15,7 @@ from transformers.hf_argparser import HfArg
 
 from egogen.atomic import read_object
 from egogen.errors import EgoGenError, need_package
-from llava.train.parallel import name_engine, processes, read_deepspeed, start_deepspeed
+from llava.train.parallel import processes, read_deepspeed, start_deepspeed
 
 EXAMPLE = """example:
   python -m llava.train.train --model_name_or_path runs/llava_pretrained \\
@@ -139,7 +139,10 @@ class TuningArguments(TrainingArguments):
 
     @property
     def engine(self) -> str:
-        return name_engine(self)
+        """ "zero3", "zero2" ..., "fsdp" or "ddp": decides which checkpoints can be continued."""
+        if self.deepspeed:
+            return f"zero{self.deepspeed['zero_optimization'].get('stage', 0)}"
+        return "fsdp" if self.fsdp else "ddp"
 
     @property
     def step_samples(self) -> int:

@@ -147,8 +147,9 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
     @property
     def model(self) -> LegoModel:
         """The components as the model that this project samples with."""
-        parts = {"denoiser": UNetDenoiser(self.unet), "conditioner": self._conditioner}
-        parts |= {"vae": self.vae, "text_encoder": self.text_encoder}
+        parts: dict[str, Any] = {"denoiser": UNetDenoiser(self.unet)}
+        parts |= {"conditioner": self._conditioner, "vae": self.vae}
+        parts["text_encoder"] = self.text_encoder
         model = LegoModel(self._params(), parts)
         model.tokenizer, model.execution_device = self.tokenizer, self._execution_device
         return model

@@ -54,6 +54,12 @@ def _check_channels(params: ModelParams) -> None:
 def build_conditioner(params: ConditionerParams, context_dim: int) -> FeatureConditioner:
     attention = params.num_heads, params.num_layers, params.feedforward_dim, params.dropout
     features, masked = features_as_list(params.features), params.mask_text_padding
+    attends = any(spec.encoder == "self_attention" for spec in params.features.values())
+    if attends and context_dim % params.num_heads:
+        raise EgoGenError(
+            f"config: model.params.conditioner.num_heads={params.num_heads}: expected a divisor of "
+            f"unet context_dim={context_dim}"
+        )
     return FeatureConditioner(features, context_dim, *attention, masked)
 
 

@@ -195,6 +195,8 @@ def _check_values(config: DictConfig, schema: type) -> None:
             check_choice(f"config: {key}", value, field.metadata["allowed"])
         if "least" in field.metadata:
             check_at_least(field.metadata["least"], f"config: {key}", value)
+        if "share" in field.metadata and not 0 <= value <= 1:
+            raise EgoGenError(f"config: {key}={value}: expected a number from 0 to 1")
     _check_lists(config)
 
 

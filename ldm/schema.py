@@ -30,39 +30,44 @@ def _at_least(least: int, default: Any = MISSING) -> Any:
     return field(default=default, metadata={"least": least})
 
 
+def _share(default: float) -> Any:
+    """A number from 0 to 1; `ldm.config` refuses others."""
+    return field(default=default, metadata={"share": True})
+
+
 @dataclass
 class UNetParams:
     """CompVis names, mapped onto diffusers in `ldm.architecture`. Defaults: SD v1.5."""
 
-    image_size: int = 32
-    in_channels: int = 8  # noisy latent (4) + source frame latent (4)
-    out_channels: int = 4
-    model_channels: int = 320
+    image_size: int = _at_least(1, default=32)
+    in_channels: int = _at_least(1, default=8)  # noisy latent (4) + source frame's (4)
+    out_channels: int = _at_least(1, default=4)
+    model_channels: int = _at_least(1, default=320)
     attention_resolutions: list[int] = _list(4, 2, 1)
-    num_res_blocks: int = 2
+    num_res_blocks: int = _at_least(1, default=2)
     channel_mult: list[int] = _list(1, 2, 4, 4)
-    num_heads: int = 8
-    transformer_depth: int = 1
-    context_dim: int = 768
+    num_heads: int = _at_least(1, default=8)
+    transformer_depth: int = _at_least(1, default=1)
+    context_dim: int = _at_least(1, default=768)
     use_checkpoint: bool = True
 
 
 @dataclass
 class AutoencoderParams:
-    embed_dim: int = 4
-    z_channels: int = 4
-    resolution: int = 256
-    in_channels: int = 3
-    out_ch: int = 3
-    ch: int = 128
+    embed_dim: int = _at_least(1, default=4)
+    z_channels: int = _at_least(1, default=4)
+    resolution: int = _at_least(1, default=256)
+    in_channels: int = _at_least(1, default=3)
+    out_ch: int = _at_least(1, default=3)
+    ch: int = _at_least(1, default=128)
     ch_mult: list[int] = _list(1, 2, 4, 4)
-    num_res_blocks: int = 2
+    num_res_blocks: int = _at_least(1, default=2)
 
 
 @dataclass
 class TextEncoderParams:
     version: str = "openai/clip-vit-large-patch14"  # hub name or folder: tokenizer + text model
-    max_length: int = 77
+    max_length: int = _at_least(1, default=77)
 
 
 @dataclass
@@ -88,10 +93,10 @@ class ConditionerParams:
     """The paper's part: VLLM features to cross-attention rows. Defaults: the released sizes."""
 
     features: dict[str, FeatureParams] = field(default_factory=default_features)
-    num_heads: int = 8
-    num_layers: int = 2
-    feedforward_dim: int = 2048
-    dropout: float = 0.1
+    num_heads: int = _at_least(1, default=8)
+    num_layers: int = _at_least(1, default=2)
+    feedforward_dim: int = _at_least(1, default=2048)
+    dropout: float = _share(0.1)
     mask_text_padding: bool = False  # of padded features; released: their padding is attended to
     trained: bool = True  # released: false (the optimizer held the UNet only)
 
@@ -112,14 +117,14 @@ class ModelParams:
     ckpt_path: str | None = None
     linear_start: float = 0.00085
     linear_end: float = 0.012
-    timesteps: int = 1000
-    channels: int = 4
+    timesteps: int = _at_least(2, default=1000)
+    channels: int = _at_least(1, default=4)
     scale_factor: float = 0.18215
     use_ema: bool = True
     load_ema: bool = True
     parameterization: str = _one_of("eps", "x0")  # what is predicted: noise or clean latents
-    cond_drop_prob: float = 0.05  # u of `ldm.conditioning.dropout_masks`
-    ema_decay: float = 0.9999
+    cond_drop_prob: float = _share(0.05)  # u of `ldm.conditioning.dropout_masks`
+    ema_decay: float = _share(0.9999)
     ema_every_micro_batch: bool = False  # released: true
     learning_rate: LearningRateParams = field(default_factory=LearningRateParams)
     unet: UNetParams = field(default_factory=UNetParams)
@@ -139,7 +144,7 @@ class DatasetParams:
     data_path: Any = MISSING_PATH  # a path, or a list of paths (one per training set)
     edit_path: Any = MISSING_PATH
     res: int = _at_least(1, default=256)
-    flip_prob: float = 0.0
+    flip_prob: float = _share(0.0)
     text_prompt_key: str = DESCRIPTION_KEY
     features: dict[str, Any] = field(default_factory=dict)  # name -> folder, or list of folders
 

@@ -135,8 +135,8 @@ class ModelParams:
 
 @dataclass
 class OptimizerParams:
-    base_learning_rate: float = 1e-4
-    weight_decay: float = 0.01
+    base_learning_rate: float = _share(1e-4)
+    weight_decay: float = _share(0.01)
 
 
 @dataclass
@@ -188,7 +188,7 @@ class InferenceConfig:
     batch_size: int = _at_least(1, default=8)
     height: int = _at_least(1, default=256)  # written; the width follows the clip's aspect
     picture: str = _one_of("clamp", "minmax")  # released: minmax
-    jpeg_quality: int = 95  # released: 75
+    jpeg_quality: int = _at_least(1, default=95)  # released: 75
     noise: str = _one_of("sample", "process")  # of (seed, clip, action); one stream (released)
     sampler: str = _one_of(*SAMPLER_NAMES)
     precision: str = _one_of("auto", "fp32", "bf16", "fp16")  # by autocast

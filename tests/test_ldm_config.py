@@ -159,6 +159,8 @@ REFUSED = {
     "model.params.timesteps=1": "expected at least 2",
     "model.params.conditioner.dropout=2": "from 0 to 1",
     "model.params.ema_decay=1.5": "from 0 to 1",
+    "model.base_learning_rate=-1e-4": "from 0 to 1",
+    "inference.jpeg_quality=-1": "expected at least 1",
     "model.params.cond_drop_prob=.nan": "from 0 to 1",
     "data.params.validation.params.flip_prob=-0.1": "from 0 to 1",
 }

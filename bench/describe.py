@@ -33,7 +33,7 @@ from transformers import CLIPVisionConfig, LlamaConfig  # noqa: E402
 from bench.measuring import peak_bytes, seconds  # noqa: E402
 from egogen.errors import command_parser, run_command  # noqa: E402
 from egogen.labels import question  # noqa: E402
-from llava.checkpoints.config import CLIP_L_14  # noqa: E402
+from llava.checkpoints.config import KNOWN_TOWERS  # noqa: E402
 from llava.checkpoints.load import Loaded  # noqa: E402
 from llava.conversation import TEMPLATES  # noqa: E402
 from llava.describing.decoding import Decoding  # noqa: E402
@@ -71,7 +71,7 @@ class SteadyTokenizer:
 def random_model(size: str, device: torch.device, dtype: torch.dtype) -> Loaded:
     shape = dict(zip(SHAPE, SIZES[size], strict=True))
     text = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=4096, **shape)
-    config = build_config(text, CLIPVisionConfig(**CLIP_L_14, image_size=224))
+    config = build_config(text, CLIPVisionConfig(**KNOWN_TOWERS["openai/clip-vit-large-patch14"]))
     config._attn_implementation = "sdpa"
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)

@@ -1,7 +1,5 @@
 """Released (CompVis) network parameters -> diffusers and transformers modules."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,7 @@ CLIP_VIT_L14_TEXT = dict(hidden_size=768, intermediate_size=3072, num_attention_
 
 
 def build_parts(params: ModelParams) -> dict[str, nn.Module | Denoiser]:
-    """The networks of `ldm.model.LegoModel` by name, in the order of its state
-    dict, randomly initialised. Raises EgoGenError for sizes that do not fit one another.
-    """
+    """Networks of `LegoModel` by name, in its order, random. Raises EgoGenError for odd sizes."""
     unet = params.unet
     _check_channels(params)
     parts = {
@@ -58,6 +54,12 @@ def _check_channels(params: ModelParams) -> None:
 def build_conditioner(params: ConditionerParams, context_dim: int) -> FeatureConditioner:
     attention = params.num_heads, params.num_layers, params.feedforward_dim, params.dropout
     features, masked = features_as_list(params.features), params.mask_text_padding
+    attends = any(spec.encoder == "self_attention" for spec in params.features.values())
+    if attends and context_dim % params.num_heads:
+        raise EgoGenError(
+            f"config: model.params.conditioner.num_heads={params.num_heads}: expected a divisor of "
+            f"unet context_dim={context_dim}"
+        )
     return FeatureConditioner(features, context_dim, *attention, masked)
 
 

@@ -4,8 +4,6 @@ python -m ldm.cache --config configs/train_ego4d.yaml [--out FOLDER] [key=value 
 ... --n_chunk 8 --chunk_idx 1    # one job of eight, each on a GPU of its own
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -7,8 +7,6 @@ Letters: B batch, P prompt rows (77), n rows of one feature (256 image, 77 text)
 and the rows of all features), D feature width of the VLLM (5120), C context width (768).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -19,7 +17,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from egogen import EgoGenError
-from ldm.checkpoints.released_names import own_conditioner_name
+from ldm.checkpoints.released_names import CONDITIONER, own_name
 from ldm.released_config import released_features
 from ldm.schema import FeatureParams
 
@@ -27,23 +25,14 @@ from ldm.schema import FeatureParams
 class FeatureEncoder(nn.Module):
     """A linear layer and, where the table says so, pre-norm self-attention over the rows."""
 
-    def __init__(
-        self,
-        spec: FeatureParams,
-        context_dim: int,
-        num_heads: int,
-        num_layers: int,
-        feedforward_dim: int,
-        dropout: float,
-    ):
+    def __init__(self, spec: FeatureParams, context_dim: int, layers: int, **layer: Any):
         super().__init__()
         self.projection = nn.Linear(spec.width, context_dim)
         self.attention: nn.TransformerEncoder | None = None
         if spec.encoder == "self_attention":
-            layer = nn.TransformerEncoderLayer(
-                context_dim, num_heads, feedforward_dim, dropout, batch_first=True, norm_first=True
-            )
-            self.attention = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
+            options = {"batch_first": True, "norm_first": True, **layer}
+            one = nn.TransformerEncoderLayer(context_dim, **options)
+            self.attention = nn.TransformerEncoder(one, layers, enable_nested_tensor=False)
 
     def forward(self, rows: Tensor, padding: Tensor | None = None) -> Tensor:
         """rows (B, n, D), padding (B, n) bool, true where padded -> (B, n, C)."""
@@ -76,12 +65,13 @@ class FeatureConditioner(ModelMixin, ConfigMixin):
         mask_text_padding: bool = False,
     ):
         super().__init__()
-        self.features = features_by_name(features)
+        table = [dict(row) for row in features]  # {name: row}, as the config has it
+        self.features = {row.pop("name"): FeatureParams(**row) for row in table}
         self.mask_padding = mask_text_padding
         self.encoders = nn.ModuleDict()
-        attention = num_heads, num_layers, feedforward_dim, dropout
+        layer = {"nhead": num_heads, "dim_feedforward": feedforward_dim, "dropout": dropout}
         for name, spec in self.features.items():
-            self.encoders[name] = FeatureEncoder(spec, context_dim, *attention)
+            self.encoders[name] = FeatureEncoder(spec, context_dim, num_layers, **layer)
 
     @property
     def rows(self) -> int:
@@ -110,7 +100,8 @@ class FeatureConditioner(ModelMixin, ConfigMixin):
     def _fix_state_dict_keys_on_load(self, state_dict: dict[str, Tensor]) -> None:
         """diffusers calls this on what it has read: weights' names of such folders."""
         for name in list(state_dict):
-            state_dict[own_conditioner_name(name)] = state_dict.pop(name)
+            own = own_name(CONDITIONER + name).removeprefix(CONDITIONER)
+            state_dict[own] = state_dict.pop(name)
 
 
 def features_as_list(table: Mapping[str, FeatureParams]) -> list[dict[str, Any]]:
@@ -118,18 +109,8 @@ def features_as_list(table: Mapping[str, FeatureParams]) -> list[dict[str, Any]]
     return [{"name": name, **asdict(spec)} for name, spec in table.items()]
 
 
-def features_by_name(features: Iterable[Mapping[str, Any]]) -> dict[str, FeatureParams]:
-    """The reverse."""
-    return {
-        spec["name"]: FeatureParams(**{k: v for k, v in spec.items() if k != "name"})
-        for spec in features
-    }
-
-
 def pad_rows(rows: Tensor, count: int) -> Tensor:
-    """(n, D) -> (count, D): cut, or padded by zero rows before the projection, as in the released
-    code.
-    """
+    """(n, D) -> (count, D): cut, or padded by zero rows before the projection, as released."""
     if rows.ndim != 2:
         raise EgoGenError(f"features of shape {tuple(rows.shape)}: expected (n, d)")
     return nn.functional.pad(rows[:count], (0, 0, 0, max(0, count - rows.shape[0])))

@@ -8,13 +8,13 @@ dataclasses:
     config.data.batch_size  # 4
 """
 
-from __future__ import annotations
-
 import difflib
+import math
 import os
 import sys
 from collections.abc import Collection, Sequence
-from numbers import Integral
+from dataclasses import fields
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -22,70 +22,13 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from egogen import EgoGenError
 from egogen.settings import SETTINGS, load_settings
-from ldm.file_layout import (
-    OTHER_STORES,
-    TABLE,
-    file_place,
-    file_schema,
-    from_file,
-    text_keys,
-    to_file,
-)
-from ldm.released_config import (
-    CONDITIONER,
-    DATASETS,
-    OldTable,
-    released_features,
-    released_keys,
-    take_old_table,
-    translate,
-)
-from ldm.schema import (
-    SAMPLER_NAMES,
-    FeatureParams,
-    GenerateConfig,
-    ModelParams,
-    TrainConfig,
-    default_features,
-)
+from ldm import file_layout, released_config
+from ldm.file_layout import TABLE, file_place
+from ldm.released_config import AS_RELEASED, CONDITIONER, DATASETS, OldTable, released_features
+from ldm.schema import FeatureParams, GenerateConfig, ModelParams, TrainConfig, default_features
 
 Config = TypeVar("Config", TrainConfig, GenerateConfig)
 PROJECT = SETTINGS.parent
-
-# Switches of the differences to the released code, as it had them; `as_released: true` makes them
-# the defaults, so that a YAML or an override can still say otherwise.
-AS_RELEASED: dict[str, Any] = {
-    "model.params.conditioner.trained": False,
-    "model.params.ema_every_micro_batch": True,
-    "lightning.validation_draws": "random",
-    "inference.picture": "minmax",
-    "inference.jpeg_quality": 75,
-    "inference.noise": "process",
-}
-CHOICES: dict[str, tuple[str, ...]] = {  # by their places in files, as all keys here
-    "model.params.parameterization": ("eps", "x0"),
-    "inference.picture": ("clamp", "minmax"),
-    "inference.noise": ("sample", "process"),
-    "inference.sampler": SAMPLER_NAMES,
-    "inference.precision": ("auto", "fp32", "bf16", "fp16"),
-    "lightning.logger": ("tensorboard", "wandb", "none"),
-    "lightning.validation_draws": ("fixed", "random"),
-}
-ENCODERS = ("linear", "self_attention")
-LEAST = {  # of whole numbers
-    **{f"{place}.res": 1 for place in DATASETS},
-    "inference.steps": 1,
-    "inference.batch_size": 1,
-    "inference.height": 1,
-    "data.params.batch_size": 1,
-    "data.params.num_workers": 0,
-    "lightning.checkpoint_every": 1,
-    "lightning.log_every": 1,
-    "lightning.keep_every": 0,
-    "lightning.keep_at_most": 0,
-    "lightning.callbacks.image_logger.params.batch_frequency": 1,
-    "lightning.callbacks.image_logger.params.max_images": 0,
-}
 
 
 def load_config(
@@ -107,7 +50,7 @@ def load_model_params(path: str, overrides: Sequence[str] = ()) -> ModelParams:
 
 def to_yaml(config: TrainConfig | GenerateConfig) -> str:
     """The complete config in the layout of files."""
-    return OmegaConf.to_yaml(to_file(config), resolve=True)
+    return OmegaConf.to_yaml(file_layout.to_file(config), resolve=True)
 
 
 def _load(
@@ -115,11 +58,11 @@ def _load(
 ) -> Config:
     load_settings()
     files = ", ".join(where for where, _ in layers)
-    kinds = text_keys(schema)
+    kinds = file_layout.text_keys(schema)
     layers += [(f"command line: {text}", _override(text, kinds)) for text in overrides]
     contents = []
     for where, layer in layers:
-        content, lines = translate(OmegaConf.to_container(layer), where)
+        content, lines = released_config.translate(OmegaConf.to_container(layer), where)
         contents.append((where, content))
         for line in lines:  # released keys that do nothing here
             print(f"note: {line}", file=sys.stderr)
@@ -132,9 +75,9 @@ def _load(
     except OmegaConfBaseException as error:
         raise EgoGenError(f"{files}: {error}") from None
     _settle_paths(config, kinds, [text.lstrip("-").partition("=")[0] for text in overrides])
-    _check_values(config)
+    _check_values(config, schema)
     try:
-        return from_file(schema, config)
+        return file_layout.from_file(schema, config)
     except MissingMandatoryValue as error:
         raise EgoGenError(f"config: {file_place(error.full_key)}: no value, expected one") from None
 
@@ -192,7 +135,7 @@ def _released_table(layers: list[tuple[str, dict[str, Any]]]) -> dict[str, Featu
     old = OmegaConf.create({"model": {"params": {"conditioner": OmegaConf.structured(OldTable)}}})
     tabled = ""
     for where, content in layers:
-        keys = take_old_table(content)
+        keys = released_config.take_old_table(content)
         if keys and tabled:
             key = next(iter(keys["model"]["params"]["conditioner"]))
             raise EgoGenError(
@@ -213,7 +156,7 @@ def _merged(
     as_released: bool,
 ) -> DictConfig:
     """All layers over the defaults; `as_released`: those of the released code where they differ."""
-    config = file_schema(schema)
+    config = file_layout.file_schema(schema)
     OmegaConf.update(config, TABLE, table, merge=False)
     for key, value in AS_RELEASED.items() if as_released else ():
         if OmegaConf.select(config, key) is not None:  # training keys are not in every schema
@@ -233,31 +176,60 @@ def check_at_least(least: int, name: str, value: Any) -> None:
         raise EgoGenError(f"{name}={value!r}: expected at least {least}, an integer")
 
 
-def _check_values(config: DictConfig) -> None:
+def check_scale(name: str, value: Any) -> None:
+    """One guidance scale, called `name` in the error."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise EgoGenError(f"{name}={value!r}: expected a finite number")
+
+
+def _check_values(config: DictConfig, schema: type) -> None:
     table = OmegaConf.select(config, TABLE)
-    rows = [f"{TABLE}.{name}" for name in table if table[name] is not None]
-    for key, allowed in (CHOICES | {f"{row}.encoder": ENCODERS for row in rows}).items():
-        value = OmegaConf.select(config, key)
-        if value is not None:
-            check_choice(f"config: {key}", value, allowed)
-    sizes = dict.fromkeys((f"{row}.{name}" for row in rows for name in ("width", "rows")), 1)
-    for key, least in (LEAST | sizes).items():
-        value = OmegaConf.select(config, key)
-        if value is not None:
-            check_at_least(least, f"config: {key}", value)
+    _check_names(table, config)
+    checked = [(file_place(place), field) for place, _, field in file_layout.leaves(schema)]
+    for name in (name for name in table if table[name] is not None):
+        checked += [(f"{TABLE}.{name}.{field.name}", field) for field in fields(FeatureParams)]
+    for key, field in checked:
+        if (value := OmegaConf.select(config, key)) is None:
+            continue
+        if "allowed" in field.metadata:
+            check_choice(f"config: {key}", value, field.metadata["allowed"])
+        if "least" in field.metadata:
+            check_at_least(field.metadata["least"], f"config: {key}", value)
+        if "share" in field.metadata and not 0 <= value <= 1:
+            raise EgoGenError(f"config: {key}={value}: expected a number from 0 to 1")
+    _check_lists(config)
+
+
+def _check_lists(config: DictConfig) -> None:
     place = "model.params.scheduler_config.params"
     for name, values in OmegaConf.select(config, place).items():
         if len(values) != 1:
             raise EgoGenError(f"config: {place}.{name}={list(values)}: expected one value")
+    for name in ("inference.scales_img", "inference.scales_txt"):
+        values = list(OmegaConf.select(config, name))
+        if not values:
+            raise EgoGenError(f"config: {name}={values}: expected numbers")
+        for value in values:
+            check_scale(f"config: {name}", value)
+
+
+def _check_names(table: DictConfig, config: DictConfig) -> None:
+    """Of features, where they have a row and where they have a store."""
     for name in table:
         if not name.isidentifier() or _is_taken(name):
             raise EgoGenError(f"config: {TABLE}.{name}: expected another name for a feature")
-    for place in (f"{dataset}.{OTHER_STORES}" for dataset in DATASETS):
+    for place in (f"{dataset}.{file_layout.OTHER_STORES}" for dataset in DATASETS):
         for name in OmegaConf.select(config, place) or ():
             if name not in table:
                 near = difflib.get_close_matches(name, [*table], n=1, cutoff=0.0)[:1]
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise EgoGenError(f"config: {place}.{name}: no such feature in {TABLE}{hint}")
+
+
+def unknown_key(where: str, prefix: str, key: Any, known: Sequence[str]) -> EgoGenError:
+    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+    key, near = prefix + str(key), prefix + near
+    return EgoGenError(f"{where}: unknown key {key!r}; did you mean {near!r}?")
 
 
 def _is_taken(name: str) -> bool:
@@ -300,10 +272,7 @@ def _check_keys(config: Any, layer: DictConfig, where: str, prefix: str) -> None
         return  # free-form part, such as the trainer's arguments
     for key in layer:
         if key not in list(config):  # `key in config` is false where a value is missing
-            known = [*config, *released_keys(prefix)]
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
-            hint = f"; did you mean {prefix + near[0]!r}?" if near else ""
-            raise EgoGenError(f"{where}: unknown key {prefix + str(key)!r}{hint}")
+            raise unknown_key(where, prefix, key, [*config, *released_config.released_keys(prefix)])
         child = None if OmegaConf.is_missing(layer, key) else layer._get_node(key)
         if isinstance(child, DictConfig) and isinstance(child._value(), dict):
             _check_keys(config[key], child, where, f"{prefix}{key}.")

@@ -4,8 +4,6 @@ Letters: B batch, R side of the squeezed frames, n rows of a feature, D feature 
 P prompt rows (77), C context width, c latent channels, h w latent size.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -66,9 +64,7 @@ def project(batch: Sample, features: Features) -> Sample:
 
 
 def to_features(arrays: Mapping[str, np.ndarray], features: Features) -> dict[str, Tensor]:
-    """{name: (n, D)} of what a run uses -> {name: (rows, D)}, padded features cut or zero-padded,
-    in the precision that they have.
-    """
+    """{name: (n, D)} -> {name: (rows, D)}: padded features are cut or zero-padded."""
     tensors = {name: torch.from_numpy(arrays[name]) for name in features}
     padded = (name for name, spec in features.items() if spec.padded)
     return tensors | {name: pad_rows(tensors[name], features[name].rows) for name in padded}

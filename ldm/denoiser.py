@@ -8,8 +8,7 @@ Letters: B batch, n distinct contexts, c latent channels, h w latent size, L con
 C context width, D width of a linear layer.
 """
 
-from __future__ import annotations
-
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -201,38 +200,28 @@ ENDS_OF_UNET = {
 
 
 def unet_name(name: str, config: Any) -> str:
-    """Name in diffusers' UNet -> name in CompVis's, below `model.diffusion_model.`.
-
-    `config` is that of diffusers' UNet.
+    """Name in diffusers' UNet, of this config -> name below CompVis's `model.diffusion_model.`.
 
     CompVis numbers all layers of the way down in one list, and all of the way up: each level has
     its residual layers, on the way down one more to shrink; growing belongs to a level's last one.
     """
-    layers = config.layers_per_block
     head, tail = name.rsplit(".", 1)
     if head in ENDS_OF_UNET:
         return f"{ENDS_OF_UNET[head]}.{tail}"
-    side, rest = name.split(".", 1)
-    if side == "mid_block":
-        kind, number, rest = rest.split(".", 2)
-        place = 1 if kind == "attentions" else 2 * int(number)
-        return f"middle_block.{place}.{_inside_layer(kind, rest)}"
-    level_name, kind, number, rest = rest.split(".", 3)
-    level, index = int(level_name), int(number)
+    parts = re.fullmatch(r"(down|mid|up)_blocks?(?:\.(\d+))?\.(\w+)\.(\d+)\.(.+)", name)
+    assert parts, name
+    side, level, kind, number, rest = parts.groups()
+    if kind == "resnets":  # the insides of the others have the same names on both sides
+        rest = f"{RESNET_OF_UNET[rest.rsplit('.', 1)[0]]}.{tail}"
+    layers, index, attends = config.layers_per_block, int(number), int(kind == "attentions")
+    if side == "mid":
+        return f"middle_block.{1 if attends else 2 * index}.{rest}"
+    first = int(level) * (layers + 1)
     if kind == "downsamplers":
-        return f"input_blocks.{(level + 1) * (layers + 1)}.0.{rest.replace('conv', 'op', 1)}"
+        return f"input_blocks.{first + layers + 1}.0.{rest.replace('conv', 'op', 1)}"
     if kind == "upsamplers":
-        place = 2 if "CrossAttn" in config.up_block_types[level] else 1
-        return f"output_blocks.{level * (layers + 1) + layers}.{place}.{rest}"
-    layer = level * (layers + 1) + index
-    place = 1 if kind == "attentions" else 0
-    if side == "down_blocks":
-        return f"input_blocks.{layer + 1}.{place}.{_inside_layer(kind, rest)}"
-    return f"output_blocks.{layer}.{place}.{_inside_layer(kind, rest)}"
-
-
-def _inside_layer(kind: str, rest: str) -> str:
-    if kind == "attentions":
-        return rest  # the same names on both sides
-    layer, tail = rest.rsplit(".", 1)
-    return f"{RESNET_OF_UNET[layer]}.{tail}"
+        place = 2 if "CrossAttn" in config.up_block_types[int(level)] else 1
+        return f"output_blocks.{first + layers}.{place}.{rest}"
+    if side == "down":
+        return f"input_blocks.{first + index + 1}.{attends}.{rest}"
+    return f"output_blocks.{first + index}.{attends}.{rest}"

@@ -4,9 +4,8 @@ PLACES and STORES are the only tables. The typed schema that files and overrides
 built from the program's dataclasses and these, so that every default stands once.
 """
 
-from __future__ import annotations
-
 import dataclasses
+import operator
 import typing
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -55,7 +54,7 @@ def store_key(name: str) -> str:
 def file_schema(schema: type) -> DictConfig:
     """The defaults of a schema (TrainConfig, GenerateConfig), typed, in the files' layout."""
     tree: dict[str, Any] = {}
-    for place, kind, field in _leaves(schema):
+    for place, kind, field in leaves(schema):
         for where, file_kind, default in _in_files(place, kind, field):
             *parents, name = where.split(".")
             node = tree
@@ -70,7 +69,7 @@ def text_keys(schema: type) -> dict[str, Any]:
     path or a list of paths. "KEY.*" stands for all keys below KEY.
     """
     keys = {}
-    for place, kind, field in _leaves(schema):
+    for place, kind, field in leaves(schema):
         for key, file_kind, _ in _in_files(place, kind, field):
             if _is_stores(place) and key.endswith(OTHER_STORES):
                 keys[f"{key}.*"] = Any
@@ -82,7 +81,7 @@ def text_keys(schema: type) -> dict[str, Any]:
 def from_file(schema: type[T], content: DictConfig) -> T:
     """A config in the files' layout -> an object of the program's schema."""
     loaded = OmegaConf.structured(schema)
-    for place, _, _ in _leaves(schema):
+    for place, _, _ in leaves(schema):
         if _is_stores(place):
             part = file_place(place.removesuffix(".features"))
             value = {n: OmegaConf.select(content, f"{part}.{key}") for n, key in STORES.items()}
@@ -99,10 +98,8 @@ def from_file(schema: type[T], content: DictConfig) -> T:
 def to_file(config: Any) -> DictConfig:
     """The reverse: what is printed, and written into a run's folder."""
     content = file_schema(type(config))
-    for place, _, _ in _leaves(type(config)):
-        value = config
-        for name in place.split("."):
-            value = getattr(value, name)
+    for place, _, _ in leaves(type(config)):
+        value = operator.attrgetter(place)(config)
         if _is_stores(place):
             part = file_place(place.removesuffix(".features"))
             for name in {**STORES, **value}:
@@ -130,13 +127,13 @@ def _is_stores(place: str) -> bool:
     return place.startswith("data.") and place.endswith(".features")
 
 
-def _leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field]]:
+def leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field]]:
     """(place, type, field) of everything in a schema that is not a dataclass itself."""
     kinds = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
         kind, place = kinds[field.name], prefix + field.name
         if dataclasses.is_dataclass(kind):
-            yield from _leaves(typing.cast(type, kind), f"{place}.")
+            yield from leaves(typing.cast(type, kind), f"{place}.")
         else:
             yield place, kind, field
 

@@ -3,16 +3,12 @@
 Letters: B batch, R side of the squeezed frames, c latent channels, h w latent size.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import itertools
 import json
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +21,12 @@ from egogen.features.store import read_info
 from egogen.frames import is_whole
 from egogen.jobs import Progress
 from egogen.provenance import check_provenance, record_provenance
+from ldm import sampling
 from ldm.checkpoints.load import load_weights, read_weights
 from ldm.data import collate, read_condition
 from ldm.images import to_image, write_image
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
-from ldm.sampling import (
-    SAMPLERS,
-    NoiseSource,
-    ProcessNoise,
-    SampleNoise,
-    guidance_branches,
-    guided_denoiser,
-)
+from ldm.sampling import SAMPLERS, NoiseSource, ProcessNoise, SampleNoise
 from ldm.schema import GenerateConfig, InferenceConfig, ModelParams
 from ldm.split import Located, Split, as_list, open_generation
 
@@ -78,7 +68,8 @@ def fingerprint(ckpt: str) -> str:
     return digest.hexdigest()[:16]
 
 
-# Names in the record of frames that those of before lack.
+# Settings of `InferenceConfig` in the record of frames; names that records of before lack.
+SAME = ("height", "picture", "jpeg_quality", "noise", "half_weights")
 LATER = ("load_ema", "res", "parameterization", "scale_factor", "metadata", "features")
 
 
@@ -95,13 +86,9 @@ def made_by(
     stores = {name: as_list(data.features[name]) for name in params.conditioner.features}
     infos = {name: [read_info(path) for path in paths] for name, paths in stores.items()}
     return {
-        "height": inference.height,
-        "picture": inference.picture,
-        "jpeg_quality": inference.jpeg_quality,
-        "noise": inference.noise,
+        **{name: getattr(inference, name) for name in SAME},
         "n_chunk": "any" if inference.noise == "sample" else n_chunk,
         "precision": resolved_precision(device, inference.precision),
-        "half_weights": inference.half_weights,
         "mask_text_padding": params.conditioner.mask_text_padding,
         "checkpoint": fingerprint(ckpt),
         "edit_file": _digest(Path(data.edit_path).read_bytes()),
@@ -171,9 +158,11 @@ def generate_batch(
         )
         shape = tuple(conditioning.image_latents.shape[1:])
         source = noise or SampleNoise(inference.seed, names, shape, device)
-        guidance = guidance_branches(conditioning, scale_txt, scale_img)
+        guidance = sampling.guidance_branches(conditioning, scale_txt, scale_img)
         predict = model.denoiser.hold(guidance.contexts, guidance.rows)
-        denoise = guided_denoiser(predict, schedule, guidance, model.config.parameterization)
+        denoise = sampling.guided_denoiser(
+            predict, schedule, guidance, model.config.parameterization
+        )
 
         def step(x: Tensor, sigma: Tensor) -> Tensor:  # each sampler denoises once a step
             denoised = denoise(x, sigma)  # (B, c, h, w)
@@ -207,7 +196,8 @@ def generate_chunk(
     def maker() -> FrameMaker:  # the model is loaded only if there is a frame to be made
         return FrameMaker(load_model(config.model, ckpt, device), split, inference)
 
-    for number, scales in enumerate(scale_pairs(inference)):
+    pairs = itertools.product(inference.scales_img, inference.scales_txt)
+    for number, scales in enumerate(pairs):
         folder = run_folder(ckpt, inference.seed, inference.steps, *scales, inference.sampler)
         check_provenance(folder / "made_by.json", info, LATER)
         # `clip/action/frame.jpg`: the last three parts of image_1, as in the released code.
@@ -234,26 +224,9 @@ def generate_chunk(
     return failures
 
 
-def check_scale(name: str, value: Any) -> None:
-    """One guidance scale, called `name` in the error."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise EgoGenError(f"{name}={value!r}: expected a finite number")
-
-
 def check_steps(name: str, steps: int, timesteps: int) -> None:
     if steps > timesteps:
         raise EgoGenError(f"{name}={steps}: expected at most {timesteps}, the training's timesteps")
-
-
-def scale_pairs(inference: InferenceConfig) -> list[tuple[float, float]]:
-    """All pairs of image and text scale that are asked for."""
-    for name in ("scales_img", "scales_txt"):
-        values = getattr(inference, name)
-        if not values:
-            raise EgoGenError(f"config: inference.{name}={values}: expected numbers")
-        for value in values:
-            check_scale(f"config: inference.{name}", value)
-    return list(itertools.product(inference.scales_img, inference.scales_txt))
 
 
 class FrameMaker:
@@ -273,9 +246,7 @@ class FrameMaker:
     def make(
         self, places: dict[Located, int], scales: tuple[float, float]
     ) -> tuple[dict[Located, Tensor], list[str]]:
-        """Items and their positions in the process -> decoded images (3, R, R) of those that can
-        be read, and a line for each of the others.
-        """
+        """-> decoded images (3, R, R) of the items that can be read, a line for each other."""
         inference, samples, failures = self.inference, {}, []
         for item in places:
             try:
@@ -284,14 +255,11 @@ class FrameMaker:
                 failures.append(f"{item.entry.key}: {error}")
         if not samples:
             return {}, failures
-        decoded = generate_batch(
-            self.model,
-            list(samples.values()),
-            [(item.entry.clip, item.entry.action_id) for item in samples],
-            inference,
-            *scales,
-            pad_to=inference.batch_size,
-            noise=self.stream.of([places[item] for item in samples]) if self.stream else None,
-            uncond_context=self.uncond_context,
-        )
+        names = [(item.entry.clip, item.entry.action_id) for item in samples]
+        same: dict[str, Any] = {"pad_to": inference.batch_size}
+        same["uncond_context"] = self.uncond_context
+        if self.stream is not None:
+            same["noise"] = self.stream.of([places[item] for item in samples])
+        conditions = list(samples.values())
+        decoded = generate_batch(self.model, conditions, names, inference, *scales, **same)
         return dict(zip(samples, decoded, strict=True)), failures

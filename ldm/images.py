@@ -1,7 +1,5 @@
 """Between frames and network pixels: reading, and encoding of generated images."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,11 @@ def to_pixels(image: Image.Image, resolution: int) -> Tensor:
     squeezed = image.resize((resolution, resolution), Image.Resampling.LANCZOS)
     values = torch.from_numpy(np.asarray(squeezed, dtype=np.float32))
     return (2 * values / 255 - 1).permute(2, 0, 1)
+
+
+def to_numpy(values: Tensor) -> np.ndarray:
+    """Also of half precision, as float32."""
+    return (values.float() if values.is_floating_point() else values).detach().cpu().numpy()
 
 
 def as_photos(given: Any) -> list[Image.Image]:
@@ -53,8 +56,7 @@ def _photos_of(item: Any) -> list[Image.Image]:
         )
     values, order = item, "(H, W, 3) or (B, H, W, 3)"
     if isinstance(values, Tensor):
-        values, order = values.detach().cpu(), "(3, H, W) or (B, 3, H, W)"
-        values = (values.float() if values.is_floating_point() else values).numpy()
+        values, order = to_numpy(values), "(3, H, W) or (B, 3, H, W)"
         values = np.moveaxis(values, -3, -1) if values.ndim > 2 else values
     if values.ndim not in (2, 3, 4) or (values.ndim > 2 and values.shape[-1] not in (1, 3, 4)):
         raise EgoGenError(f"image: {type(item).__name__} {tuple(item.shape)}, expected {order}")
@@ -89,9 +91,7 @@ def to_image(decoded: Tensor, size: tuple[int, int], height: int, encoding: str)
 
 
 def write_image(path: str | os.PathLike, image: Image.Image, quality: int) -> None:
-    """Written atomically; the suffix chooses the format (quality: JPEG only), JPEG where it is none
-    that Pillow knows.
-    """
+    """Written atomically; the suffix chooses the format, JPEG where Pillow knows none for it."""
     kind = Image.registered_extensions().get(Path(path).suffix.lower())
     with atomic_path(path) as temporary:
         options: dict[str, Any] = {} if kind == "PNG" else {"quality": quality}

@@ -4,13 +4,11 @@ Letters: B batch, H W pixels, c latent channels (4), h w latent size (H/8, W/8 a
 of a feature, L context rows, D feature width, C context width.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from threading import Lock
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +62,7 @@ class LegoModel(nn.Module):
         side = resolution // downsampling_factor(self.config.autoencoder)
         return self.vae.config.latent_channels, side, side
 
-    def train(self, mode: bool = True) -> LegoModel:
+    def train(self, mode: bool = True) -> Self:
         """Frozen parts stay in evaluation mode whatever happens to the rest."""
         super().train(mode)
         for name in FROZEN_PARTS:
@@ -74,9 +72,7 @@ class LegoModel(nn.Module):
 
     @contextlib.contextmanager
     def sampling(self) -> Iterator[None]:
-        """Inside, all networks are in evaluation mode and no gradients are kept; they are left as
-        they were, whatever happens.
-        """
+        """Inside, all networks are in evaluation mode, without gradients; then as they were."""
         training = [module for module in self.modules() if module.training]
         try:
             with torch.no_grad():
@@ -116,13 +112,9 @@ class LegoModel(nn.Module):
     def tokenize(self, prompts: list[str]) -> Tensor:
         """-> (B, 77) int64, padded with the end token and cut, as CLIP does."""
         with TOKENIZING:
-            return self.tokenizer(
-                prompts,
-                padding="max_length",
-                truncation=True,
-                max_length=self.config.text_encoder.max_length,
-                return_tensors="pt",
-            ).input_ids
+            options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+            length = self.config.text_encoder.max_length
+            return self.tokenizer(prompts, max_length=length, **options).input_ids
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> Tensor:

@@ -8,13 +8,11 @@ project, or by `LegoPipeline.from_checkpoint(...).save_pretrained`. The sampling
 `metrics/inference.py`.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -38,11 +36,11 @@ from egogen.features.store import as_feature, load_feature
 from egogen.seeds import stable_seed
 from ldm.checkpoints.diffusers_folder import add_card, add_code
 from ldm.conditioning import FeatureConditioner
-from ldm.config import check_at_least, check_choice, load_model_params
+from ldm.config import check_at_least, check_choice, check_scale, load_model_params
 from ldm.data import to_features
 from ldm.denoiser import UNetDenoiser
-from ldm.generate import check_scale, check_steps, generate_batch, load_model
-from ldm.images import as_photos, to_image, to_pixels
+from ldm.generate import check_steps, generate_batch, load_model
+from ldm.images import as_photos, to_image, to_numpy, to_pixels
 from ldm.model import DTYPES, LegoModel
 from ldm.sampling import HANDED_ON, PREDICTIONS, SAMPLERS, NoiseSource, sampler_of, scheduler_for
 from ldm.schema import FeatureParams, InferenceConfig, ModelParams
@@ -90,7 +88,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         self.register_to_config(ema_updates=ema_updates)
 
     @classmethod
-    def from_model(cls, model: LegoModel, ema_updates: int = 0) -> LegoPipeline:
+    def from_model(cls, model: LegoModel, ema_updates: int = 0) -> Self:
         """The parts of `model` are taken over, not copied."""
         tokenizer = model.tokenizer
         tokenizer.model_max_length = model.config.text_encoder.max_length
@@ -133,7 +131,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
     @classmethod
     def from_checkpoint(
         cls, ckpt: str | os.PathLike, config: str | os.PathLike, overrides: Sequence[str] = ()
-    ) -> LegoPipeline:
+    ) -> Self:
         """A checkpoint, of the released code or of `ldm.training`, and a YAML that it belongs to.
 
         Its EMA is loaded unless an override says `model.params.load_ema=false`.
@@ -149,12 +147,9 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
     @property
     def model(self) -> LegoModel:
         """The components as the model that this project samples with."""
-        parts = {
-            "denoiser": UNetDenoiser(self.unet),
-            "conditioner": self._conditioner,
-            "vae": self.vae,
-            "text_encoder": self.text_encoder,
-        }
+        parts: dict[str, Any] = {"denoiser": UNetDenoiser(self.unet)}
+        parts |= {"conditioner": self._conditioner, "vae": self.vae}
+        parts["text_encoder"] = self.text_encoder
         model = LegoModel(self._params(), parts)
         model.tokenizer, model.execution_device = self.tokenizer, self._execution_device
         return model
@@ -217,16 +212,8 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         noise = self._noise(_generators(seed, generator, len(photos)), len(photos), latents)
         scales = image_guidance_scale, guidance_scale
         with self.progress_bar(total=num_inference_steps) as bar:
-            made = generate_batch(
-                self.model,
-                samples,
-                [],
-                inference,
-                *scales,
-                noise=noise,
-                decode=output_type != "latent",
-                on_step=bar.update,
-            ).float()
+            how = {"noise": noise, "decode": output_type != "latent", "on_step": bar.update}
+            made = generate_batch(self.model, samples, [], inference, *scales, **how).float()
         self.maybe_free_model_hooks()
         images = _as_output(made, output_type, photos, height)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -315,16 +302,14 @@ def _rows(name: str, spec: FeatureParams, given: Mapping[str, Any], count: int) 
     if isinstance(found, Tensor | np.ndarray) and found.ndim == 3:
         found = list(found) if len(found) == count else [found]
     rows = None if spec.padded else spec.rows
-    return [_read_rows(item, what, spec.width, rows) for item in _one_each(what, found, count)]
-
-
-def _read_rows(given: Rows, name: str, width: int, rows: int | None) -> np.ndarray:
-    if isinstance(given, Tensor):
-        given = given.detach().cpu()
-        given = (given.float() if given.is_floating_point() else given).numpy()
-    if isinstance(given, np.ndarray):
-        return as_feature(given, name, width, rows)
-    return load_feature(given, width, rows)
+    arrays = []
+    for item in _one_each(what, found, count):
+        item = to_numpy(item) if isinstance(item, Tensor) else item
+        if isinstance(item, np.ndarray):
+            arrays.append(as_feature(item, what, spec.width, rows))
+        else:
+            arrays.append(load_feature(item, spec.width, rows))
+    return arrays
 
 
 def _generators(seed: Any, generator: Any, count: int) -> Any:

@@ -5,83 +5,23 @@ in the tables here. `translate` is applied to each file and to each override bef
 So are keys that this project's files had once (`conditioner.variant`, `dropout_share`).
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+from omegaconf import OmegaConf
 
 from egogen import EgoGenError
 from ldm.schema import FeatureParams, default_features
 
-ANY = object()
-
-# Where a class is named: {released class path: what stands in its place here}.
-CLASSES: dict[str, dict[str, str]] = {
-    "model": {"ldm.models.diffusion.ddpm_egogen.LatentDiffusion": "ldm.model.LegoModel"},
-    "model.params.unet_config": {
-        "ldm.modules.diffusionmodules.openaimodel.UNetModel": "diffusers.UNet2DConditionModel"
-    },
-    "model.params.first_stage_config": {
-        "ldm.models.autoencoder.AutoencoderKL": "diffusers.AutoencoderKL"
-    },
-    "model.params.cond_stage_config": {
-        "ldm.modules.encoders.modules.FrozenCLIPEmbedder": "transformers.CLIPTextModel"
-    },
-    "model.params.scheduler_config": {
-        "ldm.lr_scheduler.LambdaLinearScheduler": "ldm.training.module.rate_factor"
-    },
-    "data": {
-        "main.DataModuleFromConfig": "ldm.training.run.PairData",
-        "egogen_dataset.EgoGenDatasetEval": "ldm.data.read_condition",
-    },
-    "data.params.train": {"egogen_dataset.EgoGenDataset": "ldm.data.TrainingPairs"},
-    "data.params.validation": {"egogen_dataset.EgoGenDataset": "ldm.data.TrainingPairs"},
-    "lightning.callbacks.image_logger": {"main.ImageLogger": "ldm.training.callbacks.SampleImages"},
-}
-
-
-@dataclass(frozen=True)
-class Unused:
-    """A key that is accepted and does nothing here."""
-
-    reason: str
-    only: Any = ANY  # the one value that says what is done anyway; others are refused
-    noted: bool = False  # print a line: somebody may count on it
-
-
-UNET = "model.params.unet_config.params."
-VAE = "model.params.first_stage_config.params."
-WITHOUT_EFFECT: dict[str, Unused] = {
-    "model.params.num_timesteps_cond": Unused("the condition is never noised", 1),
-    "model.params.log_every_t": Unused("no images of single denoising steps are logged"),
-    "model.params.first_stage_key": Unused("the target frame is what is diffused", "edited"),
-    "model.params.cond_stage_key": Unused("frame and text are the condition", "edit"),
-    "model.params.image_size": Unused("latents have the size that data.*.res gives"),
-    "model.params.aspect_ratio": Unused("frames are squeezed to squares", 1.0),
-    "model.params.cond_stage_trainable": Unused("the text tower is frozen", False),
-    "model.params.conditioning_key": Unused("frame in channels, text in attention", "hybrid"),
-    "model.params.monitor": Unused("no checkpoint is chosen by a measure", noted=True),
-    UNET + "use_spatial_transformer": Unused("levels that attend do so to the context", True),
-    UNET + "legacy": Unused("heads have channels / num_heads values each", False),
-    VAE + "monitor": Unused("the autoencoder is not trained"),
-    VAE + "lossconfig": Unused("the autoencoder is not trained"),
-    VAE + "ddconfig.dropout": Unused("the autoencoder is not trained"),
-    VAE + "ddconfig.double_z": Unused("the encoder gives mean and variance", True),
-    VAE + "ddconfig.attn_resolutions": Unused("attention in the middle alone", []),
-    "model.params.cond_stage_config.params.device": Unused("all networks are on one device"),
-    "dataset.split": Unused("the paths say which"),
-    "dataset.aspect_ratio": Unused("frames are squeezed to squares", 1.0),
-    "lightning.callbacks.image_logger.params.increase_log_steps": Unused(
-        "images are made every batch_frequency steps", False
-    ),
-    "inference.output_path": Unused(
-        "frames go beside the checkpoint, logs/X.ckpt -> logs/X/, as in the released code",
-        noted=True,
-    ),
-}
+# Tables of what these files say, each explained there.
+_TABLES: Any = OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("released.yaml")))
+AS_RELEASED: dict[str, Any] = _TABLES["as_released"]
+CLASSES: dict[str, dict[str, str]] = _TABLES["classes"]
+WITHOUT_EFFECT: dict[str, dict[str, Any]] = _TABLES["without_effect"]
 OLD_TABLE = ("variant", "feature_dim", "image_rows", "text_rows")  # before features had names
 CONDITIONER = "model.params.conditioner"
 DATASETS = ("data.params", "data.params.train.params", "data.params.validation.params")
@@ -158,12 +98,12 @@ def _without_unused(node: dict, where: str, prefix: str, lines: list[str]) -> di
         elif unused is None:
             inside = isinstance(value, dict)
             kept[key] = _without_unused(value, where, f"{path}.", lines) if inside else value
-        elif unused.only is not ANY and value != unused.only:
+        elif "only" in unused and value != unused["only"]:
             raise EgoGenError(
-                f"{where}: {path}={value!r}: expected {unused.only!r} ({unused.reason})"
+                f"{where}: {path}={value!r}: expected {unused['only']!r} ({unused['reason']})"
             )
-        elif unused.noted:
-            lines.append(f"{where}: {path} has no effect: {unused.reason}")
+        elif unused.get("noted"):
+            lines.append(f"{where}: {path} has no effect: {unused['reason']}")
     return kept
 
 

@@ -3,8 +3,6 @@
 Letters: B batch, c latent channels, h w latent size, L context rows, C context width, n branches.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -66,13 +64,9 @@ def guidance_branches(
         (image_guidance_scale - guidance_scale, uncond, image),
         (1 - image_guidance_scale, uncond, torch.zeros_like(image)),
     ]
-    branches = [branch for branch in branches if branch[0] != 0]
-    return Guidance(
-        weights=[branch[0] for branch in branches],
-        contexts=torch.cat([conditioning.context, conditioning.uncond_context]),
-        rows=torch.cat([branch[1] for branch in branches]),
-        images=torch.cat([branch[2] for branch in branches]),
-    )
+    weights, rows, images = zip(*(branch for branch in branches if branch[0] != 0), strict=True)
+    contexts = torch.cat([conditioning.context, conditioning.uncond_context])
+    return Guidance(list(weights), contexts, torch.cat(rows), torch.cat(images))
 
 
 def guided_denoiser(
@@ -117,16 +111,11 @@ def ancestral_step_sizes(sigma_from: Tensor, sigma_to: Tensor) -> tuple[Tensor, 
 
 
 def sample_euler_ancestral(
-    denoise: Denoise,
-    x: Tensor,
-    sigmas: Tensor,
-    noise: NoiseSource,
-    callback: Callable[[int, Tensor, Tensor], None] | None = None,
+    denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource
 ) -> Tensor:
     """Euler ancestral sampling (Karras et al. 2022, algorithm family), as in the released code.
 
-    Asks `noise` for draws 1 to steps - 1; the last step adds none. `callback(step, x after it,
-    denoised)`.
+    Asks `noise` for draws 1 to steps - 1; the last step adds none.
     """
     x = x * sigmas[0]
     for step in range(len(sigmas) - 1):
@@ -136,16 +125,12 @@ def sample_euler_ancestral(
         x = x + (x - denoised) / sigma * (sigma_down - sigma)  # (B, c, h, w)
         if sigmas[step + 1] > 0:
             x = x + noise(step + 1) * sigma_up
-        if callback is not None:
-            callback(step, x, denoised)
     return x
 
 
 def solver(kind: type, **settings: Any) -> Callable[[Denoise, Tensor, Tensor, NoiseSource], Tensor]:
     """A sampler, deterministic: steps of a solver of diffusers along the sigmas, fed with estimates
-    of the clean latents.
-
-    Guidance so stands in one place, and networks of either parameterization work with all solvers.
+    of the clean latents. So guidance stands in one place, and either parameterization works.
     """
 
     def sample(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource) -> Tensor:
@@ -309,9 +294,7 @@ class ProcessNoise:
         return torch.cat(draws)
 
     def of(self, positions: Sequence[int]) -> NoiseSource:
-        """Noise of the samples at rising `positions` of the process; those between, which need not
-        be made again, take their draws too.
-        """
+        """Of the samples at rising `positions`; those between take their draws too."""
         draws = []
         for position in positions:
             while self.position < position:

@@ -1,7 +1,5 @@
 """The noise schedule of Stable Diffusion v1 and its continuous (sigma) form."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -7,9 +7,7 @@ from one to the other. Each key has its effect; released keys that have none her
 `ldm.released_config`.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 from egogen.actions import DESCRIPTION_KEY
@@ -22,48 +20,63 @@ def _list(*values: Any) -> Any:
     return field(default_factory=lambda: list(values))
 
 
+def _one_of(*allowed: str) -> Any:
+    """The first is the default; `ldm.config` refuses others."""
+    return field(default=allowed[0], metadata={"allowed": allowed})
+
+
+def _at_least(least: int, default: Any = MISSING) -> Any:
+    """A whole number; `ldm.config` refuses smaller ones."""
+    return field(default=default, metadata={"least": least})
+
+
+def _share(default: float) -> Any:
+    """A number from 0 to 1; `ldm.config` refuses others."""
+    return field(default=default, metadata={"share": True})
+
+
 @dataclass
 class UNetParams:
     """CompVis names, mapped onto diffusers in `ldm.architecture`. Defaults: SD v1.5."""
 
-    image_size: int = 32
-    in_channels: int = 8  # noisy latent (4) + source frame latent (4)
-    out_channels: int = 4
-    model_channels: int = 320
+    image_size: int = _at_least(1, default=32)
+    in_channels: int = _at_least(1, default=8)  # noisy latent (4) + source frame's (4)
+    out_channels: int = _at_least(1, default=4)
+    model_channels: int = _at_least(1, default=320)
     attention_resolutions: list[int] = _list(4, 2, 1)
-    num_res_blocks: int = 2
+    num_res_blocks: int = _at_least(1, default=2)
     channel_mult: list[int] = _list(1, 2, 4, 4)
-    num_heads: int = 8
-    transformer_depth: int = 1
-    context_dim: int = 768
+    num_heads: int = _at_least(1, default=8)
+    transformer_depth: int = _at_least(1, default=1)
+    context_dim: int = _at_least(1, default=768)
     use_checkpoint: bool = True
 
 
 @dataclass
 class AutoencoderParams:
-    embed_dim: int = 4
-    z_channels: int = 4
-    resolution: int = 256
-    in_channels: int = 3
-    out_ch: int = 3
-    ch: int = 128
+    embed_dim: int = _at_least(1, default=4)
+    z_channels: int = _at_least(1, default=4)
+    resolution: int = _at_least(1, default=256)
+    in_channels: int = _at_least(1, default=3)
+    out_ch: int = _at_least(1, default=3)
+    ch: int = _at_least(1, default=128)
     ch_mult: list[int] = _list(1, 2, 4, 4)
-    num_res_blocks: int = 2
+    num_res_blocks: int = _at_least(1, default=2)
 
 
 @dataclass
 class TextEncoderParams:
     version: str = "openai/clip-vit-large-patch14"  # hub name or folder: tokenizer + text model
-    max_length: int = 77
+    max_length: int = _at_least(1, default=77)
 
 
 @dataclass
 class FeatureParams:
     """A feature of stage 1: how wide it is in its store, and how it enters the context."""
 
-    width: int
-    rows: int  # of the context
-    encoder: str = "linear"  # | self_attention: linear, then self-attention over the rows
+    width: int = _at_least(1)
+    rows: int = _at_least(1)  # of the context
+    encoder: str = _one_of("linear", "self_attention")  # linear, then self-attention over the rows
     padded: bool = False  # true: any number of rows, cut or zero-padded; false: exactly `rows`
 
 
@@ -80,19 +93,17 @@ class ConditionerParams:
     """The paper's part: VLLM features to cross-attention rows. Defaults: the released sizes."""
 
     features: dict[str, FeatureParams] = field(default_factory=default_features)
-    num_heads: int = 8
-    num_layers: int = 2
-    feedforward_dim: int = 2048
-    dropout: float = 0.1
+    num_heads: int = _at_least(1, default=8)
+    num_layers: int = _at_least(1, default=2)
+    feedforward_dim: int = _at_least(1, default=2048)
+    dropout: float = _share(0.1)
     mask_text_padding: bool = False  # of padded features; released: their padding is attended to
     trained: bool = True  # released: false (the optimizer held the UNet only)
 
 
 @dataclass
 class LearningRateParams:
-    """Factor of the learning rate, see `ldm.training.module.rate_factor`; one value in each list,
-    as in the released files.
-    """
+    """See `ldm.training.module.rate_factor`; one value in each list, as in released files."""
 
     warm_up_steps: list[int] = _list(0)
     cycle_lengths: list[int] = _list(10000000000000)
@@ -106,14 +117,14 @@ class ModelParams:
     ckpt_path: str | None = None
     linear_start: float = 0.00085
     linear_end: float = 0.012
-    timesteps: int = 1000
-    channels: int = 4
+    timesteps: int = _at_least(2, default=1000)
+    channels: int = _at_least(1, default=4)
     scale_factor: float = 0.18215
     use_ema: bool = True
     load_ema: bool = True
-    parameterization: str = "eps"  # what the denoiser predicts: eps (noise) | x0 (clean latents)
-    cond_drop_prob: float = 0.05  # u of `ldm.conditioning.dropout_masks`
-    ema_decay: float = 0.9999
+    parameterization: str = _one_of("eps", "x0")  # what is predicted: noise or clean latents
+    cond_drop_prob: float = _share(0.05)  # u of `ldm.conditioning.dropout_masks`
+    ema_decay: float = _share(0.9999)
     ema_every_micro_batch: bool = False  # released: true
     learning_rate: LearningRateParams = field(default_factory=LearningRateParams)
     unet: UNetParams = field(default_factory=UNetParams)
@@ -124,24 +135,24 @@ class ModelParams:
 
 @dataclass
 class OptimizerParams:
-    base_learning_rate: float = 1e-4
-    weight_decay: float = 0.01
+    base_learning_rate: float = _share(1e-4)
+    weight_decay: float = _share(0.01)
 
 
 @dataclass
 class DatasetParams:
     data_path: Any = MISSING_PATH  # a path, or a list of paths (one per training set)
     edit_path: Any = MISSING_PATH
-    res: int = 256
-    flip_prob: float = 0.0
+    res: int = _at_least(1, default=256)
+    flip_prob: float = _share(0.0)
     text_prompt_key: str = DESCRIPTION_KEY
     features: dict[str, Any] = field(default_factory=dict)  # name -> folder, or list of folders
 
 
 @dataclass
 class DataParams:
-    batch_size: int = 32
-    num_workers: int = 8
+    batch_size: int = _at_least(1, default=32)
+    num_workers: int = _at_least(0, default=8)
     cache_path: str | None = None  # written by `python -m ldm.cache`
     train: DatasetParams = field(default_factory=DatasetParams)
     validation: DatasetParams = field(default_factory=DatasetParams)
@@ -149,20 +160,20 @@ class DataParams:
 
 @dataclass
 class ImageLoggerParams:
-    batch_frequency: int = 2000  # optimizer steps
-    max_images: int = 2
+    batch_frequency: int = _at_least(1, default=2000)  # optimizer steps
+    max_images: int = _at_least(0, default=2)
 
 
 @dataclass
 class LightningConfig:
     image_logger: ImageLoggerParams = field(default_factory=ImageLoggerParams)
     trainer: dict[str, Any] = field(default_factory=dict)  # arguments of lightning's Trainer
-    checkpoint_every: int = 1000  # optimizer steps between writes of last.ckpt
-    keep_every: int = 0  # 0: keep last.ckpt alone; n: also keep a copy every n steps
-    keep_at_most: int = 3  # such copies, the newest ones; released: all of them
-    log_every: int = 50
-    logger: str = "tensorboard"  # tensorboard | wandb | none
-    validation_draws: str = "fixed"  # fixed | random (released): t, noises and dropout
+    checkpoint_every: int = _at_least(1, default=1000)  # steps between writes of last.ckpt
+    keep_every: int = _at_least(0, default=0)  # n: also keep a copy every n steps; 0: none
+    keep_at_most: int = _at_least(0, default=3)  # newest such copies; released: all of them
+    log_every: int = _at_least(1, default=50)
+    logger: str = _one_of("tensorboard", "wandb", "none")
+    validation_draws: str = _one_of("fixed", "random")  # t, noises, dropout; released: random
     tf32: bool = True  # matrix products on CUDA, as the released PyTorch did in float32
     channels_last: bool = False  # memory format of the UNet
     compile: bool = False  # torch.compile of the UNet
@@ -170,17 +181,17 @@ class LightningConfig:
 
 @dataclass
 class InferenceConfig:
-    steps: int = 100
+    steps: int = _at_least(1, default=100)
     scales_img: list[Any] = _list(1.5)  # numbers; 2 and 2.0 name their folders as written
     scales_txt: list[Any] = _list(7.5)
     seed: int = 0
-    batch_size: int = 8
-    height: int = 256  # of the written image; the width follows the clip's aspect
-    picture: str = "clamp"  # clamp | minmax (released)
-    jpeg_quality: int = 95  # released: 75
-    noise: str = "sample"  # sample: of (seed, clip, action) | process: one stream (released)
-    sampler: str = "euler_ancestral"  # | dpmpp_2m | unipc | ddim, see ldm/sampling.py
-    precision: str = "auto"  # auto | fp32 | bf16 | fp16, by autocast
+    batch_size: int = _at_least(1, default=8)
+    height: int = _at_least(1, default=256)  # written; the width follows the clip's aspect
+    picture: str = _one_of("clamp", "minmax")  # released: minmax
+    jpeg_quality: int = _at_least(1, default=95)  # released: 75
+    noise: str = _one_of("sample", "process")  # of (seed, clip, action); one stream (released)
+    sampler: str = _one_of(*SAMPLER_NAMES)
+    precision: str = _one_of("auto", "fp32", "bf16", "fp16")  # by autocast
     half_weights: bool = False  # the UNet's weights in that precision too: half the memory
     channels_last: bool | None = None  # null: on CUDA
     compile: bool = False  # torch.compile of the UNet

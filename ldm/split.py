@@ -8,8 +8,6 @@ EgoGenError that names a path, a folder or a key; after it nothing but the frame
 of single entries can be missing.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -264,6 +264,7 @@ COMMAND_LINES = [
     Case(
         "generate", "scale nan", untouched, ("scales_txt=nan",), more="inference.scales_txt=[.nan]"
     ),
+    Case("train", "no scale", untouched, ("scales_img=[]",), more="inference.scales_img=[]"),
     Case("generate", "no sampler", untouched, ("sampler",), more="inference.sampler=magic"),
     Case(
         "generate",

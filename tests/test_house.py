@@ -1,7 +1,9 @@
 """The rules of CONTRIBUTING.md about rooms, read off the code's own imports and definitions."""
 
 import ast
+import tomllib
 from collections import Counter
+from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -73,3 +75,13 @@ def test_folders_files_and_functions_stay_small():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
                 assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
+
+
+def test_files_beside_the_code_are_installed_with_it():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    for folder in ("egogen", "ldm", "lego", "metrics", "mini", "vllm/llava"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and path.suffix not in (".py", ".pyc"):
+                package = ".".join(path.relative_to(ROOT).parent.parts).removeprefix("vllm.")
+                patterns = settings["package-data"].get(package, ())
+                assert any(fnmatch(path.name, pattern) for pattern in patterns), path

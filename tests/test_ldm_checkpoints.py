@@ -25,7 +25,6 @@ from egogen import EgoGenError
 from ldm.checkpoints.convert import bare_model
 from ldm.checkpoints.layouts import POSITIONS, UPDATES, Weights, from_released, to_own, to_released
 from ldm.checkpoints.load import (
-    load,
     load_start,
     load_weights,
     read_file,
@@ -145,7 +144,7 @@ def with_old_names(path, **more):
 def as_diffusers_folder(state, params, folder):
     """What others publish: a UNet of four channels, no conditioner, names of old."""
     model = LegoModel(params)
-    load(model, start_weights(dict(state), model, "file").live)
+    model.load_state_dict(start_weights(dict(state), model, "file").live, strict=False)
     narrow = bare_model(params).unet
     narrow.register_to_config(in_channels=4)
     narrow.conv_in = torch.nn.Conv2d(4, 32, 3, padding=1)

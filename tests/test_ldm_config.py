@@ -153,6 +153,16 @@ REFUSED = {
     "lightning.keep_at_most=-1": "expected at least 0",
     "lightning.keep_every=-1": "expected at least 0",
     "data.params.num_workers=-1": "expected at least 0",
+    "model.params.unet_config.params.num_heads=0": "expected at least 1",
+    "model.params.first_stage_config.params.ddconfig.ch=0": "expected at least 1",
+    "model.params.conditioner.num_layers=0": "expected at least 1",
+    "model.params.timesteps=1": "expected at least 2",
+    "model.params.conditioner.dropout=2": "from 0 to 1",
+    "model.params.ema_decay=1.5": "from 0 to 1",
+    "model.base_learning_rate=-1e-4": "from 0 to 1",
+    "inference.jpeg_quality=-1": "expected at least 1",
+    "model.params.cond_drop_prob=.nan": "from 0 to 1",
+    "data.params.validation.params.flip_prob=-0.1": "from 0 to 1",
 }
 
 
@@ -194,6 +204,7 @@ def test_a_released_file_without_features_has_no_conditioner(name, tmp_path):
     [
         ("model.params.unet_config.params.in_channels=4", "in_channels=4: expected 8"),
         ("model.params.first_stage_config.params.embed_dim=8", "embed_dim=8: expected 4"),
+        ("model.params.conditioner.num_heads=7", "num_heads=7: expected a divisor"),
         (
             "model.params.unet_config.params.context_dim=512",
             "768 wide, expected unet context_dim=512",

@@ -25,7 +25,7 @@ from ldm.training.callbacks import contact_sheet
 from ldm.training.module import LegoTraining
 from ldm.training.order import EpochBatches, ResumableLoader
 from ldm.training.run import build_data
-from ldm.training.saving import Checkpoints, StopOnSignal, check_space
+from ldm.training.saving import Checkpoints, check_space
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +167,9 @@ def test_one_rank_that_is_told_to_stop_stops_all(tmp_path, monkeypatch, slurm_ca
         trainer.strategy = SimpleNamespace(reduce_boolean_decision=ranks_agree)
         checkpoints = Checkpoints(tmp_path / "checkpoints", every=100)
         checkpoints.saved = 3
-        stop = StopOnSignal(checkpoints)
-        stop.received = number if first else None
+        checkpoints.received = number if first else None
         with pytest.raises(StoppedBySignal, match="step 3: stopped by a signal"):
-            stop.stop_if_asked(trainer)
+            checkpoints.stop_if_asked(trainer)
     assert slurm_calls() == ("requeue 77\n" if number == signal.SIGUSR1 else "")
 
 

@@ -25,7 +25,6 @@ from ldm.sampling import (
     sample_euler_ancestral,
 )
 from ldm.schedule import NoiseSchedule
-from ldm.schema import InferenceConfig
 
 GOLDEN = np.load(DATA / "sampling.npz")
 STEPS, TEXT, IMAGE = SETTINGS["steps"], SETTINGS["txt"], SETTINGS["im"]
@@ -86,15 +85,21 @@ def test_trajectory(case):
     def noise(index):
         return inputs(f"sample.noise.{index}", 1, 4, 32, 32)
 
-    def follow(step, x, denoised):
-        check(x, GOLDEN, f"{case}/x_after/{step}", 5e-3, 1e-3)
-        if step in (0, STEPS - 1):
-            check(denoised, GOLDEN, f"{case}/denoised/{step}", 5e-3, 1e-3)
-
-    check(noise(0) * sigmas[0], GOLDEN, f"{case}/x_start", 1e-5, 1e-5)
     predict = model.denoiser.hold(guidance.contexts, guidance.rows)
     denoise = guided_denoiser(predict, model.schedule, guidance)
-    latents = sample_euler_ancestral(denoise, noise(0), sigmas, noise, follow)
+    places = []  # x before each step, and what is made of it
+
+    def follow(x, sigma):
+        places.append((x, denoise(x, sigma)))
+        return places[-1][1]
+
+    latents = sample_euler_ancestral(follow, noise(0), sigmas, noise)
+    assert len(places) == STEPS
+    check(places[0][0], GOLDEN, f"{case}/x_start", 1e-5, 1e-5)
+    for step, x in enumerate([*(x for x, _ in places[1:]), latents]):
+        check(x, GOLDEN, f"{case}/x_after/{step}", 5e-3, 1e-3)
+    for step in (0, STEPS - 1):
+        check(places[step][1], GOLDEN, f"{case}/denoised/{step}", 5e-3, 1e-3)
     check(model.decode(latents)[0], GOLDEN, f"{case}/decoded", 5e-3)
 
 
@@ -189,8 +194,7 @@ def test_released_output_paths():
     that has the checkpoint's own name).
     """
     for case in CHUNKS["output_paths"]:
-        config = InferenceConfig(scales_img=[case["scale_img"]], scales_txt=[7.5])
-        scales = generate.scale_pairs(config)[0]
+        scales = case["scale_img"], 7.5
         folder = generate.run_folder(case["checkpoint"], case["seed"], case["steps"], *scales)
         tail = "/".join(case["image_1_path"].split("/")[-3:])
         expected = case["written_to"]

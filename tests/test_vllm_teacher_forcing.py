@@ -9,10 +9,9 @@ from vllm_tiny import read, write_released
 from egogen.labels import question
 from llava.checkpoints.load import load
 from llava.conversation import TEMPLATES
-from llava.describing.decoding import Written, decode, greedy
+from llava.describing.decoding import Written, decode, greedy, text_rows
 from llava.describing.engine import Engine, answer_ids
 from llava.describing.llava_describer import prompt_ids
-from llava.describing.teacher_forcing import text_rows
 from llava.tokens import encode_conversation, expand
 
 GENERATION = read("generation.json")

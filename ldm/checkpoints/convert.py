@@ -8,8 +8,6 @@ diffusers   a folder for `LegoPipeline.from_pretrained`: the EMA (the live weigh
 No form that is written here holds an optimizer: training starts from it, it does not continue.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 import shutil
@@ -20,18 +18,9 @@ import torch
 
 from egogen import EgoGenError
 from egogen.atomic import TEMPORARY_SUFFIX, as_umask_says, atomic_path
+from ldm.checkpoints import layouts
 from ldm.checkpoints.diffusers_folder import LIVE_VARIANT, read_folder
-from ldm.checkpoints.layouts import (
-    DECAY,
-    Weights,
-    from_own,
-    from_released,
-    is_own,
-    same_numbers,
-    to_own,
-    to_released,
-    with_known_names,
-)
+from ldm.checkpoints.layouts import Weights
 from ldm.checkpoints.load import read_file
 from ldm.checkpoints.released_names import LIVE
 from ldm.model import LegoModel
@@ -58,8 +47,10 @@ def convert(
     if form == "diffusers":
         write_folder(target, weights, model)
     else:
-        own: dict[str, Any] = {"state_dict": to_own(weights), "ema_updates": weights.updates}
-        content = own if form == "own" else {"state_dict": to_released(weights, model)}
+        state = layouts.to_own(weights) if form == "own" else layouts.to_released(weights, model)
+        content: dict[str, Any] = {"state_dict": state}
+        if form == "own":
+            content["ema_updates"] = weights.updates
         with atomic_path(target) as temporary:
             torch.save(content, temporary)
     return [f"written: {target}", *_report(weights, form)]
@@ -76,17 +67,17 @@ def read_any(source: str | os.PathLike, model: LegoModel) -> Weights:
     if Path(source).is_dir():
         return read_folder(source, model)
     state, updates = read_file(source)
-    state = with_known_names(state, model, str(source))
-    if is_own(state):
-        return from_own(state, model, str(source), updates)
-    decay = state.get(DECAY)
+    state = layouts.with_known_names(state, model, str(source))
+    if layouts.is_own(state):
+        return layouts.from_own(state, model, str(source), updates)
+    decay = state.get(layouts.DECAY)
     known = torch.tensor(model.config.ema_decay)
-    if decay is not None and not same_numbers(decay.reshape(()), known, 1e-6):
+    if decay is not None and not layouts.same_numbers(decay.reshape(()), known, 1e-6):
         raise EgoGenError(
             f"{source}: its EMA has the decay {float(decay):.6g}, but the config "
             f"model.params.ema_decay={model.config.ema_decay}"
         )
-    return from_released(state, model, str(source))
+    return layouts.from_released(state, model, str(source))
 
 
 def write_folder(folder: Path, weights: Weights, model: LegoModel) -> None:

@@ -5,8 +5,6 @@ the EMA where there is one; the live weights of what has an EMA stand beside the
 variant "non_ema", the name that Stable Diffusion v1.5 was published with.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable
@@ -90,24 +88,6 @@ CODE = {
     PIPELINE[0]: ("pipeline", PIPELINE[1]),
     "conditioner/ldm.conditioning": ("conditioning", "FeatureConditioner"),
 }
-CARD = """---
-library_name: diffusers
-pipeline_tag: image-to-image
----
-
-# LEGO: egocentric action frames
-
-A photograph and the description of an action -> the frame in which it is done. Where the project
-LEGO is installed{where}:
-
-```python
-from diffusers import DiffusionPipeline
-
-pipe = DiffusionPipeline.from_pretrained("{name}", trust_remote_code=True)
-frame = pipe({arguments}).images[0]
-frame.save("frame.jpg")
-```
-"""
 
 
 def add_code(folder: str | os.PathLike) -> None:
@@ -122,14 +102,13 @@ def add_code(folder: str | os.PathLike) -> None:
 
 
 def add_card(folder: str | os.PathLike, features: Iterable[str], name: str = ".") -> None:
-    """README.md: how the pipeline is used, with the features that its conditioner takes. `name`: a
-    name at the hub; without one, the lines are for the folder itself.
-    """
+    """README.md: how the pipeline with these features is used; `name`: the folder's at the hub."""
     arguments = ['"photo.jpg"', '"The right hand lifts the red mug."']
     known = [feature for feature in features if feature in ("image", "text")]
     arguments += [f'{feature}_features="{feature}.npy"' for feature in known]
     others = {feature: f"{feature}.npy" for feature in features if feature not in known}
     arguments += [f"features={json.dumps(others)}"] if others else []
     where = ", in this folder" if name == "." else ""
-    card = CARD.format(name=name, where=where, arguments=", ".join(arguments))
+    form = Path(__file__).with_name("card.md").read_text("utf-8")
+    card = form.format(name=name, where=where, arguments=", ".join(arguments))
     write_text(Path(folder) / "README.md", card)

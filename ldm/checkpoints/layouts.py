@@ -5,8 +5,6 @@ Each layout is checked completely: what a file lacks, has besides or has in anot
 error that lists it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,20 +14,12 @@ from torch import Tensor
 
 from egogen import EgoGenError
 from egogen.weight_files import check_names, fit_names, shapes_of
-from ldm.checkpoints.released_names import (
-    EMA,
-    LIVE,
-    TEXT,
-    UNET,
-    VAE,
-    released_names,
-    released_shape,
-    shadow_name,
-    stored_name,
-)
+from ldm.checkpoints import released_names as naming
+from ldm.checkpoints.released_names import EMA, LIVE, TEXT, UNET, VAE, released_names
 from ldm.model import LegoModel
 from ldm.schedule import released_schedule
 
+State = Mapping[str, Tensor]
 OWN, OWN_EMA = "model.", "ema."  # prefixes in checkpoints of ldm.training.module
 DECAY, UPDATES = EMA + "decay", EMA + "num_updates"
 POSITIONS = TEXT + "embeddings.position_ids"
@@ -53,33 +43,27 @@ class Weights:
         return self.live | self.ema if use_ema else self.live
 
 
-def with_known_names(
-    state: Mapping[str, Tensor], model: LegoModel, where: str
-) -> dict[str, Tensor]:
-    """`state` without what wrappers have added to its names, and with what they took from them, as
-    `from_own` and `from_released` want it.
-    """
+def with_known_names(state: State, model: LegoModel, where: str) -> dict[str, Tensor]:
+    """`state` without what wrappers have added to its names, and with what they took from them."""
     names = released_names(model)
-    known = {stored_name(prefix + own) for prefix in (OWN, OWN_EMA) for own in names}
+    known = {naming.stored_name(prefix + own) for prefix in (OWN, OWN_EMA) for own in names}
     for name in names.values():
-        known |= {name, shadow_name(name), LIVE + name}
+        known |= {name, naming.shadow_name(name), LIVE + name}
     known |= {DECAY, UPDATES, *_derived(model)}
     levels = (OWN, UNET, VAE, TEXT_STAGE)
     fitted = fit_names(state, lambda name: _text_level(name) in known, where, levels)
     return {name: value for name, value in fitted.items() if not name.startswith(UNUSED)}
 
 
-def is_own(state: Mapping[str, Tensor]) -> bool:
+def is_own(state: State) -> bool:
     return any(name.startswith(OWN + "vae.") for name in state)
 
 
-def is_released(state: Mapping[str, Tensor]) -> bool:
+def is_released(state: State) -> bool:
     return any(name.startswith(UNET) for name in state)
 
 
-def from_own(
-    state: Mapping[str, Tensor], model: LegoModel, where: str, updates: int = 0
-) -> Weights:
+def from_own(state: State, model: LegoModel, where: str, updates: int = 0) -> Weights:
     """A state dict of `ldm.training`: names of `LegoModel` behind "model.", EMA behind "ema.".
 
     A part (the UNet, the conditioner) has an EMA of all its weights or of none.
@@ -87,8 +71,8 @@ def from_own(
     own = shapes_of(model.state_dict())
     parts = {name.split(".")[1] for name in state if name.startswith(OWN_EMA)}
     shadowed = [name for name in own if name.split(".")[0] in parts]
-    live = {name: stored_name(OWN + name) for name in own}
-    ema = {name: stored_name(OWN_EMA + name) for name in shadowed}
+    live = {name: naming.stored_name(OWN + name) for name in own}
+    ema = {name: naming.stored_name(OWN_EMA + name) for name in shadowed}
     expected = {names[name]: own[name] for names in (live, ema) for name in names}
     check_names(shapes_of(state), expected, where)
     return Weights(
@@ -101,12 +85,10 @@ def from_own(
 def to_own(weights: Weights) -> dict[str, Tensor]:
     state = {OWN + name: value for name, value in weights.live.items()}
     state |= {OWN_EMA + name: value for name, value in weights.ema.items()}
-    return {stored_name(name): value for name, value in state.items()}
+    return {naming.stored_name(name): value for name, value in state.items()}
 
 
-def from_released(
-    state: Mapping[str, Tensor], model: LegoModel, where: str, start: bool = False
-) -> Weights:
+def from_released(state: State, model: LegoModel, where: str, start: bool = False) -> Weights:
     """A state dict of the released code: UNet, its EMA (where there is one), encoders, conditioner.
 
     `start`: Stable Diffusion v1 will do: a file without any conditioner leaves that out of `live`,
@@ -121,11 +103,11 @@ def from_released(
     conditioner = [name for name in own if name.startswith("conditioner.")]
     if start and not any(names[name] in state for name in conditioner):
         names = {o: released for o, released in names.items() if o not in conditioner}
-    shadows = {o: shadow_name(n) for o, n in names.items() if n.startswith("model.")}
+    shadows = {o: naming.shadow_name(n) for o, n in names.items() if n.startswith("model.")}
     if not any(name in state for name in shadows.values()):
         shadows = {}
     kept = {o: LIVE + names[o] for o in conditioner if LIVE + names.get(o, "") in state}
-    expected = {n: released_shape(n, own[o]) for o, n in names.items()}
+    expected = {n: naming.released_shape(n, own[o]) for o, n in names.items()}
     expected |= {n: own[o] for o, n in (shadows | kept).items()}
     counted = float(state.get(UPDATES, 0))  # infinite where it was stored in half precision
     updates = int(counted) if math.isfinite(counted) else 0
@@ -153,12 +135,12 @@ def to_released(weights: Weights, model: LegoModel) -> dict[str, Tensor]:
         value = live[own]
         if own.startswith("conditioner.") and own in ema:
             value, state[LIVE + name] = ema[own], value
-        state[name] = value.reshape(released_shape(name, value.shape))
+        state[name] = value.reshape(naming.released_shape(name, value.shape))
     unet = [own for own in names if own.startswith(f"{model.denoiser.name}.")]
     if ema:
         state[DECAY] = torch.tensor(model.config.ema_decay, dtype=torch.float32)
         state[UPDATES] = torch.tensor(weights.updates, dtype=torch.int32)
-        state |= {shadow_name(names[own]): ema[own] for own in unet}
+        state |= {naming.shadow_name(names[own]): ema[own] for own in unet}
     return state
 
 
@@ -170,7 +152,7 @@ def _derived(model: LegoModel) -> dict[str, Tensor]:
     return {**schedule, POSITIONS: torch.arange(positions)[None]}
 
 
-def _check_schedule(state: Mapping[str, Tensor], model: LegoModel, where: str) -> None:
+def _check_schedule(state: State, model: LegoModel, where: str) -> None:
     betas = state.get("betas")
     if betas is not None and not same_numbers(betas, _derived(model)["betas"], 1e-5):
         ends = f"{float(betas[0]):.6g} to {float(betas[-1]):.6g} " if betas.numel() else ""

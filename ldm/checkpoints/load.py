@@ -1,7 +1,5 @@
 """Reading checkpoints of stage 2 into a `LegoModel`; `layouts` beside it knows what they hold."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,33 +8,19 @@ from torch import Tensor
 
 from egogen import EgoGenError
 from egogen.weight_files import check_names, read_weight_file, shapes_of, tensors
+from ldm.checkpoints import layouts
 from ldm.checkpoints.diffusers_folder import read_folder
-from ldm.checkpoints.layouts import (
-    OWN,
-    Weights,
-    from_own,
-    from_released,
-    is_own,
-    is_released,
-    with_known_names,
-)
 from ldm.checkpoints.released_names import UNET
 from ldm.model import FROZEN_PARTS, LegoModel
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Tensors of a .ckpt/.pth or .safetensors file; nothing pickled is ever executed.
-
-    Raises EgoGenError when the file is missing, truncated, or holds no state dict. Classes of the
-    training code that a .ckpt names beside it are not looked at.
-    """
+    """The state dict of a file, see `egogen.weight_files`."""
     return read_file(path)[0]
 
 
 def read_file(path: str | os.PathLike) -> tuple[dict[str, Tensor], int]:
-    """-> the state dict, see `read_weights`, and how often its EMA was updated (`ldm.
-    training` writes that beside it; 0 where nothing is said).
-    """
+    """-> also how often its EMA was updated, as `ldm.training` writes (else 0)."""
     content = read_weight_file(path)
     updates = content.get("ema_updates", 0)
     state = tensors(content, path)
@@ -50,9 +34,9 @@ def load_weights(
 
     Raises EgoGenError listing missing, unexpected and mis-shaped entries of any part.
     """
-    state = with_known_names(state, model, where)
-    read = from_own if is_own(state) else from_released
-    load(model, read(state, model, where).chosen(use_ema, where))
+    state = layouts.with_known_names(state, model, where)
+    read = layouts.from_own if layouts.is_own(state) else layouts.from_released
+    model.load_state_dict(read(state, model, where).chosen(use_ema, where), strict=False)
 
 
 def load_start(model: LegoModel, path: str | None) -> None:
@@ -67,31 +51,26 @@ def load_start(model: LegoModel, path: str | None) -> None:
     if not path:
         return
     if Path(path).is_dir():
-        load(model, read_folder(path, model, start=True).live)
-        return
-    state = with_known_names(read_weights(path), model, path)
-    bare = {name.removeprefix(OWN): value for name, value in state.items()}
-    if all(name.split(".")[0] in FROZEN_PARTS for name in bare):
-        own = shapes_of(model.state_dict())
-        expected = {n: shape for n, shape in own.items() if n.split(".")[0] in FROZEN_PARTS}
-        check_names(shapes_of(bare), expected, path)
-        load(model, bare)
+        values = read_folder(path, model, start=True).live
     else:
-        load(model, start_weights(state, model, path).live)
+        state = layouts.with_known_names(read_weights(path), model, path)
+        values = {name.removeprefix(layouts.OWN): value for name, value in state.items()}
+        if all(name.split(".")[0] in FROZEN_PARTS for name in values):
+            own = shapes_of(model.state_dict())
+            expected = {n: shape for n, shape in own.items() if n.split(".")[0] in FROZEN_PARTS}
+            check_names(shapes_of(values), expected, path)
+        else:
+            values = start_weights(state, model, path).live
+    model.load_state_dict(values, strict=False)
 
 
-def start_weights(state: dict[str, Tensor], model: LegoModel, where: str) -> Weights:
-    if is_own(state):
-        return from_own(state, model, where)
-    if not is_released(state):
+def start_weights(state: dict[str, Tensor], model: LegoModel, where: str) -> layouts.Weights:
+    if layouts.is_own(state):
+        return layouts.from_own(state, model, where)
+    if not layouts.is_released(state):
         raise EgoGenError(f"{where}: holds neither Stable Diffusion v1 nor weights of this project")
     denoiser = model.denoiser
     first = UNET + denoiser.released_name(denoiser.first_weight)
     if first in state:
         state[first] = denoiser.widened(state[first])
-    return from_released(state, model, where, start=True)
-
-
-def load(model: LegoModel, values: Mapping[str, Tensor]) -> None:
-    """Copy checked values in; their number type becomes the model's."""
-    model.load_state_dict(values, strict=False)
+    return layouts.from_released(state, model, where, start=True)

@@ -5,8 +5,6 @@ Diffusion v1: `openaimodel.UNetModel`, `autoencoder.AutoencoderKL`, the CLIP tex
 them LEGO's encoders of features.
 """
 
-from __future__ import annotations
-
 import re
 from typing import TYPE_CHECKING
 
@@ -37,7 +35,7 @@ ATTENTION_OF_VAE = {
 CONVOLVED = re.compile(re.escape(VAE) + r"(en|de)coder\.mid\.attn_1\.(q|k|v|proj_out)\.weight")
 
 
-def released_names(model: LegoModel) -> dict[str, str]:
+def released_names(model: "LegoModel") -> dict[str, str]:
     """{name in `model.state_dict()`: released name}, in the order of the former."""
     rules = {
         model.denoiser.name: lambda name: UNET + model.denoiser.released_name(name),
@@ -66,11 +64,6 @@ def own_name(name: str) -> str:
     for own, released in NAMED_BY_RELEASE.items():
         name = name.replace(CONDITIONER + released, CONDITIONER + own)
     return name
-
-
-def own_conditioner_name(name: str) -> str:
-    """`own_name` for names of a conditioner alone, in either spelling."""
-    return own_name(CONDITIONER + name).removeprefix(CONDITIONER)
 
 
 def released_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:

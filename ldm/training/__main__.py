@@ -1,7 +1,5 @@
 """The command that trains stage 2: `python main.py`, `python -m ldm.training`, `lego-train`."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What happens beside the training steps: the EMA, the log, sample images."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time

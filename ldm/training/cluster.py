@@ -1,7 +1,5 @@
 """Where the processes of a training run come from: this machine, Slurm, or torchrun."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 
@@ -43,7 +41,7 @@ def cluster_environment(devices: int, nodes: int) -> ClusterEnvironment | None:
     if TorchElasticEnvironment.detect():
         return None
     if SLURMEnvironment.detect() and int(os.environ["SLURM_NTASKS"]) > 1:
-        # Requeueing is ours, see `ldm.training.saving.StopOnSignal`.
+        # Requeueing is ours, see `ldm.training.saving.Checkpoints`.
         return SLURMEnvironment(auto_requeue=False)
     if nodes > 1:
         if "NODE_RANK" not in os.environ:

@@ -3,8 +3,6 @@
 LitEma of the released code: decay(k) = min(max_decay, (1 + k) / (10 + k)) for update k = 1, 2, ...
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 

@@ -9,8 +9,6 @@ Letters: n entries, B batch, R side of the squeezed frames, c latent channels, h
 context width.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +27,6 @@ from ldm.model import FROZEN_PARTS, LegoModel
 from ldm.split import Located, Split
 
 SHARD, SHARD_FILE = 512, "shard_{:05d}.safetensors"  # entries a file, its name
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 def identity(split: Split, model: LegoModel, dtype: str) -> dict:
@@ -108,7 +105,7 @@ def write_cache(
             path = folder / SHARD_FILE.format(number)
             if not _complete(path):
                 tensors = encode_shard(model, split, group, made_from["both_flips"], batch_size)
-                tensors = {n: t.to(DTYPES[dtype]).contiguous() for n, t in tensors.items()}
+                tensors = {n: t.to(getattr(torch, dtype)).contiguous() for n, t in tensors.items()}
                 record_provenance(info, made_from)
                 write_bytes(path, save(tensors))
             progress.update(len(group))

@@ -5,8 +5,6 @@ the conditioner. The frozen encoders are left out of the module tree while a cac
 for them, so that they take no memory on the device; checkpoints hold them all the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any

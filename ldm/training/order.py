@@ -4,8 +4,6 @@ Order is a function of (seed, epoch) alone, so a killed run continues with the v
 undisturbed one would have had next.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import torch

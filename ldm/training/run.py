@@ -4,9 +4,6 @@ logs/<name>/   config.yaml, made_by.json (the seed), checkpoints/last.ckpt, metr
                finished.json, events (and wandb_id, where the log goes to W&B)
 """
 
-from __future__ import annotations
-
-import difflib
 import importlib.util
 import inspect
 import logging
@@ -27,8 +24,9 @@ from egogen import EgoGenError
 from egogen.atomic import read_json, write_json, write_text
 from egogen.jobs import lock
 from egogen.provenance import check_provenance
-from ldm.checkpoints.load import is_own, load_start, read_weights
-from ldm.config import load_config, to_yaml
+from ldm.checkpoints.layouts import is_own
+from ldm.checkpoints.load import load_start, read_weights
+from ldm.config import load_config, to_yaml, unknown_key
 from ldm.data import TrainingPairs
 from ldm.file_layout import file_values
 from ldm.model import LegoModel
@@ -39,7 +37,7 @@ from ldm.training.cluster import cluster_environment, device_options
 from ldm.training.encoder_cache import EncoderCache
 from ldm.training.module import LegoTraining
 from ldm.training.order import EpochBatches, ResumableLoader, ValidationBatches
-from ldm.training.saving import LAST, Checkpoints, StopOnSignal
+from ldm.training.saving import LAST, Checkpoints
 
 RECORD_FILE = "made_by.json"  # beside config.yaml, which does not hold the seed
 # What may differ when a run is continued: it decides how long and how, not what comes out.
@@ -53,12 +51,10 @@ class PairData(pl.LightningDataModule):
         super().__init__()
         self.train, self.val, self.seed = train, val, seed
         self.batch_size = params.batch_size
-        self.options: dict[str, Any] = {
-            "num_workers": params.num_workers,
-            "pin_memory": torch.cuda.is_available(),
-        }
+        self.options: dict[str, Any] = {"pin_memory": torch.cuda.is_available()}
         if params.num_workers:
-            self.options |= {"persistent_workers": True, "multiprocessing_context": "spawn"}
+            self.options |= {"num_workers": params.num_workers, "persistent_workers": True}
+            self.options["multiprocessing_context"] = "spawn"
 
     def position(self) -> tuple[int, int]:
         """(epoch, micro-batches of it that are behind us), of the running fit loop."""
@@ -151,11 +147,7 @@ def build_trainer(lightning: LightningConfig, folder: Path, gpus: str | None, ca
     known = list(inspect.signature(pl.Trainer.__init__).parameters)
     for key in options:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise EgoGenError(
-                f"config: unknown key 'lightning.trainer.{key}'; did you mean "
-                f"'lightning.trainer.{near}'?"
-            )
+            raise unknown_key("config", "lightning.trainer.", key, known)
     options |= device_options(gpus)
     devices, nodes = options.setdefault("devices", 1), options.get("num_nodes", 1)
     count = len(devices) if isinstance(devices, list) else devices
@@ -231,13 +223,11 @@ def train(
     module = LegoTraining(model, config.optimizer, settings, seed, bool(cache_path))
     log = TrainingLog(folder, settings.log_every)
     often = settings.checkpoint_every, settings.keep_every, settings.keep_at_most
-    checkpoints = Checkpoints(folder / "checkpoints", *often)
     callbacks = [  # in this order: a checkpoint is written when the rest of its step is done
         EMAUpdate(config.model.ema_every_micro_batch),
         log,
         SampleImages(folder / "samples", val_pairs, settings.image_logger, config.inference),
-        checkpoints,
-        StopOnSignal(checkpoints),
+        Checkpoints(folder / "checkpoints", *often),
     ]
     trainer = build_trainer(settings, folder, gpus, callbacks)
     sizes = settings.trainer, config.data.batch_size, len(train_pairs), trainer.world_size

@@ -1,7 +1,5 @@
 """When a training run's checkpoints are written, how many are kept, and what signals do."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
@@ -33,23 +31,35 @@ class Checkpoints(pl.Callback):
     `keep_at_most` (0: all) of them. Where a validation follows a step, the file is written after
     it, so that no kill can make a run miss one. The position in the training that is saved is
     always the end of a micro-batch: Lightning resumes exactly from there, but not from elsewhere.
+
+    SIGUSR1 (which Slurm is asked to send before the time limit) and SIGTERM end the run after the
+    optimizer step under way and the validation that follows it, with a checkpoint; under Slurm,
+    SIGUSR1 also requeues the job. Lightning's own requeueing is not used: its file is not written
+    atomically, and would later be preferred to a newer last.ckpt.
     """
 
     def __init__(self, folder: Path, every: int, keep_every: int = 0, keep_at_most: int = 3):
         self.folder, self.every = folder, every
         self.keep_every, self.keep_at_most = keep_every, keep_at_most
-        self.saved, self.place = -1, None
+        self.saved, self.step, self.place = -1, 0, None
+        self.received: int | None = None  # a signal
 
     def on_train_start(self, trainer: pl.Trainer, module) -> None:
-        self.saved = trainer.global_step
+        self.saved = self.step = trainer.global_step
+        for number in SIGNALS:  # Lightning puts back what was there before the run
+            signal.signal(number, self._note)
         if trainer.is_global_zero:
             copies = 2 + (self.keep_at_most if self.keep_every else 0)  # last.ckpt, and its next
             check_space(self.folder, copies, checkpoint_bytes(module))
+
+    def _note(self, number: int, _) -> None:
+        self.received = number
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
         self.place = trainer.fit_loop.state_dict()
         if not validation_follows(trainer):
             self.save_if_due(trainer)
+            self.stop_if_asked(trainer)
 
     def on_save_checkpoint(self, trainer, module, checkpoint) -> None:
         checkpoint["loops"]["fit_loop"] = self.place
@@ -57,6 +67,7 @@ class Checkpoints(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, *_) -> None:
         if validation_follows(trainer):
             self.save_if_due(trainer)
+            self.stop_if_asked(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, *_) -> None:
         if trainer.global_step != self.saved:
@@ -84,6 +95,22 @@ class Checkpoints(pl.Callback):
                     old.unlink()
         self.saved = step
 
+    def stop_if_asked(self, trainer: pl.Trainer) -> None:
+        """Where an optimizer step has ended; the ranks agree, whichever the signal has reached."""
+        if trainer.global_step == self.step:
+            return
+        self.step = trainer.global_step
+        if not trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+            return
+        if self.saved != self.step:
+            self.save(trainer)
+        after = "the same command continues the run"
+        if trainer.is_global_zero and self.received == signal.SIGUSR1:
+            after = requeue() or after
+        raise StoppedBySignal(
+            f"{self.folder / LAST}: step {self.step}: stopped by a signal; {after}"
+        )
+
 
 def checkpoint_bytes(module: pl.LightningModule) -> int:
     """Size of a checkpoint of training: weights, EMA, and the two moments of AdamW."""
@@ -101,50 +128,4 @@ def check_space(folder: Path, copies: int, size: int) -> None:
             f"{folder}: No space left on device for {copies} checkpoints of {size / 1e9:.3g} GB: "
             f"{free / 1e9:.3g} GB are free; expected room for them before training begins "
             "(lightning.keep_every and lightning.keep_at_most say how many are kept)"
-        )
-
-
-class StopOnSignal(pl.Callback):
-    """SIGUSR1 (which Slurm is asked to send before the time limit) and SIGTERM end the run after
-    the optimizer step under way, with a checkpoint; under Slurm, SIGUSR1 also requeues the job.
-
-    A validation that follows the step comes first. Lightning's own requeueing is not used:
-    its file is not written atomically, and would later be preferred to a newer last.ckpt.
-    """
-
-    def __init__(self, checkpoints: Checkpoints):
-        self.checkpoints = checkpoints
-        self.received: int | None = None
-        self.step = 0
-
-    def on_train_start(self, trainer: pl.Trainer, *_) -> None:
-        self.step = trainer.global_step
-        for number in SIGNALS:  # Lightning puts back what was there before the run
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, _) -> None:
-        self.received = number
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
-        if not validation_follows(trainer):
-            self.stop_if_asked(trainer)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, *_) -> None:
-        if validation_follows(trainer):
-            self.stop_if_asked(trainer)
-
-    def stop_if_asked(self, trainer: pl.Trainer) -> None:
-        """Where an optimizer step has ended; the ranks agree, whichever the signal has reached."""
-        if trainer.global_step == self.step:
-            return
-        self.step = trainer.global_step
-        if not trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
-            return
-        if self.checkpoints.saved != self.step:
-            self.checkpoints.save(trainer)
-        after = "the same command continues the run"
-        if trainer.is_global_zero and self.received == signal.SIGUSR1:
-            after = requeue() or after
-        raise StoppedBySignal(
-            f"{self.checkpoints.folder / LAST}: step {self.step}: stopped by a signal; {after}"
         )

@@ -1,26 +1,16 @@
 """Prompt formats: how the turns of a conversation become one string."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from egogen.errors import EgoGenError
 
 IMAGE_MARK = "<image>"
 END = "</s>"
-
-_LLAMA_2_SYSTEM = (
-    "You are a helpful language and vision assistant. "
-    "You are able to understand the visual content that the user provides, "
-    "and assist the user with a variety of tasks using natural language."
-)
-_V1_SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
 
 
 @dataclass(frozen=True)
@@ -44,20 +34,13 @@ class Template:
         return self.with_system.replace("{system}", self.system) if self.system else self.bare
 
 
-_LLAMA_2 = ("[INST] <<SYS>>\n{system}\n<</SYS>>\n\n", "[INST] ", "<s>[INST] ", " [/INST]", " ")
-TEMPLATES = {
-    # Llama-2 chat with LLaVA's system text: what the released checkpoints were tuned with.
-    "llama_2": Template(_LLAMA_2_SYSTEM, *_LLAMA_2),
-    # The same without a system text: shorter prompts for small models.
-    "llama_2_short": Template("", *_LLAMA_2),
-    # LLaVA-1.5 (Vicuna v1).
-    "vicuna_v1": Template(_V1_SYSTEM, "{system} USER: ", "USER: ", "USER: ", " ASSISTANT:", ""),
-}
+_FORMS = yaml.safe_load(Path(__file__).with_name("templates.yaml").read_text("utf-8"))
+TEMPLATES = {name: Template(**parts) for name, parts in _FORMS.items()}
 
 
-def find_template(name: str) -> Template:
+def find_template(name: str, what: str = "conversation template") -> Template:
     if name not in TEMPLATES:
-        raise EgoGenError(f"conversation template {name!r}: expected one of {', '.join(TEMPLATES)}")
+        raise EgoGenError(f"{what} {name!r}: expected one of {', '.join(TEMPLATES)}")
     return TEMPLATES[name]
 
 

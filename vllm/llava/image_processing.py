@@ -1,7 +1,5 @@
 """Images to pixel values, as CLIP's image processor does it, with LLaVA's aspect options."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

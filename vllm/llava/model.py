@@ -4,8 +4,6 @@ Letters: B samples, T positions (an image has P of them), P patches of an image,
 C vision width, V vocabulary, N targets of a batch.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,11 +1,9 @@
 """The Llama tokenizer of a folder: sentencepiece (as released) or the tokenizers library."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -150,12 +148,16 @@ def load_tokenizer(folder: str | os.PathLike, legacy: bool | None = None) -> Tex
 
 
 def save_tokenizer(tokenizer: TextTokenizer, folder: str | os.PathLike) -> None:
-    """Copy the tokenizer's files into another checkpoint folder."""
-    for name in (MODEL_FILE, FAST_FILE, CONFIG_FILE, "special_tokens_map.json", ADDED_FILE):
-        source = tokenizer.folder / name
-        if source.exists() and source.resolve() != (Path(folder) / name).resolve():
-            with atomic_path(Path(folder) / name) as temporary:
-                shutil.copyfile(source, temporary)
+    files = (MODEL_FILE, FAST_FILE, CONFIG_FILE, "special_tokens_map.json", ADDED_FILE)
+    copy_files(files, tokenizer.folder, Path(folder))
+
+
+def copy_files(names: Iterable[str], source: Path, target: Path) -> None:
+    """Those that are there, from one checkpoint folder into another."""
+    for old, new in ((source / name, target / name) for name in names):
+        if old.exists() and old.resolve() != new.resolve():
+            with atomic_path(new) as temporary:
+                shutil.copyfile(old, temporary)
 
 
 def write_tokenizer_config(folder: str | os.PathLike, max_length: int, legacy: bool = True) -> None:

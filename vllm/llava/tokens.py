@@ -5,8 +5,6 @@ model reads the ids. Letters: B samples, T ids of the longest sample, S the same
 expanded.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -105,9 +103,3 @@ def expand_sample(sample: Encoded, patches: int) -> Encoded:
         for copy in ([IGNORE] * patches if number == IMAGE_ID else [label])
     ]
     return Encoded(expand(sample.input_ids, patches), labels)
-
-
-def left_pad(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompts of unequal length -> int64 ids (B, S) and bool mask (B, S), padded on the left."""
-    mask = padded([[True] * len(prompt) for prompt in prompts], False, "left")
-    return padded(prompts, pad_id, "left"), mask

@@ -1,7 +1,5 @@
 """Convert a checkpoint of stage 1 between the released layout and Hugging Face's, both ways."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +20,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("source", type=Path, help="checkpoint folder, any layout")
     add("out", type=Path, help="new folder")
-    add(
-        "--to",
-        required=True,
-        choices=("llava", "hub"),
-        help="llava: released layout; hub: what transformers and serving engines load",
-    )
+    about = "llava: released layout; hub: what transformers and serving engines load"
+    add("--to", required=True, choices=("llava", "hub"), help=about)
     add("--vision-tower", help="folder or hub name of the tower when the checkpoint lacks it")
     args = parser.parse_args(argv)
     from llava.checkpoints.fields import read_fields

@@ -1,7 +1,5 @@
 """Merge the result files of all chunks; optionally write the action file that stage 2 reads."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,66 +4,29 @@
 "hub"    that of Hugging Face's llava-hf folders, which is also what tuning writes here
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 from transformers.utils import cached_file
 
 from egogen.atomic import read_object
 from egogen.errors import EgoGenError
-from llava.checkpoints.fields import CONFIG_FILE, is_released, read_fields
+from llava.checkpoints.fields import CONFIG_FILE, is_released, read_fields, ties_head
 from llava.model import build_config, projector_layers
 from llava.tokens import IMAGE_ID
 
 TOWER_FOLDER = "vision_tower"
-CLIP_L_14 = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "patch_size": 14,
-    "projection_dim": 768,
-}
-KNOWN_TOWERS = {
-    "openai/clip-vit-large-patch14": {**CLIP_L_14, "image_size": 224},
-    "openai/clip-vit-large-patch14-336": {**CLIP_L_14, "image_size": 336},
-}
 PROJECTORS = {"linear": 1, "mlp2x_gelu": 2}
-# The language model's fields in a released config.json; rope's stand as older libraries had them.
-TEXT_FIELDS = (
-    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
-    *("num_attention_heads", "num_key_value_heads", "hidden_act", "max_position_embeddings"),
-    *("initializer_range", "rms_norm_eps", "use_cache"),
-    *("pad_token_id", "bos_token_id", "eos_token_id", "attention_bias", "mlp_bias"),
-)
-ROPE_FIELDS = ("rope_theta", "rope_scaling")
-# What the released code writes besides; none of it changes a number here.
-RELEASED_DEFAULTS = {
-    "model_type": "llava",
-    "architectures": ["LlavaLlamaForCausalLM"],
-    "use_mm_proj": True,
-    "tune_mm_mlp_adapter": False,
-    "freeze_mm_mlp_adapter": False,
-    "mm_use_im_start_end": False,
-    "mm_use_im_patch_token": False,
-    "image_grid_pinpoints": None,
-    "pretraining_tp": 1,
-}
+_RELEASED = yaml.safe_load(Path(__file__).with_name("released.yaml").read_text("utf-8"))
+TEXT_FIELDS, KNOWN_TOWERS = _RELEASED["text_fields"], _RELEASED["towers"]
+ROPE_FIELDS = ("rope_theta", "rope_scaling")  # as older libraries had them
 # Fields of hub folders made here: the released config.json that they come from, and how many rows
 # were added to the vocabulary for the image mark.
 ORIGIN, ADDED_ROWS = "llava_config", "added_rows"
-
-
-def ties_head(fields: dict[str, Any]) -> bool:
-    """Whether config.json says that the head is the matrix of the embeddings."""
-    text = fields.get("text_config")
-    places = (fields, text if isinstance(text, dict) else {})
-    return any(place.get("tie_word_embeddings") is True for place in places)
 
 
 def read_config(folder: str | os.PathLike, vision_tower: str | None = None) -> LlavaConfig:
@@ -95,8 +58,9 @@ def _released_config(fields: dict[str, Any], path: Path, vision: CLIPVisionConfi
     template = fields.get("conversation_template") or (
         "llama_2" if kind == "linear" else "vicuna_v1"
     )
+    text = {name: fields[name] for name in (*TEXT_FIELDS, *ROPE_FIELDS) if name in fields}
     return build_config(
-        LlamaConfig(**{name: fields[name] for name in TEXT_FIELDS + ROPE_FIELDS if name in fields}),
+        LlamaConfig(**text),
         vision,
         projector_layers=PROJECTORS[kind],
         vision_feature_layer=int(fields.get("mm_vision_select_layer", -2)),
@@ -185,7 +149,7 @@ def released_fields(
     theta, rope_type = rope.pop("rope_theta"), rope.pop("rope_type")
     full = config.vision_feature_select_strategy == "full"
     return {
-        **RELEASED_DEFAULTS,
+        **_RELEASED["defaults"],
         **(origin or {}),
         **{name: getattr(config.text_config, name) for name in TEXT_FIELDS},
         "tie_word_embeddings": False,

@@ -5,8 +5,6 @@ projector layer, a row of the vocabulary for the image mark) is added on the way
 layout and taken off on the way back.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +23,15 @@ from transformers import (
 
 from egogen.atomic import read_json, read_object, write_json
 from egogen.errors import EgoGenError
+from llava import tokenizer as tokenizers
 from llava.checkpoints.config import ADDED_ROWS, ORIGIN, TOWER_FOLDER, read_config, released_fields
 from llava.checkpoints.fields import CONFIG_FILE, is_released, read_fields
 from llava.checkpoints.files import HUB_NAMES, RELEASED_NAMES, rename, weight_files, write_weights
-from llava.checkpoints.load import EMBEDDINGS, HEAD, read_state
+from llava.checkpoints.load import EMBEDDINGS, HEAD, image_processor_of, read_state
 from llava.conversation import IMAGE_MARK, chat_template, find_template
-from llava.image_processing import ImageProcessor, load_image_processor
+from llava.image_processing import ImageProcessor
 from llava.model import projector_layers, with_identity
-from llava.tokenizer import (
-    ADDED_FILE,
-    FAST_FILE,
-    SentencePieceTokenizer,
-    TextTokenizer,
-    load_tokenizer,
-    save_tokenizer,
-    write_tokenizer_config,
-)
-from llava.tokenizer import CONFIG_FILE as TOKENIZER_CONFIG_FILE
+from llava.tokenizer import SentencePieceTokenizer, TextTokenizer, load_tokenizer, save_tokenizer
 
 LAYOUTS = ("llava", "hub")
 RECORD_FILE = "converted.json"  # says what a folder was converted from
@@ -70,15 +60,21 @@ def convert(
             return None
         raise EgoGenError(f"{out}: holds another checkpoint, expected an empty or a new folder")
     state = read_state(source, config, vision_tower)
-    return (_write_hub if layout == "hub" else _write_llava)(source, out, config, state, record)
+    files, fields = (_write_hub if layout == "hub" else _write_llava)(source, out, config, state)
+    write_json(out / RECORD_FILE, record)
+    write_json(out / CONFIG_FILE, fields, indent=2)
+    return files
+
+
+# Both write all but config.json, and give that with the weight files.
 
 
 def _write_hub(
-    source: Path, out: Path, config: LlavaConfig, state: dict[str, Tensor], record: dict[str, Any]
-) -> list[Path]:
+    source: Path, out: Path, config: LlavaConfig, state: dict[str, Tensor]
+) -> tuple[list[Path], dict[str, Any]]:
     fields, tokenizer = read_fields(source), load_tokenizer(source)
     # All that may be refused comes before the first file is written.
-    pictures, fast = _image_processor(source, config), fast_tokenizer(source, tokenizer)
+    pictures, fast = image_processor_of(source, config), fast_tokenizer(source, tokenizer)
     image_id = len(tokenizer)
     added = max(0, image_id + 1 - config.text_config.vocab_size)
     if projector_layers(config) == 1:
@@ -90,7 +86,7 @@ def _write_hub(
     files = write_weights(state, out, lambda name: rename(name, HUB_NAMES))
     save_tokenizer(tokenizer, out)
     _write_processor(out, config, pictures, fast)
-    write_json(out / ADDED_FILE, {**tokenizer.added, IMAGE_MARK: image_id})
+    write_json(out / tokenizers.ADDED_FILE, {**tokenizer.added, IMAGE_MARK: image_id})
     rows = config.text_config.vocab_size + added
     _write_generation(out, tokenizer, suppress_tokens=list(range(image_id, rows)))
     config.text_config.vocab_size = rows
@@ -100,16 +96,14 @@ def _write_hub(
     written = {**config.to_dict(), ADDED_ROWS: added}
     if is_released(fields):
         written[ORIGIN] = fields
-    write_json(out / RECORD_FILE, record)
-    write_json(out / CONFIG_FILE, written, indent=2)
-    return files
+    return files, written
 
 
 def _write_llava(
-    source: Path, out: Path, config: LlavaConfig, state: dict[str, Tensor], record: dict[str, Any]
-) -> list[Path]:
+    source: Path, out: Path, config: LlavaConfig, state: dict[str, Tensor]
+) -> tuple[list[Path], dict[str, Any]]:
     fields, tokenizer = read_fields(source), load_tokenizer(source)
-    pictures = _image_processor(source, config)
+    pictures = image_processor_of(source, config)
     names = RELEASED_NAMES[projector_layers(config)]
     files = write_weights(state, out, lambda name: rename(name, names))
     tower = config.vision_config.to_diff_dict()
@@ -120,13 +114,7 @@ def _write_llava(
     origin = fields if is_released(fields) else fields.get(ORIGIN)
     released = released_fields(config, origin, TOWER_FOLDER)
     dtype = str(state[HEAD].dtype).removeprefix("torch.")
-    write_json(out / RECORD_FILE, record)
-    write_json(out / CONFIG_FILE, {**released, "torch_dtype": dtype}, indent=2)
-    return files
-
-
-def _image_processor(source: Path, config: LlavaConfig) -> ImageProcessor:
-    return load_image_processor(source, config.vision_config.image_size, config.image_aspect_ratio)
+    return files, {**released, "torch_dtype": dtype}
 
 
 def _write_generation(out: Path, tokenizer: TextTokenizer, **more: Any) -> None:
@@ -140,7 +128,7 @@ def _write_generation(out: Path, tokenizer: TextTokenizer, **more: Any) -> None:
 
 def _length(folder: Path) -> dict[str, int]:
     """`model_max_length` where tokenizer_config.json says one."""
-    config = read_object(folder / TOKENIZER_CONFIG_FILE, needed=False)
+    config = read_object(folder / tokenizers.CONFIG_FILE, needed=False)
     return {name: config[name] for name in ("model_max_length",) if name in config}
 
 
@@ -150,11 +138,11 @@ def _save_tokenizer(tokenizer: TextTokenizer, out: Path) -> None:
     marks = {mark: number for mark, number in tokenizer.added.items() if mark != IMAGE_MARK}
     if isinstance(tokenizer, SentencePieceTokenizer) and IMAGE_MARK in tokenizer.added:
         length = _length(tokenizer.folder).get("model_max_length", 2048)
-        write_tokenizer_config(out, length, tokenizer.legacy)
-        (out / FAST_FILE).unlink(missing_ok=True)
-        (out / ADDED_FILE).unlink()
+        tokenizers.write_tokenizer_config(out, length, tokenizer.legacy)
+        (out / tokenizers.FAST_FILE).unlink(missing_ok=True)
+        (out / tokenizers.ADDED_FILE).unlink()
         if marks:
-            write_json(out / ADDED_FILE, marks)
+            write_json(out / tokenizers.ADDED_FILE, marks)
 
 
 def _write_processor(
@@ -170,7 +158,7 @@ def _write_processor(
         num_additional_image_tokens=1,
         chat_template=chat_template(find_template(config.conversation_template)),
     ).save_pretrained(out)
-    path = out / TOKENIZER_CONFIG_FILE
+    path = out / tokenizers.CONFIG_FILE
     write_json(path, {**read_json(path), "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2)
     pictures.save(out)
 

@@ -1,7 +1,5 @@
 """config.json as it stands, for checks that come before anything slow is imported."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any
@@ -27,3 +25,10 @@ def read_fields(folder: str | os.PathLike) -> dict[str, Any]:
 def is_released(fields: dict[str, Any]) -> bool:
     """Whether config.json has the released layout."""
     return "mm_vision_tower" in fields or "mm_hidden_size" in fields
+
+
+def ties_head(fields: dict[str, Any]) -> bool:
+    """Whether config.json says that the head is the matrix of the embeddings."""
+    text = fields.get("text_config")
+    places = (fields, text if isinstance(text, dict) else {})
+    return any(place.get("tie_word_embeddings") is True for place in places)

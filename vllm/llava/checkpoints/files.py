@@ -4,13 +4,12 @@ Tensors read here are maps of the files: memory is used where and while one is l
 a 26 GB checkpoint can be renamed, converted and put on a GPU on a machine with far less.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
+import yaml
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,42 +19,10 @@ from egogen.errors import EgoGenError
 from egogen.jobs import Progress
 from egogen.weight_files import COMPUTED, fit_names, read_weight_file, tensors
 
-# Names of every layout -> names of transformers' Llava, as regular expressions.
-MODEL_NAMES = {
-    # the released layout and LLaVA-1.5
-    r"^model\.(embed_tokens|layers|norm)\.": r"model.language_model.\1.",
-    r"^model\.mm_projector\.(weight|bias)$": r"model.multi_modal_projector.linear_1.\1",
-    r"^model\.mm_projector\.0\.": "model.multi_modal_projector.linear_1.",
-    r"^model\.mm_projector\.2\.": "model.multi_modal_projector.linear_2.",
-    r"^model\.vision_tower\.vision_tower\.": "model.vision_tower.",
-    # the hub's
-    r"^language_model\.model\.": "model.language_model.",
-    r"^language_model\.lm_head\.": "lm_head.",
-    r"^vision_tower\.": "model.vision_tower.",
-    r"^multi_modal_projector\.": "model.multi_modal_projector.",
-    # both, behind what was renamed above
-    r"^model\.vision_tower\.vision_model\.": "model.vision_tower.",
-}
-# A vision tower's own folder; what a complete CLIP model holds besides is not read.
-TOWER_NAMES = {r"^(vision_model\.)?(?=(embeddings|pre_|encoder|post_|head))": "model.vision_tower."}
-_RELEASED_NAMES = {
-    r"^model\.language_model\.": "model.",
-    r"^model\.vision_tower\.": "model.vision_tower.vision_tower.vision_model.",
-}
-RELEASED_NAMES = {  # by the number of projector layers
-    1: {**_RELEASED_NAMES, r"^model\.multi_modal_projector\.linear_1\.": "model.mm_projector."},
-    2: {
-        **_RELEASED_NAMES,
-        r"^model\.multi_modal_projector\.linear_1\.": "model.mm_projector.0.",
-        r"^model\.multi_modal_projector\.linear_2\.": "model.mm_projector.2.",
-    },
-}
-HUB_NAMES = {
-    r"^model\.language_model\.": "language_model.model.",
-    r"^lm_head\.": "language_model.lm_head.",
-    r"^model\.vision_tower\.": "vision_tower.vision_model.",
-    r"^model\.multi_modal_projector\.": "multi_modal_projector.",
-}
+# Rules for `rename`, explained there.
+_RULES = yaml.safe_load(Path(__file__).with_name("names.yaml").read_text("utf-8"))
+MODEL_NAMES, TOWER_NAMES = _RULES["model"], _RULES["tower"]
+RELEASED_NAMES, HUB_NAMES = _RULES["released"], _RULES["hub"]
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")  # or their `.index.json` with shards
 SHARD_SIZE = "4GB"
 

@@ -5,10 +5,7 @@ and that of Hugging Face's Llava. Their fields and names of weights are known in
 `files`; `convert` writes one from another.
 """
 
-from __future__ import annotations
-
 import os
-import shutil
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -20,27 +17,19 @@ from torch import Tensor
 from transformers import BitsAndBytesConfig, LlavaConfig, logging
 from transformers.modeling_utils import set_zero3_state
 
-from egogen.atomic import atomic_path, write_text
+from egogen.atomic import write_text
 from egogen.devices import usable_device
 from egogen.errors import EgoGenError
 from egogen.weight_files import check_names, shapes_of
-from llava.checkpoints.config import (
-    ADDED_ROWS,
-    hub_file,
-    read_config,
-    ties_head,
-    tower_folder,
-    tower_name,
-)
-from llava.checkpoints.fields import is_released, read_fields
+from llava.checkpoints.config import ADDED_ROWS, hub_file, read_config, tower_folder, tower_name
+from llava.checkpoints.fields import read_fields, ties_head
 from llava.checkpoints.files import WHOLE_FILES, read_tower, read_weights, weight_files
 from llava.conversation import Template, chat_template, find_template
 from llava.image_processing import ImageProcessor, load_image_processor
 from llava.model import PROJECTOR, Llava, projector_layers
-from llava.tokenizer import TextTokenizer, load_tokenizer, save_tokenizer
+from llava.tokenizer import TextTokenizer, copy_files, load_tokenizer, save_tokenizer
 
 QUANTIZATIONS = ("4bit", "8bit")
-DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 UNQUANTIZED = ["model.vision_tower", PROJECTOR, "lm_head"]
 SECOND_LAYER = f"{PROJECTOR}.linear_2.weight", f"{PROJECTOR}.linear_2.bias"
 EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
@@ -94,8 +83,8 @@ def read_state(
         if name in state:
             state[name] = state[name][:-added]
     if not any(name.startswith("model.vision_tower.") for name in state):
-        named = tower_name(fields) if is_released(fields) else None
-        state |= read_tower(_tower_files(folder, vision_tower or named, bool(vision_tower)))
+        named = vision_tower or tower_name(fields)
+        state |= read_tower(_tower_files(folder, named, bool(vision_tower)))
     check_names(shapes_of(state), expected, f"{folder}: weights that config.json does not fit")
     return state
 
@@ -130,13 +119,11 @@ def _tower_files(checkpoint: Path, name: str | None, given: bool) -> list[Path]:
     return [path]
 
 
-def quantization_config(quantization: str | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     """The language model's layers in 4 bits (NF4, scales in 8) or 8 bits; computed in `dtype`.
 
     Vision tower, projector and head stay in `dtype`. Raises EgoGenError without bitsandbytes.
     """
-    if quantization is None:
-        return None
     if quantization not in QUANTIZATIONS:
         raise EgoGenError(
             f"quantization {quantization!r}: expected one of {', '.join(QUANTIZATIONS)}"
@@ -170,30 +157,26 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     attn: str = "sdpa",
     vision_tower: str | None = None,
-    device_map: str | dict[str, Any] | None = None,
-    max_memory: dict[int | str, int | str] | None = None,
-    offload_folder: str | os.PathLike | None = None,
     quantization: str | None = None,
+    **places: Any,
 ) -> Llava:
     """The model of a folder in any of the layouts, in evaluation mode.
 
     Weights go from the mapped files straight to where they belong, one after the other: nothing
     that is pickled is executed, and the host needs room for the weights that stay there, once.
 
-    device_map    where: None (the CPU), {"": device}, one of DEVICE_MAPS (over all GPUs, then the
-                  CPU, then `offload_folder`, each up to `max_memory`), or {module: device}
     quantization  None, "4bit" or "8bit"
+    places        what transformers' `from_pretrained` takes: device_map ({"": device}, "auto": over
+                  all GPUs, then the CPU, then `offload_folder`, each up to `max_memory`, or
+                  {module: device}; without one the CPU)
 
     Raises EgoGenError when weights do not fit config.json, or a library is not there.
     """
     folder = Path(folder)
     config = read_config(folder, vision_tower)
-    options = {
-        "quantization_config": quantization_config(quantization, dtype),
-        "device_map": device_map or ({"": "cpu"} if quantization else None),
-        "max_memory": max_memory,
-        "offload_folder": offload_folder,
-    }
+    if quantization:
+        places["quantization_config"] = quantization_config(quantization, dtype)
+        places["device_map"] = places.get("device_map") or {"": "cpu"}
     state = read_state(folder, config, vision_tower)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -204,7 +187,7 @@ def load_model(
             state_dict=state,
             dtype=dtype,
             attn_implementation=attn,
-            **{name: value for name, value in options.items() if value is not None},
+            **places,
         )
     except (RuntimeError, ValueError, OSError, ImportError) as error:
         raise EgoGenError(f"{folder}: weights cannot be loaded ({error})") from error
@@ -216,30 +199,16 @@ def load_model(
 
 
 def load(
-    folder: str | os.PathLike,
-    *,
-    dtype: str = "auto",
-    attn: str = "sdpa",
-    device: str | None = None,
-    device_map: str | None = None,
-    quantization: str | None = None,
-    vision_tower: str | None = None,
+    folder: str | os.PathLike, *, dtype: str = "auto", device: str | None = None, **options: Any
 ) -> Loaded:
     """Everything needed to describe images with the checkpoint in `folder`.
 
-    All of the model is on `device`, or with `device_map` (one of DEVICE_MAPS) spread over all GPUs.
+    All of the model is on `device`, unless `options`, those of `load_model`, have a device_map.
     """
     target = usable_device(device)
-    one_place = None if target.type == "cpu" and not quantization else {"": target}
-    model = load_model(
-        folder,
-        dtype=pick_dtype(dtype, target),
-        attn=attn,
-        vision_tower=vision_tower,
-        device_map=device_map or one_place,
-        quantization=quantization,
-    )
-    return with_tools(model, folder)
+    if not options.get("device_map") and (target.type != "cpu" or options.get("quantization")):
+        options["device_map"] = {"": target}
+    return with_tools(load_model(folder, dtype=pick_dtype(dtype, target), **options), folder)
 
 
 def with_tools(model: Llava, folder: str | os.PathLike) -> Loaded:
@@ -251,21 +220,19 @@ def with_tools(model: Llava, folder: str | os.PathLike) -> Loaded:
             f"{folder}: tokenizer of {tokenizer.base_size()} pieces, expected at most the model's "
             f"{tokenizer.rows}"
         )
-    processor = load_image_processor(
-        folder, config.vision_config.image_size, config.image_aspect_ratio
-    )
+    processor = image_processor_of(folder, config)
     template = find_template(config.conversation_template)
     return Loaded(model, tokenizer, processor, template, Path(folder))
+
+
+def image_processor_of(folder: str | os.PathLike, config: LlavaConfig) -> ImageProcessor:
+    return load_image_processor(folder, config.vision_config.image_size, config.image_aspect_ratio)
 
 
 def save_tools(loaded: Loaded, folder: str | os.PathLike) -> None:
     """Tokenizer and image processor files, so that a folder with weights is complete."""
     save_tokenizer(loaded.tokenizer, folder)
     loaded.image_processor.save(folder)
-    for name in HUB_FILES:
-        source, target = loaded.folder / name, Path(folder) / name
-        if source.exists() and source.resolve() != target.resolve():
-            with atomic_path(target) as temporary:
-                shutil.copyfile(source, temporary)
+    copy_files(HUB_FILES, loaded.folder, Path(folder))
     if (loaded.folder / CHAT_FILE).exists():  # tuning may have chosen another template
         write_text(Path(folder) / CHAT_FILE, chat_template(loaded.template))

@@ -1,10 +1,9 @@
 """Batched decoding: what is written for a sample depends on that sample and its seed, no other.
 
 Letters: B samples, S prompt positions (an image has P of them), P patches of an image, L positions
-so far, D language width, H heads, W width of a head, V vocabulary, k `Decoding.top_k`.
+so far, T of the longest prompt and answer, D language width, H heads, W width of a head, V
+vocabulary, k `Decoding.top_k`, n ids of an answer.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from transformers.cache_utils import DynamicLayer
 
 from llava.describing.job import Decoding
 from llava.model import Llava, runs_on
-from llava.tokens import left_pad
+from llava.tokens import padded
 
 BLOCK = 64  # spare positions of the key and value cache; a description is some 100 tokens
 
@@ -89,9 +88,8 @@ class BlockLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         start = self.keys.shape[2]
         length = start + key_states.shape[2]
-        for which, (known, new) in enumerate(
-            ((self.keys, key_states), (self.values, value_states))
-        ):
+        both = ((self.keys, key_states), (self.values, value_states))
+        for which, (known, new) in enumerate(both):
             if length > self._buffers[which].shape[2]:
                 batch, heads, _, width = new.shape
                 self._buffers[which] = new.new_empty(batch, heads, length + BLOCK, width)
@@ -107,11 +105,6 @@ class BlockLayer(DynamicLayer):
 
     def _view(self, length: int) -> None:
         self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
-
-
-def block_cache() -> Cache:
-    """An empty cache for a model without sliding windows, such as Llama."""
-    return Cache(layer_class_to_replicate=BlockLayer)
 
 
 @torch.inference_mode()
@@ -133,18 +126,19 @@ def decode(
     Of all hidden states only those of the last layer that predict a token are kept, on the CPU.
     """
     device = runs_on(model.get_input_embeddings())
-    ids, mask = (tensor.to(device) for tensor in left_pad(prompts, pad_id))  # (B, S) each
+    ids = padded(prompts, pad_id, "left").to(device)  # (B, S)
+    mask = padded([[True] * len(prompt) for prompt in prompts], False, "left").to(device)  # (B, S)
     written = [Written() for _ in prompts]
     rows: list[list[torch.Tensor]] = [[] for _ in prompts]
     active = list(range(len(prompts)))
     embeds = model.embed(ids, features_BPD.to(device))  # (B, S, D)
     positions = (mask.cumsum(1) - 1).clamp(min=0)  # (B, S)
-    padded = not bool(mask.all())  # without a mask faster kernels can be used
-    cache = block_cache()
+    masked = not bool(mask.all())  # without a mask faster kernels can be used
+    cache = Cache(layer_class_to_replicate=BlockLayer)
     for step in range(max_new_tokens):
         hidden = model.model.language_model(
             inputs_embeds=embeds,
-            attention_mask=mask if padded else None,
+            attention_mask=mask if masked else None,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
@@ -169,3 +163,31 @@ def decode(
     for text, kept in zip(written, rows, strict=True):
         text.rows = torch.stack(kept)  # (n, D)
     return written
+
+
+@torch.inference_mode()
+def text_rows(
+    model: Llava,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    features_BPD: torch.Tensor,
+    pad_id: int,
+) -> list[torch.Tensor]:
+    """`Written.rows` of answers that are already there, whatever wrote them, by one pass.
+
+    The row that predicts a token sits on the token before it and, with causal attention, is the
+    same whether the tokens come one by one or all at once. `prompts` are ids with the image
+    expanded, `features_BPD` the images; an answer's last id is the end mark where it has one.
+    Sequences are padded on the right, where attention never looks: no mask is needed.
+    """
+    device = runs_on(model.get_input_embeddings())
+    pairs = list(zip(prompts, answers, strict=True))
+    # Nothing follows the last token, so its own state is not needed.
+    ids = padded([[*prompt, *answer[:-1]] for prompt, answer in pairs], pad_id)  # (B, T)
+    hidden = model.model.language_model(
+        inputs_embeds=model.embed(ids.to(device), features_BPD.to(device)), use_cache=False
+    ).last_hidden_state  # (B, T, D), after the final norm
+    return [
+        hidden[row, len(prompt) - 1 : len(prompt) - 1 + len(answer)].cpu()  # (n, D)
+        for row, (prompt, answer) in enumerate(pairs)
+    ]

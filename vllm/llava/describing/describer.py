@@ -18,8 +18,6 @@ a class with these members, for instance
 and `llava.describing.loop.run(job, Depth())` describes a split with it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -43,7 +41,7 @@ class Feature:
 
     width: int
     rows: int | None = None
-    projector: Callable[[], Projector] | None = None
+    projector: Callable[[], "Projector"] | None = None
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ had while writing (`Written.rows`), or leave them None, as serving engines do: t
 one teacher-forced pass.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field

@@ -9,8 +9,6 @@ compact -> released   vision features are projected; text is copied.
 P patches, C vision width, D language width.
 """
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -44,7 +42,12 @@ def projector_from(folder: Path) -> Projector:
 
 
 class Unprojector:
-    """Least squares in float64 against a projector of one layer: (P, D) -> (P, C)."""
+    """Least squares in float64 against a projector of one layer: (P, D) -> (P, C).
+
+    `residual` is how far, at most so far, vision features project from what was given, relative.
+    """
+
+    residual = 0.0
 
     def __init__(self, projector: Projector):
         if projector.layers != 1:
@@ -56,12 +59,19 @@ class Unprojector:
         self.bias = projector.state["linear_1.bias"].double()
         self.inverse = torch.linalg.pinv(self.weight)  # (C, D)
 
-    def __call__(self, rows: np.ndarray) -> tuple[np.ndarray, float]:
-        """-> vision features (P, C) float16, and how far they project from `rows`, relative."""
+    def __call__(self, rows: np.ndarray, where: str) -> np.ndarray:
+        """-> vision features (P, C) float16. Raises EgoGenError for another model's features."""
         projected = torch.from_numpy(rows).double()
         vision = ((projected - self.bias) @ self.inverse.T).half()
         error = vision.double() @ self.weight.T + self.bias - projected
-        return vision.numpy(), float(error.norm() / projected.norm())
+        residual = float(error.norm() / projected.norm())
+        if residual > LARGEST_RESIDUAL:
+            raise EgoGenError(
+                f"{where}: no vision features project to it (residual {residual:.2g}, expected at "
+                f"most {LARGEST_RESIDUAL}); it was not made with this projector"
+            )
+        self.residual = max(self.residual, residual)
+        return vision.numpy()
 
 
 @dataclass(frozen=True)
@@ -135,27 +145,6 @@ def _sound(source: Any, entries: Sequence[ActionEntry]) -> tuple[dict[str, str],
     return problems, next(shape for shape in shapes.values() if shape[1] == usual)
 
 
-class _Reader:
-    """The source, what is to be written for a frame of it, and the largest residual so far."""
-
-    def __init__(self, job: Conversion):
-        self.store, self.residual = open_store(job.source), 0.0
-        self.unproject = None if job.projector is None else Unprojector(job.projector)
-
-    def stored(self, entry: ActionEntry, rows: np.ndarray) -> np.ndarray:
-        if self.unproject is None:
-            return rows
-        vision, residual = self.unproject(rows)
-        if residual > LARGEST_RESIDUAL:
-            raise EgoGenError(
-                f"{self.store.root}: feature of frame {entry.image_0}: no vision features project "
-                f"to it (residual {residual:.2g}, expected at most {LARGEST_RESIDUAL}); it was not "
-                "made with this projector"
-            )
-        self.residual = max(self.residual, residual)
-        return vision
-
-
 def convert(job: Conversion, entries: Sequence[ActionEntry]) -> int:
     """Convert the features of `entries`; what the target has already is kept. -> exit code.
 
@@ -163,34 +152,32 @@ def convert(job: Conversion, entries: Sequence[ActionEntry]) -> int:
     EgoGenError when the features were not made with the projector.
     """
     _check(job)
-    problems, shape = _sound(open_store(job.source), entries)
+    source = open_store(job.source)
+    problems, shape = _sound(source, entries)
     _record(job, shape)
-    target, read = open_store(job.target), _Reader(job)
+    target = open_store(job.target)
+    unproject = None if job.projector is None else Unprojector(job.projector)
     left = [e for e in entries if e.key not in problems and not _complete(target, e)]
     writer = open_writer(job.target, job.kind, job.layout, job.writer)
     done = len(entries) - len(left)
     with Progress(len(entries), f"to {job.layout}", "features", done=done) as progress:
         for first in range(0, len(left), BATCH):
             group = left[first : first + BATCH]
-            writer.write(_read_all(read, group, problems))
+            rows = {}
+            for entry in group:
+                try:
+                    found = source.read(entry.image_0)
+                except EgoGenError as error:
+                    problems[entry.key] = str(error)
+                    continue
+                where = f"{source.root}: feature of frame {entry.image_0}"
+                rows[entry.image_0] = unproject(found, where) if unproject else found
+            writer.write(rows)
             progress.update(len(group))
     writer.close()
-    if read.unproject is not None:
-        print(f"largest residual of what was converted now: {read.residual:.2g}")
+    if unproject is not None:
+        print(f"largest residual of what was converted now: {unproject.residual:.2g}")
     for key, problem in problems.items():
         print(f"not converted: entry {key}: {problem}", file=sys.stderr)
     print(f"{job.target}: {len(entries) - len(problems)} of {len(entries)} features")
     return EXIT_INCOMPLETE if problems else 0
-
-
-def _read_all(
-    read: _Reader, entries: Sequence[ActionEntry], problems: dict[str, str]
-) -> dict[str, np.ndarray]:
-    """{frame: what is to be written}; a feature that cannot be read is noted instead."""
-    rows = {}
-    for entry in entries:
-        try:
-            rows[entry] = read.store.read(entry.image_0)
-        except EgoGenError as error:
-            problems[entry.key] = str(error)
-    return {entry.image_0: read.stored(entry, found) for entry, found in rows.items()}

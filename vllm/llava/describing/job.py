@@ -1,7 +1,5 @@
 """What a description job is given: which entries, with which question, and where results go."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -3,8 +3,6 @@
 Letters: B samples, P patches of an image, C vision width, D language width, n tokens of a text.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -19,10 +17,9 @@ from egogen.errors import EgoGenError
 from egogen.features.projector import Projector
 from llava.checkpoints.load import Loaded, quantization_of
 from llava.conversation import escape_marks, prompt_for
-from llava.describing.decoding import Decoding, Written
+from llava.describing.decoding import Decoding, Written, text_rows
 from llava.describing.describer import Description, Feature, Name
 from llava.describing.engine import Engine, Request, transformers_engine
-from llava.describing.teacher_forcing import text_rows
 from llava.model import Llava
 from llava.tokens import encode_prompt, expand
 
@@ -36,12 +33,8 @@ def prompt_ids(loaded: Loaded, question: str) -> list[int]:
 def fingerprint(model: Llava) -> str:
     """A short name for the model's weights, from the parts that any tuning changes."""
     digest = hashlib.sha256()
-    modules = [
-        *model.model.multi_modal_projector.children(),
-        model.model.language_model.norm,
-        model.lm_head,
-    ]
-    for module in modules:
+    projector = model.model.multi_modal_projector.children()
+    for module in (*projector, model.model.language_model.norm, model.lm_head):
         with align_module_device(module):  # a device map may keep it elsewhere
             for part in module.parameters():
                 rows = part if module is not model.lm_head else part[:64]
@@ -140,15 +133,9 @@ class LlavaDescriber:
         self, requests: Sequence[Request], written: Sequence[Written]
     ) -> list[torch.Tensor]:
         """The engine's hidden states, or those of one teacher-forced pass where it kept none."""
-        left = [number for number, sample in enumerate(written) if sample.rows is None]
-        made: list[torch.Tensor] = []
-        if left:
-            made = text_rows(
-                self.model,
-                [requests[number].ids for number in left],
-                [written[number].ids for number in left],
-                torch.stack([requests[number].features for number in left]),  # (B, P, D)
-                self.loaded.tokenizer.pad_id,
-            )
-        following = iter(made)
-        return [next(following) if sample.rows is None else sample.rows for sample in written]
+        kept = [sample.rows for sample in written if sample.rows is not None]
+        if len(kept) == len(written):
+            return kept
+        features = torch.stack([request.features for request in requests])  # (B, P, D)
+        prompts, answers = [request.ids for request in requests], [made.ids for made in written]
+        return text_rows(self.model, prompts, answers, features, self.loaded.tokenizer.pad_id)

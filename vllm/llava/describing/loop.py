@@ -4,8 +4,6 @@ A batch's features are written before its texts, so that an entry in the result 
 is finished work: a job that was killed at any moment continues by the same command.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -11,8 +11,6 @@ square. The journal's entries belong to the chunk; they go into the result file 
 or at the next start of one that was killed.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -44,9 +42,7 @@ def journal_of(path: Path) -> Path:
 
 
 def read_results(path: Path) -> Results:
-    """A result file with the entries of its journal, checked. Raises EgoGenError naming file and
-    entry.
-    """
+    """A result file with the entries of its journal. Raises EgoGenError naming file and entry."""
     added = _read_journal(journal_of(path))  # first: whoever publishes removes it last
     data = _checked(read_json(path), path)
     for line in added:
@@ -97,9 +93,7 @@ def append_results(
 def write_results(
     path: Path, entries: Iterable[ActionEntry], done: dict[str, dict[str, str]]
 ) -> None:
-    """Write what is done (`ActionEntry.key` -> fields), in the order of the action file; the
-    journal is then part of it and goes.
-    """
+    """Write what is done, in the order of the action file; the journal is part of it and goes."""
     data: dict[str, dict[str, Any]] = {}
     for entry in entries:
         if entry.key in done:

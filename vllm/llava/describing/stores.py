@@ -1,7 +1,5 @@
 """The feature stores of a description job, by the names of the describer's features."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

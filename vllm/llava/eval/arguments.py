@@ -1,7 +1,5 @@
 """The flags that commands over a split share: which model, which entries, where features go."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,24 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All shared flags."""
     add = parser.add_argument
     add("--model-path", required=True, help="folder of the tuned model")
-    add(
-        "--dtype",
-        default="auto",
-        choices=DTYPES,
-        help="auto: float16 on a GPU, as in the released code, float32 on a CPU",
-    )
+    add("--dtype", default="auto", choices=DTYPES, help="auto: float16 on a GPU, float32 on a CPU")
     add("--attn", default="sdpa", choices=ATTENTIONS, help="attention kernel (default: sdpa)")
     add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU when there is one)")
     add("--device-map", help="auto: the layers over all GPUs, for models larger than one")
     bits = parser.add_mutually_exclusive_group()
     for name in ("4bit", "8bit"):
-        bits.add_argument(
-            f"--load-{name}",
-            dest="quantization",
-            action="store_const",
-            const=name,
-            help=f"the language model in {name[0]} bits (needs bitsandbytes)",
-        )
+        about = f"the language model in {name[0]} bits (needs bitsandbytes)"
+        kind: dict[str, Any] = {"dest": "quantization", "action": "store_const", "const": name}
+        bits.add_argument(f"--load-{name}", help=about, **kind)
     add("--vision-tower", help="folder with the vision tower when the checkpoint lacks it")
     add("--query", default=QUERY, help="question with one {} for the action (default: %(default)s)")
     add("--dataset", choices=DATASETS, help="label convention (default: from the file's name)")
@@ -49,12 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--image-dir", required=True, type=Path, help="frame folder of the split")
     add("--save-image-feature-path", type=Path, help="root of the image features (none: not saved)")
     add("--save-text-feature-path", type=Path, help="root of the text features (none: not saved)")
-    add(
-        "--feature-layout",
-        choices=LAYOUTS,
-        default="released",
-        help="compact: vision features and the projector in few large files, a fifth of the bytes",
-    )
+    about = "compact: vision features and the projector in few large files, a fifth of the bytes"
+    add("--feature-layout", choices=LAYOUTS, default="released", help=about)
     add("--num-chunks", type=int, default=1)
     add("--chunk-idx", type=int, default=1, help="1 to the number of chunks")
     add("--batch-size", type=int, default=8)
@@ -82,14 +67,12 @@ def job_fields(args: argparse.Namespace, action_label: Path) -> dict[str, Any]:
 
 
 def check_inputs(args: argparse.Namespace, job: Job) -> None:
-    """Raises EgoGenError for an action file or a model's folder that is none, before any network
-    is made.
-    """
+    """Raises EgoGenError for an action file or a model's folder that is none."""
     chunk_entries(job)
     read_fields(args.model_path)
 
 
-def load_asked(args: argparse.Namespace) -> Loaded:
+def load_asked(args: argparse.Namespace) -> "Loaded":
     from llava.checkpoints.load import load  # slow to import
 
     options = ("dtype", "attn", "device", "device_map", "quantization", "vision_tower")

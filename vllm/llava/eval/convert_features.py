@@ -1,7 +1,5 @@
 """Make a compact feature store from a released one, or the reverse."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,14 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from llava.describing import feature_conversion as conversion  # slow to import
 
     needs = args.projector and args.kind == "image" and args.to == "compact"
-    job = conversion.Conversion(
-        source=args.source,
-        target=args.target,
-        kind=args.kind,
-        layout=args.to,
-        writer=f"{args.chunk_idx}-of-{args.num_chunks}",
-        projector=conversion.projector_from(args.projector) if needs else None,
-    )
+    projector = conversion.projector_from(args.projector) if needs else None
+    writer = f"{args.chunk_idx}-of-{args.num_chunks}"
+    paths = args.source, args.target
+    job = conversion.Conversion(*paths, args.kind, args.to, writer, projector)
     return conversion.convert(job, entries)
 
 

@@ -5,8 +5,6 @@ model. No more is needed than a JSON with the texts: an action file that holds t
 results beside the action file.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Describe every action of one chunk of a split, and save the features for stage 2."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,11 +27,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--temperature", type=float, default=0.2, help="0 is greedy (default: %(default)s)")
     add("--top-k", type=int, default=TOP_K)
     add("--max-new-tokens", type=int, default=1024)
-    add(
-        "--as-released",
-        action="store_true",
-        help="labels cut as in the published runs (--label-style released); nothing else",
-    )
+    about = "labels cut as in the published runs (--label-style released); nothing else"
+    add("--as-released", action="store_true", help=about)
     args = parser.parse_args(argv)
     if args.as_released:
         args.label_style = "released"

@@ -4,8 +4,6 @@ The result of tuning is `adapter/` (small) and, merged with the pretrained weigh
 that of tuning without adapters, which the describing command loads.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The flags of tuning: those of the released scripts, and transformers' TrainingArguments."""
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import os
@@ -17,7 +15,7 @@ from transformers.hf_argparser import HfArg
 
 from egogen.atomic import read_object
 from egogen.errors import EgoGenError, need_package
-from llava.train.parallel import name_engine, processes, read_deepspeed, start_deepspeed
+from llava.train.parallel import processes, read_deepspeed, start_deepspeed
 
 EXAMPLE = """example:
   python -m llava.train.train --model_name_or_path runs/llava_pretrained \\
@@ -141,7 +139,10 @@ class TuningArguments(TrainingArguments):
 
     @property
     def engine(self) -> str:
-        return name_engine(self)
+        """ "zero3", "zero2" ..., "fsdp" or "ddp": decides which checkpoints can be continued."""
+        if self.deepspeed:
+            return f"zero{self.deepspeed['zero_optimization'].get('stage', 0)}"
+        return "fsdp" if self.fsdp else "ddp"
 
     @property
     def step_samples(self) -> int:
@@ -149,6 +150,7 @@ class TuningArguments(TrainingArguments):
         return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
 
 
+GROUPS = (ModelArguments, DataArguments, LoraArguments, TuningArguments)
 CHOICES = {
     "cut_rule": ("expanded", "released"),
     "lr_rule": ("command", "released"),
@@ -171,7 +173,7 @@ def parse(argv: Sequence[str] | None) -> Flags:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed else warns that it found none
     parser = HfArgumentParser(
-        (ModelArguments, DataArguments, LoraArguments, TuningArguments),
+        GROUPS,
         prog="python -m llava.train.train",
         description="Tune the vision-language model on conversations about frames.",
         epilog=EXAMPLE,
@@ -200,8 +202,7 @@ def _defaults(argv: Sequence[str]) -> list[str]:
 
 
 def _nearest(flag: str) -> str:
-    groups = (ModelArguments, DataArguments, LoraArguments, TuningArguments)
-    names = [item.name for group in groups for item in fields(group)]
+    names = [item.name for group in GROUPS for item in fields(group)]
     near = difflib.get_close_matches(flag.lstrip("-").replace("-", "_"), names, n=1)
     return f", expected perhaps --{near[0]}" if near else ""
 

@@ -1,7 +1,5 @@
 """Instruction-tuning data: the conversations file, and batches made of it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -139,10 +137,7 @@ class TuningData(Dataset):
 
 @dataclass(frozen=True)
 class Collator:
-    """Samples -> input_ids, labels, attention_mask (B, T) and pixel_values (B, 3, size, size).
-
-    B samples of T positions, an image with all its patches.
-    """
+    """Samples -> what `collate` gives, and pixel_values (B, 3, size, size)."""
 
     pad_id: int
 

@@ -1,7 +1,5 @@
 """Add tuned adapters into the weights of their base model: a folder that describes images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

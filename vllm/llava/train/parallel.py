@@ -1,7 +1,5 @@
 """What shares a model among processes: plain DDP, DeepSpeed's ZeRO stages, or FSDP."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path
@@ -78,10 +76,3 @@ def leave_deepspeed() -> None:
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()
-
-
-def name_engine(arguments: Any) -> str:
-    """ "zero3", "zero2" ..., "fsdp" or "ddp": decides which checkpoints can be continued."""
-    if arguments.deepspeed:
-        return f"zero{arguments.deepspeed['zero_optimization'].get('stage', 0)}"
-    return "fsdp" if arguments.fsdp else "ddp"

@@ -4,8 +4,6 @@
 saved, and is never continued from.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """Tune the language model and the projector on conversations; the vision tower stays frozen."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +12,7 @@ from egogen.atomic import read_object, write_json
 from egogen.errors import EgoGenError, run_command
 from egogen.jobs import lock, track
 from llava.checkpoints.load import Loaded, load_model, save_tools, with_tools
-from llava.conversation import TEMPLATES
+from llava.conversation import find_template
 from llava.train.adapters import ADAPTER_FOLDER, add_adapters, merge, write_origin
 from llava.train.arguments import Flags, TuningArguments, parse
 from llava.train.data import Collator, TuningData, read_conversations
@@ -67,10 +65,8 @@ def pick_attention(name: str, half: bool) -> str:
 
 
 def weights_dtype(flags: Flags) -> torch.dtype:
-    """Of the loaded weights: float32 where an optimizer works on these themselves.
-
-    Half precision where DeepSpeed keeps its own float32 copy, and for frozen weights under
-    adapters.
+    """Float32 where an optimizer works on the loaded weights themselves; half precision where
+    DeepSpeed keeps its own float32 copy, and for frozen weights under adapters.
     """
     tuning = flags.tuning
     if (tuning.bf16 or tuning.fp16) and (tuning.deepspeed or flags.lora.lora_enable):
@@ -91,8 +87,7 @@ def prepare(flags: Flags) -> Loaded:
     )
     if flags.model.version:
         name = RELEASED_VERSIONS.get(flags.model.version, flags.model.version)
-        if name not in TEMPLATES:
-            raise EgoGenError(f"--version {name!r}: expected one of {', '.join(TEMPLATES)}")
+        find_template(name, "--version")
         model.config.conversation_template = name
     if flags.data.image_aspect_ratio:
         model.config.image_aspect_ratio = flags.data.image_aspect_ratio

@@ -1,7 +1,5 @@
 """transformers' Trainer with complete checkpoints, plain progress, and a data order of its own."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator

@@ -148,5 +148,7 @@ class Handler(BaseHTTPRequestHandler):
 def serving() -> Iterator[ChatServer]:
     with ChatServer() as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield server
-        server.shutdown()
+        try:
+            yield server
+        finally:
+            server.shutdown()

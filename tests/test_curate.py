@@ -99,7 +99,8 @@ def test_boxes_of_the_source_frame(root, server):
         "0": {"object": "thing", "bbox": [45, 26, 45, 52]},
         "1": [
             {"frame": "target", "object": "thing", "bbox": [0, 0, 1, 1]},
-            {"frame": "source", "object": "other thing", "bbox": [405, 0, 90, 260]},
+            {"frame": "source", "object": "other_thing_(thing,_item)", "bbox": [405, 0, 90, 260]},
+            {"frame": "source", "object": "left_hand", "bbox": [-9, 0, 54, 26]},
         ],
     }
     edit(
@@ -109,7 +110,7 @@ def test_boxes_of_the_source_frame(root, server):
     assert main(line(root, server, "--concurrency", "1")) == 0
     assert server.questions()[:3] == [
         "Action: pick up thing 0\nObjects: thing (10, 10, 20, 30)",
-        "Action: pick up thing 1\nObjects: other thing (90, 0, 100, 100)",
+        "Action: pick up thing 1\nObjects: other thing (90, 0, 100, 100), left hand (0, 0, 10, 10)",
         "Action: pick up thing 0",
     ]
     assert "thing on the left" in texts(root / "out.json")[0]
@@ -246,6 +247,16 @@ def test_a_server_that_stops_answering(root, server):
     assert not (root / "out.json").exists() and len(server.asked) == 5
     server.faults = []
     assert main(command) == 0 and len(server.asked) == 9
+
+
+def test_questions_that_are_always_refused_keep_no_others_back(root, server, capsys):
+    server.faults = ["", *["400"] * 3]
+    command = line(root, server, "--concurrency", "1")
+    assert main(command) == 1
+    server.faults = ["400"] * 3
+    assert main(command) == 1
+    assert capsys.readouterr().err.count("not curated") == 6
+    assert len(texts(root / "out.json")) == 1
 
 
 # --- going on

@@ -37,7 +37,7 @@ def test_the_object_of_a_phrase(phrase):
 
 
 def test_what_boxes_call_the_object_will_do_too():
-    assert named_by("lift the cup", ["coffee mug", "7"]) == {"cup", "mug"}
+    assert named_by("lift the cup", ["coffee mug", "7", "left hand"]) == {"cup", "mug"}
 
 
 REST = " while the other hand rests on the table."
@@ -125,6 +125,6 @@ def test_own_examples(tmp_path):
         "Action: öffne es",
         "Es geht auf.",
     ]
-    with pytest.raises(EgoGenError, match="own.yaml: example 1: expected texts .*also object"):
+    with pytest.raises(EgoGenError, match="own.yaml: example 1: expected YAML .*also object"):
         path.write_text("system: a\nexamples: [{action: b, description: c, object: d}]\n")
         read_examples(path)

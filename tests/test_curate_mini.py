@@ -10,6 +10,7 @@ from egogen import layout
 from egogen.actions import DESCRIPTION_KEY, read_actions
 from egogen.curate.__main__ import main as curate
 from egogen.labels import QUERY
+from llava.describing.results import result_file
 from llava.eval.run_llava_in_loop import main as describe
 from llava.train.train import main as tune
 from mini.start.vllm import main as start
@@ -45,7 +46,8 @@ def test_from_labels_to_descriptions(tmp_path):
     answers = [row["conversations"][1]["value"] for row in json.loads(curated.read_text())]
     assert sorted(answers) == sorted(map(described, questions)) and len(answers) == 6
     boxes = json.loads(layout.metadata_file(root, NAME).read_text())
-    for entry, answer in zip(read_actions(layout.action_file(root, NAME, "train")), answers):
+    entries = read_actions(layout.action_file(root, NAME, "train"))
+    for entry, answer in zip(entries, answers, strict=True):
         thing = boxes[entry.clip]["actions"][entry.action_id]["object"]
         assert parse_description(answer)["object"] == thing
 
@@ -74,10 +76,7 @@ def test_from_labels_to_descriptions(tmp_path):
         + words("--action-label", layout.action_file(root, NAME, "val"), "--temperature", 0)
         + words("--max-new-tokens", 40)
     )
-    (results,) = (tmp_path / "chunks").glob("*.json") and [
-        json.loads(path.read_text()) for path in (tmp_path / "chunks").glob("*_1.json")
-    ]
+    results = json.loads(result_file(tmp_path / "chunks", 1).read_text())
     made = [fields["description"] for actions in results.values() for fields in actions.values()]
-    print(made)
     assert len(made) == 3 and all(text.startswith("With the ") for text in made)
-    assert all("hand, the person reaches for the" in text for text in made)
+    assert all(parse_description(text)["hand"] for text in made)

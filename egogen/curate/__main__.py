@@ -170,7 +170,7 @@ def curate(args: argparse.Namespace, prompts: Sequence[Prompt]) -> tuple[Answers
                     os.fsync(file.fileno())
                 bar.update()
 
-            failures = asyncio.run(ask(args, examples, left, save)) if left else []
+            failures = asyncio.run(ask(args, examples, left, save, bool(known))) if left else []
     return {p.entry.key: known[p.key] for p in prompts if p.key in known}, failures
 
 

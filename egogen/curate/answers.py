@@ -34,9 +34,10 @@ def named_by(phrase: str, objects: Collection[str] = ()) -> set[str]:
     around, words = AROUND.split(), re.findall(r"[a-z]{2,}|[^\w\s-]", phrase.casefold())
     rest = dropwhile(around.__contains__, words[1:])
     name = " ".join(takewhile(lambda word: word not in around and word.isalpha(), rest))
-    found = [WORD.findall(part.casefold()) for part in (*name.split(" of "), *objects)]
-    heads = {part[-1] for part in found if part} or set(words[:1])
-    return heads if phrase.isascii() else set()
+    boxed = [name for name in objects if not name.endswith(("hand", "hands"))]
+    found = [WORD.findall(part.casefold()) for part in (*name.split(" of "), *boxed)]
+    heads = {part[-1] for part in found if part}
+    return (heads or set(words[:1])) if phrase.isascii() else set()
 
 
 def forms(word: str) -> set[str]:
@@ -58,10 +59,9 @@ def flaw(text: str, wanted: Collection[str] | None = None) -> str:
     if wanted is not None and not LENGTH[0] <= len(text) <= LENGTH[1]:
         return f"has {len(text)} characters, expected {LENGTH[0]} to {LENGTH[1]}"
     found = {form for word in WORD.findall(text.casefold()) for form in forms(word)}
-    named = any(
-        form.endswith(end) for word in wanted or () for end in forms(word) for form in found
-    )
-    return "" if named or not wanted else f"does not name {' or '.join(sorted(wanted))}"
+    ends = {end for word in wanted or () for end in forms(word)}
+    missing = ends and not any(form.endswith(tuple(ends)) for form in found)
+    return f"does not name {' or '.join(sorted(wanted or ()))}" if missing else ""
 
 
 def said(reply: str) -> tuple[str, str]:

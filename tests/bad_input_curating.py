@@ -148,7 +148,7 @@ ADDRESSES = [
     )
 ]
 OPTIONS = [
-    Case("curate", more.split("=")[0], untouched, (said,), more=more)
+    Case("curate", f"option {more}", untouched, (said,), more=more)
     for more, said in (
         ("--concurrency 0", "concurrency"),
         ("--retries -1", "retries"),
@@ -160,8 +160,9 @@ OPTIONS = [
         ("--key action", "--key"),
         ("--name ego5d", "ego5d"),
         ("--model ''", "--model"),
-        ("--out {root}/ego4d_val.json", "is read here"),
-        ("--actions-output {root}/ego4d_metadata.json", "is read here"),
+        ("--out {root}/ego4d_val.json", "is read or written"),
+        ("--actions-output {root}/ego4d_metadata.json", "is read or written"),
+        ("--actions-output {root}/out/talk.json", "is read or written"),
         ("--from-column gpt", "no entry has a text 'gpt'"),
         ("--split train --name epickitchen", "epickitchen_train.json"),
     )

@@ -64,10 +64,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise EgoGenError(
             "expected --out with --base-url and --model or --from-column; or --dry-run"
         )
-    read = (action_file(args.root, args.name, args.split), metadata_file(args.root, args.name))
-    for path in (args.out, args.actions_output):
-        if path and path.resolve() in [other.resolve() for other in (*read, args.examples)]:
-            raise EgoGenError(f"{path}: is read here, expected another file to write")
+    taken = [action_file(args.root, args.name, args.split), args.examples]
+    taken.append(metadata_file(args.root, args.name))
+    for path in filter(None, (args.out, args.actions_output)):
+        if path.resolve() in [other.resolve() for other in taken]:
+            raise EgoGenError(f"{path}: is read or written here already, expected another file")
+        taken.append(path)
     return args
 
 

@@ -8,7 +8,7 @@ from itertools import dropwhile, takewhile
 
 from lemminflect import getAllLemmas
 
-LENGTH = (40, 1200)  # characters of a description, fewest and most
+LENGTH = (20, 1500)  # characters of a description, fewest and most
 WORD = re.compile(r"[^\W\d_]+")
 REFUSAL = re.compile(
     r"^\W*(sorry|i apologi[sz]e|unfortunately|i( a|.)?m (very )?(sorry|unable|not able)"

@@ -14,7 +14,7 @@ from egogen.frames import read_rgb
 EXAMPLES = Path(__file__).with_name("examples.yaml")
 IMAGE_SIDE = 768  # pixels; models scale larger frames down anyway
 Boxes = Mapping[str, list[float]]  # object -> left, top, right, bottom in percent of the frame
-Message = dict[str, Any]
+Message = Any  # of chat.completions: {"role", "content"}
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ def read_key(url: str) -> str:
     if not key.isascii() or not key.isprintable():
         raise EgoGenError("OPENAI_API_KEY: expected printable ASCII")
     with suppress(ValueError):  # of the port
-        if re.match(r"https?://[^/?#\s]+(/\S*)?$", url) and urlsplit(url).port != 0:
+        host = re.match(r"https?://[^/?#\s]+(/\S*)?$", url)
+        if host and url.isprintable() and urlsplit(url).port != 0:
             return key
     raise EgoGenError("--base-url: expected http://HOST:PORT/v1")
 

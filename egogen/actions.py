@@ -155,3 +155,9 @@ def read_clip_sizes(path: str | os.PathLike) -> dict[str, tuple[int, int]]:
             )
         sizes[clip] = (int(sides[0]), int(sides[1]))
     return sizes
+
+
+def conversation(name: str, image: str, asked: str, answer: str) -> dict[str, Any]:
+    """A question and answer about a frame, in the released form of stage 1's tuning file."""
+    turns = [{"from": "human", "value": f"<image>\n{asked}"}, {"from": "gpt", "value": answer}]
+    return {"id": name, "image": image, "conversations": turns}

@@ -13,6 +13,7 @@ def _command(module: str) -> Callable[[], None]:
 
 
 build = _command("egogen.build.__main__")
+curate = _command("egogen.curate.__main__")
 check = _command("egogen.check")
 describe = _command("llava.eval.run_llava_in_loop")
 cache = _command("ldm.cache")

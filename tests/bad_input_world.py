@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import bad_input_curating
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
@@ -66,6 +67,7 @@ ENTRIES: dict[str, tuple[Callable, str]] = {
         egogen.build.__main__.main,
         "{root}/out --table {root}/actions.csv --videos {root}/videos --fps 10",
     ),
+    "curate": (bad_input_curating.curate, bad_input_curating.LINE),
     "download": (
         egogen.download.__main__.main,
         "dataset {root}/out --manifest {root}/manifest.json",

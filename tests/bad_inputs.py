@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bad_input_building import BUILDING
+from bad_input_curating import CURATING
 from bad_input_damage import (
     Case,
     Damage,
@@ -245,7 +246,17 @@ CAPTIONS = [
     ),
 ]
 
-WRITERS = ("render", "build", "download", "tune", "describe", "merge", "features", "compact")
+WRITERS = (
+    "render",
+    "build",
+    "curate",
+    "download",
+    "tune",
+    "describe",
+    "merge",
+    "features",
+    "compact",
+)
 WRITERS += ("convert vllm", "cache", "train", "convert ldm", "metrics", "compare", "report")
 WRITERS += ("copy source",)
 COMMAND_LINES = [
@@ -336,6 +347,7 @@ CASES = [
     *MERGING,
     *METADATA,
     *BUILDING,
+    *CURATING,
     *DOWNLOADS,
     *MEASURING,
     *CAPTIONS,

@@ -16,6 +16,7 @@ from egogen.errors import run_command
 
 # What a command that was refused on its way may leave: the same command continues with it.
 BEGUN = {
+    "curate": ("out", "out/.talk.json.lock"),
     "tune": ("out", "out/.lock", "out/tuning_settings.json"),
     "train": (
         "out",
@@ -29,7 +30,7 @@ BEGUN = {
     ),
 }
 NAMED = ("error: ", "problem: ", "not described: ", "not generated: ", "not converted: ")
-NAMED += ("not built: ", "missing: ")
+NAMED += ("not built: ", "not curated: ", "missing: ")
 
 
 @pytest.fixture(scope="module")

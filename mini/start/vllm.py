@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_seed(args.seed)
     scenes = read_scenes(args.dataset_root, args.name)
     scenes += [mirror(scene) for scene in scenes]
-    texts = [QUESTION.split("\n")[-1], *(word for words in label_words() for word in words)]
+    texts = [QUESTION, *(word for words in label_words() for word in words)]
     for name in args.name:
         for conversation in read_conversations(args.dataset_root / f"{name}_conversations.json"):
             texts += conversation.turns

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from egogen.actions import DESCRIPTION_KEY
+from egogen.actions import DESCRIPTION_KEY, conversation
 from egogen.atomic import read_json, write_bytes, write_json
 from egogen.errors import EgoGenError
 from egogen.jobs import track
@@ -82,12 +82,8 @@ def conversations(dataset: str, entries: dict[str, dict[str, dict[str, str]]]) -
     rows = []
     for actions in entries.values():
         for entry in actions.values():
-            turns = [
-                {"from": "human", "value": QUESTION.format(cleaned(entry["action"]))},
-                {"from": "gpt", "value": entry[DESCRIPTION_KEY]},
-            ]
-            name = f"{dataset}_{len(rows):06d}"
-            rows.append({"id": name, "image": entry["image_0"], "conversations": turns})
+            name, asked = f"{dataset}_{len(rows):06d}", QUESTION.format(cleaned(entry["action"]))
+            rows.append(conversation(name, entry["image_0"], asked, entry[DESCRIPTION_KEY]))
     return rows
 
 

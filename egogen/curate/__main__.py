@@ -1,0 +1,195 @@
+"""Conversations to tune stage 1 on: `python -m egogen.curate ROOT --name ego4d --out FILE ...`."""
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from egogen.actions import DESCRIPTION_KEY, ActionEntry, conversation, inside, read_actions
+from egogen.atomic import parse_json, read_json, read_object, write_json
+from egogen.curate.answers import flaw
+from egogen.curate.prompts import EXAMPLES, Prompt, boxes_of, read_examples
+from egogen.curate.server import ask, read_key
+from egogen.errors import EXIT_INCOMPLETE, EgoGenError, command_parser, need_package, run_command
+from egogen.jobs import Progress, lock
+from egogen.labels import clean_label, question
+from egogen.layout import DATASETS, SPLITS, action_file, frame_folder, metadata_file
+from egogen.provenance import check_provenance, record_provenance
+
+EXAMPLE = """examples:
+  python -m egogen.curate ROOT --name ego4d --dry-run
+  python -m egogen.curate ROOT --name ego4d --base-url http://localhost:8000/v1 --model NAME \\
+      --out ROOT/curated.json
+  python -m egogen.curate ROOT --name ego4d --from-column description --out ROOT/curated.json
+
+A key is read from OPENAI_API_KEY. The same command goes on where it was stopped."""
+Answers = dict[str, tuple[str, str]]  # entry -> text, and what is wrong with it
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    about = "Let a language model describe actions, and write stage 1's conversations."
+    parser = command_parser(about, EXAMPLE, "python -m egogen.curate")
+    add = parser.add_argument
+    add("root", type=Path, help="dataset root")
+    add("--name", choices=DATASETS, required=True)
+    add("--split", choices=SPLITS, default=SPLITS[0], help="default: %(default)s")
+    add("--out", type=Path, help="conversations to write; a journal lies beside them")
+    add("--actions-output", type=Path, help="write the action file with the descriptions too")
+    add("--key", default="curated", help="their key there (default: %(default)s)")
+    add("--from-column", metavar="KEY", help="take the action file's own texts; asks no server")
+    add("--base-url", help="address of an OpenAI-compatible server, up to /v1")
+    add("--model", help="name of a model there")
+    add("--images", action="store_true", help="send the source frame too")
+    add("--examples", type=Path, default=EXAMPLES, help="YAML of system text and examples")
+    add("--dry-run", action="store_true", help="show the first prompts and what all would take")
+    add("--limit", type=int, help="the first actions only")
+    add("--concurrency", type=int, default=8, help="questions at once (default: %(default)s)")
+    add("--requests-per-minute", type=float, help="at most (default: no limit)")
+    add("--retries", type=int, default=6, help="of a request that fails (default: %(default)s)")
+    add("--timeout", type=float, default=300, help="of a request, seconds (default: %(default)s)")
+    add("--request", type=json.loads, default={}, metavar="JSON", help="more fields of requests")
+    add("--seed", type=int, default=42)
+    args = parser.parse_args(argv)
+    for name in ("limit", "concurrency", "requests_per_minute", "timeout"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value <= 1e6 or args.retries < 0:
+            raise EgoGenError(f"--{name} {value}, --retries {args.retries}: expected above 0")
+    if not isinstance(args.request, dict) or args.key in ("image_0", "image_1", "action"):
+        raise EgoGenError("--request, --key: expected a JSON object, and a key that is not taken")
+    if not (args.dry_run or args.out and (args.from_column or args.base_url and args.model)):
+        raise EgoGenError(
+            "expected --out with --base-url and --model or --from-column; or --dry-run"
+        )
+    taken = [action_file(args.root, args.name, args.split), args.examples]
+    taken.append(metadata_file(args.root, args.name))
+    for path in filter(None, (args.out, args.actions_output)):
+        if path.resolve() in [other.resolve() for other in taken]:
+            raise EgoGenError(f"{path}: is read or written here already, expected another file")
+        taken.append(path)
+    return args
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parse(argv)
+    path = action_file(args.root, args.name, args.split)
+    entries = read_actions(path)[: args.limit]
+    prompts = make_prompts(args, entries)
+    asked = [prompt for prompt in prompts if prompt.phrase]
+    failures = [f"entry {p.entry.key}: its label names no action" for p in prompts if not p.phrase]
+    if args.dry_run:
+        return show(args, asked)
+    if args.from_column:
+        answers = own_texts(path, args.from_column, asked)
+    else:
+        answers, unanswered = curate(args, asked)
+        failures += unanswered
+    rows, data = [], read_json(path)
+    for number, prompt in enumerate(prompts):
+        entry, (text, problem) = prompt.entry, answers.get(prompt.entry.key, ("", "is missing"))
+        if not problem:
+            name, query = f"{args.name}_{number:06d}", question(prompt.phrase)
+            rows.append(conversation(name, entry.image_0, query, text))
+            data[entry.clip][entry.action_id][args.key] = text
+        elif entry.key in answers:
+            failures.append(f"entry {entry.key}: its text {problem}: {text[:80]!r}")
+    for output, content in ((args.out, rows), (args.actions_output, data)):
+        if output and rows:
+            write_json(output, content)
+    for failure in failures:
+        print(f"not curated: {failure}", file=sys.stderr)
+    print(f"{args.out}: {len(rows)} of {len(entries)} actions")
+    return EXIT_INCOMPLETE if failures else 0
+
+
+def make_prompts(args: argparse.Namespace, entries: Sequence[ActionEntry]) -> list[Prompt]:
+    """A prompt an entry; its phrase is empty where the label names no action."""
+    metadata = read_object(metadata_file(args.root, args.name), "an object of clips", needed=False)
+    frames = frame_folder(args.root, args.name, args.split)
+    return [
+        Prompt(
+            entry,
+            clean_label(" ".join(entry.label.split()), args.name),
+            boxes_of(metadata, entry),
+            inside(frames, entry.image_0) if args.images else None,
+        )
+        for entry in entries
+    ]
+
+
+def own_texts(path: Path, key: str, prompts: Sequence[Prompt]) -> Answers:
+    """Descriptions that the action file has under `key`. Raises EgoGenError where it has none."""
+    entries = [prompt.entry for prompt in prompts]
+    if key == "description" and not any(key in entry.texts for entry in entries):
+        key = DESCRIPTION_KEY  # what a table's column of that name becomes
+    texts = {entry.key: " ".join(entry.texts.get(key, "").split()) for entry in entries}
+    if not any(texts.values()):
+        raise EgoGenError(f"{path}: no entry has a text {key!r}")
+    return {name: (text, flaw(text)) for name, text in texts.items()}
+
+
+def show(args: argparse.Namespace, prompts: Sequence[Prompt]) -> int:
+    """The first prompts, and an estimate of what all will take."""
+    examples = read_examples(args.examples)
+    asked = [{"role": "user", "content": prompt.key[1]} for prompt in prompts]
+    print(json.dumps([*examples, *asked[:3]], indent=2, ensure_ascii=False))
+    given, answer = (sum(len(m["content"]) for m in part) for part in (examples, examples[2::2]))
+    read = sum(given + len(message["content"]) for message in asked) // 4
+    written = len(asked) * answer // (len(examples) // 2) // 4
+    print(f"{len(asked)} requests; an estimate: {read} tokens to read, {written} to write", end="")
+    print(f", and {len(asked)} images" if args.images else "")
+    return 0
+
+
+def curate(args: argparse.Namespace, prompts: Sequence[Prompt]) -> tuple[Answers, list[str]]:
+    """Ask what has not been answered yet -> (answers, a line for each question without one).
+
+    Answers lie in `<out>.journal`, and beside it a record of what made them; a journal of another
+    origin is refused (EgoGenError).
+    """
+    need_package("openai", "--base-url")
+    read_key(args.base_url)
+    examples = read_examples(args.examples)
+    names = ("name", "split", "model", "images", "request", "seed")
+    made_by = {name: getattr(args, name) for name in names}
+    made_by["examples"] = hashlib.sha256(json.dumps(examples).encode()).hexdigest()
+    record, journal = (Path(f"{args.out}{end}") for end in (".made_by.json", ".journal"))
+    check_provenance(record, made_by)
+    with lock(args.out.with_name(f".{args.out.name}.lock"), "curating"):
+        known = read_journal(journal)
+        left = [prompt for prompt in prompts if prompt.key not in known]
+        with Progress(len(prompts), "curate", "actions", done=len(prompts) - len(left)) as bar:
+
+            def save(prompt: Prompt, text: str, problem: str) -> None:
+                record_provenance(record, made_by)
+                known[prompt.key] = text, problem
+                with open(journal, "ab") as file:
+                    file.write(json.dumps([*prompt.key, text, problem]).encode() + b"\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                bar.update()
+
+            failures = asyncio.run(ask(args, examples, left, save, bool(known))) if left else []
+    return {p.entry.key: known[p.key] for p in prompts if p.key in known}, failures
+
+
+def read_journal(path: Path) -> dict[tuple[str, str], tuple[str, str]]:
+    """`Prompt.key` -> (text, what is wrong with it); a line that a kill cut short is removed."""
+    data = path.read_bytes() if path.exists() else b""
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != data:
+        os.truncate(path, len(whole))
+    known = {}
+    for number, line in enumerate(whole.splitlines(), 1):
+        value = parse_json(line, f"{path}: line {number}")
+        if not isinstance(value, list) or list(map(type, value)) != [str] * 4:
+            raise EgoGenError(f"{path}: line {number}: expected entry, question, text and flaw")
+        known[value[0], value[1]] = value[2], value[3]
+    return known
+
+
+if __name__ == "__main__":
+    run_command(main)

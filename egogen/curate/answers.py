@@ -1,0 +1,82 @@
+"""Whether an answer is a description of the action that was asked about."""
+
+import json
+import re
+import unicodedata
+from collections.abc import Collection
+from itertools import dropwhile, takewhile
+
+from lemminflect import getAllLemmas
+
+LENGTH = (20, 1500)  # characters of a description, fewest and most
+WORD = re.compile(r"[^\W\d_]+")
+REFUSAL = re.compile(
+    r"^\W*(sorry|i apologi[sz]e|unfortunately|i( a|.)?m (very )?(sorry|unable|not able)"
+    r"|i (can\s?no|can.?|do no|don.?|won.?)t)\b"
+    r"|\bas an? (ai|artificial|large|language)\b|\bplease (provide|upload|share)\b",
+    re.IGNORECASE,
+)
+MARKS = ("<image>", "<think>", "<|")  # would be read as part of a prompt, or are left of one
+# The name of an object is what stands between such words.
+AROUND = (
+    "a an the his her its their some both another this that these it them in into on onto to from "
+    "with without at by for off out over under up down through around across against along away "
+    "back aside together between behind inside near and or then"
+)
+
+
+def named_by(phrase: str, objects: Collection[str] = ()) -> set[str]:
+    """Words of which a description must have one: the object of a phrase, or what boxes call it.
+
+    "pick up the red mug from the table" -> {"mug"}; "take a slice of bread" -> {"slice", "bread"};
+    "stand up" -> {"stand"}. Empty for phrases in other scripts.
+    """
+    around, words = AROUND.split(), re.findall(r"[a-z]{2,}|[^\w\s-]", phrase.casefold())
+    rest = dropwhile(around.__contains__, words[1:])
+    name = " ".join(takewhile(lambda word: word not in around and word.isalpha(), rest))
+    boxed = [name for name in objects if not name.endswith(("hand", "hands"))]
+    found = [WORD.findall(part.casefold()) for part in (*name.split(" of "), *boxed)]
+    heads = {part[-1] for part in found if part}
+    return (heads or set(words[:1])) if phrase.isascii() else set()
+
+
+def forms(word: str) -> set[str]:
+    return {word, word.rstrip("s")}.union(*getAllLemmas(word).values())
+
+
+def flaw(text: str, wanted: Collection[str] | None = None) -> str:
+    """What keeps a text from being a description; empty where nothing does.
+
+    An answer must have one of the words `wanted`, if any, in any form ("knives") or as the end of
+    another ("dishcloth"). None: the text is no answer, and of any length.
+    """
+    odd = [c for c in text if unicodedata.category(c) in ("Cc", "Cs", "Co") or c == "\ufffd"]
+    odd += [mark for mark in MARKS if mark in text]
+    if odd or not text:
+        return f"holds {odd[0]!r}" if odd else "is empty"
+    if wanted is not None and REFUSAL.search(text):
+        return "refuses"
+    if wanted is not None and not LENGTH[0] <= len(text) <= LENGTH[1]:
+        return f"has {len(text)} characters, expected {LENGTH[0]} to {LENGTH[1]}"
+    found = {form for word in WORD.findall(text.casefold()) for form in forms(word)}
+    ends = {end for word in wanted or () for end in forms(word)}
+    missing = ends and not any(form.endswith(tuple(ends)) for form in found)
+    return f"does not name {' or '.join(sorted(wanted or ()))}" if missing else ""
+
+
+def said(reply: str) -> tuple[str, str]:
+    """A reply of chat.completions -> (text, what the server says is wrong with it).
+
+    The text is one line without what was thought before, and without quotation marks around it.
+    Raises ValueError for what is no such reply.
+    """
+    try:
+        choice = json.loads(reply)["choices"][0]
+        message, ended = choice["message"], choice.get("finish_reason")
+        text = " ".join((message["content"] or "").rpartition("</think>")[2].split()).strip('"“”')
+        refusal = message.get("refusal")
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"expected choices[0].message.content ({error})") from None
+    if ended in ("length", "content_filter"):
+        return text, f"was ended by the server ({ended})"
+    return text, "refuses" if refusal else ""

@@ -16,6 +16,7 @@ from egogen.errors import run_command
 
 # What a command that was refused on its way may leave: the same command continues with it.
 BEGUN = {
+    "download": ("out/.downloads/lock",),
     "tune": ("out", "out/.lock", "out/tuning_settings.json"),
     "train": (
         "out",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -43,12 +44,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
             if not isinstance(entry, dict) or not {"repo", "url"} & entry.keys():
                 raise EgoGenError(f"{where}: expected an object with a 'repo' or a 'url'")
             for field, value in ({"name": None} | entry).items():
-                if not isinstance(value, FIELDS.get(field, ())):
+                texts = value if isinstance(value, list) else [""]
+                if not isinstance(value, FIELDS.get(field, ())) or set(map(type, texts)) != {str}:
                     known = ", ".join(f"{n} ({kind.__name__})" for n, kind in FIELDS.items())
                     raise EgoGenError(f"{where}: field {field!r}: {value!r}, expected {known}")
                 if field in ("name", "file", "into"):
                     safe_relative(value, f"{where}: field {field!r}")
-            if not entry.get("url", "https://").startswith(("https://", "http://")):
+            if not re.match(r"https?://[^/\s]", entry.get("url", "http://x")):
                 raise EgoGenError(f"{where}: url {entry['url']!r}, expected https:// or http://")
     return content
 

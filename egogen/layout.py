@@ -32,8 +32,10 @@ SAME_FOLDER = [
     for kind in ("vllm_image_feature", "vllm_text_feature")
 ]
 SD = "stable_diffusion/models/ldm/stable-diffusion-v1"
-SAME_FOLDER.append((SD, "stable_diffusion", f"stable_diffusion/{SD}", "SD1.5-pretrained"))
-SAME_FOLDER.append(("llava_pretrained", "llava-llama-2-13b-chat-lightning-preview"))
+SAME_FOLDER += [
+    (SD, "stable_diffusion", f"stable_diffusion/{SD}", "SD1.5-pretrained"),
+    ("llava_pretrained", "llava-llama-2-13b-chat-lightning-preview"),
+]
 
 
 def released(path: str | os.PathLike) -> str:

@@ -143,9 +143,9 @@ def test_a_server_that_is_busy_is_asked_again(dataset, server, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("status", "path", "said"),
     [
-        (401, "api/datasets", "no such repository, or a closed one: set HF_TOKEN"),
-        (403, "api/datasets", "accept the terms on its page"),
-        (404, "api/datasets", "expected a repository and file that are there"),
+        (401, "api/datasets", "expected one that is there and open: HF_TOKEN"),
+        (403, "api/datasets", "its terms accepted"),
+        (404, "api/datasets", "expected one that is there"),
         (404, "resolve", "EgoGen.zip answers 404"),
         (403, "cdn/", "EgoGen.zip answers 403"),
         (410, "resolve", "answers 410; run it again"),
@@ -163,7 +163,7 @@ def test_a_token_opens_a_closed_repository(dataset, server, tmp_path, capfd, mon
     """And goes to no other host, as to that of the files' contents."""
     server.token = "hf_secret"
     code, text = run(f"dataset {tmp_path}/out --only frames", capfd)
-    assert code == 1 and "401" in errors(text)[0] and "set HF_TOKEN" in text
+    assert code == 1 and "401" in errors(text)[0] and "HF_TOKEN" in text
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     assert run(f"dataset {tmp_path}/out --only frames", capfd)[0] == 0
     assert "hf_secret" not in "".join(p.read_text() for p in (tmp_path / "out").rglob("*.json"))
@@ -367,7 +367,7 @@ def test_scripts(server, name, source, tmp_path):
         assert done.returncode == (1 if name == "metric_weights" else 0)
         assert f"-> {tmp_path}/out/" in done.stdout and "https://" in done.stdout
     else:
-        assert done.returncode == 1 and "404; expected a repository" in done.stdout
+        assert done.returncode == 1 and "404; expected one that is there" in done.stdout
         assert {path for _, path, _, _ in server.seen} >= {
             "api/datasets/bolinlai/LEGO-Dataset"
         } or (server.seen and name not in ("dataset", "gpt_curated_data"))

@@ -23,9 +23,7 @@ T = TypeVar("T")
 BLOCK = 1 << 20
 BUSY = {429, 500, 502, 503, 504}
 WAITS = (1, 4, 16, 60)  # seconds before a busy server is asked again
-OPEN = "set HF_TOKEN (or hf auth login), and accept the terms on its page if it has any"
-ADVICE = {401: f"no such repository, or a closed one: {OPEN}", 403: f"closed: {OPEN}"}
-ADVICE[404] = "expected a repository and file that are there"
+CLOSED = "expected one that is there and open: HF_TOKEN or `hf auth login`, its terms accepted"
 
 
 class NoConnection(EgoGenError):
@@ -45,7 +43,7 @@ def in_one_line(what: str) -> Iterator[None]:
         answer, said = getattr(error, "response", None), " ".join(str(error).split())
         if answer is None:
             raise NoConnection(f"{what}: no connection ({said}); run it again to go on") from None
-        advice = ADVICE.get(answer.status_code, "run it again to go on")
+        advice = CLOSED if answer.status_code in (401, 403, 404) else "run it again to go on"
         raise EgoGenError(f"{what} answers {answer.status_code}; {advice}") from None
 
 
@@ -64,10 +62,9 @@ def digest_of(path: Path, like: str = "") -> str:
 def check_space(folder: Path, needed: float, what: str) -> None:
     """Raise EgoGenError when the file system of `folder` has less than `needed` bytes left."""
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        numbers = f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
-        raise EgoGenError(f"{folder}: {what} needs {numbers}")
+    if (free := shutil.disk_usage(existing).free) < needed:
+        room = f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+        raise EgoGenError(f"{folder}: {what} needs {room}")
 
 
 def size_of(path: Path) -> int:

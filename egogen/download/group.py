@@ -106,10 +106,10 @@ def _room(todo: dict[Item, Files]) -> int:
     missing, beside = 0, 0
     for item, found in todo.items():
         missing += sum(size for name, (_, size, _) in found.items() if name not in item.members)
-        packed = [(name, size) for name, (_, size, _) in found.items() if item.packed(name)]
-        merged = any(not name.lower().endswith(".zip") for name, _ in packed)
+        packed = [(name.lower(), size) for name, (_, size, _) in found.items() if item.packed(name)]
+        pieces = 1 + any(not name.endswith(".zip") for name, _ in packed)  # merged, and its content
         if "gb" not in item.entry:  # that is with them
-            beside = max(beside, sum(size for _, size in packed) * (1 + merged))
+            beside = max(beside, pieces * sum(size for _, size in packed))
     return missing + beside
 
 

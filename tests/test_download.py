@@ -10,34 +10,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from hub_commands import errors, local_hub, run  # noqa: F401
 from hub_server import hub_server, sha256
 from other_process import held
 from zip_archives import packed
 
 from egogen.download import __main__ as download
 from egogen.download import fetch as fetching
-from egogen.errors import EgoGenError, run_command
+from egogen.errors import EgoGenError
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 DATASET = "datasets/bolinlai/LEGO-Dataset"
 CURATED = "curation_from_gpt/ego4d_for_tuning_forecasting.json"
 FRAME = "EgoGen/ego4d.fho/val/clip/0/frame.jpg"
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    """The hub, as far as this process knows it."""
-    with hub_server() as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.address)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "none"))
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1 << 16)
-        monkeypatch.setattr("time.sleep", lambda _: None)
-        monkeypatch.setattr("logging.raiseExceptions", False)  # the stderr of an earlier test
-        yield running
 
 
 @pytest.fixture
@@ -53,19 +39,6 @@ def dataset(server, tmp_path):
         CURATED: b"[]",
     }
     return server.repos[DATASET]
-
-
-def run(words: str | list[str], capfd) -> tuple[int, str]:
-    """-> exit code of the command, everything printed."""
-    with pytest.raises(SystemExit) as stopped:
-        run_command(download.main, words.split() if isinstance(words, str) else words)
-    printed = capfd.readouterr()
-    assert "Traceback" not in printed.err
-    return int(stopped.value.code or 0), printed.out + printed.err
-
-
-def errors(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.startswith("error: ")]
 
 
 def files_of(folder: Path) -> list[str]:

@@ -26,7 +26,7 @@ def metadata_file(root: str | os.PathLike, dataset: str) -> Path:
 
 
 # Folders of released files as the hub, Dropbox and people name them: one of a row for another.
-SAME_FOLDER = [
+SAME_FOLDER: list[tuple[str, ...]] = [
     (f"{dataset}/{kind}", f"LEGO-VLLM-Features-{hub}/{kind}", kind)
     for dataset, hub in (("ego4d", "Ego4D"), ("epickitchen", "EpicKitchens"))
     for kind in ("vllm_image_feature", "vllm_text_feature")

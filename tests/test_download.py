@@ -194,6 +194,8 @@ def test_too_little_space(dataset, server, tmp_path, capfd, monkeypatch):
     code, text = run(f"dataset {tmp_path}/out", capfd)
     assert code == 2 and "the whole download needs 0.0 GB" in text and not server.asked("resolve")
     assert run(f"dataset {tmp_path}/out --only actions curated", capfd)[0] == 0
+    (tmp_path / "out/EgoGen.zip").write_bytes(dataset["EgoGen.zip"])  # what is there takes none
+    assert run(f"dataset {tmp_path}/out", capfd)[0] == 0
 
 
 def test_a_second_download_into_a_folder_says_so(dataset, tmp_path, capfd):
@@ -313,6 +315,17 @@ def test_files_that_were_fetched_by_hand_are_kept(dataset, server, tmp_path, cap
     (tmp_path / "out" / "EgoGen.zip").write_bytes(dataset["EgoGen.zip"])
     code, text = run(f"dataset {tmp_path}/out --only frames", capfd)
     assert code == 0 and "there: EgoGen.zip" in text and not server.asked("resolve")
+    assert files_of(tmp_path / "out") == [FRAME]
+
+
+def test_an_archive_that_was_removed_comes_again(dataset, tmp_path, capfd, monkeypatch):
+    unpack = "egogen.download.group.unpack"
+    with monkeypatch.context() as stopped:
+        stopped.delattr(unpack)
+        with pytest.raises(NameError):
+            download.main(["dataset", str(tmp_path / "out"), "--only", "frames"])
+    (tmp_path / "out/EgoGen.zip").unlink()
+    assert run(f"dataset {tmp_path}/out --only frames", capfd)[0] == 0
     assert files_of(tmp_path / "out") == [FRAME]
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from egogen.download.group import fetch_group, verify
+from egogen.download.group import Item, fetch_group
 from egogen.download.manifest import MANIFEST, SOURCES, choose, read_manifest
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError, command_parser, run_command
 from egogen.settings import load_settings
@@ -36,7 +36,10 @@ def main(argv: Sequence[str]) -> int:
     files = choose(groups[args.group]["files"], args.source, args.only)
     load_settings()
     folder = args.folder or Path(os.path.expandvars(groups[args.group]["folder"]))
-    bad = verify(files, folder) if args.verify else fetch_group(files, folder, args.dry_run)
+    if args.verify:
+        bad = [line for entry in files for line in Item(entry, folder).wrong(read=True)]
+    else:
+        bad = fetch_group(files, folder, args.dry_run)
     for line in bad:
         print(f"error: {line}")
     if not bad and not args.dry_run:

@@ -39,7 +39,9 @@ def in_one_line(what: str) -> Iterator[None]:
         yield
     except OfflineModeIsEnabled:
         raise NoConnection(f"{what}: HF_HUB_OFFLINE is set, expected it unset") from None
-    except (HTTPError, ConnectionError) as error:
+    except (HTTPError, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise  # the disk, not the network
         answer, said = getattr(error, "response", None), " ".join(str(error).split())
         if answer is None:
             raise NoConnection(f"{what}: no connection ({said}); run it again to go on") from None
@@ -71,6 +73,10 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
+def part_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.part")
+
+
 def again(call: Callable[[], T]) -> T:
     """`call()`, again after a while where a busy server refused it."""
     from huggingface_hub.errors import HfHubHTTPError
@@ -96,7 +102,7 @@ def fetch(url: str, target: Path, size: int, digest: str, hub: bool) -> str:
     from huggingface_hub.utils import build_hf_headers, http_backoff
 
     headers = {"Accept-Encoding": "identity", **(build_hf_headers() if hub else {})}
-    part, same = target.with_name(f".{target.name}.part"), digest
+    part, same = part_of(target), digest
     identity = part.with_suffix(".part-of")
     if len(digest) < 40:
         asked = http_backoff("HEAD", url, headers=headers, timeout=60, retry_on_exceptions=())

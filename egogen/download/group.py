@@ -13,7 +13,15 @@ from threading import Lock, Thread
 from typing import Any
 
 from egogen.atomic import read_object, write_json
-from egogen.download.fetch import NoConnection, check_space, digest_of, fetch, in_one_line, size_of
+from egogen.download.fetch import (
+    NoConnection,
+    check_space,
+    digest_of,
+    fetch,
+    in_one_line,
+    part_of,
+    size_of,
+)
 from egogen.download.manifest import Files, files_of
 from egogen.download.unpack import parts_of, unpack
 from egogen.errors import EgoGenError
@@ -37,6 +45,9 @@ class Item:
         elif "sha256" in self.record and not entry.get("unpack"):
             known = [self.record["size"], self.record["sha256"]]
             self.record.setdefault("members", {entry.get("file", self.name): known})
+        pending = {name for name, _ in self.record.get("archives", ())}
+        if any(not (self.folder / n).exists() for n in pending - {self.record.get("unpacked")}):
+            del self.record["archives"]  # removed by hand: they have to come again
         self.members: dict[str, list] = self.record.setdefault("members", {})
 
     def note(self, **known: Any) -> None:
@@ -57,11 +68,6 @@ class Item:
                 yield f"{path}: is gone"
             elif size_of(path) != size or (read and digest_of(path, digest) != digest):
                 yield f"{path}: not the bytes that were downloaded, digest {digest}"
-
-
-def verify(files: list[dict], folder: Path) -> list[str]:
-    """Read everything again -> one line per file that is missing or has changed."""
-    return [line for entry in files for line in Item(entry, folder).wrong(read=True)]
 
 
 def fetch_group(files: list[dict], folder: Path, dry_run: bool = False) -> list[str]:
@@ -91,13 +97,11 @@ def fetch_group(files: list[dict], folder: Path, dry_run: bool = False) -> list[
             return bad
         check_space(folder, _room(todo), "the whole download")
         for item, found in todo.items():
-            if lines := _fetch_all(item, found):
-                bad += lines
-                continue
             try:
+                _fetch_all(item, found)
                 _unpack_all(item)
             except EgoGenError as error:
-                bad.append(str(error))
+                bad += str(error).splitlines()
     return bad
 
 
@@ -105,7 +109,9 @@ def _room(todo: dict[Item, Files]) -> int:
     """Bytes for all that is missing, and for the archives of one entry beside their content."""
     missing, beside = 0, 0
     for item, found in todo.items():
-        missing += sum(size for name, (_, size, _) in found.items() if name not in item.members)
+        for name, (_, size, _) in found.items():
+            there = size_of(item.folder / name) + size_of(part_of(item.folder / name))
+            missing += max(size - there, 0)
         packed = [(name.lower(), size) for name, (_, size, _) in found.items() if item.packed(name)]
         pieces = 1 + any(not name.endswith(".zip") for name, _ in packed)  # merged, and its content
         if "gb" not in item.entry:  # that is with them
@@ -113,8 +119,8 @@ def _room(todo: dict[Item, Files]) -> int:
     return missing + beside
 
 
-def _fetch_all(item: Item, found: Files) -> list[str]:
-    """Fetch the files of an entry, some at once -> a line for each that could not be."""
+def _fetch_all(item: Item, found: Files) -> None:
+    """Fetch the files of an entry. Raises EgoGenError, with a line for each that could not be."""
     if item.record.pop("finished", None):
         print(f"{item.name}: files of it are gone, fetched anew", flush=True)
         item.record.pop("archives", None)
@@ -136,10 +142,9 @@ def _fetch_all(item: Item, found: Files) -> list[str]:
         thread.start()
     for thread in threads:
         thread.join()
-    for error in errors:
-        if not isinstance(error, EgoGenError):
-            raise error
-    return [str(error) for error in errors]
+    if errors:
+        bugs = [error for error in errors if not isinstance(error, EgoGenError)]
+        raise bugs[0] if bugs else EgoGenError("\n".join(map(str, errors)))
 
 
 def _fetch_one(item: Item, name: str, url: str, size: int, digest: str) -> None:

@@ -72,7 +72,7 @@ def files_of(entry: dict) -> Files:
     if "repo" not in entry:
         size, digest = entry.get("gb", 0) * 10**9, entry.get("sha256", "")
         return {entry.get("file", entry["name"]): (entry["url"], size, digest)}
-    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import HfApi, RepoFile
 
     hub = os.environ.get("HF_ENDPOINT") or os.environ.get("HF_MIRROR") or "https://huggingface.co"
     repo, kind, api = entry["repo"], entry.get("type", "model"), HfApi(hub.rstrip("/"))
@@ -83,7 +83,7 @@ def files_of(entry: dict) -> Files:
             tree = [*api.list_repo_tree(repo, repo_type=kind, recursive=True)]
         except (ValueError, KeyError, TypeError) as error:
             raise EgoGenError(f"{page}: gave no list of files ({error!r})") from None
-    found, picked = {file.path: file for file in tree if hasattr(file, "blob_id")}, {}
+    found, picked = {file.path: file for file in tree if isinstance(file, RepoFile)}, {}
     for path, file in found.items():
         pick, skip = (
             any(fnmatch(path.lower(), pattern.lower()) for pattern in entry.get(field, ()))

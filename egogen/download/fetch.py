@@ -125,8 +125,7 @@ def fetch(url: str, target: Path, size: int, digest: str, hub: bool) -> str:
             os.fsync(file.fileno())
 
     again(receive)
-    found = digest_of(part, digest)
-    if found.startswith(digest):
+    if (found := digest_of(part, digest)).startswith(digest):
         os.replace(part, target)
     part.unlink(missing_ok=True)
     identity.unlink()

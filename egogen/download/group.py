@@ -13,15 +13,7 @@ from threading import Lock, Thread
 from typing import Any
 
 from egogen.atomic import read_object, write_json
-from egogen.download.fetch import (
-    NoConnection,
-    check_space,
-    digest_of,
-    fetch,
-    in_one_line,
-    part_of,
-    size_of,
-)
+from egogen.download import fetch as http
 from egogen.download.manifest import Files, files_of
 from egogen.download.unpack import parts_of, unpack
 from egogen.errors import EgoGenError
@@ -66,7 +58,7 @@ class Item:
             path = self.folder / name
             if not path.exists():
                 yield f"{path}: is gone"
-            elif size_of(path) != size or (read and digest_of(path, digest) != digest):
+            elif http.size_of(path) != size or (read and http.digest_of(path, digest) != digest):
                 yield f"{path}: not the bytes that were downloaded, digest {digest}"
 
 
@@ -86,7 +78,7 @@ def fetch_group(files: list[dict], folder: Path, dry_run: bool = False) -> list[
             try:
                 todo[item] = {} if item.record.get("archives") else files_of(item.entry)
             except EgoGenError as error:
-                if isinstance(error, NoConnection):
+                if isinstance(error, http.NoConnection):
                     raise
                 bad.append(str(error))
                 continue
@@ -95,7 +87,7 @@ def fetch_group(files: list[dict], folder: Path, dry_run: bool = False) -> list[
                 print(f"{item.name} -> {item.folder / name}: {does}", flush=True)
         if dry_run:
             return bad
-        check_space(folder, _room(todo), "the whole download")
+        http.check_space(folder, _room(todo), "the whole download")
         for item, found in todo.items():
             try:
                 _fetch_all(item, found)
@@ -110,8 +102,8 @@ def _room(todo: dict[Item, Files]) -> int:
     missing, beside = 0, 0
     for item, found in todo.items():
         for name, (_, size, _) in found.items():
-            there = size_of(item.folder / name) + size_of(part_of(item.folder / name))
-            missing += max(size - there, 0)
+            there = [item.folder / name, http.part_of(item.folder / name)]
+            missing += max(size - sum(map(http.size_of, there)), 0)
         packed = [(name.lower(), size) for name, (_, size, _) in found.items() if item.packed(name)]
         pieces = 1 + any(not name.endswith(".zip") for name, _ in packed)  # merged, and its content
         if "gb" not in item.entry:  # that is with them
@@ -149,20 +141,20 @@ def _fetch_all(item: Item, found: Files) -> None:
 
 def _fetch_one(item: Item, name: str, url: str, size: int, digest: str) -> None:
     target, known = item.folder / name, item.members.get(name)
-    if known and size_of(target) == known[0]:
+    if known and http.size_of(target) == known[0]:
         return
     digest = known[1] if known and len(digest) < 40 else digest
     if target.exists():
-        if not (found := digest_of(target, digest)).startswith(digest):
-            lines = f"has digest {found}, expected {digest}; remove it to fetch it anew"
-            raise EgoGenError(f"{target}: {lines}")
+        if not (found := http.digest_of(target, digest)).startswith(digest):
+            other = f"has digest {found}, expected {digest}; remove it to fetch it anew"
+            raise EgoGenError(f"{target}: {other}")
         print(f"there: {name}", flush=True)
     else:
         print(f"fetch: {name} from {url}", flush=True)
-        with in_one_line(f"{item.name}: {url}"):
-            found = fetch(url, target, size, digest, "repo" in item.entry)
+        with http.in_one_line(f"{item.name}: {url}"):
+            found = http.fetch(url, target, size, digest, "repo" in item.entry)
     with item.guard:
-        item.members[name] = [size_of(target), found]
+        item.members[name] = [http.size_of(target), found]
         item.note()
 
 

@@ -22,7 +22,7 @@ Files = dict[str, tuple[str, int, str]]  # name below the folder -> address, byt
 FIELDS: dict[str, type] = {
     **dict.fromkeys(("name", "source"), str),  # name: unique in its group and source
     **dict.fromkeys(("repo", "type", "into"), str),  # OWNER/NAME, model or dataset, a folder
-    **dict.fromkeys(("pick", "skip"), list),  # patterns of files, without regard to case
+    **dict.fromkeys(("pick", "skip"), list),  # patterns in lower case, of files in any
     **dict.fromkeys(("url", "file", "sha256"), str),  # where it goes, the digest or its beginning
     **{"gb": int, "unpack": bool},  # gb: what it takes, where no server says so
 }
@@ -85,11 +85,8 @@ def files_of(entry: dict) -> Files:
             raise EgoGenError(f"{page}: gave no list of files ({error!r})") from None
     found, picked = {file.path: file for file in tree if isinstance(file, RepoFile)}, {}
     for path, file in found.items():
-        pick, skip = (
-            any(fnmatch(path.lower(), pattern.lower()) for pattern in entry.get(field, ()))
-            for field in ("pick", "skip")
-        )
-        if pick and not skip:
+        fits = [{fnmatch(path.lower(), p) for p in entry.get(n, ())} for n in ("pick", "skip")]
+        if True in fits[0] and True not in fits[1]:
             safe_relative(path, f"{page}: file")
             digest = file.lfs.sha256 if file.lfs else file.blob_id
             name = f"{entry['into']}/{path}" if "into" in entry else path

@@ -203,6 +203,7 @@ def feature_folder(values: Sequence[str], name: str, chosen: Sequence[tuple]) ->
                 f"{name} {value}: fits {len(wanted)} of the splits to be checked, expected one; "
                 "choose with --dataset and --split, or write DATASET/SPLIT=DIR"
             )
+        folder = layout.released(folder)
         if not Path(folder).is_dir():
             raise EgoGenError(f"{name} {folder}: no such folder, expected a feature store")
         folders[wanted[0]] = folder

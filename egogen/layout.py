@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import permutations
 from pathlib import Path
 
 FRAME_FOLDERS = {"ego4d": "ego4d.fho", "epickitchen": "epickitchen"}  # dataset -> folder in EgoGen/
@@ -22,3 +23,26 @@ def action_file(root: str | os.PathLike, dataset: str, split: str) -> Path:
 
 def metadata_file(root: str | os.PathLike, dataset: str) -> Path:
     return Path(root) / f"{dataset}_metadata.json"
+
+
+# Folders of released files as the hub, Dropbox and people name them: one of a row for another.
+SAME_FOLDER: list[tuple[str, ...]] = [
+    (f"{dataset}/{kind}", f"LEGO-VLLM-Features-{hub}/{kind}", kind)
+    for dataset, hub in (("ego4d", "Ego4D"), ("epickitchen", "EpicKitchens"))
+    for kind in ("vllm_image_feature", "vllm_text_feature")
+]
+SD = "stable_diffusion/models/ldm/stable-diffusion-v1"
+SAME_FOLDER += [
+    (SD, "stable_diffusion", f"stable_diffusion/{SD}", "SD1.5-pretrained"),
+    ("llava_pretrained", "llava-llama-2-13b-chat-lightning-preview"),
+]
+
+
+def released(path: str | os.PathLike) -> str:
+    """`path`, or the same place by another of its names where only that is there."""
+    for names in SAME_FOLDER if not os.path.exists(path) else ():
+        for name, other in permutations(names, 2):
+            place = f"/{path}/".replace(f"/{name}/", f"/{other}/", 1)[1:-1]
+            if os.path.exists(place):
+                return place
+    return str(path)

@@ -103,7 +103,9 @@ def stage_1_paths(dataset: str, split: str) -> dict[str, Path]:
     """
     data, home = setting("LEGO_DATASET"), setting("LEGO_OUTPUT") / "vllm" / "out" / dataset
     return {
-        "pretrained": setting("LEGO_WEIGHTS") / "pretrained" / "llava_pretrained",
+        "pretrained": Path(
+            layout.released(setting("LEGO_WEIGHTS") / "pretrained/llava_pretrained")
+        ),
         "model_path": home / MODEL_FOLDER,
         "image_dir": layout.frame_folder(data, dataset, split),
         "action_label": layout.action_file(data, dataset, split),

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from egogen import EgoGenError
+from egogen.layout import released
 from egogen.settings import SETTINGS, load_settings
 from ldm import file_layout, released_config
 from ldm.file_layout import TABLE, file_place
@@ -104,7 +105,8 @@ def _override(text: str, kinds: dict[str, Any]) -> DictConfig:
 
 def _settle_paths(config: DictConfig, kinds: dict[str, Any], typed: Collection[str]) -> None:
     """Relative paths of config files that are not there are looked for beside the project too;
-    those that were `typed` are not. Raises EgoGenError for what is no path.
+    those that were `typed` are not; released folders by all their names. Raises EgoGenError for
+    what is no path.
     """
     for place in [key.removesuffix(".*") for key in kinds if key.endswith(".*")]:
         names = OmegaConf.select(config, place)
@@ -116,9 +118,8 @@ def _settle_paths(config: DictConfig, kinds: dict[str, Any], typed: Collection[s
             continue
         if not all(isinstance(path, str) for path in paths):
             raise EgoGenError(f"config: {key}={value}: expected a path, or a list of them")
-        if key not in typed:
-            found = [_placed(path) for path in paths]
-            OmegaConf.update(config, key, found if isinstance(value, ListConfig) else found[0])
+        found = [released(path if key in typed else _placed(path)) for path in paths]
+        OmegaConf.update(config, key, found if isinstance(value, ListConfig) else found[0])
 
 
 def _placed(path: str) -> str:

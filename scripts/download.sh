@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fetch one group of what the project releases (egogen/download/manifest.json lists all links):
 #
-#   bash scripts/download.sh GROUP [FOLDER] [--only NAME ...] [--dry-run] [--verify]
+#   bash scripts/download.sh GROUP [FOLDER] [--source hub|dropbox] [--only NAME ...] [--dry-run] [--verify]
 #
 # The same command continues a stopped download and skips what is finished.
 set -euo pipefail

@@ -9,7 +9,6 @@ from bad_input_building import BUILDING
 from bad_input_curating import CURATING
 from bad_input_damage import (
     Case,
-    Damage,
     cut,
     edited,
     gone,
@@ -20,6 +19,7 @@ from bad_input_damage import (
     put,
     untouched,
 )
+from bad_input_download import DOWNLOADS
 from bad_input_files import CLIP, TRUTH, VAL_ACTIONS, field, products
 
 
@@ -121,26 +121,6 @@ METADATA = [
         ("width is 0", edited(SIZES, lambda c: c[CLIP].update(width=0)), CLIP),
         ("no height", edited(SIZES, lambda c: c[CLIP].pop("height") and c), CLIP),
     )
-]
-
-LIST = "manifest.json"
-
-
-def listed(**fields: object) -> Damage:
-    return edited(LIST, lambda content: content["dataset"]["files"][0].update(fields))
-
-
-DOWNLOADS = [
-    Case("download", "no list", gone(LIST), (LIST,)),
-    Case("download", "list is no JSON", put(LIST, "{"), (LIST,)),
-    Case("download", "list is a list", put(LIST, "[]"), (LIST,)),
-    Case("download", "no such group", put(LIST, "{}"), ("dataset",)),
-    Case("download", "name leaves", listed(name="../../a"), ("../../a",)),
-    Case("download", "file leaves", listed(file="/etc/a"), ("/etc/a",)),
-    Case("download", "link is a file", listed(url="file:///etc/passwd"), ("file:///etc/passwd",)),
-    Case("download", "link is a number", listed(url=3), ("url",)),
-    Case("download", "unknown field", listed(sha265="x"), ("sha265",)),
-    Case("download", "no such file", untouched, ("nothing",), more="--only nothing"),
 ]
 
 FIGURES = "metric/metric.json"

@@ -1,342 +1,398 @@
-"""Downloads against a server that drops connections, changes files and lies."""
+"""Downloads from the hub against a server that speaks its interface, with faults of every kind."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import shutil
 import subprocess
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import sys
 from pathlib import Path
 
 import pytest
+from hub_commands import errors, local_hub, run  # noqa: F401
+from hub_server import hub_server, sha256
 from other_process import held
 from zip_archives import packed
 
+from egogen.download import __main__ as download
 from egogen.download import fetch as fetching
-from egogen.download.fetch import Patience, fetch
-from egogen.download.group import Item, choose, fetch_group, plan, verify
-from egogen.download.unpack import unpack
 from egogen.errors import EgoGenError
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
-DIGEST = hashlib.sha256(CONTENT).hexdigest()
-QUICK = Patience(tries=3, first_wait=0.01, longest_wait=0.02)
-
-
-class Server(ThreadingHTTPServer):
-    """Serves `files`; `cuts`: after how many bytes the next answers break off; counts requests."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, bytes] = {"/a.bin": CONTENT}
-        self.cuts: list[int] = []
-        self.statuses: list[int] = []  # answered instead, first
-        self.ranges, self.etags, self.length = True, True, True
-        self.kind = "application/octet-stream"
-        self.seen: list[tuple[str, str | None]] = []
-
-    def handle_error(self, *_):
-        """A client that hangs up is what is tested here."""
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        server, asked = self.server, self.headers.get("Range")
-        server.seen.append((self.path, asked))
-        if server.statuses:
-            self.send_response(server.statuses.pop(0))
-            self.send_header("Retry-After", "0")
-            self.end_headers()
-            return
-        if self.path not in server.files:
-            self.send_error(404)
-            return
-        content = server.files[self.path]
-        etag = '"' + hashlib.sha256(content).hexdigest()[:16] + '"'
-        start = 0
-        if asked and server.ranges and self.headers.get("If-Range") == etag:
-            start = int(asked.removeprefix("bytes=").rstrip("-"))
-        if start >= len(content):
-            self.send_response(416)
-            self.end_headers()
-            return
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Type", server.kind)
-        if server.length:
-            self.send_header("Content-Length", str(len(content) - start))
-        if server.etags:
-            self.send_header("ETag", etag)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.end_headers()
-        body = content[start:]
-        if server.cuts:
-            body = body[: server.cuts.pop(0)]
-        self.wfile.write(body)
+DATASET = "datasets/bolinlai/LEGO-Dataset"
+CURATED = "curation_from_gpt/ego4d_for_tuning_forecasting.json"
+FRAME = "EgoGen/ego4d.fho/val/clip/0/frame.jpg"
 
 
 @pytest.fixture
-def server():
-    with Server() as running:
-        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
-        yield running
-        running.shutdown()
-
-
-def leftovers(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
-
-
-# --- one file
-
-
-def test_whole(server, tmp_path):
-    assert fetch(f"{server.address}/a.bin", tmp_path / "a.bin", DIGEST, QUICK) == DIGEST
-    assert (tmp_path / "a.bin").read_bytes() == CONTENT
-    assert leftovers(tmp_path) == []
-
-
-def test_dropped_connections_continue_where_they_broke_off(server, tmp_path):
-    server.cuts = [300_000, 200_000, 1, 400_000]  # more than `tries`: each made progress
-    fetch(f"{server.address}/a.bin", tmp_path / "a.bin", DIGEST, QUICK)
-    assert (tmp_path / "a.bin").read_bytes() == CONTENT
-    asked = [value for _, value in server.seen]
-    assert asked == [
-        None,
-        "bytes=300000-",
-        "bytes=500000-",
-        "bytes=500001-",
-        "bytes=900001-",
-    ]
-
-
-def test_a_later_call_continues(server, tmp_path):
-    server.cuts, server.files["/b.bin"] = [300_000, 0, 0, 0], b""
-    with pytest.raises(EgoGenError, match="given up after 3 tries without progress"):
-        fetch(f"{server.address}/a.bin", tmp_path / "a.bin", DIGEST, QUICK)
-    assert not (tmp_path / "a.bin").exists()
-    server.cuts = []
-    fetch(f"{server.address}/a.bin", tmp_path / "a.bin", DIGEST, QUICK)
-    assert server.seen[-1] == ("/a.bin", "bytes=300000-")
-    assert (tmp_path / "a.bin").read_bytes() == CONTENT
-
-
-def test_a_file_that_changed_in_between_begins_again(server, tmp_path):
-    server.cuts = [300_000, 0, 0]
-    with pytest.raises(EgoGenError):
-        fetch(f"{server.address}/a.bin", tmp_path / "a.bin", None, Patience(2, 0.01, 0.01))
-    server.files["/a.bin"], server.cuts = CONTENT[::-1], []
-    fetch(f"{server.address}/a.bin", tmp_path / "a.bin", None, QUICK)
-    assert (tmp_path / "a.bin").read_bytes() == CONTENT[::-1]
-
-
-@pytest.mark.parametrize("lacks", ["ranges", "etags"])
-def test_servers_that_cannot_continue(server, tmp_path, lacks):
-    setattr(server, lacks, False)
-    server.cuts = [300_000]
-    fetch(f"{server.address}/a.bin", tmp_path / "a.bin", DIGEST, QUICK)
-    assert (tmp_path / "a.bin").read_bytes() == CONTENT
-
-
-def test_busy_server(server, tmp_path):
-    server.statuses = [503, 429]
-    fetch(f"{server.address}/a.bin", tmp_path / "a.bin", DIGEST, QUICK)
-    assert len(server.seen) == 3
-
-
-def test_all_there_but_for_the_name(server, tmp_path):
-    """Killed between the last byte and the rename: the server has nothing more to send."""
-    (tmp_path / ".a.bin.part").write_bytes(CONTENT)
-    etag = f'"{DIGEST[:16]}"'
-    identity = {"url": "", "validator": etag, "size": len(CONTENT)}
-    (tmp_path / ".a.bin.part-of").write_text(json.dumps(identity))
-    fetch(f"{server.address}/a.bin", tmp_path / "a.bin", DIGEST, QUICK)
-    assert (tmp_path / "a.bin").read_bytes() == CONTENT and leftovers(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"statuses": [403]}, "answers 403"),
-        ({"files": {}}, "answers 404"),
-        ({"kind": "text/html"}, "web page in place of the file"),
-        ({"files": {"/a.bin": CONTENT[:-1] + b"x"}}, f"expected {DIGEST}"),
-        ({"statuses": [503] * 9}, "503.*given up after 3 tries"),
-    ],
-)
-def test_bad_answers(server, tmp_path, change, message):
-    for name, value in change.items():
-        setattr(server, name, value)
-    with pytest.raises(EgoGenError, match=message):
-        fetch(f"{server.address}/a.bin", tmp_path / "a.bin", DIGEST, QUICK)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_bad_address(tmp_path):
-    with pytest.raises(EgoGenError, match="not an address"):
-        fetch("nowhere", tmp_path / "a.bin", None, QUICK)
-
-
-def test_too_little_space(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        fetching.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000)
-    )
-    with pytest.raises(EgoGenError, match=r"a.bin needs 0.0 GB, 0.0 GB are free"):
-        fetch(f"{server.address}/a.bin", tmp_path / "a.bin", None, QUICK)
-    assert not (tmp_path / "a.bin").exists()
-
-
-# --- groups
-
-
-def group_of(server: Server, tmp_path: Path) -> dict:
-    """A folder link: an archive with an action file and an archive of frames; and a plain file."""
-    frames = packed(tmp_path / "make" / "EgoGen.zip", {"EgoGen/x/frame.jpg": b"jpeg"})
-    members = {"ego4d_val.json": b"{}", "EgoGen.zip": frames}
-    server.files["/folder"] = packed(tmp_path / "make" / "dataset.zip", members)
-    return {
-        "folder": "data",
-        "files": [
-            {"name": "dataset.zip", "url": f"{server.address}/folder", "unpack": True},
-            {"name": "weights", "file": "LDM/a.ckpt", "url": f"{server.address}/a.bin"},
-        ],
+def dataset(server, tmp_path):
+    """The files of the dataset's repository."""
+    frames = packed(tmp_path / "make" / "EgoGen.zip", {FRAME: os.urandom(1 << 20)})
+    server.repos[DATASET] = {
+        ".gitattributes": b"*.zip",
+        "README.md": b"# card",
+        "EgoGen.zip": frames,
+        "ego4d_train.json": b"{}",
+        "ego4d_val.json": b"{}",
+        CURATED: b"[]",
     }
+    return server.repos[DATASET]
 
 
 def files_of(folder: Path) -> list[str]:
+    """What a user sees: records and parts are hidden."""
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(str(path) for path in found if path.parts[0] != ".downloads")
+    hidden = (".downloads", ".EgoGen")
+    return sorted(str(path) for path in found if not any(p.startswith(hidden) for p in path.parts))
 
 
-def test_group(server, tmp_path, capsys):
-    group, out = group_of(server, tmp_path), tmp_path / "out"
-    everything = ["EgoGen/x/frame.jpg", "LDM/a.ckpt", "ego4d_val.json"]
-    assert "fetch" in plan(group["files"], out)[0] and not out.exists()
-    assert verify(group["files"], out)[0].startswith("dataset.zip: not downloaded")
-    assert fetch_group(group, group["files"], out, QUICK) == []
-    assert files_of(out) == everything
-    requests = len(server.seen)
-    assert fetch_group(group, group["files"], out, QUICK) == []
-    assert len(server.seen) == requests and "finished" in plan(group["files"], out)[0]
-    assert verify(group["files"], out) == []
-
-    (out / "EgoGen/x/frame.jpg").write_bytes(b"jpeh")
-    (out / "LDM/a.ckpt").write_bytes(CONTENT[::-1])
-    found = verify(group["files"], out)
-    assert len(found) == 2 and "not the bytes" in found[0] and DIGEST in found[1]
-
-    (out / "EgoGen/x/frame.jpg").unlink()
-    (out / "LDM/a.ckpt").unlink()
-    server.files["/a.bin"] = CONTENT[::-1]
-    found = fetch_group(group, group["files"], out, QUICK)
-    assert len(found) == 1 and f"expected {DIGEST}" in found[0]  # not what came first
-    assert (out / "EgoGen/x/frame.jpg").read_bytes() == b"jpeg"
-    assert "dataset.zip: files of it are gone" in capsys.readouterr().out
+# --- a repository
 
 
-@pytest.mark.parametrize("stage", ["unpack", "note", "add_members"])
-def test_stopped_group_goes_on(server, tmp_path, monkeypatch, stage):
-    """Stopped at every call of a stage, one after another, until nothing is left to stop."""
-    group, out = group_of(server, tmp_path), tmp_path / "out"
-    place = "egogen.download.group." + ("unpack" if stage == "unpack" else f"Item.{stage}")
-    whole = {"unpack": unpack}.get(stage) or getattr(
-        __import__("egogen.download.group", fromlist=["Item"]).Item, stage
-    )
-    for survives in range(10):
-        calls = iter(range(100))
-
-        def breaking(*arguments, calls=calls, survives=survives, **named):
-            if next(calls) == survives % 3:
-                raise KeyboardInterrupt
-            return whole(*arguments, **named)
-
-        monkeypatch.setattr(place, breaking)
-        try:
-            assert fetch_group(group, group["files"], out, QUICK) == []
-            break
-        except KeyboardInterrupt:
-            continue
-    assert files_of(out) == ["EgoGen/x/frame.jpg", "LDM/a.ckpt", "ego4d_val.json"]
-    monkeypatch.setattr(place, whole)
-    assert fetch_group(group, group["files"], out, QUICK) == [] == verify(group["files"], out)
+def test_what_is_released_arrives_once(dataset, server, tmp_path, capfd):
+    out = tmp_path / "out"
+    code, text = run(f"dataset {out} --dry-run", capfd)
+    assert code == 0 and f"frames -> {out}/EgoGen.zip: unpack, fetch {server.address}" in text
+    assert not out.exists() and not server.asked("resolve")
+    assert run(f"dataset {out}", capfd)[0] == 0
+    assert files_of(out) == sorted([FRAME, CURATED, "ego4d_train.json", "ego4d_val.json"])
+    server.seen.clear()
+    code, text = run(f"dataset {out}", capfd)
+    assert code == 0 and text.count("kept: ") == 3 and not server.seen
+    assert run(f"gpt_curated_data {out}", capfd)[0] == 0 and not server.seen  # of the same folder
+    assert run(f"dataset {out} --verify", capfd)[0] == 0
 
 
-def test_group_errors(server, tmp_path, monkeypatch):
-    group, out = group_of(server, tmp_path), tmp_path / "out"
-    with pytest.raises(EgoGenError, match="--only nothing: weights has dataset.zip, weights"):
-        choose("weights", group["files"], ["nothing"])
-    given = [{"name": "egovlp.pth", "url_from": "EGOVLP_URL"}]
-    monkeypatch.delenv("EGOVLP_URL", raising=False)
-    assert "set EGOVLP_URL" in fetch_group({}, given, out, QUICK)[0]
-    monkeypatch.setenv("EGOVLP_URL", f"{server.address}/a.bin")
-    assert fetch_group({}, given, out, QUICK) == []
-    with pytest.raises(EgoGenError, match="the whole download needs .* are free"):
-        fetch_group(group | {"needs_gb": 10**9}, group["files"], out, QUICK)
+def test_a_dropped_connection_goes_on_where_it_broke_off(dataset, server, tmp_path, capfd):
+    server.cuts["cdn/"] = [400_000, 300_000, 0]
+    assert run(f"dataset {tmp_path}/out --only frames", capfd)[0] == 0
+    (first, *ranges) = server.asked("cdn/")
+    starts = [int(asked.removeprefix("bytes=").rstrip("-")) for asked in ranges]
+    assert first is None and starts == sorted(starts) and 300_000 < starts[0] < starts[1]
+    assert files_of(tmp_path / "out") == [FRAME]
 
 
-def test_second_download_into_a_folder_says_so(server, tmp_path):
-    group, out = group_of(server, tmp_path), tmp_path / "out"
-    with held(out / ".downloads" / "lock"), pytest.raises(EgoGenError, match="another process is"):
-        fetch_group(group, group["files"], out, QUICK)
+def test_a_later_call_goes_on(dataset, server, tmp_path, capfd):
+    server.cuts["cdn/"] = [700_000, *[0] * 9]
+    code, text = run(f"dataset {tmp_path}/out --only frames", capfd)
+    assert code == 1 and "run it again to go on" in errors(text)[0]
+    server.cuts.clear(), server.seen.clear()
+    assert run(f"dataset {tmp_path}/out --only frames", capfd)[0] == 0
+    assert int(server.asked("cdn/")[0].removeprefix("bytes=").rstrip("-")) > 600_000
+
+
+def test_a_file_that_changed_in_between_begins_again(dataset, server, tmp_path, capfd):
+    server.cuts["cdn/"] = [700_000, *[0] * 9]
+    run(f"dataset {tmp_path}/out --only frames", capfd)
+    server.cuts.clear(), server.seen.clear()
+    dataset["EgoGen.zip"] = packed(tmp_path / "make" / "b.zip", {FRAME: CONTENT})
+    assert run(f"dataset {tmp_path}/out --only frames", capfd)[0] == 0
+    assert server.asked("cdn/") == [None]
+    assert (tmp_path / "out" / FRAME).read_bytes() == CONTENT
+
+
+def test_wrong_bytes_are_refused(dataset, server, tmp_path, capfd):
+    """Of the right size, large ones (sha256) and small ones (git's sha1)."""
+    zipped = dataset["EgoGen.zip"]
+    server.lies = {"EgoGen.zip": zipped[:-1] + b"x", "ego4d_val.json": b"[]"}
+    code, text = run(f"dataset {tmp_path}/out", capfd)
+    assert code == 1 and len(errors(text)) == 2
+    assert f"EgoGen.zip gave other bytes (digest {sha256(zipped[:-1] + b'x')})" in errors(text)[0]
+    assert f"expected {sha256(zipped)}" in text and "ego4d_val.json gave other bytes" in text
+    assert files_of(tmp_path / "out") == sorted([CURATED, "ego4d_train.json"])
+    server.lies = {}
+    assert run(f"dataset {tmp_path}/out", capfd)[0] == 0  # nothing is left to be mended by hand
+
+
+def test_a_server_that_is_busy_is_asked_again(dataset, server, tmp_path, capfd):
+    server.statuses = {"api/datasets": [503, 429], "tree": [503], "resolve": [429, 503, 500]}
+    server.statuses["cdn/"] = [502]
+    assert run(f"dataset {tmp_path}/out", capfd)[0] == 0
+    assert not any(server.statuses.values())
 
 
 @pytest.mark.parametrize(
+    ("status", "path", "said"),
+    [
+        (401, "api/datasets", "expected one that is there and open: HF_TOKEN"),
+        (403, "api/datasets", "its terms accepted"),
+        (404, "api/datasets", "expected one that is there"),
+        (404, "resolve", "EgoGen.zip answers 404"),
+        (403, "cdn/", "EgoGen.zip answers 403"),
+        (410, "resolve", "answers 410; run it again"),
+    ],
+)
+def test_refusals_are_one_line(dataset, server, tmp_path, capfd, status, path, said):
+    server.statuses[path] = [status] * 20
+    code, text = run(f"dataset {tmp_path}/out --only frames", capfd)
+    assert code == 1 and len(errors(text)) == 1
+    assert said in text and DATASET in errors(text)[0] and str(status) in errors(text)[0]
+    assert files_of(tmp_path / "out") == []
+
+
+def test_a_token_opens_a_closed_repository(dataset, server, tmp_path, capfd, monkeypatch):
+    """And goes to no other host, as to that of the files' contents."""
+    server.token = "hf_secret"
+    code, text = run(f"dataset {tmp_path}/out --only frames", capfd)
+    assert code == 1 and "401" in errors(text)[0] and "HF_TOKEN" in text
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert run(f"dataset {tmp_path}/out --only frames", capfd)[0] == 0
+    assert "hf_secret" not in "".join(p.read_text() for p in (tmp_path / "out").rglob("*.json"))
+
+
+def test_no_network_is_said_before_anything_is_done(server, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    code, text = run(f"metric_weights {tmp_path}/out", capfd)
+    assert code == 2 and len(errors(text)) == 1 and "LEGO-Metrics: no connection" in text
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    code, text = run(f"dataset {tmp_path}/out", capfd)
+    assert code == 2 and "HF_HUB_OFFLINE is set" in text and not server.seen
+
+
+@pytest.mark.parametrize(
+    ("listing", "said"),
+    [
+        (b"<html>log in</html>", "gave no list of files"),
+        (b'[{"type": "file", "path": "EgoGen.zip"}]', "gave no list of files"),
+        (b"[]", "has no *.zip"),
+        (b'[{"type": "file", "path": "../a.zip", "size": 1, "oid": "0"}]', "'../a.zip' leaves"),
+        (b'[{"type": "file", "path": "/a.zip", "size": 1, "oid": "0"}]', "'/a.zip' leaves"),
+    ],
+)
+def test_a_hub_that_says_nonsense(dataset, server, tmp_path, capfd, monkeypatch, listing, said):
+    answer = server.RequestHandlerClass.say
+
+    def say(self, status, body, headers=None):
+        answer(self, status, listing if "tree" in self.path else body, headers)
+
+    monkeypatch.setattr(server.RequestHandlerClass, "say", say)
+    code, text = run(f"dataset {tmp_path}/out --only frames", capfd)
+    assert code == 1 and len(errors(text)) == 1 and said in text
+    assert files_of(tmp_path) == ["make/EgoGen.zip"]
+
+
+def test_what_a_repository_lacks_is_said_with_what_it_has(server, tmp_path, capfd):
+    server.repos["bolinlai/LEGO-Metrics"] = {"README.md": b"", "other.pth": b"x"}
+    code, text = run(f"metric_weights {tmp_path}/out --only egovlp.pth", capfd)
+    assert code == 1 and "has no egovlp.pth, only README.md, other.pth" in text
+
+
+def test_long_lists_come_in_pages(dataset, server, tmp_path, capfd):
+    server.page = 1
+    assert run(f"dataset {tmp_path}/out", capfd)[0] == 0
+    assert len(files_of(tmp_path / "out")) == 4
+
+
+def test_too_little_space(dataset, server, tmp_path, capfd, monkeypatch):
+    """An archive needs room beside what comes out of it."""
+    free = int(len(dataset["EgoGen.zip"]) * 1.5)
+    usage = shutil._ntuple_diskusage(10**9, 10**9, free)
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: usage)
+    code, text = run(f"dataset {tmp_path}/out", capfd)
+    assert code == 2 and "the whole download needs 0.0 GB" in text and not server.asked("resolve")
+    assert run(f"dataset {tmp_path}/out --only actions curated", capfd)[0] == 0
+    (tmp_path / "out/EgoGen.zip").write_bytes(dataset["EgoGen.zip"])  # what is there takes none
+    assert run(f"dataset {tmp_path}/out", capfd)[0] == 0
+
+
+def test_a_second_download_into_a_folder_says_so(dataset, tmp_path, capfd):
+    with held(tmp_path / "out" / ".downloads" / "lock"):
+        code, text = run(f"dataset {tmp_path}/out", capfd)
+    assert code == 2 and "another process is" in text
+
+
+def test_split_features(server, tmp_path, capfd):
+    if shutil.which("zip") is None:
+        pytest.skip("Debian's zip is not installed")
+    model = "llava-llama-2-13b-chat-forecasting-finetune-ckpt450"
+    arrays = {f"{model}/val/clip/0/{n}.npy": CONTENT[: 600_000 + n] for n in range(3)}
+    make = tmp_path / "make"
+    for name, content in arrays.items():
+        (make / name).parent.mkdir(parents=True, exist_ok=True)
+        (make / name).write_bytes(content)
+    line = ["zip", "-q", "-0", "-s", "700k", "-r", f"{model}-split.zip", model]
+    subprocess.run(line, cwd=make, check=True)
+    files = {f"vllm_image_feature/{p.name}": p.read_bytes() for p in make.glob("*.z*")}
+    text_array = {f"{model}/val/clip/0/0.npy": b"text"}
+    files[f"vllm_text_feature/{model}.zip"] = packed(tmp_path / "text.zip", text_array)
+    assert len(files) == 4
+    server.repos["datasets/bolinlai/LEGO-VLLM-Features-Ego4D"] = files
+    words = f"vllm_features {tmp_path}/out --only ego4d"
+    assert run(words, capfd)[0] == 0
+    root = tmp_path / "out/LEGO-VLLM-Features-Ego4D"
+    for name, content in arrays.items():
+        assert (root / "vllm_image_feature" / name).read_bytes() == content
+    assert len(files_of(tmp_path / "out")) == 4
+    server.seen.clear()
+    assert run(words, capfd)[0] == 0 and not server.seen
+    assert run(f"{words} --verify", capfd)[0] == 0
+
+
+def test_metric_weights(server, tmp_path, capfd):
+    """What the metrics read; EgoVLP's files lie with the others."""
+    tokens = packed(tmp_path / "make/d.zip", {"distilbert-base-uncased/vocab.txt": b"[PAD]"})
+    names = ("egovlp.pth", "epic_mir_plus.pth", "jx_vit_base_p16_224-80ecf9dd.pth")
+    names += ("model_base_caption_capfilt_large.pth", "model_large_caption.pth")
+    server.repos["bolinlai/LEGO-Metrics"] = {name: name.encode() for name in names}
+    server.repos["bolinlai/LEGO-Metrics"]["distilber-base-uncased.zip"] = tokens
+    words = f"metric_weights {tmp_path}/out --only distilbert-base-uncased {' '.join(names[:2])}"
+    assert run(f"{words} {' '.join(names[3:])}", capfd)[0] == 0
+    expected = {*names, "distilbert-base-uncased/vocab.txt"} - {names[2]}
+    assert files_of(tmp_path / "out") == sorted(expected)
+
+
+def test_weights_by_suffix_and_folder(server, tmp_path, capfd):
+    server.repos["bolinlai/LEGO-Ego4D"] = {
+        "README.md": b"",
+        "VLLM/llava-llama-2-13b-chat-forecasting-finetune/pytorch_model.bin": b"vllm",
+        "VLLM/llava-llama-2-13b-chat-forecasting-finetune/config.json": b"{}",
+        "LDM/ego4d_diffusion_with_vllm_feature.ckpt": b"ldm",
+        "LDM/scaleup_training_ego4d_eval.ckpt": b"scaleup",
+    }
+    server.repos["bolinlai/SD1.5-pretrained"] = {"v1-5-pruned-emaonly.ckpt": b"sd", ".git": b""}
+    llava = {"config.json": b"{}", "pytorch_model-1.bin": b"x", "README.md": b""}
+    server.repos["liuhaotian/llava-llama-2-13b-chat-lightning-preview"] = llava
+    out, ours = tmp_path / "out", "LEGO-Ego4D"
+    assert run(f"model_weights {out} --only ldm_ego4d", capfd)[0] == 0
+    assert files_of(out) == [f"{ours}/LDM/ego4d_diffusion_with_vllm_feature.ckpt"]
+    words = f"model_weights {out} --only vllm_ego4d ldm_scaleup_ego4d llava_pretrained"
+    assert run(f"{words} stable_diffusion", capfd)[0] == 0
+    assert files_of(out) == sorted(
+        [
+            *(f"{ours}/{name}" for name in server.repos["bolinlai/LEGO-Ego4D"] if name[0] != "R"),
+            "pretrained/llava_pretrained/config.json",
+            "pretrained/llava_pretrained/pytorch_model-1.bin",
+            "pretrained/stable_diffusion/v1-5-pruned-emaonly.ckpt",
+        ]
+    )
+
+
+@pytest.mark.parametrize("cut", ["note", "unpack"])
+def test_stopped_at_any_call_it_goes_on(dataset, tmp_path, capfd, monkeypatch, cut):
+    place = f"egogen.download.group.{'Item.note' if cut == 'note' else 'unpack'}"
+    whole = download.fetch_group.__globals__["Item"].note if cut == "note" else None
+    whole = whole or download.fetch_group.__globals__["unpack"]
+    for survives in range(12):
+        calls = iter(range(100))
+
+        def breaking(*arguments, calls=calls, survives=survives, **named):
+            if next(calls) == survives % 4:
+                raise EgoGenError("stopped")
+            return whole(*arguments, **named)
+
+        monkeypatch.setattr(place, breaking)
+        if run(f"dataset {tmp_path}/out", capfd)[0] == 0:
+            break
+    monkeypatch.setattr(place, whole)
+    assert run(f"dataset {tmp_path}/out", capfd)[0] == 0
+    assert files_of(tmp_path / "out") == sorted(
+        [FRAME, CURATED, "ego4d_train.json", "ego4d_val.json"]
+    )
+    assert run(f"dataset {tmp_path}/out --verify", capfd)[0] == 0
+
+
+def test_files_that_changed_or_went_are_seen(dataset, server, tmp_path, capfd):
+    out = tmp_path / "out"
+    assert run(f"dataset {out} --verify", capfd)[1].count("not downloaded") == 3
+    run(f"dataset {out}", capfd)
+    (out / "ego4d_val.json").write_bytes(b"[]")  # of the same size
+    (out / FRAME).unlink()
+    code, text = run(f"dataset {out} --verify", capfd)
+    assert code == 1 and len(errors(text)) == 2 and "is gone" in text and "not the bytes" in text
+    code, text = run(f"dataset {out} --only frames", capfd)
+    assert code == 0 and "files of it are gone" in text and (out / FRAME).exists()
+    (out / "ego4d_val.json").write_bytes(b"{} ")
+    code, text = run(f"dataset {out}", capfd)
+    assert code == 1 and "remove it to fetch it anew" in text
+    assert (out / "ego4d_val.json").read_bytes() == b"{} "  # of one's own, perhaps
+
+
+def test_files_that_were_fetched_by_hand_are_kept(dataset, server, tmp_path, capfd):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "EgoGen.zip").write_bytes(dataset["EgoGen.zip"])
+    code, text = run(f"dataset {tmp_path}/out --only frames", capfd)
+    assert code == 0 and "there: EgoGen.zip" in text and not server.asked("resolve")
+    assert files_of(tmp_path / "out") == [FRAME]
+
+
+def test_an_archive_that_was_removed_comes_again(dataset, tmp_path, capfd, monkeypatch):
+    unpack = "egogen.download.group.unpack"
+    with monkeypatch.context() as stopped:
+        stopped.delattr(unpack)
+        with pytest.raises(NameError):
+            download.main(["dataset", str(tmp_path / "out"), "--only", "frames"])
+    (tmp_path / "out/EgoGen.zip").unlink()
+    assert run(f"dataset {tmp_path}/out --only frames", capfd)[0] == 0
+    assert files_of(tmp_path / "out") == [FRAME]
+
+
+def test_through_a_link_to_another_disk(dataset, tmp_path, capfd):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    assert run(f"dataset {tmp_path}/out", capfd)[0] == 0
+    assert run(f"dataset {tmp_path}/out --verify", capfd)[0] == 0
+    assert (tmp_path / "disk" / FRAME).exists()
+
+
+@pytest.mark.parametrize("source", ["hub", "dropbox"])
+@pytest.mark.parametrize(
     "name", ["dataset", "gpt_curated_data", "vllm_features", "model_weights", "metric_weights"]
 )
-def test_scripts(name, tmp_path):
+def test_scripts(server, name, source, tmp_path):
+    """As a user starts them; every repository that they name is asked for."""
     line = ["bash", f"scripts/download_{name}.sh", str(tmp_path / "out"), "--dry-run"]
-    result = subprocess.run(line, cwd=PROJECT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert f"-> {tmp_path}/out/" in result.stdout and "https://" in result.stdout
-    assert not (tmp_path / "out").exists()
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(
+        [*line, "--source", source], cwd=PROJECT, capture_output=True, text=True, env=environment
+    )
+    assert not (tmp_path / "out").exists() and "Traceback" not in done.stderr
+    if source == "dropbox":
+        assert done.returncode == (1 if name == "metric_weights" else 0)
+        assert f"-> {tmp_path}/out/" in done.stdout and "https://" in done.stdout
+    else:
+        assert done.returncode == 1 and "404; expected one that is there" in done.stdout
+        assert {path for _, path, _, _ in server.seen} >= {
+            "api/datasets/bolinlai/LEGO-Dataset"
+        } or (server.seen and name not in ("dataset", "gpt_curated_data"))
 
 
-def test_a_file_that_was_cut_short_is_not_finished(server, tmp_path):
-    """Of an archive and by itself; neither is overwritten without being asked."""
-    group, out = group_of(server, tmp_path), tmp_path / "out"
-    assert fetch_group(group, group["files"], out, QUICK) == []
-    for name in ("EgoGen/x/frame.jpg", "LDM/a.ckpt"):
-        path = out / name
-        whole = path.read_bytes()
-        path.write_bytes(whole[:2])
-        assert sum("fetch" in line for line in plan(group["files"], out)) == 1
-        (found,) = fetch_group(group, group["files"], out, QUICK)
-        assert str(path) in found and "remove it" in found and path.read_bytes() == whole[:2]
-        path.unlink()
-        assert fetch_group(group, group["files"], out, QUICK) == []
-        assert path.read_bytes() == whole
+def test_hub_token_stays_with_the_hub(dataset, server, tmp_path, capfd, monkeypatch):
+    """The contents of large files lie on another host, which the token is not for."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with hub_server() as other:
+        other.repos["storage"] = dataset
+        other.cuts = {}
+        answer = server.RequestHandlerClass.say
+
+        def say(self, status, body, headers=None):
+            if "Location" in (headers or {}) and self.server is server:
+                headers["Location"] = f"{other.address}{headers['Location']}"
+            answer(self, status, body, headers)
+
+        monkeypatch.setattr(server.RequestHandlerClass, "say", say)
+        assert run(f"dataset {tmp_path}/out --only frames", capfd)[0] == 0
+        assert [token for _, _, _, token in other.seen] == [None]
+    assert "Bearer hf_secret" in {token for _, _, _, token in server.seen}
 
 
-def test_a_weak_etag_names_no_bytes(server, tmp_path):
-    """Such a file may have changed: what broke off begins again."""
-
-    class Weak(Handler):
-        def send_header(self, name, value):
-            super().send_header(name, f"W/{value}" if name == "ETag" else value)
-
-    server.RequestHandlerClass, server.cuts = Weak, [1000]
-    assert fetch(f"{server.address}/a.bin", tmp_path / "a.bin", DIGEST, QUICK) == DIGEST
-    assert [asked for _, asked in server.seen] == [None, None]
-
-
-@pytest.mark.parametrize("name", ["HF_ENDPOINT", "HF_MIRROR"])
-def test_a_mirror_of_the_hub(tmp_path, monkeypatch, name):
-    for variable in ("HF_ENDPOINT", "HF_MIRROR"):
-        monkeypatch.delenv(variable, raising=False)
-    hub = Item({"name": "a", "url": "https://huggingface.co/x/resolve/a"}, tmp_path)
-    other = Item({"name": "b", "url": "https://example.org/b"}, tmp_path)
-    assert hub.url == "https://huggingface.co/x/resolve/a"
-    monkeypatch.setenv(name, "https://mirror.org/hub/")
-    assert hub.url == "https://mirror.org/hub/x/resolve/a" and other.url == other.entry["url"]
+def test_what_an_earlier_version_fetched_is_kept(server, tmp_path, capfd):
+    """Its records: plain files by sha256, archives by what came out of them."""
+    out, content = tmp_path / "out", b"ldm"
+    (out / ".downloads").mkdir(parents=True)
+    (out / "LDM").mkdir()
+    (out / "LDM/ego4d_diffusion_with_vllm_feature.ckpt").write_bytes(content)
+    record = {"url": "x", "sha256": sha256(content), "size": len(content), "finished": True}
+    (out / ".downloads/ldm_ego4d.json").write_text(json.dumps(record))
+    (out / "VLLM/ego4d").mkdir(parents=True)
+    (out / "VLLM/ego4d/config.json").write_bytes(b"{}")
+    (out / ".downloads/vllm_ego4d.json").write_text(json.dumps(record | {"archives": []}))
+    (out / ".downloads/vllm_ego4d.members").write_text("2 2745614147 VLLM/ego4d/config.json\n")
+    for words in ("", "--source dropbox", "--verify"):
+        code, text = run(f"model_weights {out} --only ldm_ego4d vllm_ego4d {words}", capfd)
+        assert code == 0 and text.count("kept") in (0, 2), text
+    assert not server.seen
+    (out / "VLLM/ego4d/config.json").write_bytes(b"[]")
+    assert run(f"model_weights {out} --only vllm_ego4d --verify", capfd)[0] == 1

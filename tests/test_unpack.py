@@ -103,7 +103,7 @@ def test_split_archive(tmp_path):
     split_archive(tmp_path)
     assert (tmp_path / "parts.z01").exists()
     found = unpack(tmp_path / "parts.zip", tmp_path)
-    assert {member.path.name for member in found} == {"a.bin", "b.bin", "c.bin"}
+    assert {path.name for path in found} == {"a.bin", "b.bin", "c.bin"}
     assert (tmp_path / "frames" / "b.bin").read_bytes() == CONTENT[: 600_000 + ord("b")]
     (tmp_path / "parts.z02").rename(tmp_path / "parts.z03")
     with pytest.raises(EgoGenError, match=".z02 of the split archive is missing"):

@@ -115,7 +115,8 @@ def test_paths_by_every_way(paths):
         assert command[command.index(f"--{flag}") + 1] == str(path)
 
 
-def test_paths_by_the_settings(paths):
+@pytest.mark.parametrize("curated", ["gpt_curated", "curation_from_gpt"])
+def test_paths_by_the_settings(paths, curated):
     """One file says where everything is; the script needs no word."""
     (paths / "settings.env").write_text(
         "".join(f"LEGO_{name}={paths}/{name}\n" for name in ("DATASET", "WEIGHTS", "OUTPUT"))
@@ -124,8 +125,9 @@ def test_paths_by_the_settings(paths):
     images = paths / "DATASET/EgoGen/ego4d.fho/train"
     for folder in (images, paths / "WEIGHTS/pretrained/llava_pretrained"):
         folder.mkdir(parents=True)
-    data = paths / "DATASET/gpt_curated/curated_ego4d.json"
+    data = paths / f"DATASET/{curated}/ego4d_for_tuning_forecasting.json"
     data.parent.mkdir()
+    (data.parent / "epickitchen_for_tuning_forecasting.json").write_text("[]")
     data.write_text("[]")
     words = dict(PYTHON=str(paths / "python"), LEGO_SETTINGS=str(paths / "settings.env"))
     command = start("finetune_ego4d.sh", **words).stdout.splitlines()

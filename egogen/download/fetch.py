@@ -1,171 +1,134 @@
-"""One file over HTTP: resumed where it broke off, tried again with back-off, whole or not there."""
+"""One file over HTTP by the hub's own client, whole or not there.
+
+The client brings retries, redirects, tokens, proxies and HF_HUB_OFFLINE. It forgets half a file
+when it is killed, so what has arrived is kept here, and continued by the next call.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
 import shutil
 import time
-import urllib.error
-import urllib.request
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
-from egogen.atomic import read_json, write_json
+from egogen.atomic import read_object, write_json
 from egogen.errors import EgoGenError
-from egogen.jobs import Progress
 
+T = TypeVar("T")
 BLOCK = 1 << 20
-TIMEOUT_SECONDS = 60
-WORTH_RETRYING = {408, 425, 429, 500, 502, 503, 504}
-DROPPED = (OSError, http.client.HTTPException)  # URLError and timeouts are OSErrors
+BUSY = {429, 500, 502, 503, 504}
+WAITS = (1, 4, 16, 60)  # seconds before a busy server is asked again
+CLOSED = "expected one that is there and open: HF_TOKEN or `hf auth login`, its terms accepted"
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How often a download that makes no progress is tried again, and how long it waits."""
-
-    tries: int = 8
-    first_wait: float = 1.0
-    longest_wait: float = 120.0
-
-    def wait(self, failures: int, asked: str | None = None) -> None:
-        seconds = min(self.first_wait * 2 ** (failures - 1), self.longest_wait)
-        if asked is not None and asked.isdigit():  # Retry-After
-            seconds = max(seconds, min(float(asked), self.longest_wait))
-        time.sleep(seconds)
+class NoConnection(EgoGenError):
+    """Nothing else of the same server can be had either."""
 
 
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
+@contextmanager
+def in_one_line(what: str) -> Iterator[None]:
+    """The client's errors as EgoGenError: `what`, the answer, and what to do about it."""
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+
+    try:
+        yield
+    except OfflineModeIsEnabled:
+        raise NoConnection(f"{what}: HF_HUB_OFFLINE is set, expected it unset") from None
+    except (HTTPError, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise  # the disk, not the network
+        answer, said = getattr(error, "response", None), " ".join(str(error).split())
+        if answer is None:
+            raise NoConnection(f"{what}: no connection ({said}); run it again to go on") from None
+        advice = CLOSED if answer.status_code in (401, 403, 404) else "run it again to go on"
+        raise EgoGenError(f"{what} answers {answer.status_code}; {advice}") from None
+
+
+def digest_of(path: Path, like: str = "") -> str:
+    """Digest of the kind of `like`: CRC-32 (up to 10 digits), git's sha1 (40) or sha256, hex."""
+    crc, digest = 0, hashlib.sha256()
+    if len(like) == 40:
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with open(path, "rb") as file:
         while block := file.read(BLOCK):
+            crc = zlib.crc32(block, crc)
             digest.update(block)
-    return digest.hexdigest()
+    return str(crc) if like.isdigit() and len(like) <= 10 else digest.hexdigest()
 
 
-def check_space(folder: Path, needed: int, what: str) -> None:
+def check_space(folder: Path, needed: float, what: str) -> None:
     """Raise EgoGenError when the file system of `folder` has less than `needed` bytes left."""
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise EgoGenError(
-            f"{folder}: {what} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
-        )
+    if (free := shutil.disk_usage(existing).free) < needed:
+        room = f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+        raise EgoGenError(f"{folder}: {what} needs {room}")
 
 
-def fetch(url: str, target: Path, digest: str | None = None, patience: Patience | None = None):
-    """Download `url` to `target` -> sha256 of the file (hex).
+def size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
-    The part that has arrived is kept as `.NAME.part` and continued, also by a later call, as long
-    as the server says that the file is the same one (ETag or Last-Modified); otherwise the download
-    begins again. `digest`: the sha256 it must have, or the first digits of it.
 
-    Raises EgoGenError for an address that does not work, a web page in place of a file, too little
-    space, wrong bytes (which are removed), or when `patience` is at its end (the part is kept).
-    """
-    patience = patience or Patience()
-    part = target.with_name(f".{target.name}.part")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    failures = 0
-    while True:
-        before, asked = part.stat().st_size if part.exists() else 0, None
+def part_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.part")
+
+
+def again(call: Callable[[], T]) -> T:
+    """`call()`, again after a while where a busy server refused it."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for wait in WAITS:
         try:
-            _receive(url, part, target.name)
-            break
-        except urllib.error.HTTPError as error:
-            asked = error.headers.get("Retry-After")
-            if error.code not in WORTH_RETRYING:
-                raise EgoGenError(
-                    f"{target.name}: {url} answers {error.code} {error.reason}"
-                ) from None
-            reason = f"{error.code} {error.reason}"
-        except DROPPED as error:
-            if isinstance(error, OSError) and error.filename is not None:
-                raise  # the disk, not the network
-            reason = str(error) or type(error).__name__
-        grown = part.exists() and part.stat().st_size > before
-        failures = 1 if grown else failures + 1
-        if failures >= patience.tries:
-            raise EgoGenError(
-                f"{target.name}: {url}: {reason}; given up after {failures} tries without "
-                "progress, the same command continues"
-            )
-        print(f"{target.name}: {reason}, trying again", flush=True)
-        patience.wait(failures, asked)
-    found = sha256(part)
-    if digest is not None and not found.startswith(digest):
-        _forget(part)
-        raise EgoGenError(f"{target.name}: {url} gave sha256 {found}, expected {digest}")
-    with open(part, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(part, target)
-    _forget(part)
-    return found
+            return call()
+        except HfHubHTTPError as error:
+            if error.response.status_code not in BUSY:
+                raise
+        time.sleep(wait)
+    return call()
 
 
-def _forget(part: Path) -> None:
+def fetch(url: str, target: Path, size: int, digest: str, hub: bool) -> str:
+    """Download `url`, of `size` bytes (0: unknown), to `target` -> its digest.
+
+    It must begin with `digest`. Unless that is whole, the server has to say that what has arrived
+    is of the same file (ETag, Last-Modified); else it begins again. Raises EgoGenError for a web
+    page in place of a file, too little space, and wrong bytes, which are removed.
+    """
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers, http_backoff
+
+    headers = {"Accept-Encoding": "identity", **(build_hf_headers() if hub else {})}
+    part, same = part_of(target), digest
+    identity = part.with_suffix(".part-of")
+    if len(digest) < 40:
+        asked = http_backoff("HEAD", url, headers=headers, timeout=60, retry_on_exceptions=())
+        answer = asked.headers if asked.status_code < 400 else {}  # some know no HEAD
+        if "text/html" in answer.get("Content-Type", ""):
+            raise EgoGenError(f"{url} gives a web page in place of the file: open it by hand")
+        size = int(answer.get("Content-Length", 0))
+        same = headers["If-Range"] = answer.get("ETag") or answer.get("Last-Modified") or "W/"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    noted = read_object(identity, needed=False).get("validator")
+    if noted != same or same.startswith("W/") or size_of(part) > size > 0:
+        part.unlink(missing_ok=True)
+    check_space(part.parent, size - size_of(part), target.name)
+    write_json(identity, {"validator": same})
+
+    def receive() -> None:
+        with open(part, "ab") as file:
+            if file.tell() != size or not size:
+                http_get(url, file, resume_size=file.tell(), headers=headers)
+            os.fsync(file.fileno())
+
+    again(receive)
+    if (found := digest_of(part, digest)).startswith(digest):
+        os.replace(part, target)
     part.unlink(missing_ok=True)
-    _identity_file(part).unlink(missing_ok=True)
-
-
-def _identity_file(part: Path) -> Path:
-    return part.with_suffix(".part-of")
-
-
-def _receive(url: str, part: Path, name: str) -> None:
-    """Append what is missing of `url` to `part`; raise when the connection ends too early."""
-    have = part.stat().st_size if part.exists() else 0
-    identity = read_json(_identity_file(part)) if have and _identity_file(part).exists() else {}
-    headers = {"User-Agent": "lego-egogen", "Accept-Encoding": "identity"}
-    if have and identity.get("validator"):
-        headers |= {"Range": f"bytes={have}-", "If-Range": identity["validator"]}
-    try:
-        answer = urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS
-        )
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and have == identity.get("size"):
-            return  # everything was there
-        if error.code == 416:
-            _forget(part)  # longer than the file is: another one, from the beginning
-            raise ConnectionError("the part did not fit the file") from None
-        raise
-    except ValueError:
-        raise EgoGenError(f"{name}: {url!r} is not an address") from None
-    with answer:
-        if answer.headers.get_content_type() == "text/html" and not name.endswith(".html"):
-            raise EgoGenError(
-                f"{name}: {url} gives a web page in place of the file: open it by hand"
-            )
-        going_on = answer.status == 206 and _begins_at(answer, have)
-        have = have if going_on else 0
-        length = answer.headers.get("Content-Length")
-        size = have + int(length) if length is not None else None
-        if size is not None:
-            check_space(part.parent, size - have, name)
-        if not going_on:
-            validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
-            strong = validator if validator and not validator.startswith("W/") else None
-            part.unlink(missing_ok=True)
-            write_json(_identity_file(part), {"url": url, "validator": strong, "size": size})
-        _copy(answer, part, name, have, size)
-
-
-def _begins_at(answer, have: int) -> bool:
-    return answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-
-
-def _copy(answer, part: Path, name: str, have: int, size: int | None) -> None:
-    megabyte = 1_000_000
-    with (
-        open(part, "ab") as file,
-        Progress((size or have) // megabyte, name, "MB", have // megabyte) as bar,
-    ):
-        while block := answer.read(BLOCK):
-            file.write(block)
-            before, have = have, have + len(block)
-            bar.update(have // megabyte - before // megabyte)
-    if size is not None and have != size:
-        raise ConnectionError(f"connection closed at {have} of {size} bytes")
+    identity.unlink()
+    if not found.startswith(digest):
+        raise EgoGenError(f"{url} gave other bytes (digest {found}), expected {digest}")
+    return found

@@ -1,211 +1,180 @@
-"""A group of the manifest: which of its files are finished, fetching and unpacking the others.
+"""A group of the manifest: which of its entries are finished, fetching and unpacking the others.
 
-What has been done stands in `FOLDER/.downloads/`: one JSON a file (address, size and sha256 as
-first downloaded, archives still to unpack) and, for archives, a list of what came out of them.
+What has been done stands in `FOLDER/.downloads/`, a JSON an entry: `members`, all files that it
+brought (name -> size, digest), `archives`, those still to unpack, and whether it is `finished`.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any
 
-from egogen.atomic import read_json, write_json, write_text
-from egogen.download.fetch import Patience, check_space, fetch, sha256
-from egogen.download.unpack import Member, crc, parts_of, unpack
+from egogen.atomic import read_object, write_json
+from egogen.download import fetch as http
+from egogen.download.manifest import Files, files_of
+from egogen.download.unpack import parts_of, unpack
 from egogen.errors import EgoGenError
 from egogen.jobs import lock
 
 RECORDS = ".downloads"
+AT_ONCE = 4  # files
 
 
-@dataclass
 class Item:
-    """A file of the manifest in a folder of the user's, and what is known of it."""
+    """An entry of the manifest in a folder of the user's, and what is known of it."""
 
-    entry: dict[str, Any]
-    folder: Path
-    record: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self._record_file.exists():
-            self.record = read_json(self._record_file)
-
-    @property
-    def name(self) -> str:
-        return self.entry["name"]
-
-    @property
-    def target(self) -> Path:
-        return self.folder / self.entry.get("file", self.name)
-
-    @property
-    def url(self) -> str | None:
-        """The address; HF_ENDPOINT (or HF_MIRROR) stands for the hub when it is set."""
-        if "url_from" in self.entry:
-            return os.environ.get(self.entry["url_from"])
-        hub = os.environ.get("HF_ENDPOINT") or os.environ.get("HF_MIRROR")
-        url = self.entry["url"]
-        return url.replace("https://huggingface.co", hub.rstrip("/"), 1) if hub else url
-
-    @property
-    def _record_file(self) -> Path:
-        return self.folder / RECORDS / f"{self.name.replace('/', '--')}.json"
-
-    @property
-    def _members_file(self) -> Path:
-        return self._record_file.with_suffix(".members")
+    def __init__(self, entry: dict[str, Any], folder: Path):
+        self.entry, self.folder, self.name = entry, folder.absolute(), entry["name"]
+        self.file = self.folder / RECORDS / f"{self.name.replace('/', '--')}.json"
+        self.record, self.guard = read_object(self.file, needed=False), Lock()
+        old = self.file.with_suffix(".members")  # as they were written before
+        if "members" not in self.record and old.exists():
+            rows = [line.split(" ", 2) for line in old.read_text().splitlines()]
+            self.record["members"] = {name: [int(size), crc] for size, crc, name in rows}
+        elif "sha256" in self.record and not entry.get("unpack"):
+            known = [self.record["size"], self.record["sha256"]]
+            self.record.setdefault("members", {entry.get("file", self.name): known})
+        pending = {name for name, _ in self.record.get("archives", ())}
+        if any(not (self.folder / n).exists() for n in pending - {self.record.get("unpacked")}):
+            del self.record["archives"]  # removed by hand: they have to come again
+        self.members: dict[str, list] = self.record.setdefault("members", {})
 
     def note(self, **known: Any) -> None:
         self.record |= known
-        write_json(self._record_file, self.record)
+        write_json(self.file, self.record, indent=None)
 
-    def forget(self) -> None:
-        self.record = {"url": self.record.get("url"), "sha256": self.record.get("sha256")}
-        self._members_file.unlink(missing_ok=True)
+    def packed(self, name: str) -> bool:
+        return bool(self.entry.get("unpack") and re.search(r"\.z(ip|\d+)$", name.lower()))
 
-    def members(self) -> list[Member]:
-        """What came out of the archives, without those archives that were inside."""
-        if not self._members_file.exists():
-            return []
-        rows = (line.split(" ", 2) for line in self._members_file.read_text().splitlines())
-        return [Member(self.folder / name, int(size), int(value)) for size, value, name in rows]
-
-    def add_members(self, found: Sequence[Member]) -> None:
-        known = {member.path: member for member in [*self.members(), *found]}
-        lines = [
-            f"{m.size} {m.crc} {m.path.relative_to(self.folder).as_posix()}" for m in known.values()
-        ]
-        write_text(self._members_file, "\n".join(lines) + "\n")
-
-    def finished(self) -> bool:
-        """Whether it is all there (names and sizes; `verify` reads the bytes)."""
+    def wrong(self, read: bool = False) -> Iterator[str]:
+        """A line per file that is not there as it came, by its size or (`read`) its bytes."""
         if not self.record.get("finished"):
-            return False
-        if not self.entry.get("unpack"):
-            return self.target.exists() and self.target.stat().st_size == self.record["size"]
-        return all(m.path.exists() and m.path.stat().st_size == m.size for m in self.members())
+            yield f"{self.name}: not downloaded (or not to its end) into {self.folder}"
+            return
+        for name, (size, digest) in self.members.items():
+            path = self.folder / name
+            if not path.exists():
+                yield f"{path}: is gone"
+            elif http.size_of(path) != size or (read and http.digest_of(path, digest) != digest):
+                yield f"{path}: not the bytes that were downloaded, digest {digest}"
 
 
-def choose(group: str, files: list[dict], only: Sequence[str] | None) -> list[dict]:
-    names = [entry["name"] for entry in files]
-    unknown = [name for name in only or () if name not in names]
-    if unknown:
-        raise EgoGenError(f"--only {unknown[0]}: {group} has {', '.join(names)}")
-    return [entry for entry in files if only is None or entry["name"] in only]
+def fetch_group(files: list[dict], folder: Path, dry_run: bool = False) -> list[str]:
+    """Fetch and unpack what is not finished -> one line per file that could not be.
 
-
-def plan(files: list[dict], folder: Path) -> list[str]:
-    """What `fetch_group` would do, a line a file."""
-    lines = []
-    for entry in files:
-        item = Item(entry, folder.absolute())
-        state = (
-            "finished"
-            if item.finished()
-            else f"fetch {item.url or 'the address in $' + entry['url_from']}"
-        )
-        unpacked = ", unpack" if entry.get("unpack") else ""
-        lines.append(f"{item.name} -> {item.target}{unpacked}: {state}")
-    return lines
-
-
-def fetch_group(
-    group: dict, files: list[dict], folder: Path, patience: Patience | None = None
-) -> list[str]:
-    """Fetch and unpack what is not finished -> one line per file that could not be."""
-    folder, bad = folder.absolute(), []
-    with lock(folder / RECORDS / "lock", "downloading"):
-        items = [Item(entry, folder) for entry in files]
-        missing = [item for item in items if not item.finished()]
-        for item in items:
-            if item not in missing:
+    Says first what was found and where it goes; with `dry_run` that is all. Raises NoConnection,
+    before anything is fetched, where the hub cannot be reached.
+    """
+    bad: list[str] = []
+    todo: dict[Item, Files] = {}
+    with lock(folder / RECORDS / "lock", "downloading", needed=not dry_run):
+        for item in [Item(entry, folder) for entry in files]:
+            if not any(item.wrong()):
                 print(f"kept:  {item.name}", flush=True)
-        if missing and group.get("needs_gb"):
-            there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            check_space(folder, int(group["needs_gb"] * 1e9) - there, "the whole download")
-        for item in missing:
+                continue
             try:
-                _complete(item, patience)
+                todo[item] = {} if item.record.get("archives") else files_of(item.entry)
             except EgoGenError as error:
+                if isinstance(error, http.NoConnection):
+                    raise
                 bad.append(str(error))
+                continue
+            for name, (url, size, _) in todo[item].items():
+                does = f"{'unpack, ' * item.packed(name)}fetch {url} ({size / 1e6:.1f} MB)"
+                print(f"{item.name} -> {item.folder / name}: {does}", flush=True)
+        if dry_run:
+            return bad
+        http.check_space(folder, _room(todo), "the whole download")
+        for item, found in todo.items():
+            try:
+                _fetch_all(item, found)
+                _unpack_all(item)
+            except EgoGenError as error:
+                bad += str(error).splitlines()
     return bad
 
 
-def _complete(item: Item, patience: Patience | None) -> None:
-    if item.record.get("finished"):
+def _room(todo: dict[Item, Files]) -> int:
+    """Bytes for all that is missing, and for the archives of one entry beside their content."""
+    missing, beside = 0, 0
+    for item, found in todo.items():
+        for name, (_, size, _) in found.items():
+            there = [item.folder / name, http.part_of(item.folder / name)]
+            missing += max(size - sum(map(http.size_of, there)), 0)
+        packed = [(name.lower(), size) for name, (_, size, _) in found.items() if item.packed(name)]
+        pieces = 1 + any(not name.endswith(".zip") for name, _ in packed)  # merged, and its content
+        if "gb" not in item.entry:  # that is with them
+            beside = max(beside, pieces * sum(size for _, size in packed))
+    return missing + beside
+
+
+def _fetch_all(item: Item, found: Files) -> None:
+    """Fetch the files of an entry. Raises EgoGenError, with a line for each that could not be."""
+    if item.record.pop("finished", None):
         print(f"{item.name}: files of it are gone, fetched anew", flush=True)
-        item.forget()
-    if "archives" not in item.record:
-        _download(item, patience)
-    if item.entry.get("unpack"):
-        _unpack_all(item)
-    item.note(finished=True)
+        item.record.pop("archives", None)
+        if "repo" in item.entry:
+            item.members.clear()  # it may have others by now
+    errors: list[Exception] = []
+    names = iter([*found])  # shared: each is taken once
+
+    def work() -> None:
+        for name in names:
+            try:
+                _fetch_one(item, name, *found[name])
+            except Exception as error:
+                errors.append(error)
+
+    # Daemons: the command can be stopped at any time, and what has arrived stays.
+    threads = [Thread(target=work, daemon=True) for _ in range(AT_ONCE)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        bugs = [error for error in errors if not isinstance(error, EgoGenError)]
+        raise bugs[0] if bugs else EgoGenError("\n".join(map(str, errors)))
 
 
-def _download(item: Item, patience: Patience | None) -> None:
-    known = item.record.get("sha256") or item.entry.get("sha256")
-    if item.target.exists():
-        digest = sha256(item.target)
-        if known and not digest.startswith(known):
-            raise EgoGenError(
-                f"{item.target}: has sha256 {digest}, expected {known}; remove it to fetch it anew"
-            )
-        print(f"there: {item.name}", flush=True)
-    elif item.url is None:
-        variable = item.entry["url_from"]
-        raise EgoGenError(
-            f"{item.name}: set {variable} to its address, or put the file at {item.target}"
-        )
+def _fetch_one(item: Item, name: str, url: str, size: int, digest: str) -> None:
+    target, known = item.folder / name, item.members.get(name)
+    if known and http.size_of(target) == known[0]:
+        return
+    digest = known[1] if known and len(digest) < 40 else digest
+    if target.exists():
+        if not (found := http.digest_of(target, digest)).startswith(digest):
+            other = f"has digest {found}, expected {digest}; remove it to fetch it anew"
+            raise EgoGenError(f"{target}: {other}")
+        print(f"there: {name}", flush=True)
     else:
-        print(f"fetch: {item.name} from {item.url}", flush=True)
-        digest = fetch(item.url, item.target, known, patience)
-    item.note(url=item.url, sha256=digest, size=item.target.stat().st_size)
-    if item.entry.get("unpack"):
-        name = item.target.relative_to(item.folder).as_posix()
-        item.note(archives=[[name, True]])  # True: archives inside it are unpacked too
+        print(f"fetch: {name} from {url}", flush=True)
+        with http.in_one_line(f"{item.name}: {url}"):
+            found = http.fetch(url, target, size, digest, "repo" in item.entry)
+    with item.guard:
+        item.members[name] = [http.size_of(target), found]
+        item.note()
 
 
 def _unpack_all(item: Item) -> None:
-    """Unpack the archive, then those that came out of it; each goes once its files are there."""
+    """Unpack the archives, then those that came out of them; each goes once its files are there."""
+    if "archives" not in item.record:  # True: archives inside it are unpacked too
+        names = [name for name in item.members if item.packed(name)]
+        item.note(archives=[[name, True] for name in names if name.lower().endswith(".zip")])
     while item.record["archives"]:
-        name, look_inside = item.record["archives"][0]
+        (name, look_inside), *others = item.record["archives"]
         archive = item.folder / name
-        if not archive.exists() and item.record.get("unpacked") != name:
-            raise EgoGenError(
-                f"{archive}: is gone before it was unpacked; remove {RECORDS} beside it"
-            )
         if item.record.get("unpacked") != name:
             found = unpack(archive, archive.parent)
-            inner = [m for m in found if look_inside and m.path.suffix == ".zip"]
-            packed = {part for m in inner for part in parts_of(m.path)}
-            item.add_members([m for m in found if m.path not in packed])
-            names = [m.path.relative_to(item.folder).as_posix() for m in inner]
-            item.record["archives"] += [[inside, False] for inside in names]
-            item.note(unpacked=name)
+            below = {path.relative_to(item.folder).as_posix(): found[path] for path in found}
+            inner = [[n, False] for n in below if look_inside and n.lower().endswith(".zip")]
+            item.members |= below
+            for part in parts_of(archive):
+                item.members.pop(part.relative_to(item.folder).as_posix(), None)
+            item.note(unpacked=name, archives=[[name, look_inside], *others, *inner])
         for part in parts_of(archive):
             part.unlink(missing_ok=True)
-        item.record["archives"] = item.record["archives"][1:]
-        item.note(unpacked=None)
-
-
-def verify(files: list[dict], folder: Path) -> list[str]:
-    """Read everything again -> one line per file that is missing or has changed."""
-    bad = []
-    for entry in files:
-        item = Item(entry, folder.absolute())
-        if not item.record.get("finished"):
-            bad.append(f"{item.name}: not downloaded (or not to its end) into {folder}")
-        elif entry.get("unpack"):
-            for member in item.members():
-                if not member.path.exists():
-                    bad.append(f"{member.path}: is gone")
-                elif member.path.stat().st_size != member.size or crc(member.path) != member.crc:
-                    bad.append(f"{member.path}: not the bytes that were downloaded")
-        elif not item.target.exists():
-            bad.append(f"{item.target}: is gone")
-        elif sha256(item.target) != item.record["sha256"]:
-            bad.append(f"{item.target}: sha256 is not {item.record['sha256']}, as downloaded")
-    return bad
+        item.note(unpacked=None, archives=item.record["archives"][1:])
+    item.note(finished=True)

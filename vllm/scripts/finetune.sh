@@ -9,8 +9,8 @@
 #   IMAGES  --image_folder        folder that its images are relative to
 #   OUTPUT  --output_dir          where checkpoints and the tuned model go
 # What is given in no way is looked for by settings.env, except in the mini run: MODEL in
-# LEGO_WEIGHTS/pretrained, DATA in LEGO_DATASET/gpt_curated (if it is clear which), IMAGES in
-# LEGO_DATASET; OUTPUT is below LEGO_OUTPUT/vllm/out.
+# LEGO_WEIGHTS/pretrained, DATA in curation_from_gpt or gpt_curated of LEGO_DATASET (if it is
+# clear which), IMAGES in LEGO_DATASET; OUTPUT is below LEGO_OUTPUT/vllm/out.
 # Further variables:
 #   ENGINE  zero3_offload | zero3 | zero2 | fsdp | ddp, or a DeepSpeed file  (default: the script's)
 #   GPUS    processes on this machine  (default: one per visible GPU, at least one)
@@ -34,7 +34,7 @@ flag_value() { # flag_value NAME "$@": the value that follows --NAME, or stands 
 }
 
 path_by_settings() { # path_by_settings NAME: where a file of $dataset is by settings.env, or nothing
-  local found
+  local found place
   [[ -n "${dataset:-}" ]] || return 0
   from_settings "$dataset" train
   case $1 in
@@ -42,8 +42,12 @@ path_by_settings() { # path_by_settings NAME: where a file of $dataset is by set
     IMAGES) printf '%s' "${image_dir:?}" ;;
     OUTPUT) printf '%s' "${model_path:?}" ;;
     DATA)
-      found=("$LEGO_DATASET"/gpt_curated/*"$dataset"*.json)
-      if (( ${#found[@]} == 1 )) && [[ -f "${found[0]}" ]]; then printf '%s' "${found[0]}"; fi ;;
+      for place in curation_from_gpt gpt_curated; do  # of the hub, of Dropbox
+        found=("$LEGO_DATASET/$place"/*"$dataset"*.json)
+        [[ -f "${found[0]}" ]] || continue
+        if (( ${#found[@]} == 1 )); then printf '%s' "${found[0]}"; fi
+        break
+      done ;;
   esac
 }
 

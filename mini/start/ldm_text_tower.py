@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,7 +116,7 @@ def train_tower(
         return loss, (guesses == labels[rows]).float().mean().item()
 
     rates = cosine_rates(steps, PEAK)
-    options = {"clip": math.inf, "weight_decay": 0.01, "fused": True}
+    options: dict[str, Any] = {"clip": math.inf, "weight_decay": 0.01, "fused": True}
     right = learn(parameters, loss_of, rates, "text tower", **options)
     tower.eval().requires_grad_(False)
     return right

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ def learn(
     what: str,
     *,
     clip: float = 1.0,
-    **adamw: object,
+    **adamw: Any,
 ) -> float:
     """Minimise the loss that `loss_of(step)` gives beside a figure, a step for each learning rate.
 

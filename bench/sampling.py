@@ -1,13 +1,13 @@
-"""Sampling against a plain loop that does what the released code does; prints one JSON object.
+"""A denoising step against what the released code does in one; prints one JSON object.
 
     python bench/sampling.py                                   # a denoising step on the CPU
-    python bench/sampling.py --device cuda --batch 16 --pictures 32 --steps 100
+    python bench/sampling.py --device cuda --batch 16
     python bench/sampling.py --size tiny --repeats 1           # seconds; for a look at the output
 
-Both sides are measured in this process on one set of random weights, in turns. The plain loop: one
-image at a time in three branches, attention by einsum and softmax, keys and values of the context
-anew in every step, the unconditional text anew for every image. Time is processor time of one
-thread on the CPU and wall time between synchronizations on CUDA.
+Both sides are measured in this process on one set of random weights, in turns. The plain step: one
+image at a time in three branches, attention that holds all scores, keys and values of the context
+anew in every step. Time is processor time of one thread on the CPU and wall time between
+synchronizations on CUDA.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -28,15 +29,9 @@ sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 from bench.measuring import peak_bytes, seconds  # noqa: E402
 from egogen.errors import command_parser, run_command  # noqa: E402
 from ldm.config import Config, GenerateConfig, load_config  # noqa: E402
-from ldm.generate import generate_batch, prepare  # noqa: E402
+from ldm.generate import prepare  # noqa: E402
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision  # noqa: E402
-from ldm.sampling import (  # noqa: E402
-    Conditioning,
-    Denoise,
-    guidance_branches,
-    guided_denoiser,
-    sample_euler_ancestral,
-)
+from ldm.sampling import Conditioning, Denoise, guidance_branches, guided_denoiser  # noqa: E402
 
 TEXT, IMAGE = 7.5, 1.5
 SIZES = {
@@ -50,69 +45,6 @@ SIZES = {
         "model.params.conditioner.feedforward_dim=64",
     ),
 }
-
-
-class EinsumAttention:
-    """Attention as in the released code: all scores in memory, nothing kept between steps."""
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, **_) -> Tensor:
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        inputs = (attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context)
-        query, key, value = (
-            layer(x).unflatten(-1, (attn.heads, -1)).transpose(1, 2).flatten(0, 1).contiguous()
-            for layer, x in inputs
-        )
-        scores = torch.einsum("bid,bjd->bij", query, key) * attn.scale
-        mixed = torch.einsum("bij,bjd->bid", scores.softmax(dim=-1), value)
-        mixed = mixed.unflatten(0, (-1, attn.heads)).transpose(1, 2).flatten(2)
-        return attn.to_out[0](mixed)
-
-
-class Sides:
-    """One model with its two ways to denoise; each call of a side sets its attention first."""
-
-    def __init__(self, model: LegoModel, inference):
-        self.model, self.inference = model, inference
-        self.einsum = EinsumAttention()
-        self.usual = dict(model.unet.attn_processors)
-
-    def plain_denoiser(self, conditioning: Conditioning) -> Denoise:
-        """Classifier-free guidance as in the released code, for one image."""
-        model, zeros = self.model, torch.zeros_like(conditioning.image_latents)
-        uncond = conditioning.uncond_context
-        context = torch.cat([conditioning.context, uncond, uncond])
-        images = torch.cat([conditioning.image_latents, conditioning.image_latents, zeros])
-
-        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            x_in = torch.cat([torch.cat([x / (sigma**2 + 1) ** 0.5] * 3), images], dim=1)
-            t = model.schedule.timestep(sigma).to(x.device).expand(3)
-            eps = model.unet(x_in, t, context).sample.float()
-            cond, image, none = (x - sigma * part for part in eps.chunk(3))
-            return none + TEXT * (cond - image) + IMAGE * (image - none)
-
-        return denoise
-
-    @torch.no_grad()
-    def plain_image(self, sample: dict) -> Tensor:
-        model, device = self.model, self.model.device
-        self.model.unet.set_attn_processor(self.einsum)
-        with autocast(device, self.inference.precision):
-            conditioning = model.conditioning(
-                sample["pixels"][None].to(device),
-                [sample["prompt"]],
-                {name: rows[None].to(device) for name, rows in sample["features"].items()},
-            )
-            sigmas = model.schedule.sampling_sigmas(self.inference.steps).to(device)
-            shape = conditioning.image_latents.shape
-
-            def noise(_: int) -> Tensor:
-                return torch.randn(shape, device=device)
-
-            denoise = self.plain_denoiser(conditioning)
-            latents = sample_euler_ancestral(denoise, noise(0), sigmas, noise)
-            decoded = model.decode(latents)[0]
-        model.unet.set_attn_processor(dict(self.usual))
-        return decoded
 
 
 def build(kind: type[Config], size: str, overrides: Sequence[str]) -> tuple[LegoModel, Config]:
@@ -135,10 +67,27 @@ def made_up(model: LegoModel, batch: int) -> Conditioning:
     )
 
 
+def plain_denoiser(model: LegoModel, conditioning: Conditioning) -> Denoise:
+    """Classifier-free guidance as in the released code, for one image."""
+    zeros = torch.zeros_like(conditioning.image_latents)
+    uncond = conditioning.uncond_context
+    context = torch.cat([conditioning.context, uncond, uncond])
+    images = torch.cat([conditioning.image_latents, conditioning.image_latents, zeros])
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        x_in = torch.cat([torch.cat([x / (sigma**2 + 1) ** 0.5] * 3), images], dim=1)
+        t = model.schedule.timestep(sigma).to(x.device).expand(3)
+        eps = model.unet(x_in, t, context).sample.float()
+        cond, image, none = (x - sigma * part for part in eps.chunk(3))
+        return none + TEXT * (cond - image) + IMAGE * (image - none)
+
+    return denoise
+
+
 @torch.no_grad()
-def measure_steps(sides: Sides, batch: int, repeats: int) -> dict:
+def measure_steps(model: LegoModel, precision: str, batch: int, repeats: int) -> dict:
     """Seconds an image of one denoising step, of both sides in turns; and of the held context."""
-    model, device, schedule = sides.model, sides.model.device, sides.model.schedule
+    device, usual = model.device, dict(model.unet.attn_processors)
     sigma, conditioning = torch.tensor(3.7), made_up(model, batch)
     one = Conditioning(
         conditioning.context[:1], conditioning.uncond_context, conditioning.image_latents[:1]
@@ -146,14 +95,14 @@ def measure_steps(sides: Sides, batch: int, repeats: int) -> dict:
     x = torch.randn_like(conditioning.image_latents) * sigma
     guidance = guidance_branches(conditioning, TEXT, IMAGE)
     plain, first, ours, results = [], [], [], []
-    with autocast(device, sides.inference.precision):
+    with autocast(device, precision):
         for turn in range(repeats + 1):  # the first one warms up
-            model.unet.set_attn_processor(sides.einsum)
-            denoise = sides.plain_denoiser(one)
+            model.unet.set_attn_processor(AttnProcessor())
+            denoise = plain_denoiser(model, one)
             plain.append(seconds(lambda: results.append(denoise(x[:1], sigma)), device))  # noqa: B023
-            model.unet.set_attn_processor(dict(sides.usual))
+            model.unet.set_attn_processor(dict(usual))
             predict = model.denoiser.hold(guidance.contexts, guidance.rows)
-            denoise = guided_denoiser(predict, schedule, guidance)
+            denoise = guided_denoiser(predict, model.schedule, guidance)
             # The first call of a predictor computes the keys and values that it then keeps.
             first.append(seconds(lambda: denoise(x, sigma), device))  # noqa: B023
             ours.append(seconds(lambda: results.append(denoise(x, sigma)), device))  # noqa: B023
@@ -184,55 +133,24 @@ def matmul_gflops(device: torch.device, precision: str) -> float:
     return 2 * size**3 / taken / 1e9
 
 
-def measure_images(sides: Sides, count: int, batch: int) -> dict:
-    """Complete images a second, encoding to decoding, of both sides."""
-    model, inference, device = sides.model, sides.inference, sides.model.device
-    table = model.conditioner.features
-    sample = {
-        "pixels": torch.rand(3, 256, 256) * 2 - 1,
-        "prompt": "x",
-        "features": {name: torch.randn(spec.rows, spec.width) for name, spec in table.items()},
-    }
-    batches = max(1, count // batch)
-    samples, names = [sample] * batch, [("clip", str(i)) for i in range(batch)]
-
-    def ours() -> None:
-        generate_batch(model, samples, names, inference, IMAGE, TEXT)
-
-    ours()  # compiles, picks kernels
-    own = seconds(lambda: [ours() for _ in range(batches)], device) / (batches * batch)
-    plain = seconds(lambda: sides.plain_image(sample), device)
-    return {
-        "plain_pictures_per_s": 1 / plain,
-        "pictures_per_s": 1 / own,
-        "pictures_ratio": plain / own,
-    }
-
-
 def main(argv: Sequence[str]) -> None:
     parser = command_parser(__doc__)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--batch", type=int, default=1, help="of this project's side")
     parser.add_argument("--repeats", type=int, default=3, help="timed denoising steps")
-    parser.add_argument("--pictures", type=int, default=0, help="complete images; 0: steps only")
-    parser.add_argument("--steps", type=int, default=100, help="of complete images")
     parser.add_argument("inference", nargs="*", help="keys of inference, as channels_last=true")
     arguments = parser.parse_intermixed_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    words = [f"inference.{word}" for word in (*arguments.inference, f"steps={arguments.steps}")]
+    words = [f"inference.{word}" for word in arguments.inference]
     model, config = build(GenerateConfig, arguments.size, words)
-    inference = config.inference
-    prepare(model.eval().requires_grad_(False).to(arguments.device), inference)
-    sides = Sides(model, inference)
-    precision = resolved_precision(arguments.device, inference.precision)
-    found = measure_steps(sides, arguments.batch, arguments.repeats)
+    prepare(model.eval().requires_grad_(False).to(arguments.device), config.inference)
+    precision = resolved_precision(arguments.device, config.inference.precision)
+    found = measure_steps(model, precision, arguments.batch, arguments.repeats)
     peak = matmul_gflops(arguments.device, precision)
     found["matmul_peak_gflops"] = peak
     found["share_of_peak"] = found["step_gflop"] / found["step_s"] / peak
-    if arguments.pictures:
-        found |= measure_images(sides, arguments.pictures, arguments.batch)
     memory = peak_bytes(arguments.device) / 2**30
     settings = {name: str(value) for name, value in vars(arguments).items()}
     print(json.dumps(settings | {"precision": precision, "peak_gib": memory} | found, indent=1))

@@ -4,19 +4,18 @@
     python bench/training.py --device cuda --batch 32 [--precision bf16]
     python bench/training.py --size tiny             # does the bench itself work?
 
-Baseline: autoencoder and text encoder in every step, attention by einsum, gradient checkpointing
-always on, no cache. Ours: the encoders' outputs as the cache has them, PyTorch's fused attention,
-no checkpointing. Forward and backward of the same weights and draws; reading images or the cache
-is left out of both, and so are AdamW and the EMA, which are the same on both sides (and
-would not fit beside the weights on a small machine). Prints JSON: seconds a sample (CPU time on a
-CPU), their ratio, both losses, and the peak memory of training at `--memory-batch`: measured on
-CUDA, elsewhere computed by running the same step on tensors without contents.
+Baseline: autoencoder and text encoder in every step, attention that holds all scores, gradient
+checkpointing always on, no cache. Ours: the encoders' outputs as the cache has them, PyTorch's
+fused attention, no checkpointing. Forward and backward of the same weights and draws; reading
+images or the cache is left out of both, and so are AdamW and the EMA, which are the same on both
+sides (and would not fit beside the weights on a small machine). Prints JSON: seconds a sample (CPU
+time on a CPU), their ratio, both losses, and the peak memory of training at `--memory-batch`,
+computed by running the same step on tensors without contents.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import json
 import sys
@@ -27,7 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0  # noqa: E402
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
@@ -35,15 +34,15 @@ from torch.utils._pytree import tree_leaves  # noqa: E402
 from torch.utils.weak import WeakIdKeyDictionary  # noqa: E402
 
 from bench.measuring import seconds  # noqa: E402
-from bench.sampling import SIZES, EinsumAttention, build  # noqa: E402
+from bench.sampling import SIZES, build  # noqa: E402
 from egogen.errors import command_parser, run_command  # noqa: E402
 from ldm.config import TrainConfig  # noqa: E402
 from ldm.model import autocast  # noqa: E402
 from ldm.training.module import LegoTraining  # noqa: E402
 
-# How training is run where its memory is measured: (einsum, checkpointing, cache).
+# How training is run where its memory is measured: (all scores, checkpointing, cache).
 MEMORY_SIDES = {
-    "baseline (einsum, checkpointing, no cache)": (True, True, False),
+    "baseline (all scores, checkpointing, no cache)": (True, True, False),
     "no cache, checkpointing": (False, True, False),
     "no cache, no checkpointing": (False, False, False),
     "cache, checkpointing": (False, True, True),
@@ -59,7 +58,7 @@ def random_training(size: str) -> LegoTraining:
 def set_side(module: LegoTraining, released: bool, checkpointing: bool) -> None:
     unet = module.model.unet
     for layer in (m for m in unet.modules() if isinstance(m, Attention)):
-        layer.set_processor(EinsumAttention() if released else AttnProcessor2_0())
+        layer.set_processor(AttnProcessor() if released else AttnProcessor2_0())
     (unet.enable_gradient_checkpointing if checkpointing else unet.disable_gradient_checkpointing)()
 
 
@@ -194,41 +193,12 @@ def computed_memory(args: argparse.Namespace) -> dict:
             peak = peak if cache else frozen + max(encoding, peak)
             peaks[name] = round((4 * trained + peak) / 1e9, 2)  # weights, two moments, EMA
     return {
-        "how": "computed from shapes: 4 x trained + (encoders' weights without a cache) + the most "
-        "of activations and gradients in forward and backward, or of encoding",
         "batch": count,
         "trained_gb": round(trained / 1e9, 2),
         "encoders_gb": round(frozen / 1e9, 2),
         "encoding_gb": round(encoding / 1e9, 2),
         "peak_gb": peaks,
     }
-
-
-def measured_memory(args: argparse.Namespace) -> dict:
-    """Peak of training on CUDA in GB, AdamW and the EMA included."""
-    module = random_training(args.size).to("cuda")
-    ema = [p.detach().clone() for p in module.parameters() if p.requires_grad]
-    optimizer = module.configure_optimizers()["optimizer"]
-    batch = make_batch(module, args.memory_batch, args.resolution)
-    cached, peaks = as_cached(module, batch), {}
-    for name, (released, checkpointing, cache) in MEMORY_SIDES.items():
-        set_side(module, released, checkpointing)
-        for part in module.frozen_parts():
-            part.to("cpu" if cache else "cuda")
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        peaks[name] = "more than the card has"
-        with contextlib.suppress(torch.cuda.OutOfMemoryError):
-            for _ in range(2):
-                inputs = cached if cache else with_texts(batch)
-                with autocast(module.device, "fp32" if released else args.precision):
-                    module.losses(inputs).mean().backward()
-                optimizer.step()
-                optimizer.zero_grad()
-            peaks[name] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
-        optimizer.zero_grad()
-    del ema
-    return {"how": "measured", "batch": args.memory_batch, "peak_gb": peaks}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -248,8 +218,7 @@ def main(argv: Sequence[str]) -> None:
     if args.device == "cuda":
         head["device"] = torch.cuda.get_device_name()
     result = head | compare(args)
-    memory = measured_memory if args.device == "cuda" else computed_memory
-    print(json.dumps(result | {"peak_memory": memory(args)}, indent=1))
+    print(json.dumps(result | {"peak_memory": computed_memory(args)}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Generate the action frames of one chunk of an action file (entry of stage 2)."""
+r"""Generate the action frames of one chunk of an action file.
+
+    python metrics/inference.py --config configs/generate_ego4d.yaml --ckpt logs/X.ckpt \
+        --n_chunk 8 --chunk_idx 1 inference.steps=50
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,15 @@ from pathlib import Path
 if not __package__:  # run as a script: see the package's docstring
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import argparse
 from collections.abc import Sequence
 
-from egogen.errors import EXIT_INCOMPLETE, run_command
+from egogen.errors import EXIT_INCOMPLETE, command_parser, run_command
 from ldm.config import GenerateConfig, load_config
 from ldm.split import open_generation
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        description="Generate the action frames of one chunk of an action file.",
-        epilog="example: python metrics/inference.py --config configs/generate_ego4d.yaml "
-        "--ckpt logs/X.ckpt --n_chunk 8 --chunk_idx 1 inference.steps=50",
-    )
+    parser = command_parser(__doc__)
     add = parser.add_argument
     add("--config", required=True)
     add("--ckpt", required=True)

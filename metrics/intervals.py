@@ -1,17 +1,9 @@
 """95 % intervals of figures, and two runs compared figure by figure.
 
-Intervals. Frames of one clip show one scene and often start from one source frame, so whole clips
-are drawn, with replacement, as many as there are (the cluster bootstrap; Davison & Hinkley 1997,
-section 3.8); for FID without replacement, see `resampled_fid`. The draws depend on the number of
-clips alone: two runs over the same frames get the same ones, so that the difference of their
+docs/metrics.md says what they mean. Whole clips are drawn (the cluster bootstrap; Davison & Hinkley
+1997, section 3.8), for FID without replacement, see `resampled_fid`. The draws depend on the number
+of clips alone: two runs over the same frames get the same ones, so that the difference of their
 resampled figures is a paired one.
-
-Comparison. The p-value of a figure with per-frame values is that of the paired sign-flip
-(randomisation) test on the mean difference: if the runs were equally good, it would be arbitrary
-which of the two values of a clip came from which run, so the signs of all differences of a clip are
-flipped at random. It assumes no distribution and is exact for up to 13 clips (all flips are tried).
-FID has no per-frame values; its p-value is two-sided normal, with the standard deviation of the
-resampled differences.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Every metric, one row each in `METRICS`: its name, its keys in metric.json, the files it needs.
+"""Every metric, a row each in registry.yaml: its name, its keys in metric.json, the files it needs.
 
 A metric is a module in `metrics/measures/` with a function `measure(pairs, settings) -> Measured`,
-and a row here that names the function. Everything that is made of its numbers (result files,
+and a row there that names the function. Everything that is made of its numbers (result files,
 intervals, comparison, report) reads the row and the `Measured`, and knows no metric by name but
 FID and PSNR. `pairs` is a list of `metrics.frame_pairs.Pair`; values in a `Measured` stand in the
 order of the pairs, and are plain Python floats.
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from egogen.actions import DESCRIPTION_KEY
 from egogen.errors import EgoGenError
@@ -102,12 +103,12 @@ class Metric:
     title: str
     function: str
     keys: Mapping[str, Key] = field(default_factory=dict)
-    files: tuple[str, ...] = ()
+    files: Sequence[str] = ()
     package: str = ""
     group: str = ""
     needs_source: bool = False
     needs_text: bool = False
-    documents: tuple[str, ...] = ()
+    documents: Sequence[str] = ()
 
     def weight_files(self, settings: Settings) -> list[Path]:
         """Where its weights lie, found or not; a safetensors file of the same stem serves too."""
@@ -137,70 +138,15 @@ class Metric:
         return getattr(importlib.import_module(module), function)(pairs, settings)
 
 
-def _lpips(kind: str, network: str, file: str) -> Metric:
-    how = f"perceptual distance, {network} features; images in [0, 1], as in the released code"
-    scaled = "the same with images in [-1, 1], as the metric is defined"
-    keys = {
-        f"lpips_{kind}": Key(f"LPIPS {network}", how, "", False, 4),
-        f"lpips_{kind}_scaled": Key(f"LPIPS {network}, scaled", scaled, "", False, 4),
-    }
-    function = f"metrics.measures.perceptual.measure_{kind}"
-    title = f"LPIPS {network}"
-    return Metric(f"lpips_{kind}", title, function, keys, (file,), "torchmetrics", group="lpips")
+def _metric(name: str, row: dict[str, Any]) -> Metric:
+    return Metric(name, **row | {"keys": {key: Key(**read) for key, read in row["keys"].items()}})
 
 
-def _blip(size: str, title: str, file: str, document: str) -> Metric:
-    caption = f"BLIP's ({size}) caption of the frame"
-    how = f"cosine of EgoVLP embeddings of the description and of {caption}"
-    return Metric(
-        f"blip_{size}",
-        title,
-        f"metrics.measures.captions.measure_{size}",
-        {f"blip_{size}_egovlp_sim": Key(title, how, digits=4)},
-        (file, EGOVLP, "distilbert-base-uncased", "bert-base-uncased"),
-        "transformers",
-        group="blip",
-        needs_text=True,
-        documents=(document,),
-    )
-
-
-# fmt: off
-_ROWS = (  # in the order in which the released script computes them
-    Metric("fid", "FID", "metrics.measures.frechet.measure",
-           {"fid": Key("FID", "distance of two sets of Inception features", "", False)},
-           ("pt_inception-2015-12-05-6726825d.pth",), "pytorch_fid"),
-    Metric("psnr", "PSNR", "metrics.measures.psnr.measure",
-           {"psnr": Key("PSNR", "mean of the frames' values", "dB"),
-            "psnr_pooled": Key("PSNR, pooled", "of the mean error of all frames", "dB")}),
-    Metric("psnr_changed", "PSNR of the changed region", "metrics.measures.psnr.measure_changed",
-           {"psnr_changed":
-                Key("PSNR, changed region", "where source and ground truth differ", "dB"),
-            "psnr_changed_gain":
-                Key("Gain over copying", "in the changed region, against the source", "dB")},
-           needs_source=True),
-    _lpips("squeeze", "SqueezeNet", "squeezenet1_1-b8a52dc0.pth"),
-    _lpips("vgg", "VGG16", "vgg16-397923af.pth"),
-    _lpips("alex", "AlexNet", "alexnet-owt-7be5be79.pth"),
-    Metric("clip", "CLIP", "metrics.measures.clip_image.measure",
-           {"clip_image_sim": Key("CLIP", "cosine of ViT-L/14 image embeddings", digits=4)},
-           ("ViT-L-14.pt",), "open_clip"),
-    Metric("egovlp", "EgoVLP", "metrics.measures.egovlp.measure",
-           {"egovlp_image_sim":
-                Key("EgoVLP", "cosine of embeddings of the frame as a still video", digits=4)},
-           (EGOVLP,), "torchvision"),
-    Metric("egovlp_plus", "EgoVLP+", "metrics.measures.egovlp.measure_plus",
-           {"egovlp_plus_image_sim":
-                Key("EgoVLP+", "the same, videos that begin with the source frame", digits=4)},
-           (EGOVLP,), "torchvision", needs_source=True),
-    _blip("base", "BLIP-B", "model_base_caption_capfilt_large.pth", "blip.json"),
-    _blip("large", "BLIP-L", "model_large_caption.pth", "blip-l.json"),
-)
-# fmt: on
-METRICS = {metric.name: metric for metric in _ROWS}
-KEYS = {name: key for metric in _ROWS for name, key in metric.keys.items()}
+_ROWS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+METRICS = {name: _metric(name, row) for name, row in _ROWS.items()}
+KEYS = {name: key for metric in METRICS.values() for name, key in metric.keys.items()}
 GROUPS = {
-    group: tuple(metric.name for metric in _ROWS if metric.group == group)
+    group: tuple(metric.name for metric in METRICS.values() if metric.group == group)
     for group in ("lpips", "blip")
 }
 

@@ -52,7 +52,6 @@ def gather(options: argparse.Namespace) -> ReportData:
         ranked_by,
         overall,
         score,
-        read_score(options.swapped_score, required=("done_rate",)),
         read_score(options.description_score),
         curves,
         intervals,
@@ -85,7 +84,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--against", help="folder of metric.json of another run, to compare with")
     parser.add_argument("--against-images", type=Path, help="its frames: show gains and losses")
     parser.add_argument("--score", help="JSON of python -m mini.oracle.score for these frames")
-    parser.add_argument("--swapped-score", help="the same of frames with other descriptions")
     parser.add_argument("--description-score", help="JSON: shares of descriptions that are right")
     for name, file in (("--stage1-log", "trainer_state.json"), ("--stage2-log", "metrics.jsonl")):
         parser.add_argument(name, action="append", default=[], help=f"{file}; may be repeated")

@@ -1,22 +1,20 @@
-"""`python -m mini OUT`: render a small dataset in the released layout."""
+"""Render first-person table scenes in the layout of the released dataset.
+
+python -m mini runs/mini_data --pairs 1000 --seed 0
+"""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from egogen.errors import EgoGenError, run_command
+from egogen.errors import EgoGenError, command_parser, run_command
 from egogen.layout import DATASETS
 from mini.world.write import default_val_pairs, write_dataset
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m mini",
-        description="Render first-person table scenes in the layout of the released dataset.",
-        epilog="example: python -m mini runs/mini_data --pairs 1000 --seed 0",
-    )
+    parser = command_parser(__doc__, prog="python -m mini")
     parser.add_argument("out", type=Path, help="dataset root to make (or to finish)")
     parser.add_argument("--pairs", type=int, default=1000, help="pairs in total, val included")
     parser.add_argument("--seed", type=int, default=0)

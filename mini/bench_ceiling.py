@@ -7,7 +7,6 @@ Prints JSON: what the oracle and the changed region say of those images (see min
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ sys.path[:1] = [str(PROJECT)]
 import torch  # noqa: E402
 
 from egogen.actions import inside, read_actions  # noqa: E402
-from egogen.errors import run_command  # noqa: E402
+from egogen.errors import command_parser, run_command  # noqa: E402
 from egogen.frames import read_rgb  # noqa: E402
 from egogen.jobs import track  # noqa: E402
 from egogen.layout import action_file, frame_folder  # noqa: E402
@@ -32,7 +31,7 @@ from mini.oracle.score import read_truth, score_frame, summary  # noqa: E402
 
 @torch.no_grad()
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description="Score the val targets behind the autoencoder.")
+    parser = command_parser(__doc__)
     parser.add_argument("--dataset-root", type=Path, required=True)
     parser.add_argument("--name", default="ego4d")
     args = parser.parse_args(argv)

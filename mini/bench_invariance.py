@@ -12,7 +12,6 @@ turns one grey level into several.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -30,7 +29,7 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from egogen.atomic import read_json, write_json  # noqa: E402
-from egogen.errors import EgoGenError, run_command  # noqa: E402
+from egogen.errors import EgoGenError, command_parser, run_command  # noqa: E402
 
 VARIANT = "description_image_text"
 WAYS = {  # name: (chunks, batch size, whether killed on the way)
@@ -129,10 +128,7 @@ def compare(one: Path, other: Path) -> dict[str, float]:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description="Whether chunks, batches and kills change results of a finished mini run.",
-        epilog="example: python mini/bench_invariance.py --run runs/quickstart",
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of a finished mini run")
     run = parser.parse_args(argv).run.resolve()
     if not (run / "logs" / VARIANT / "checkpoints" / "last.ckpt").exists():

@@ -10,7 +10,6 @@ stopped in the middle goes on where it was (the commands see to that).
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -28,7 +27,7 @@ sys.path[:1] = [str(PROJECT)]
 
 from egogen.actions import DESCRIPTION_KEY  # noqa: E402
 from egogen.atomic import read_json, write_json  # noqa: E402
-from egogen.errors import EgoGenError, run_command  # noqa: E402
+from egogen.errors import EgoGenError, command_parser, run_command  # noqa: E402
 
 NAME = "ego4d"
 QUERY = "How does the person properly {} that is displayed in the video frame?"
@@ -285,10 +284,7 @@ def summary(run: Run, variants: Sequence[str]) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description="Run both stages on a mini dataset, from rendering to the report.",
-        epilog="example: python mini/run.py quick --seed 1 --out runs/quick1",
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("what", choices=[*PRESETS, "ablation"])
     parser.add_argument("--out", type=Path, help="default: runs/quickstart, runs/full, runs/tiny")
     parser.add_argument("--seed", type=int, default=0)

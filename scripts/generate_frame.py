@@ -1,6 +1,6 @@
 """One frame for one person: what does the action look like, done in this photograph?
 
-    python scripts/generate_frame.py --image photo.jpg --action "pick up the mug"
+    python scripts/generate_frame.py --image photo.jpg --action "pick up the mug" --out mug.jpg
 
 Without --vllm, --ldm and --config the models of the quick start are used.
 """
@@ -17,7 +17,7 @@ import argparse  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 
 from egogen.atomic import write_json  # noqa: E402
-from egogen.errors import EgoGenError, run_command  # noqa: E402
+from egogen.errors import EgoGenError, command_parser, run_command  # noqa: E402
 from egogen.frames import read_rgb  # noqa: E402
 from ldm.config import GenerateConfig, load_config  # noqa: E402
 
@@ -32,11 +32,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Generate the frame of an action in a photograph, and its description.",
-        epilog="example: python scripts/generate_frame.py --image photo.jpg "
-        "--action 'pick up the mug' --out mug.jpg --seed 3",
-    )
+    parser = command_parser(__doc__)
     add = parser.add_argument
     add("--image", required=True, type=Path, help="photograph of any kind")
     add("--action", required=True, help="as in 'pick up the mug'")

@@ -10,18 +10,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ("--size", "tiny", "--repeats", "1")
 BENCHES = {  # script: (arguments, a key of what is printed)
-    "metrics": (("--metrics", "psnr,lpips_squeeze", "--pairs", "1"), "suite_ratio"),
-    "features": (("--samples", "4", "--rounds", "1", "--text-rows", "2"), "reading_speedup"),
+    "captions": (("--kinds", "base", "--images", "1"), "base"),
     "sampling": (TINY, "step_ratio"),
     "training": ((*TINY, "--memory-batch", "1"), "peak_memory"),
     "describe": (("--samples", "1", "--batch-size", "1", "--tokens", "2"), "speedup"),
 }
-SLOW = ("sampling", "training", "describe")  # tens of seconds
+SLOW = ("captions", "sampling", "training", "describe")  # tens of seconds
 
 
 def test_every_bench_is_here():
     scripts = {path.stem for path in (ROOT / "bench").glob("*.py")} - {"measuring"}
     assert scripts == set(BENCHES)
+    line = "import " + ", ".join(f"bench.{name}" for name in BENCHES)
+    assert subprocess.run([sys.executable, "-c", line], cwd=ROOT, timeout=600).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -53,15 +53,19 @@ def library_name(name: str) -> str:
     return name
 
 
+def blip_config(kind: str) -> BlipConfig:
+    """The released network of `kind`: base or large."""
+    text = BlipTextConfig(num_attention_heads=12)
+    vision = BlipVisionConfig(image_size=SIDE, layer_norm_eps=1e-6, **SIZES[kind])
+    return BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict())
+
+
 def captioner(
     kind: str, state: Mapping[str, torch.Tensor], path: str | os.PathLike
 ) -> BlipForConditionalGeneration:
     """The captioner of `kind` (base, large) from the tensors of the released file `path`."""
-    text = BlipTextConfig(num_attention_heads=12)
-    vision = BlipVisionConfig(image_size=SIDE, layer_norm_eps=1e-6, **SIZES[kind])
-    config = BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict())
     renamed = {library_name(name): tensor for name, tensor in state.items()}
-    return library_network(BlipForConditionalGeneration, config, renamed, path)
+    return library_network(BlipForConditionalGeneration, blip_config(kind), renamed, path)
 
 
 def image_input(image: Image.Image) -> torch.Tensor:

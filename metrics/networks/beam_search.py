@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from transformers.cache_utils import DynamicCache
-
-from metrics.networks.blip_attention import held_images
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 Candidate = tuple[float, int, int]  # log-probability so far, beam, next piece
 
@@ -75,17 +73,20 @@ class _Search:
 
 
 class _Decoder:
-    """Log-probabilities of the next piece; keys and values of the pieces so far are kept."""
+    """Log-probabilities of the next piece; keys and values of image and pieces so far are kept."""
 
     def __init__(self, network: nn.Module, states: torch.Tensor):
-        self.network, self.states, self.cache = network, states, DynamicCache()
+        self.network, self.states = network, states
+        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
 
     def widen(self, beams: int) -> None:
         """From one row an image to `beams` rows an image."""
         self.cache.batch_repeat_interleave(beams)
+        self.states = self.states.repeat_interleave(beams, dim=0)
 
     def reorder(self, rows: torch.Tensor) -> None:
-        self.cache.reorder_cache(rows)
+        """Beams only change places within their image, whose keys and values are equal."""
+        self.cache.self_attention_cache.reorder_cache(rows)
 
     def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
         """The pieces (rows, new) that it has not seen yet -> (rows, vocabulary)."""
@@ -104,17 +105,10 @@ def beam_search(
     `network` is BLIP's decoder, `states` (n, tokens, width) what it attends to. The images of a
     batch do not influence each other.
     """
-    with held_images(network, states):
-        return _search(_Decoder(network, states), prompt, rules)
-
-
-def _search(
-    decoder: _Decoder, prompt: list[int], rules: SearchRules
-) -> list[tuple[float, list[int]]]:
-    """`beam_search` with n images and b beams; the prompt is read with one row an image."""
-    count, device, beams = len(decoder.states), decoder.states.device, rules.beams
+    decoder = _Decoder(network, states)
+    count, device, beams = len(states), states.device, rules.beams
     pieces = torch.tensor([prompt] * count, device=device)
-    log_probabilities, width = decoder(pieces), 1  # all beams of an image begin alike
+    log_probabilities, width = decoder(pieces), 1  # one row an image reads the prompt
     totals = torch.zeros(count, 1, device=device)
     searches = [_Search(rules, len(prompt)) for _ in range(count)]
     while True:

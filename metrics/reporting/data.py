@@ -54,7 +54,6 @@ class ReportData:
     ranked_by: str
     overall: dict[str, float | None]
     score: dict | None = None  # mini.oracle.score of these frames
-    swapped: dict | None = None  # the same of frames made with another action's description
     descriptions: dict | None = None  # shares of descriptions that state the right facts
     curves: list[Curve] = field(default_factory=list)
     intervals: dict[str, list[float]] = field(default_factory=dict)  # key -> [low, high]

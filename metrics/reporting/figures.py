@@ -85,10 +85,6 @@ def headline(data: ReportData) -> list[Cell]:
         if others is not None:
             meaning += f"; a sibling's action in {percent(others)}"
         cells.append(Cell(percent(data.score.get("done_rate")), "Action done", "", meaning))
-    if data.swapped:
-        meaning = "same frames, another action's description and features"
-        rate = percent(data.swapped.get("done_rate"))
-        cells.append(Cell(rate, "Action done, control", "", meaning))
     if data.descriptions:
         right = data.descriptions.get("object_hand_target", data.descriptions.get("all"))
         count = data.descriptions.get("count")

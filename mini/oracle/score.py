@@ -1,6 +1,7 @@
-"""Scores of generated frames and of descriptions, by the oracle and by the truth of a mini dataset.
+r"""Scores of a mini dataset: of generated frames by the oracle, or of descriptions by the truth.
 
-`python -m mini.oracle.score --dataset-root ROOT --name ego4d --split val --gen-path DIR`
+    python -m mini.oracle.score --dataset-root runs/mini_data --name ego4d --split val \
+        --gen-path runs/images --out runs/score.json
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from PIL import Image
 
 from egogen.actions import DESCRIPTION_KEY, ActionEntry, inside, read_actions
 from egogen.atomic import read_json, write_json
-from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
+from egogen.errors import EXIT_INCOMPLETE, EgoGenError, command_parser, run_command
 from egogen.frames import read_rgb
 from egogen.jobs import track
 from egogen.layout import DATASETS, SPLITS, action_file, frame_folder
@@ -154,13 +155,7 @@ def score_action_file(root: str | Path, dataset: str, path: str | Path, key: str
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m mini.oracle.score",
-        description="Score generated frames of a mini dataset with the oracle, or descriptions of "
-        "its actions with the truth.",
-        epilog="example: python -m mini.oracle.score --dataset-root runs/mini_data --name ego4d "
-        "--split val --gen-path runs/images --out runs/score.json",
-    )
+    parser = command_parser(__doc__, prog="python -m mini.oracle.score")
     parser.add_argument("--dataset-root", type=Path, required=True)
     parser.add_argument("--name", choices=DATASETS, required=True, help="dataset")
     parser.add_argument("--split", choices=SPLITS, default="val")

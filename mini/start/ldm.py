@@ -9,7 +9,6 @@ no run of the quick start uses: `python -m mini DATA --pairs 3000 --seed 101`.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from egogen.atomic import atomic_path
-from egogen.errors import run_command
+from egogen.errors import command_parser, run_command
 from egogen.layout import DATASETS
 from ldm.architecture import build_autoencoder
 from ldm.config import TrainConfig, load_config
@@ -28,11 +27,7 @@ CONFIG = Path(__file__).resolve().parents[2] / "configs" / "train_mini.yaml"
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m mini.start.ldm",
-        description="Train the small autoencoder and text tower of the mini world.",
-        epilog="example: python -m mini.start.ldm --dataset-root runs/data --out configs/mini",
-    )
+    parser = command_parser(__doc__, prog="python -m mini.start.ldm")
     parser.add_argument("--dataset-root", type=Path, required=True)
     parser.add_argument("--name", nargs="+", choices=DATASETS, default=list(DATASETS))
     parser.add_argument("--out", type=Path, required=True)

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
@@ -19,10 +18,11 @@ from torch.nn import functional
 
 from egogen.actions import read_actions
 from egogen.frames import read_rgb
-from egogen.jobs import Progress, track
+from egogen.jobs import track
 from egogen.layout import SPLITS, action_file, frame_folder
 from egogen.seeds import stable_seed
 from ldm.images import to_pixels
+from mini.start.learning import cosine_rates, learn
 
 KL_WEIGHT = 1e-4  # per latent value; keeps the latents bounded and smooth
 
@@ -48,20 +48,14 @@ def read_frames(paths: Sequence[Path], resolution: int) -> Tensor:
     return frames
 
 
-def rate_at(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over 2 % of the steps, then a cosine to zero."""
-    warm = max(1, steps // 50)
-    return peak * min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def reconstruction_loss(vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def reconstruction_loss(vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, float]:
     """pixels (B, 3, R, R) in [-1, 1] -> loss and the mean squared error (for the record)."""
     posterior = vae.encode(pixels).latent_dist
     decoded = vae.decode(posterior.sample()).sample
     squared = functional.mse_loss(decoded, pixels)
     absolute = functional.l1_loss(decoded, pixels)
     divergence = posterior.kl().mean() / posterior.mean[0].numel()
-    return squared + 0.3 * absolute + KL_WEIGHT * divergence, squared.detach()
+    return squared + 0.3 * absolute + KL_WEIGHT * divergence, squared.item()
 
 
 def train_autoencoder(
@@ -69,26 +63,19 @@ def train_autoencoder(
 ) -> float:
     """Train in place on `frames` (N, 3, R, R) uint8; -> PSNR in dB over the last tenth of steps."""
     generator = torch.Generator().manual_seed(stable_seed(seed, "autoencoder"))
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=peak, weight_decay=0.0, fused=True)
+
+    def loss_of(_: int) -> tuple[Tensor, float]:
+        rows = torch.randint(len(frames), (batch_size,), generator=generator)
+        pixels = frames[rows].float() / 127.5 - 1
+        # brightness and contrast of each channel vary more than in the frames themselves
+        gain = 1 + 0.08 * torch.randn(batch_size, 3, 1, 1, generator=generator)
+        return reconstruction_loss(vae, (pixels * gain).clamp(-1, 1))
+
     vae.requires_grad_(True).train()
-    errors = []
-    with Progress(steps, "autoencoder", "steps") as progress:
-        for step in range(steps):
-            rows = torch.randint(len(frames), (batch_size,), generator=generator)
-            pixels = frames[rows].float() / 127.5 - 1
-            # brightness and contrast of each channel vary more than in the frames themselves
-            gain = 1 + 0.08 * torch.randn(batch_size, 3, 1, 1, generator=generator)
-            loss, squared = reconstruction_loss(vae, (pixels * gain).clamp(-1, 1))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-            for group in optimizer.param_groups:
-                group["lr"] = rate_at(step, steps, peak)
-            optimizer.step()
-            errors.append(squared.item())
-            progress.update()
+    rates = cosine_rates(steps, peak)
+    error = learn(vae.parameters(), loss_of, rates, "autoencoder", weight_decay=0.0, fused=True)
     vae.eval().requires_grad_(False)
-    return psnr_of(float(np.mean(errors[-max(1, steps // 10) :])))
+    return psnr_of(error)
 
 
 def psnr_of(squared_error: float) -> float:

@@ -8,8 +8,10 @@ next token, so that every row carries what was said up to it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from egogen.jobs import Progress
 from egogen.layout import DATASETS
 from egogen.seeds import stable_seed
-from mini.start.ldm_autoencoder import rate_at
+from mini.start.learning import cosine_rates, learn
 from mini.world.scene import sample_scene
 from mini.world.texts import cleaned, describe, label, parse_description
 
@@ -99,32 +100,26 @@ def train_tower(
     heads = nn.Linear(tower.config.hidden_size, sum(classes))
     words = nn.Linear(tower.config.hidden_size, len(tokenizer))
     parameters = [*tower.parameters(), *heads.parameters(), *words.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=PEAK, weight_decay=0.01, fused=True)
     generator = torch.Generator().manual_seed(stable_seed(seed, "tower"))
-    right = []
-    with Progress(steps, "text tower", "steps") as progress:
-        for step in range(steps):
-            rows = torch.randint(len(texts), (BATCH,), generator=generator)
-            batch, last = tokens[rows], ends[rows]
-            hidden = tower(batch).last_hidden_state  # (B, 77, C)
-            logits = heads(hidden[torch.arange(BATCH), last]).split(classes, dim=1)
-            loss = sum(
-                functional.cross_entropy(part, labels[rows, k]) for k, part in enumerate(logits)
-            )
-            following = batch[:, 1:].masked_fill(torch.arange(LENGTH - 1) >= last[:, None], -100)
-            loss = loss + functional.cross_entropy(
-                words(hidden[:, :-1]).flatten(0, 1), following.flatten(), ignore_index=-100
-            )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            for group in optimizer.param_groups:
-                group["lr"] = rate_at(step, steps, PEAK)
-            optimizer.step()
-            guesses = torch.stack([part.argmax(1) for part in logits], dim=1)
-            right.append((guesses == labels[rows]).float().mean().item())
-            progress.update()
+
+    def loss_of(_: int) -> tuple[Tensor, float]:
+        rows = torch.randint(len(texts), (BATCH,), generator=generator)
+        batch, last = tokens[rows], ends[rows]
+        hidden = tower(batch).last_hidden_state  # (B, 77, C)
+        logits = heads(hidden[torch.arange(BATCH), last]).split(classes, dim=1)
+        loss = sum(functional.cross_entropy(part, labels[rows, k]) for k, part in enumerate(logits))
+        following = batch[:, 1:].masked_fill(torch.arange(LENGTH - 1) >= last[:, None], -100)
+        loss = loss + functional.cross_entropy(
+            words(hidden[:, :-1]).flatten(0, 1), following.flatten(), ignore_index=-100
+        )
+        guesses = torch.stack([part.argmax(1) for part in logits], dim=1)
+        return loss, (guesses == labels[rows]).float().mean().item()
+
+    rates = cosine_rates(steps, PEAK)
+    options: dict[str, Any] = {"clip": math.inf, "weight_decay": 0.01, "fused": True}
+    right = learn(parameters, loss_of, rates, "text tower", **options)
     tower.eval().requires_grad_(False)
-    return float(np.mean(right[-max(1, steps // 10) :]))
+    return right
 
 
 def save_tower(tower: CLIPTextModel, tokenizer: CLIPTokenizer, folder: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,35 +16,28 @@ import sentencepiece
 from transformers import CLIPVisionConfig, LlamaConfig, set_seed
 
 from egogen.atomic import read_json, write_bytes, write_json
-from egogen.errors import run_command
+from egogen.errors import command_parser, run_command
 from llava.checkpoints.load import Loaded, save_tools
 from llava.conversation import find_template
 from llava.image_processing import ImageProcessor
 from llava.model import Llava, build_config
 from llava.tokenizer import MODEL_FILE, TextTokenizer, load_tokenizer, write_tokenizer_config
 from llava.train.data import read_conversations
-from mini.start.vllm_pretrain import (
-    LanguagePlan,
-    Plan,
-    pretrain_language,
-    pretrain_vision,
-    scene_pixels,
-)
+from mini.start.vllm_pretrain import pretrain_language, pretrain_vision, scene_pixels
 from mini.start.vllm_scenes import caption, label_words, mirror, questions, read_scenes
 from mini.world.texts import QUESTION
 
 EXAMPLE = """example:
   python -m mini.start.vllm --dataset-root data/mini --name ego4d --out runs/mini/base"""
 FINISHED_FILE = "finished.json"
+VOCABULARY = 640  # pieces, the 256 bytes among them
+IMAGE_SIZE, PATCH = 64, 4  # pixels
+HIDDEN, LAYERS, HEADS = 96, 3, 3  # of the language model; the features are as wide
+VISION_HIDDEN, VISION_LAYERS = 64, 3  # the last one is never run (layer -2 is read)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m mini.start.vllm",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, EXAMPLE, "python -m mini.start.vllm")
     add = parser.add_argument
     add("--dataset-root", type=Path, required=True, help="root of a mini dataset")
     add("--name", nargs="+", default=["ego4d", "epickitchen"], help="datasets (default: both)")
@@ -53,18 +45,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--vision-steps", type=int, default=200)
     add("--language-steps", type=int, default=600)
-    add("--batch-size", type=int, default=16)
-    add("--vision-rate", type=float, default=3e-3)
-    add("--language-rate", type=float, default=3e-3)
-    add("--whole-share", type=float, default=0.25, help="language steps that see complete images")
-    add("--vocabulary", type=int, default=640, help="pieces, the 256 bytes among them")
-    add("--hidden", type=int, default=96, help="width d of the language model and the features")
-    add("--layers", type=int, default=3, help="layers of the language model")
-    add("--heads", type=int, default=3)
-    add("--vision-hidden", type=int, default=64)
-    add("--vision-layers", type=int, default=3, help="the last one is never run (layer -2 is read)")
-    add("--image-size", type=int, default=64)
-    add("--patch", type=int, default=4)
     return parser.parse_args(argv)
 
 
@@ -90,33 +70,33 @@ def train_tokenizer(texts: Iterable[str], folder: Path, size: int) -> TextTokeni
     return load_tokenizer(folder)
 
 
-def build(args: argparse.Namespace, vocabulary: int) -> Llava:
-    """A model of the asked size with random weights. Complete frames are squeezed into the square.
+def build(vocabulary: int) -> Llava:
+    """A model with random weights. Complete frames are squeezed into the square.
 
     Weights start larger and rotary positions turn slower than Llama's: with so few and so narrow
     heads, words would else not find patches by what these show, hundreds of positions away.
     """
     text = LlamaConfig(
         vocab_size=vocabulary,
-        hidden_size=args.hidden,
-        intermediate_size=args.hidden * 2,
-        initializer_range=args.hidden**-0.5,
+        hidden_size=HIDDEN,
+        intermediate_size=HIDDEN * 2,
+        initializer_range=HIDDEN**-0.5,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        num_hidden_layers=args.layers,
-        num_attention_heads=args.heads,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
         max_position_embeddings=2048,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
     )
     vision = CLIPVisionConfig(
-        hidden_size=args.vision_hidden,
-        intermediate_size=args.vision_hidden * 3,
-        num_hidden_layers=args.vision_layers,
-        num_attention_heads=max(1, args.vision_hidden // 32),
-        image_size=args.image_size,
-        patch_size=args.patch,
-        projection_dim=args.vision_hidden,
+        hidden_size=VISION_HIDDEN,
+        intermediate_size=VISION_HIDDEN * 3,
+        num_hidden_layers=VISION_LAYERS,
+        num_attention_heads=VISION_HIDDEN // 32,
+        image_size=IMAGE_SIZE,
+        patch_size=PATCH,
+        projection_dim=VISION_HIDDEN,
     )
     config = build_config(
         text, vision, image_aspect_ratio="squeeze", conversation_template="llama_2_short"
@@ -128,7 +108,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     settings = {name: str(value) for name, value in vars(args).items() if name != "out"}
     path = args.out / FINISHED_FILE
-    if path.exists() and read_json(path)["settings"] == settings:
+    # A folder of before says more of itself, the sizes that are constants now.
+    if path.exists() and settings.items() <= read_json(path)["settings"].items():
         print(f"{args.out}: finished, nothing to do")
         return
     path.unlink(missing_ok=True)
@@ -142,19 +123,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     for scene in scenes:
         rng = np.random.default_rng(args.seed)
         texts += [*caption(scene, rng), *questions(scene, rng, len(scene.things))]
-    tokenizer = train_tokenizer(texts, args.out, args.vocabulary)
-    model = build(args, len(tokenizer))
-    processor = ImageProcessor(args.image_size, "squeeze")
-    loaded = Loaded(
-        model, tokenizer, processor, find_template(model.config.conversation_template), args.out
-    )
+    tokenizer = train_tokenizer(texts, args.out, VOCABULARY)
+    model = build(len(tokenizer))
+    processor = ImageProcessor(IMAGE_SIZE, "squeeze")
+    template = find_template(model.config.conversation_template)
+    loaded = Loaded(model, tokenizer, processor, template, args.out)
     pixels = scene_pixels(scenes, processor)
-    vision = Plan(args.vision_steps, args.batch_size, args.vision_rate)
-    language = LanguagePlan(args.language_steps, args.batch_size, args.language_rate)
-    language = replace(language, whole_share=args.whole_share)
     losses = {
-        "vision": pretrain_vision(loaded, scenes, pixels, vision, args.seed),
-        "language": pretrain_language(loaded, scenes, pixels, language, args.seed),
+        "vision": pretrain_vision(loaded, scenes, pixels, args.vision_steps, args.seed),
+        "language": pretrain_language(loaded, scenes, pixels, args.language_steps, args.seed),
     }
     model.save_pretrained(args.out)
     save_tools(loaded, args.out)

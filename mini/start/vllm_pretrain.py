@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from egogen.frames import read_rgb
-from egogen.jobs import Progress
 from egogen.seeds import stable_seed
 from llava.checkpoints.load import Loaded
 from llava.conversation import IMAGE_MARK
 from llava.image_processing import ImageProcessor
 from llava.tokens import Encoded, collate, encode_conversation, expand_sample
+from mini.start.learning import flat_rates, learn
 from mini.start.vllm_scenes import Scene, caption, label_words, patch_labels, questions
 
 BACKGROUND_WEIGHT = 0.1  # nearly all patches are table
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Steps, batches and learning rate of a pretraining."""
-
-    steps: int
-    batch_size: int
-    rate: float
+BATCH, RATE, DECAY = 16, 3e-3, 0.01  # scenes a step, highest learning rate, weight decay
+# In all but the last WHOLE share of the steps, language sees KEPT patches of an image, mostly of
+# things: among hundreds of patches of bare table, attention takes very long to find what is asked
+# about. The last steps see complete images, half as many at a time.
+KEPT, WHOLE = 40, 0.25
+CAPTIONS, ROUNDS = 0.3, 6  # share of captions, the others are questions; questions on a scene
 
 
 def scene_pixels(scenes: Sequence[Scene], processor: ImageProcessor) -> torch.Tensor:
@@ -44,37 +39,6 @@ def scene_pixels(scenes: Sequence[Scene], processor: ImageProcessor) -> torch.Te
     )
 
 
-def _schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Short linear warmup, full rate for most of the steps, and the last third linearly to zero."""
-    warmup, falling = max(1, steps // 20), max(1, steps // 3)
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / warmup, (steps - step) / falling)
-    )
-
-
-def _learn(
-    parameters: Iterable[nn.Parameter],
-    loss_of: Callable[[int], torch.Tensor],
-    plan: Plan,
-    what: str,
-) -> float:
-    """Minimise `loss_of(step)` with AdamW; returns the mean loss of the last tenth."""
-    parameters = [parameter for parameter in parameters if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=plan.rate, weight_decay=0.01)
-    schedule, losses = _schedule(optimizer, plan.steps), []
-    with Progress(plan.steps, what, "steps") as progress:
-        for step in range(plan.steps):
-            loss = loss_of(step)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-            progress.update()
-    return float(np.mean(losses[-max(1, plan.steps // 10) :]))
-
-
 def word_directions(loaded: Loaded) -> list[torch.Tensor]:
     """Per group of labels the unit directions (labels, D) of their words among the embeddings."""
     table = loaded.model.get_input_embeddings().weight.detach()
@@ -86,7 +50,7 @@ def word_directions(loaded: Loaded) -> list[torch.Tensor]:
 
 
 def pretrain_vision(
-    loaded: Loaded, scenes: Sequence[Scene], pixels: torch.Tensor, plan: Plan, seed: int
+    loaded: Loaded, scenes: Sequence[Scene], pixels: torch.Tensor, steps: int, seed: int
 ) -> float:
     """Train tower and projector so that features of patches say what kind of thing they show, where
     and in which condition.
@@ -104,36 +68,24 @@ def pretrain_vision(
         weight[0] = BACKGROUND_WEIGHT
     generator = torch.Generator().manual_seed(stable_seed(seed, "vision"))
 
-    def loss_of(_: int) -> torch.Tensor:
-        rows = torch.randint(len(scenes), (plan.batch_size,), generator=generator)
-        gain = 1 + 0.1 * torch.randn(plan.batch_size, 3, 1, 1, generator=generator)
+    def loss_of(_: int) -> tuple[torch.Tensor, float]:
+        rows = torch.randint(len(scenes), (BATCH,), generator=generator)
+        gain = 1 + 0.1 * torch.randn(BATCH, 3, 1, 1, generator=generator)
         features = model.image_features(pixels[rows] * gain)  # (B, P, D)
         total = torch.zeros(())
         for words, weight, target in zip(directions, weights, labels[rows].unbind(1), strict=True):
             logits = (features @ words.T).flatten(0, 1)
             total = total + F.cross_entropy(logits, target.flatten(), weight)
-        return total
+        return total, total.item()
 
     parts = (model.model.vision_tower, model.model.multi_modal_projector)
     parameters = [parameter for part in parts for parameter in part.parameters()]
-    return _learn(parameters, loss_of, plan, "pretrain vision")
-
-
-@dataclass(frozen=True)
-class LanguagePlan(Plan):
-    """All but the last `whole_share` of the steps see `kept` patches of an image, mostly of things:
-    among hundreds of patches of bare table, attention takes very long to find what is asked about.
-    The last steps see complete images, half as many at a time.
-    """
-
-    kept: int = 40
-    whole_share: float = 0.25
-    caption_share: float = 0.3
-    rounds: int = 6
+    rates = flat_rates(steps, RATE)
+    return learn(parameters, loss_of, rates, "pretrain vision", weight_decay=DECAY)
 
 
 def pretrain_language(
-    loaded: Loaded, scenes: Sequence[Scene], pixels: torch.Tensor, plan: LanguagePlan, seed: int
+    loaded: Loaded, scenes: Sequence[Scene], pixels: torch.Tensor, steps: int, seed: int
 ) -> float:
     """Train projector and language model to list, and to answer, what stands where."""
     model, rng = loaded.model, np.random.default_rng(stable_seed(seed, "language"))
@@ -146,22 +98,24 @@ def pretrain_language(
     weights = torch.where(shown.flatten(1), 1.0, BACKGROUND_WEIGHT)  # (N, P)
 
     def sample(row: int, patches: int) -> Encoded:
-        captioned = rng.random() < plan.caption_share
-        turns = caption(scenes[row], rng) if captioned else questions(scenes[row], rng, plan.rounds)
+        captioned = rng.random() < CAPTIONS
+        turns = caption(scenes[row], rng) if captioned else questions(scenes[row], rng, ROUNDS)
         turns[0] = f"{IMAGE_MARK}\n{turns[0]}"
         encoded = encode_conversation(turns, loaded.template, loaded.tokenizer)
         return expand_sample(encoded, patches)
 
-    def loss_of(step: int) -> torch.Tensor:
-        complete = step >= plan.steps * (1 - plan.whole_share)
-        patches = model.patches if complete else min(plan.kept, model.patches)
-        rows = rng.integers(len(scenes), size=max(1, plan.batch_size // (1 + complete)))
+    def loss_of(step: int) -> tuple[torch.Tensor, float]:
+        complete = step >= steps * (1 - WHOLE)
+        patches = model.patches if complete else KEPT
+        rows = rng.integers(len(scenes), size=BATCH // (1 + complete))
         batch = collate([sample(int(row), patches) for row in rows], loaded.tokenizer.pad_id)
         features = seen[torch.from_numpy(rows)]
         if not complete:
             chosen = torch.multinomial(weights[rows], patches, generator=generator).sort(1).values
             features = features.gather(1, chosen[..., None].expand(-1, -1, features.shape[-1]))
         embeds = model.embed(batch.pop("input_ids"), model.model.multi_modal_projector(features))
-        return model(inputs_embeds=embeds, **batch).loss
+        loss = model(inputs_embeds=embeds, **batch).loss
+        return loss, loss.item()
 
-    return _learn(model.parameters(), loss_of, plan, "pretrain language")
+    rates = flat_rates(steps, RATE)
+    return learn(model.parameters(), loss_of, rates, "pretrain language", weight_decay=DECAY)

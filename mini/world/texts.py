@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 from mini.world.kinds import KINDS
 from mini.world.scene import Action, Scene, State, Thing, other
@@ -13,70 +15,7 @@ QUESTION = "How does the person properly {} that is displayed in the video frame
 VERBS = ("pick", "take", "lift", "open", "close", "put", "place", "pour", "cut", "slice", "clean")
 LEMMAS = {f"{verb}s": verb for verb in VERBS} | {"washes": "wash"}
 
-# {o}, {t}, {w}: object, target and tool with articles; the first form is the commonest
-NARRATIONS = {
-    "pick up": ("picks up {o}", "picks up {o} from the table", "takes {o}"),
-    "open": ("opens {o}",),
-    "close": ("closes {o}",),
-    "put": ("puts {o} {in} {t}", "places {o} {in} {t}"),
-    "pour": ("pours milk from {o} into {t}", "pours milk into {t}"),
-    "cut": ("cuts {o}", "cuts {o} with {w}", "slices {o}"),
-    "wash": ("washes {o}", "washes {o} with {w}", "cleans {o}"),
-}
-EPIC_LABELS = {
-    "pick up": ("pick up {o}", "take {o}"),
-    "open": ("open {o}",),
-    "close": ("close {o}",),
-    "put": ("put {o} {into} {t}", "place {o} {into} {t}"),
-    "pour": ("pour milk into {t}", "pour milk from {o} into {t}"),
-    "cut": ("cut {o}", "cut {o} with {w}"),
-    "wash": ("wash {o}", "clean {o}"),
-}
-
-# {h}: acting hand, {at}: place, {r}: what the other hand does. The acting hand and the object are
-# named before any other hand and thing, the target comes second: parse_description relies on it.
-DESCRIPTIONS = {
-    "pick up": (
-        "With the {h} hand, the person reaches for the {o} {at}, wraps the fingers around it and "
-        "lifts it towards the body, leaving its place empty, while the {i} hand {r}.",
-        "The person stretches out the {h} hand to the {o} {at}, grips it firmly and picks it up, "
-        "so that it is held in front of the body, while the {i} hand {r}.",
-    ),
-    "open jar": (
-        "With the {h} hand, the person opens the {o} {at} by turning its lid and laying it on the "
-        "table beside, so that the dark inside shows, while the {i} hand {r}.",
-    ),
-    "close jar": (
-        "With the {h} hand, the person closes the {o} {at} by taking its lid from the table and "
-        "pressing it on top, so that the inside is hidden, while the {i} hand {r}.",
-    ),
-    "open lunch box": (
-        "With the {h} hand, the person opens the {o} {at} by swinging its lid up to the back, so "
-        "that the pale food inside shows, while the {i} hand {r}.",
-    ),
-    "close lunch box": (
-        "With the {h} hand, the person closes the {o} {at} by swinging its lid down to the front, "
-        "so that the food inside is hidden, while the {i} hand {r}.",
-    ),
-    "put": (
-        "With the {h} hand, the person carries the {o} over to the {t} {at}, sets it down {on} and "
-        "lets go, so that the hand is empty, while the {i} hand {r}.",
-        "The person moves the {h} hand with the {o} to the {t} {at}, places it {on} and opens the "
-        "fingers, which stay close by, while the {i} hand {r}.",
-    ),
-    "pour": (
-        "With the {h} hand, the person raises the {o} over the {t} {at} and tilts it to the {i}, "
-        "so that a white stream of milk pours into it, while the {i} hand {r}.",
-    ),
-    "cut": (
-        "With the {h} hand, the person cuts the {o} {at}, pressing the {w} down through it, "
-        "so that two pieces with pale flesh lie apart, while the {i} hand {r}.",
-    ),
-    "wash": (
-        "With the {h} hand, the person washes the {o} {at}, rubbing the {w} over it in small "
-        "circles until white foam covers it, while the {i} hand {r}.",
-    ),
-}
+TEXTS = yaml.safe_load(Path(__file__).with_name("texts.yaml").read_text(encoding="utf-8"))
 VERB_MARKS = (  # first match in the text decides
     ("pick up", r"\b(?:lifts it|picks it up|picks? up|takes?)\b"),
     ("open", r"\bopens? (?!the fingers)"),
@@ -91,7 +30,7 @@ VERB_MARKS = (  # first match in the text decides
 def label(action: Action, dataset: str, rng: np.random.Generator) -> str:
     """Raw Ego4D narration ("#C C picks up the mug") or Epic-Kitchens label ("pick up mug")."""
     raw = dataset == "ego4d"
-    forms = (NARRATIONS if raw else EPIC_LABELS)[action.verb]
+    forms = TEXTS["narrations" if raw else "epic_labels"][action.verb]
     article = "the " if raw else ""
     into = KINDS[action.target].preposition if action.target else ""
     text = forms[rng.integers(len(forms))].format(
@@ -137,7 +76,7 @@ def _other_hand(state: State, side: str) -> str:
 def describe(scene: Scene, action: Action, rng: np.random.Generator) -> str:
     """The enriched description: which hand, which object where, how, and what comes of it."""
     key = f"{action.verb} {action.object}" if action.verb in ("open", "close") else action.verb
-    forms = DESCRIPTIONS[key]
+    forms = TEXTS["descriptions"][key]
     idle = other(action.hand)
     spot = scene.state.things[action.target or action.object]
     return forms[rng.integers(len(forms))].format(

@@ -1,0 +1,86 @@
+"""Captions a second, against one image at a time as the released script has it; prints JSON.
+
+    python bench/captions.py                                    # BLIP-B and BLIP-L, on the CPU
+    python bench/captions.py --images 64 --batch-size 32 --device cuda
+
+Captions are what takes the released script longest. Both sides run the same full-size network with
+random weights. The loop: one image, the library's unfused attention, and the image's keys and
+values anew for every word piece and beam. Time is processor time of one thread on the CPU and wall
+time on CUDA.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from unittest import mock
+
+import torch
+from transformers import BlipForConditionalGeneration
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
+
+from bench.measuring import seconds  # noqa: E402
+from egogen.errors import command_parser, run_command  # noqa: E402
+from metrics.measures.captions import RULES, SIDE, SIZES, blip_config  # noqa: E402
+from metrics.networks import beam_search  # noqa: E402
+from metrics.networks.blip_attention import image_states  # noqa: E402
+
+PROMPT = [30522, 1037, 3861, 1997]  # pieces of "a picture of", behind BLIP's first one
+
+
+class PlainDecoder(beam_search._Decoder):
+    """As in the released code: keys and values of the image come anew for every piece."""
+
+    def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
+        self.cache = EncoderDecoderCache(self.cache.self_attention_cache, DynamicCache())
+        return super().__call__(pieces)
+
+
+@torch.inference_mode()
+def measure(kind: str, count: int, batch_size: int, device: torch.device) -> dict:
+    torch.manual_seed(0)
+    network = BlipForConditionalGeneration(blip_config(kind)).eval().to(device)
+    tower, decoder = network.vision_model, network.text_decoder
+    images = torch.randn(count, 3, SIDE, SIDE, device=device)
+    captions: dict[str, list] = {"loop": [], "batched": []}
+
+    def loop() -> None:
+        with mock.patch.object(beam_search, "_Decoder", PlainDecoder):
+            for image in images.split(1):
+                states = tower(image).last_hidden_state
+                captions["loop"] += beam_search.beam_search(decoder, states, PROMPT, RULES)
+
+    def batched() -> None:
+        for batch in images.split(batch_size):
+            states = image_states(tower, batch)
+            captions["batched"] += beam_search.beam_search(decoder, states, PROMPT, RULES)
+
+    beam_search.beam_search(decoder, image_states(tower, images[:1]), PROMPT, RULES)  # warms up
+    taken = {side.__name__: seconds(side, device) for side in (loop, batched)}
+    same = [a[1] == b[1] for a, b in zip(captions["loop"], captions["batched"], strict=True)]
+    return {
+        **{f"{side}_images_per_second": count / time for side, time in taken.items()},
+        "same_captions": sum(same) / count,
+        "ratio": taken["loop"] / taken["batched"],
+    }
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = command_parser(__doc__)
+    parser.add_argument("--kinds", nargs="+", choices=SIZES, default=[*SIZES])
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    settings = options.images, options.batch_size, options.device
+    result = {name: str(value) for name, value in vars(options).items()}
+    print(json.dumps(result | {kind: measure(kind, *settings) for kind in options.kinds}, indent=1))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -9,8 +9,6 @@ values anew for every word piece and beam. Time is processor time of one thread 
 time on CUDA.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Sequence

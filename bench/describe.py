@@ -10,8 +10,6 @@ same features. `plain` calls transformers' `generate` for one image after the ot
 the time is that of the process, on a GPU that of the clock.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

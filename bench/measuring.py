@@ -1,7 +1,5 @@
 """What the benches share: how time and memory are measured, on a CPU and on a GPU."""
 
-from __future__ import annotations
-
 import resource
 import time
 from collections.abc import Callable

@@ -10,8 +10,6 @@ anew in every step. Time is processor time of one thread on the CPU and wall tim
 synchronizations on CUDA.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 import sys

@@ -13,8 +13,6 @@ time on a CPU), their ratio, both losses, and the peak memory of training at `--
 computed by running the same step on tensors without contents.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import json

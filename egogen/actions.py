@@ -1,7 +1,5 @@
 """Action files: `clip -> action -> {image_0, image_1, action, <description keys>}`, as released."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath

@@ -1,7 +1,5 @@
 """Files appear complete or not at all: temporary name in the same folder, fsync, rename."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -79,7 +77,7 @@ def write_json(path: str | os.PathLike, value: Any, indent: int | None = 4) -> N
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_npy(path: str | os.PathLike, array: np.ndarray) -> None:
+def write_npy(path: str | os.PathLike, array: "np.ndarray") -> None:
     import numpy as np  # a third of the time in which a command starts; many need none
 
     with atomic_path(path) as temporary, open(temporary, "wb") as file:

@@ -5,8 +5,6 @@
         --image-features FEATURES/image/val --text-features FEATURES/text/val
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections import Counter

@@ -1,7 +1,5 @@
 """The device that a command computes on."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from egogen.errors import EgoGenError
@@ -10,7 +8,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def usable_device(name: str | None) -> torch.device:
+def usable_device(name: str | None) -> "torch.device":
     """`name` ("cpu", "cuda", "cuda:1" ...), or by default a GPU where there is one.
 
     Raises EgoGenError where no tensor can be put there.

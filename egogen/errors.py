@@ -1,7 +1,5 @@
 """One error type for everything a user can put right, and the wrapper every command runs in."""
 
-from __future__ import annotations
-
 import argparse
 import errno
 import io

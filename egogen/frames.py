@@ -1,7 +1,5 @@
 """Reading photographs and frames of any kind as plain RGB."""
 
-from __future__ import annotations
-
 import io
 import os
 import struct

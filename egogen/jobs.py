@@ -4,8 +4,6 @@ Two processes that would write into each other's work take a lock; work is split
 array by one of two rules; training that is asked to stop says by which signal.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os
@@ -16,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from egogen.errors import EgoGenError
 
@@ -41,7 +39,7 @@ class Progress:
                 total=total, initial=done, desc=what, unit=f" {unit}", dynamic_ncols=True
             )
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, exception_type, *_) -> None:

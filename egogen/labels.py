@@ -4,8 +4,6 @@ Ego4D narrates ("#C C picks up the knife"), Epic-Kitchens names ("pick up knife"
 "parsed" (default) reads the narration's tags; "released" cuts characters as the released code does.
 """
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where things lie below a dataset root, as released: frames per split, action files, metadata."""
 
-from __future__ import annotations
-
 import os
 from itertools import permutations
 from pathlib import Path

@@ -4,8 +4,6 @@ For example `made_by.json` beside generated frames holds the checkpoint's finger
 A command that would add results of another origin to the folder is refused.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Randomness that belongs to a sample, not to the order in which samples are visited."""
 
-from __future__ import annotations
-
 import hashlib
 
 

@@ -3,8 +3,6 @@
 `python -m egogen.settings` prints them as a shell can read them, which the scripts do.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

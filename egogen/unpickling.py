@@ -8,8 +8,6 @@ The class `Unpickler` and the function `load` make this module what `torch.load`
 `pickle_module`.
 """
 
-from __future__ import annotations
-
 import pickle
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict

@@ -9,8 +9,6 @@ Nothing that is pickled in a file is executed. Tensors are maps of their file wh
 allows it: memory is used where and while one is looked at.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import re

@@ -1,7 +1,5 @@
 """The commands that `pip install` puts on the path: each calls the `main` of a module."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from importlib import import_module
 

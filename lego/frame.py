@@ -1,7 +1,5 @@
 """Both stages for one photograph: describe the action, then generate its frame, in one process."""
 
-from __future__ import annotations
-
 import gc
 import os
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ r"""Measure generated frames against the ground truth; figures go to metric/ bes
         --llava_key llava_forecast_finetune --metrics psnr,lpips
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 python metrics/compare.py runs/baseline/metric runs/ours/metric --out runs/ours/against_baseline
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

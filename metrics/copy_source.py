@@ -4,8 +4,6 @@ r"""Write the source frames as generated ones: the baseline that copies, which i
         --edit_file DATA/ego4d_val.json --out runs/copied/images
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

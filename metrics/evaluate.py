@@ -1,7 +1,5 @@
 """The evaluation: choose metrics, check every frame, then measure one metric after the other."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from dataclasses import replace

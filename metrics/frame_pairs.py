@@ -1,7 +1,5 @@
 """Which generated frame is compared with which ground truth, all checked before any is measured."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Sequence

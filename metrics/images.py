@@ -1,7 +1,5 @@
 """Images as tensors, and reading many of them while the network is busy."""
 
-from __future__ import annotations
-
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence

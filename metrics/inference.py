@@ -4,8 +4,6 @@ r"""Generate the action frames of one chunk of an action file.
         --n_chunk 8 --chunk_idx 1 inference.steps=50
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

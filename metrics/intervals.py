@@ -6,8 +6,6 @@ of clips alone: two runs over the same frames get the same ones, so that the dif
 resampled figures is a paired one.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence

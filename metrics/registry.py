@@ -7,8 +7,6 @@ FID and PSNR. `pairs` is a list of `metrics.frame_pairs.Pair`; values in a `Meas
 order of the pairs, and are plain Python floats.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import math

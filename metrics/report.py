@@ -4,8 +4,6 @@ r"""Write report.html of measured frames: one file, with all images inside.
         --stage1-log VLLM/trainer_state.json --stage2-log RUN/metrics.jsonl --out RUN/report
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

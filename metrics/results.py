@@ -9,8 +9,6 @@ inputs.json      what each metric was computed from, and a digest of every groun
 All other files are made from the parts, so that nothing stale is ever merged.
 """
 
-from __future__ import annotations
-
 import csv
 import functools
 import hashlib

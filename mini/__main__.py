@@ -3,8 +3,6 @@
 python -m mini runs/mini_data --pairs 1000 --seed 0
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

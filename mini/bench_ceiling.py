@@ -5,8 +5,6 @@
 Prints JSON: what the oracle and the changed region say of those images (see mini.oracle.score).
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Sequence

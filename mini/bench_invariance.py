@@ -10,8 +10,6 @@ rounding. Frames are written as PNG here, so that what is compared is what the m
 turns one grey level into several.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

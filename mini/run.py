@@ -8,8 +8,6 @@ A step that has been done, and whose files nobody has touched, is not done again
 stopped in the middle goes on where it was (the commands see to that).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

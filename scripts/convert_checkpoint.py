@@ -19,8 +19,6 @@ example:
       ego4d_diffusion_with_vllm_feature.ckpt lego_ego4d
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -4,8 +4,6 @@
         --entries 4 --out docs/frames.jpg
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

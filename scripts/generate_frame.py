@@ -5,8 +5,6 @@
 Without --vllm, --ldm and --config the models of the quick start are used.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Fetch what the project releases: `python -m egogen.download GROUP [FOLDER]`."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ The client brings retries, redirects, tokens, proxies and HF_HUB_OFFLINE. It for
 when it is killed, so what has arrived is kept here, and continued by the next call.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

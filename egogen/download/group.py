@@ -4,8 +4,6 @@ What has been done stands in `FOLDER/.downloads/`, a JSON an entry: `members`, a
 brought (name -> size, digest), `archives`, those still to unpack, and whether it is `finished`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the project releases: groups of entries, where their files are and where they go."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Zip archives, taken as hostile: nothing leaves the folder and nothing is overwritten."""
 
-from __future__ import annotations
-
 import glob
 import shutil
 import stat

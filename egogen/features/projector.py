@@ -5,11 +5,10 @@ Llava: `linear_1.weight` (D, C), `linear_1.bias` (D,), and the same of `linear_2
 layers. Letters: P patches of an image, C vision width, D language width.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -55,8 +54,8 @@ class Projector:
     def layers(self) -> int:
         return len(self.state) // 2
 
-    def to(self, device: torch.device | str) -> Projector:
-        return Projector({name: value.to(device) for name, value in self.state.items()}, "")
+    def to(self, device: torch.device | str) -> Self:
+        return type(self)({name: value.to(device) for name, value in self.state.items()}, "")
 
     def __call__(self, features: Tensor) -> Tensor:
         """(..., P, C) -> (..., P, D), float32 (half precision under autocast)."""
@@ -67,7 +66,7 @@ class Projector:
         rows = F.gelu(rows)  # (..., P, D)
         return F.linear(rows, state["linear_2.weight"], state["linear_2.bias"])  # (..., P, D)
 
-    def same_as(self, other: Projector) -> bool:
+    def same_as(self, other: Self) -> bool:
         return self.state.keys() == other.state.keys() and all(
             torch.equal(value, other.state[name]) for name, value in self.state.items()
         )

@@ -10,8 +10,6 @@ Files are named `<nanoseconds>-<writer>.safetensors`; when an entry stands in tw
 kill between copying and removing, the later file holds.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Mapping

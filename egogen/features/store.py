@@ -19,8 +19,6 @@ without it has the released one. Example:
 Letters: P patches, n rows of any feature, C vision width, d width that stage 2 gets.
 """
 
-from __future__ import annotations
-
 import os
 import posixpath
 from collections.abc import Callable, Mapping
@@ -97,7 +95,7 @@ class CompactStore:
         self.shards = ShardReader(root)
 
     @cached_property
-    def projector(self) -> Projector | None:
+    def projector(self) -> "Projector | None":
         """What makes rows for stage 2 of what is stored; None where that is stored itself."""
         if not _has_projector(self.info):
             return None
@@ -223,7 +221,7 @@ def write_feature(root: str | os.PathLike, image_0: str, rows: np.ndarray) -> Pa
 
 
 def record_store(
-    root: Path, name: str, layout: str, info: Mapping[str, Any], projector: Projector | None
+    root: Path, name: str, layout: str, info: Mapping[str, Any], projector: "Projector | None"
 ) -> None:
     """Record what made the store of the feature `name`, or check the record that is there.
 
@@ -247,7 +245,7 @@ def record_store(
 
 def open_writer(
     root: str | os.PathLike, name: str, layout: str, writer: str
-) -> ReleasedWriter | CompactWriter:
+) -> "ReleasedWriter | CompactWriter":
     """A writer of batches of the feature `name`; `writer` is this job's own among parallel ones."""
     return ReleasedWriter(root) if layout == "released" else CompactWriter(root, name, writer)
 

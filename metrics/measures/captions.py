@@ -4,8 +4,6 @@ The captioner is always in evaluation mode. The released script leaves dropout o
 captions depend on the order, the batch size and what ran before, and cannot be reproduced.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping, Sequence

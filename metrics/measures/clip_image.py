@@ -1,7 +1,5 @@
 """CLIP ViT-L/14 similarity of a generated frame and its ground truth (only the image tower)."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 

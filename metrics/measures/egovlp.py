@@ -4,8 +4,6 @@ A still image becomes a video by repetition (EgoVLP), or follows the source fram
 video each (EgoVLP+; so both videos of a pair share half of their frames).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path

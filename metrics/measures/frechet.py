@@ -9,8 +9,6 @@ kind of device. It holds features instead of their mean and covariance: (n, 2048
 than a covariance where frames are few, and intervals need them frame by frame.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import sys

@@ -5,8 +5,6 @@ script keep that, so that they compare with published numbers; `<key>_scaled` is
 defined.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from functools import partial

@@ -9,8 +9,6 @@ background was copied. `psnr_changed` looks only at the region that changes. Cop
 frame is the bar to beat there; `psnr_changed_gain` is the difference to it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -5,8 +5,6 @@ end included; the old one by the number of all of them, the prompt included and 
 rule prefers longer captions, so other captions win.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import torch

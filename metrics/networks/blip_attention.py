@@ -3,8 +3,6 @@
 The numbers are the same up to rounding. Shapes: n images, t tokens of an image, w width, h heads.
 """
 
-from __future__ import annotations
-
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import BlipVisionModel

@@ -1,7 +1,5 @@
 """Weight files under their released names -> state dicts, without running what they contain."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 

@@ -3,8 +3,6 @@
 Shapes: n texts, l word pieces of each.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache

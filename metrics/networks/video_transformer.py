@@ -7,8 +7,6 @@ Shapes: n videos, f frames, p = 196 patches of a frame, t = 1 + f p tokens (the 
 then the patches frame by frame), w = 768 width, h = 12 heads, d = w/h.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 import torch

@@ -1,7 +1,5 @@
 """Two runs side by side: the table for a terminal, and drawings of frames and differences."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

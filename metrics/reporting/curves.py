@@ -1,7 +1,5 @@
 """Drawings of a report: training curves and the spread of a figure over samples."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Sequence
 

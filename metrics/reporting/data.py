@@ -1,7 +1,5 @@
 """What a report shows: samples with images and figures, overall figures, training curves."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """How a report writes its figures: digits, units, names, intervals, and which ones come first."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -3,8 +3,6 @@
 `report.html.j2` beside this module is the page; it escapes all text. Here is what it shows.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import math

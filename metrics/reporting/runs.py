@@ -1,7 +1,5 @@
 """Reading the results of two runs and comparing every figure that both have."""
 
-from __future__ import annotations
-
 import math
 import os
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ in relative units (share of width or height) and were set on rendered frames, sh
 64 x 64 with blur and noise; tests/test_mini_oracle.py holds the rates that they give.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

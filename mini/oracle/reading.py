@@ -6,8 +6,6 @@ Works at any size: the image is squeezed to GRID x GRID first, so a frame that w
 64 x 64 is read in the same way as a full one. Positions are relative, x right and y down in [0, 1].
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 
 import numpy as np

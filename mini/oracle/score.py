@@ -4,8 +4,6 @@ r"""Scores of a mini dataset: of generated frames by the oracle, or of descripti
         --gen-path runs/images --out runs/score.json
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -7,8 +7,6 @@ and vocabulary). The files in configs/mini were made by this command on a datase
 no run of the quick start uses: `python -m mini DATA --pairs 3000 --seed 101`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -5,8 +5,6 @@ rendered scenes of 64 x 64 pixels a plain reconstruction loss is enough for an o
 decoded image.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ its output says what a description states (verb, object, hand, target, place), a
 next token, so that every row carries what was said up to it.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The loop that all small networks of the mini world are trained in."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from typing import Any

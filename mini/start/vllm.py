@@ -4,8 +4,6 @@ A vocabulary of the tuning texts, a CLIP vision tower whose features say what pa
 a Llama that answers questions about the frames: all that tuning starts from, made on train only.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 from collections.abc import Iterable, Sequence

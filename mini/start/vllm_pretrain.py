@@ -1,7 +1,5 @@
 """Pretraining on mini scenes: vision on labels of patches, then language on what stands where."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the mini dataset says about its scenes: labels of patches, captions and questions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What stays the same over a clip: wall, table and light."""
 
-from __future__ import annotations
-
 import colorsys
 from functools import lru_cache
 

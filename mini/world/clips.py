@@ -1,7 +1,5 @@
 """One clip: its scene, images, texts and truth, from (seed, dataset, split, index) alone."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Forearms in sleeves, and hands seen from behind, reaching from the lower edge."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -5,8 +5,6 @@ point where the object touches the table; x grows to the right, y downwards. Pos
 frame are relative: x in [0, 1] of the width, y in [0, 1] of the height.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 SIDES = ("left", "right")

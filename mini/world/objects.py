@@ -4,8 +4,6 @@
 Containers are drawn in two goes, so that what lies in them stands between their back and front.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

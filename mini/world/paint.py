@@ -1,7 +1,5 @@
 """Antialiased shaded shapes on small premultiplied layers (numpy, float32, colours in [0, 1])."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

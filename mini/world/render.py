@@ -1,7 +1,5 @@
 """State -> image. Layers of things that do not change are drawn once a clip and kept."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

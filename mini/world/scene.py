@@ -4,8 +4,6 @@ A scene is a function of its random generator alone; the state after an action i
 state before it and of the action, so that the target image follows from what the source shows.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 
 import numpy as np

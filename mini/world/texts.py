@@ -1,7 +1,5 @@
 """Labels in the two datasets' styles, enriched descriptions, and reading facts back from them."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Writing a mini dataset in the released layout, clip by clip, so that a killed run goes on."""
 
-from __future__ import annotations
-
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor

@@ -1,4 +1,4 @@
-"""Where clips are found below --videos, what they are called, archives of frames, folders of films."""
+"""Where clips are found, what they are called, archives of frames, folders of films."""
 
 from __future__ import annotations
 

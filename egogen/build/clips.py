@@ -141,7 +141,8 @@ def _images(folder: Path) -> list[str]:
 def _is_image(name: str) -> bool:
     """By its ending; hidden ones are what macOS puts beside files."""
     path = PurePosixPath(name)
-    return path.suffix.lower() in Image.registered_extensions() and path.name[0] != "."
+    kind = Image.registered_extensions().get(path.suffix.lower(), "PDF")
+    return kind not in ("PDF", "MPEG", "HDF5") and path.name[0] != "."
 
 
 def film_in(place: Path, views: Sequence[str]) -> Path:

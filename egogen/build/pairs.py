@@ -40,7 +40,8 @@ def _row(values: dict[str, Any], split: str) -> Row:
     for name in ("before", "after", "action"):
         if not texts[name]:
             raise ValueError(f"no {name}, expected one of {COLUMNS[name]}")
-    before, after = (f"{texts['tar']}/{texts[name]}".lstrip("/") for name in ("before", "after"))
+    tar = texts["tar"] and f"{texts['tar']}/"
+    before, after = tar + texts["before"], tar + texts["after"]
     check_clip(before, "image")
     check_clip(after, "image")
     tops = {PurePosixPath(image).parts[0] for image in (before, after) if "/" in image}

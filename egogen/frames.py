@@ -30,12 +30,12 @@ PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 
 def read_rgb(path: str | os.PathLike, opened: BinaryIO | None = None) -> Image.Image:
-    """Read an image (`opened`, which errors call `path`) as 8-bit RGB, upright: EXIF rotation applied, transparency laid on white.
+    """Read an image as 8-bit RGB, upright: EXIF rotation applied, transparency laid on white.
 
     Greyscale (8 and 16 bit, floats from 0 to 1), palette, RGBA and CMYK images are converted; of
     several pictures in a file the first is read. What a PNG or JPEG holds beside its pixels (texts,
     colour profiles, odd tags) never refuses it. Raises EgoGenError naming the file when it is
-    missing, truncated, not an image, or of more than MOST_PIXELS.
+    missing, truncated, not an image, or of more than MOST_PIXELS. `opened`: what lies there.
     """
     try:
         with opened or open(path, "rb") as file:

@@ -58,7 +58,9 @@ def find_clips(
     parts = {name: PurePosixPath(name).parts for name in dict.fromkeys(names)}
     below = _walk(videos, parts.values())
     for name, clip in parts.items():
-        ends = [path for path in below.get(_folded(clip[-1]), ()) if _ends(path, clip[:-1])]
+        folders = [_folded(part) for part in clip[:-1]]
+        paths = below.get(_folded(clip[-1]), ())
+        ends = [p for p in paths if [_folded(q) for q in p.parts[-len(clip) : -1]] == folders]
         exact = [path for path in ends if path.parent == (videos / name).parent]
         near = [path for path in ends if len(path.parts) == len(videos.parts) + len(clip)]
         found = next(filter(None, (_fitting(group, clip[-1]) for group in (exact, near, ends))), [])
@@ -76,12 +78,6 @@ def find_clips(
     return places
 
 
-def _ends(path: Path, folders: Sequence[str]) -> bool:
-    """Whether these are the last folders before it, without regard to case."""
-    last = path.parts[-1 - len(folders) : -1]
-    return list(map(_folded, last)) == list(map(_folded, folders))
-
-
 def _walk(videos: Path, clips: Iterable[Sequence[str]]) -> dict[str, list[Path]]:
     """What a clip may be called after, by that name: all below but hidden files and folders.
 
@@ -90,10 +86,8 @@ def _walk(videos: Path, clips: Iterable[Sequence[str]]) -> dict[str, list[Path]]
     wanted = {_folded(clip[-1]) for clip in clips}
     own = wanted - {_folded(part) for clip in clips for part in clip[:-1]}
     index: dict[str, list[Path]] = {}
-    seen = set()
     for folder, folders, files in os.walk(videos, followlinks=True):
-        new = os.path.realpath(folder) not in seen
-        seen.add(os.path.realpath(folder))
+        new = os.path.realpath(folder) not in map(os.path.realpath, Path(folder).parents)
         folders[:] = sorted(name for name in folders if new and name[0] != "." and name != FLOW)
         for name in [*folders, *sorted(files)] if new else ():
             for key in {_folded(name), _folded(_stem(name))} & wanted:
@@ -203,13 +197,7 @@ def open_clip(path: Path, fps: float | None) -> Iterator[Any]:
 class Frames:
     """Images by the last number in their names, from 0 or 1 on; `fps` of them a second."""
 
-    def __init__(
-        self,
-        path: Path,
-        fps: float | None,
-        names: Sequence[str],
-        read: Callable[[str], Image.Image],
-    ):
+    def __init__(self, path: Path, fps: float | None, names: Sequence[str], read: Callable):
         if fps is None:
             raise EgoGenError(f"{path}: frames need --fps, their number a second")
         self.path, self.fps, self.read = path, fps, read

@@ -128,12 +128,18 @@ def _write_pair(root: Path, clip, row: Row, request: Request) -> Pair:
     for frame in frames:
         name = f"{row.clip_id}/{row.id}/{'' if row.before else 'frame_'}{frame.name}.jpg"
         path = frame_folder(root, request.dataset, row.split) / name
-        if frame.jpeg and request.height in (None, frame.image.height):
-            _link(frame.jpeg, path) if isinstance(frame.jpeg, Path) else write_bytes(
-                path, frame.jpeg
-            )
+        own = frame.jpeg if request.height in (None, frame.image.height) else None
+        if isinstance(own, Path):
+            _link(own, path)
+        elif own:
+            write_bytes(path, own)
         else:
-            write_bytes(path, _encoded(_scaled(frame.image, request.height)))
+            encoded, image = io.BytesIO(), _scaled(frame.image, request.height)
+            try:
+                image.save(encoded, "JPEG", quality=JPEG_QUALITY)
+            except (OSError, MemoryError) as error:  # a picture of more than 65,500 columns
+                raise EgoGenError(f"{image.size} is no size of a JPEG ({error})") from None
+            write_bytes(path, encoded.getvalue())
         record["frames"].append(name)
     write_json(_record_file(root, request, row), record)
     return Pair(row, record["frames"][0], record["frames"][1], record)
@@ -160,15 +166,6 @@ def _sharpest(clip, seconds: float, apart: float, count: int) -> Frame:
             with suppress(EgoGenError) if step else nullcontext():  # beyond the end, say
                 found[step] = clip.at(seconds + shift)
     return max(found.items(), key=lambda one: (sharpness(one[1].image), -abs(one[0])))[1]
-
-
-def _encoded(image: Image.Image) -> bytes:
-    encoded = io.BytesIO()
-    try:
-        image.save(encoded, "JPEG", quality=JPEG_QUALITY)
-    except (OSError, MemoryError) as error:  # a picture of more than 65,500 columns
-        raise EgoGenError(f"{image.size} is no size of a JPEG ({error})") from None
-    return encoded.getvalue()
 
 
 def _link(source: Path, path: Path) -> None:

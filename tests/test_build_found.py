@@ -109,8 +109,10 @@ def test_many_clips_are_found_in_one_walk(tmp_path, monkeypatch):
 def test_the_folder_is_part_of_a_name_that_repeats(film, tmp_path):
     put(tmp_path, "r/s1/view.mp4", "r/s2/view.mp4", "r/s2/other.mp4", "s3/view/1.png", content=film)
     clips = ["s1/view.mp4", "s2/view", "s2/other.mp4", "s3/view"]
-    ids = clip_ids(find_clips(tmp_path, clips))
+    ids = clip_ids(find_clips(tmp_path, clips), clips)
     assert list(ids.values()) == ["s1_view", "s2_view", "other", "s3_view"]
+    part = find_clips(tmp_path, clips[:1])  # the others' videos are not there
+    assert clip_ids(part, clips) == {"s1/view.mp4": "s1_view"}
 
 
 def test_folders_with_films(film, tmp_path):

@@ -125,7 +125,7 @@ def located(
     rows = [row for row in table.rows if row.clip in found]
     if args.fps and args.form != "csv":  # said of what is there
         rows = [replace(row, fps=None) for row in rows]
-    rows = with_clip_ids(args.table, rows, clip_ids(found))
+    rows = with_clip_ids(args.table, rows, clip_ids(found, clips))
     return {clip: film_in(place, views) for clip, place in found.items()}, rows
 
 

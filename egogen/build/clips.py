@@ -158,19 +158,18 @@ def film_in(place: Path, views: Sequence[str]) -> Path:
     raise EgoGenError(f"{place}: holds {there}; expected one film, or --view to say which")
 
 
-def clip_ids(places: Mapping[str, Path]) -> dict[str, str]:
+def clip_ids(places: Mapping[str, Path], clips: Iterable[str]) -> dict[str, str]:
     """What clips are called in the dataset: as they were found, a file without its ending.
 
-    Behind their folders in the table where several there have one name.
+    Behind their folders in the table where several of its `clips`, there or not, have one name.
     """
-    names = {clip: _folded(_stem(PurePosixPath(clip).name)) for clip in places}
-    count = Counter(names.values())
-    return {
-        clip: "_".join(
-            [*PurePosixPath(clip).parts[: -1 if count[names[clip]] > 1 else 0], clip_id(place)]
-        )
-        for clip, place in places.items()
-    }
+    count = Counter(_folded(_stem(PurePosixPath(clip).name)) for clip in clips)
+    ids = {}
+    for clip, place in places.items():
+        *folders, last = PurePosixPath(clip).parts
+        several = count[_folded(_stem(last))] > 1
+        ids[clip] = "_".join([*folders, clip_id(place)]) if several else clip_id(place)
+    return ids
 
 
 def clip_id(place: Path) -> str:

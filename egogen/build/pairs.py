@@ -47,7 +47,7 @@ def _row(values: dict[str, Any], split: str) -> Row:
     tops = {PurePosixPath(image).parts[0] for image in (before, after) if "/" in image}
     clip = texts["clip"] or (SUFFIX.sub("", tops.pop()) if len(tops) == 1 else "pairs")
     check_clip(clip)
-    known = {name: texts[name] for name in ("action", "id", "description")}
+    known: dict[str, Any] = {name: texts[name] for name in ("action", "id", "description")}
     named = "_".join(PurePosixPath(clip).parts)
     split = texts["split"] or split
     return Row(named, None, split=split, before=before, after=after, **known)

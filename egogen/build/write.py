@@ -218,8 +218,8 @@ def write_dataset(root: Path, dataset: str, pairs: Sequence[Pair], kept: Sequenc
         fields = {n: pair.record[n] for n in ("width", "height", "fps") if pair.record[n]}
         clip = metadata.setdefault(pair.row.clip_id, fields)
         if pair.row.boxes:  # corners there, as in the released files left, top, width, height here
-            boxes = [(box, box["bbox"]) for box in json.loads(pair.row.boxes)]
-            boxes = [{**box, "bbox": [x, y, r - x, b - y]} for box, (x, y, r, b) in boxes]
+            corners = [(box, box["bbox"]) for box in json.loads(pair.row.boxes)]
+            boxes = [{**box, "bbox": [x, y, r - x, b - y]} for box, (x, y, r, b) in corners]
             clip.setdefault("actions", {})[pair.row.id] = boxes
     _write_targets(root, dataset, [pair for pair in kept if pair.row.split == "val"])
     for split in SPLITS:
@@ -232,8 +232,8 @@ def write_dataset(root: Path, dataset: str, pairs: Sequence[Pair], kept: Sequenc
     for pair in pairs:
         row, record = pair.row, pair.record
         figures = (record[name] for name in ("difference", "sharpness", "change"))
-        kept = "yes" if row in chosen else "no"
-        table.writerow([row.clip_id, row.id, row.split, row.action, *figures, kept])
+        answer = "yes" if row in chosen else "no"
+        table.writerow([row.clip_id, row.id, row.split, row.action, *figures, answer])
     write_text(build_folder(root, dataset) / "pairs.csv", text.getvalue())
 
 

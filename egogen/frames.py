@@ -4,7 +4,7 @@ import io
 import os
 import struct
 from contextlib import suppress
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -27,16 +27,16 @@ PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 
-def read_rgb(path: str | os.PathLike) -> Image.Image:
+def read_rgb(path: str | os.PathLike, opened: BinaryIO | None = None) -> Image.Image:
     """Read an image as 8-bit RGB, upright: EXIF rotation applied, transparency laid on white.
 
     Greyscale (8 and 16 bit, floats from 0 to 1), palette, RGBA and CMYK images are converted; of
     several pictures in a file the first is read. What a PNG or JPEG holds beside its pixels (texts,
     colour profiles, odd tags) never refuses it. Raises EgoGenError naming the file when it is
-    missing, truncated, not an image, or of more than MOST_PIXELS.
+    missing, truncated, not an image, or of more than MOST_PIXELS. `opened`: what lies there.
     """
     try:
-        with open(path, "rb") as file:
+        with opened or open(path, "rb") as file:
             try:
                 return _decoded(file)
             except Exception:

@@ -93,9 +93,11 @@ def labels(folder: Path) -> dict[str, str]:
 
 
 def test_clips_of_one_name_are_refused_and_dotted_ones_built(film, tmp_path):
-    put(tmp_path / "videos", "a/x.mp4", "b/x.mov", "1.2.a.mp4", "1.2.b.mp4", content=film)
-    with pytest.raises(EgoGenError, match=r"clip b/x has the name of a/x\.mp4"):
-        build(tmp_path, "clip,start,action\na/x.mp4,1,act\nb/x,1,act\n")
+    put(tmp_path / "videos", "a/x.mp4", "a/y.mp4", "1.2.a.mp4", "1.2.b.mp4", content=film)
+    put(tmp_path / "videos", "a_b/y.mp4", "a/b/y.mp4", content=film)
+    for one, other, said in (("a/x.mp4", "a/x", "a/x"), ("a_b/y", "a/b/y.mp4", "a/b/y.mp4")):
+        with pytest.raises(EgoGenError, match=f"clip {said} has the name of {one}"):
+            build(tmp_path, f"clip,start,action\n{one},1,act\n{other},1,act\n")
     assert build(tmp_path, "clip,start,action\n1.2.a,1,cut\n1.2.b,1,pour\n") == 0
     assert labels(tmp_path) == {"1.2.a/0": "cut", "1.2.b/0": "pour"}
 

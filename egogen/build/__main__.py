@@ -6,12 +6,15 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from egogen.build.clips import clip_id, find_clips
+from egogen.build.clips import clip_ids, film_in, find_clips
 from egogen.build.forms import FORMS, read_form
 from egogen.build.judge import REASONS, Limits
-from egogen.build.rows import PRE_FRAMES, Options, Row, Table, Timing, with_clip_ids
+from egogen.build.pairs import Pictures
+from egogen.build.rows import PRE_FRAMES, Options, Row, Skipped, Table, Timing, with_clip_ids
 from egogen.build.sheet import write_sheets
 from egogen.build.table import write_table
 from egogen.build.write import Request, build_folder, refuse_foreign, write_dataset, write_pairs
@@ -20,9 +23,14 @@ from egogen.jobs import lock
 from egogen.layout import DATASETS, SPLITS
 
 NARRATED = ("ego4d-fho", "egoexo4d")  # labels as "C picks up the cup"
+VIEWS = {  # of the several films of a clip that a form is about: the wearer's
+    "egoexo4d": ("*_214-1.*",),
+    "holoassist": ("Video_pitchshift.*", "Video_compress.*"),
+}
 EXAMPLE = """examples:
   python -m egogen.build data/own --table actions.csv --videos videos --drop similar blurred
   python -m egogen.build data/epic --from epic100 --table EPIC_100_train.csv --videos EPIC-KITCHENS
+  python -m egogen.build data/pairs --from pairs --table pairs.jsonl --videos images
   python -m egogen.build --from ego4d-fho --table fho_main.json --table-only ego4d.csv
 
 actions.csv has a row a pair; times in seconds or as 1:02:03.5:
@@ -41,7 +49,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("out", type=Path, nargs="?", help="dataset root to make, to finish or to bring up to date")
     add("--from", dest="form", choices=FORMS, default="csv", help="form of the table")
     add("--table", type=Path, required=True, help="file of the actions")
-    add("--videos", type=Path, help="folder of the videos, archives or folders of frames")
+    add("--videos", type=Path, help="folder of videos, archives or folders of frames, images")
     add("--video-info", type=Path, help="a form's own table of its videos")
     add("--table-only", type=Path, metavar="CSV", help="write the actions as a table and stop")
     add("--list-skipped", action="store_true", help="name every row that is left out")
@@ -53,16 +61,24 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--fraction", type=float, default=timing.fraction, help="default: %(default)s")
     add("--after", type=float, default=timing.after, help="default: %(default)s s")
     add("--height", type=int, help="scale frames to this height (default: as in the video)")
-    add("--fps", type=float, help="frames a second of folders of frames")
+    add("--fps", type=float, help="frames a second of extracted frames (default: as the form says)")
+    add("--view", nargs="+", metavar="PATTERN", help="which film of a folder of several")
+    add("--sharpest", type=int, help="take the sharpest of so many frames around a time")
     add("--min-difference", type=float, default=limits.difference, help="default: %(default)s")
     add("--min-sharpness", type=float, default=limits.sharpness, help="default: %(default)s")
+    add("--max-change", type=float, default=limits.change, help="default: %(default)s")
     add("--drop", nargs="+", choices=REASONS, default=[], help="leave such pairs out")
     add("--sheets", type=int, default=5, help="contact sheets at most (default: %(default)s)")
     args = parser.parse_args(argv)
-    for name, least in (("before", 0), ("fraction", 0), ("after", 0), ("height", 16), ("fps", 0)):
+    leasts = {"before": 0, "fraction": 0, "after": 0, "height": 16, "fps": 0, "sharpest": 1}
+    for name, least in leasts.items():
         value = getattr(args, name)
         if value is not None and not least <= value <= 1e9 or name == "fps" and value == 0:
             raise EgoGenError(f"--{name} {value}: expected {least} to 1e9")
+    if args.sharpest and not (args.sharpest % 2 and args.sharpest < 100):
+        raise EgoGenError(f"--sharpest {args.sharpest}: expected an odd number below 100")
+    if args.form == "pairs" and args.table_only:
+        raise EgoGenError("--table-only: ready pairs have no times, expected another form")
     if not args.table_only and not (args.out and args.videos):
         raise EgoGenError("expected OUT and --videos, or --table-only CSV")
     return args
@@ -73,21 +89,44 @@ def main(argv: Sequence[str]) -> int:
     timing = Timing(args.before, args.fraction, args.after)
     options = Options(args.split, timing, args.pre, args.on, args.video_info)
     table = read_form(args.form, args.table, options)
-    report_skipped(args.table, table, args.list_skipped)
     if args.table_only:
+        report_skipped(args.table, table, args.list_skipped)
         write_table(args.table_only, table.rows, timing)
         print(f"{args.table_only}: {len(table.rows)} rows")
         return EXIT_INCOMPLETE if table.skipped else 0
     name = args.name = args.name or ("ego4d" if args.form in NARRATED else "epickitchen")
-    request = Request(name, timing, args.height, args.fps)
-    rows = table.rows
-    places = find_clips(args.videos, [row.clip for row in rows])
-    ids = {clip: clip_id(place) for clip, place in places.items()}
-    rows = with_clip_ids(args.table, rows, ids)
+    views = tuple(args.view or VIEWS.get(args.form, ())) or None
+    request = Request(name, timing, args.height, args.fps, args.sharpest, views)
+    places, rows = located(args, table, views or ())
+    report_skipped(args.table, table, args.list_skipped)
     refuse_foreign(args.out, request)
     with lock(build_folder(args.out, name) / ".lock", "building"):
         code = build(args, places, rows, request)
     return EXIT_INCOMPLETE if table.skipped else code
+
+
+def located(
+    args: argparse.Namespace, table: Table, views: Sequence[str]
+) -> tuple[dict[str, Any], list[Row]]:
+    """What each clip is read from, and the rows with their clips' ids.
+
+    Official forms name more videos than people have: rows without are left out, if not all are.
+    """
+    clips = list(dict.fromkeys(row.clip for row in table.rows))
+    if args.form == "pairs":
+        places: dict[str, Any] = dict.fromkeys(clips, Pictures(args.videos))
+        return places, with_clip_ids(args.table, table.rows, {clip: clip for clip in clips})
+    missing: list[str] = []
+    found = find_clips(args.videos, clips, None if args.form == "csv" else missing)
+    if missing and not found:
+        raise EgoGenError(f"{args.videos}: none of the videos of {args.table}: {listed(missing)}")
+    lacking = [row for row in table.rows if row.clip not in found]
+    table.skipped.extend(Skipped(f"{row.clip} {row.id}", "no video") for row in lacking)
+    rows = [row for row in table.rows if row.clip in found]
+    if args.fps and args.form != "csv":  # said of what is there
+        rows = [replace(row, fps=None) for row in rows]
+    rows = with_clip_ids(args.table, rows, clip_ids(found, clips))
+    return {clip: film_in(place, views) for clip, place in found.items()}, rows
 
 
 def report_skipped(path: Path, table: Table, every: bool) -> None:
@@ -99,10 +138,10 @@ def report_skipped(path: Path, table: Table, every: bool) -> None:
 
 
 def build(
-    args: argparse.Namespace, places: dict[str, Path], rows: Sequence[Row], request: Request
+    args: argparse.Namespace, places: dict[str, Any], rows: Sequence[Row], request: Request
 ) -> int:
     """Write the dataset and say what became of it -> exit code."""
-    limits = Limits(args.min_difference, args.min_sharpness)
+    limits = Limits(args.min_difference, args.min_sharpness, args.max_change)
     pairs, failures = write_pairs(args.out, places, rows, request)
     wrong = {pair.row: limits.broken_by(pair.record) for pair in pairs}
     kept = [pair for pair in pairs if not set(wrong[pair.row]) & set(args.drop)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -61,12 +62,22 @@ class Video:
         if not self.rate:
             self.close()
             raise EgoGenError(f"{path}: has no frame rate")
+        for usual in (
+            Fraction(round(self.rate)),
+            Fraction(round(self.rate * 1001 / 1000) * 1000, 1001),
+        ):
+            if abs(usual - self.rate) < self.rate / 10**6:  # Matroska rounds 60000/1001
+                self.rate = usual
         self.fps, self.tick = float(self.rate), self.stream.time_base
         self.first = self.stream.start_time or 0
         begin = float(self.first * self.tick)
         self.zero = begin if zero is None else zero / 1e6
         if self.zero < 0:  # of the sound what lies before 0 is not heard (priming)
             self.zero = min(begin, 0.0)
+        late = begin - self.zero
+        self.late = late if abs(late) > 2e-6 else 0.0  # `zero` has microseconds
+        lengths = (self.stream.duration or 0) * self.tick, (self.container.duration or 0) / 1e6
+        self.length = float(lengths[0] or lengths[1])  # in seconds, 0: not known
         self.shown: Any = None  # the frame decoded last, and the one behind it
         self.coming: Any = None
         self.damaged: set[int] = set()  # times of frames that refer to what could not be decoded
@@ -78,8 +89,16 @@ class Video:
     def close(self) -> None:
         self.container.close()
 
+    def last(self) -> float:
+        """The time of the last frame, in seconds."""
+        self.at(math.inf)
+        return self._time(self.shown)
+
     def at(self, seconds: float) -> Frame:
-        """The frame on screen at that time. Raises EgoGenError beyond the beginning and end."""
+        """The frame on screen at that time; of a film of a constant rate it is floor(time x rate).
+
+        Raises EgoGenError beyond the beginning and end.
+        """
         try:
             self._go_to(seconds)
             return Frame(self._image(), self._name())
@@ -89,9 +108,10 @@ class Video:
 
     def _go_to(self, seconds: float) -> None:
         """`shown` is then the last frame that begins up to then, whatever a seek gives."""
-        due = seconds + EPSILON
+        due = seconds + EPSILON / self.fps
         if self.shown is None or not 0 <= due - self._time(self.shown) <= NEAR:
-            befores = [seconds - back for back in BACK if seconds > back]
+            near = min(seconds, self.length)
+            befores = [near - back for back in BACK if near > back]
             found = (self._begin(time) and self._time(self.coming) <= due for time in befores)
             if not any(found) and not self._begin(None):
                 raise EgoGenError(f"{self.path}: no frame can be decoded")
@@ -100,14 +120,20 @@ class Video:
             raise EgoGenError(f"{self.path}: begins at {begin:.2f} s, not at {seconds:.2f} s")
         while self.coming and (self.shown is None or self._time(self.coming) <= due):
             self.shown, self.coming = self.coming, next(self.frames, None)
-        lasts = max(float(self.shown.duration * self.tick), 1 / self.fps)
-        if self.coming is None and due > self._time(self.shown) + lasts + 2 * EPSILON:
+        lasts = max(self.shown.duration, 1 / self.rate / self.tick)
+        if self.coming is None and self._time(self.shown, lasts) <= due < math.inf:
             raise EgoGenError(f"{self.path}: ends before {seconds:.2f} s")
         if self.shown.pts in self.damaged:
             raise EgoGenError(f"{self.path}: damaged at {seconds:.2f} s")
 
-    def _time(self, frame) -> float:
-        return float(frame.pts * self.tick) - self.zero
+    def _time(self, frame, lasts: int | Fraction = 0) -> float:
+        return self.late + float(self._exact(frame.pts - self.first + lasts))
+
+    def _exact(self, ticks: int | Fraction) -> Fraction:
+        """Ticks from the first frame on in seconds: a multiple of 1 / rate up to their rounding."""
+        seconds = ticks * self.tick
+        even = round(seconds * self.rate) / self.rate
+        return even if abs(even - seconds) < self.tick else seconds
 
     def _begin(self, seconds: float | None) -> bool:
         """Decode from a key frame before that time, or from the first -> whether a frame came."""
@@ -153,11 +179,9 @@ class Video:
     def _name(self) -> str:
         """The frame's number; with its time where frames do not follow at a constant rate."""
         ticks = self.shown.pts - self.first
-        position = ticks * self.tick * self.rate
-        number = round(position)
-        if abs(number - position) < self.tick * self.rate:  # up to rounding of times
-            return f"{number:010d}"
-        return f"{int(position):010d}_{ticks}"
+        position = self._exact(ticks) * self.rate
+        number = f"{int(position):010d}"
+        return number if position.denominator == 1 else f"{number}_{ticks}"
 
     def _image(self) -> Image.Image:
         """RGB by the colours' tags, in square pixels, turned and mirrored, as FFmpeg's command."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -12,7 +13,14 @@ from egogen.layout import SPLITS
 
 SPLIT_NAMES = {"train": "train", "val": "val", "validation": "val", "test": "val"}
 PRE_FRAMES = ("pre_15", "pre_30", "pre_45", "pre_frame")  # Ego4D's, before the state changes
-LATER = ("source", "target", "fps", "boxes")  # fields that folders made before do not know
+LATER = (
+    "source",
+    "target",
+    "fps",
+    "boxes",
+    "before",
+    "after",
+)  # fields that folders made before do not know
 
 
 @dataclass(frozen=True)
@@ -45,11 +53,15 @@ class Row:
     target: float | None = None  # infinite: the last frame of the clip
     fps: float | None = None  # of the clip's extracted frames, where they are no video
     boxes: str = ""  # JSON: [{"frame": "source" or "target", "object", "bbox": [x, y, x, y]}, ...]
+    before: str = ""  # of a ready pair: its images below --videos, as "a/1.jpg" or "x.tar/1.jpg"
+    after: str = ""
     clip_id: str = ""  # name of the clip in the dataset, known when its video has been found
 
     def as_written(self) -> dict[str, Any]:
         """What the table says of it: folders made before hold the same."""
         known = {name: value for name, value in asdict(self).items() if name != "clip_id"}
+        if self.target == math.inf:  # which JSON cannot say
+            known["target"] = "last frame"
         return {n: v for n, v in known.items() if n not in LATER or v not in (None, "")}
 
     def times(self, timing: Timing) -> tuple[float, float]:
@@ -109,12 +121,12 @@ def split_of_file(path: Path, options: Options) -> str:
     return options.split or (named[-1] if named else SPLITS[0])
 
 
-def check_clip(clip: str) -> None:
+def check_clip(clip: str, what: str = "clip") -> None:
     """Raises ValueError for what is no name of a file or folder below that of the videos."""
     if "\\" in clip or not PurePosixPath(clip).parts:
-        raise ValueError(f"clip {clip!r}, expected a name with / between folders")
+        raise ValueError(f"{what} {clip!r}, expected a name with / between folders")
     if clip.startswith("/") or ".." in PurePosixPath(clip).parts:
-        raise ValueError(f"clip {clip!r} leaves the folder of the videos")
+        raise ValueError(f"{what} {clip!r} leaves the folder of the videos")
 
 
 def check_id(name: str) -> None:
@@ -136,4 +148,9 @@ def with_clip_ids(path: Path, rows: Sequence[Row], ids: Mapping[str, str]) -> li
     for clip, id_ in ids.items():
         if clips.setdefault(id_, clip) != clip:
             raise EgoGenError(f"{path}: clip {clip} has the name of {clips[id_]}")
+    rates: dict[str, float | None] = {}
+    for row in rows:
+        if rates.setdefault(row.clip, row.fps) != row.fps:
+            said = f"fps {rates[row.clip]} and {row.fps}"
+            raise EgoGenError(f"{path}: clip {row.clip} has {said}, expected one")
     return [replace(row, clip_id=ids[row.clip]) for row in rows]

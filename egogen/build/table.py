@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from egogen.atomic import write_text
-from egogen.build.records import read_csv
+from egogen.build.records import Records, read_csv
 from egogen.build.rows import (
     Options,
     Row,
@@ -67,16 +69,28 @@ def read_table(path: Path, options: Options) -> Table:
 
     Raises EgoGenError that names the columns that are missing or not known, or all bad rows.
     """
+    split = options.split or SPLITS[0]
+    return checked(path, read_csv(path, NEEDED, KNOWN), lambda values: _row(values, split))
+
+
+def checked(path: Path, records: Records, make: Callable[[dict[str, Any]], Row]) -> Table:
+    """What `make` gives of each record; the number within its clip is the id of a row without one.
+
+    Raises EgoGenError that names all that `make` refuses with a ValueError, and ids twice.
+    """
     rows: list[Row] = []
     bad: list[str] = []
     taken: set[tuple[str, str]] = set()
-    counts: dict[str, int] = {}  # clip -> number of its last row
-    for where, values in read_csv(path, NEEDED, KNOWN):
+    counts: Counter[str] = Counter()  # clip -> rows so far
+    for where, values in records:
         try:
-            row = _row(values, options.split or SPLITS[0], counts)
+            row = make(values)
+            row = replace(row, id=row.id or str(counts[row.clip]), split=split_named(row.split))
+            check_id(row.id)
             if (row.clip, row.id) in taken:
                 raise ValueError(f"id {row.id} stands twice in clip {row.clip}")
             taken.add((row.clip, row.id))
+            counts[row.clip] += 1
             rows.append(row)
         except ValueError as error:
             bad.append(f"{where}: {error}")
@@ -87,26 +101,22 @@ def read_table(path: Path, options: Options) -> Table:
     return Table(rows)
 
 
-def _row(values: dict[str, str], split: str, counts: dict[str, int]) -> Row:
+def _row(values: dict[str, str], split: str) -> Row:
     for name in NEEDED:
         if not values[name]:
             raise ValueError(f"{name} is empty")
     check_texts(values)
     times = _times(values)
-    clip = values["clip"]
-    check_clip(clip)
-    counts[clip] = counts.get(clip, -1) + 1
-    name = values.get("id") or str(counts[clip])
-    check_id(name)
+    check_clip(values["clip"])
     rate = values.get("fps")
     if rate and (not TIME.fullmatch(rate) or ":" in rate or not float(rate)):
         raise ValueError(f"fps {rate!r}, expected frames a second")
     return Row(
-        clip,
+        values["clip"],
         times.pop("start", None),
         values["action"],
-        split=split_named(values.get("split") or split),
-        id=name,
+        split=values.get("split") or split,
+        id=values.get("id", ""),
         description=values.get("description", ""),
         fps=float(rate) if rate else None,
         **times,

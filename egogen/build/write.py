@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,12 @@ from typing import Any
 from PIL import Image
 
 from egogen.actions import DESCRIPTION_KEY
-from egogen.atomic import atomic_path, read_json, write_bytes, write_json, write_text
-from egogen.build.clips import open_clip
-from egogen.build.judge import measure
+from egogen.atomic import read_json, write_bytes, write_json, write_text
+from egogen.build.clips import Frame, open_clip
+from egogen.build.judge import change, measure, sharpness
 from egogen.build.rows import Row, Timing
 from egogen.errors import EgoGenError
+from egogen.frames import read_rgb
 from egogen.jobs import Progress
 from egogen.layout import GROUND_TRUTH, SPLITS, action_file, frame_folder, metadata_file
 from egogen.provenance import check_provenance, record_provenance
@@ -38,6 +42,8 @@ class Request:
     timing: Timing = field(default_factory=Timing)
     height: int | None = None  # of the frames; None: as in the video
     fps: float | None = None  # of folders of frames
+    sharpest: int | None = None  # of so many frames around a time; None: the one at it
+    views: tuple[str, ...] | None = None  # of folders with several films; None: they have one
 
 
 @dataclass(frozen=True)
@@ -63,12 +69,12 @@ def refuse_foreign(root: Path, request: Request) -> None:
 
 
 def write_pairs(
-    root: Path, places: Mapping[str, Path], rows: Sequence[Row], request: Request
+    root: Path, places: Mapping[str, Any], rows: Sequence[Row], request: Request
 ) -> tuple[list[Pair], list[str]]:
     """Write the missing pairs -> (all pairs in the order of `rows`, a line per one that failed).
 
-    `places`: clip -> video or folder of frames. To be called by one process at a time: frames that
-    `rows` do not ask for, another process's unfinished ones too, are removed.
+    `places`: clip -> video, archive or folder of frames, or `Pictures`. To be called by one process
+    at a time: frames that `rows` do not ask for, another's unfinished ones too, are removed.
     """
     record_provenance(build_folder(root, request.dataset) / RECORD_FILE, asdict(request))
     done: dict[Row, Pair] = {}
@@ -93,7 +99,7 @@ def _by_clip(rows: Iterable[Row], timing: Timing) -> dict[str, list[Row]]:
 
 
 def _clip_pairs(
-    root: Path, place: Path, rows: Sequence[Row], request: Request
+    root: Path, place: Any, rows: Sequence[Row], request: Request
 ) -> Iterator[tuple[Row, Pair | str]]:
     """(row, its pair or what went wrong) for each row of one clip; finished ones are first."""
     known = {row: _finished(root, row, request) for row in rows}
@@ -102,7 +108,8 @@ def _clip_pairs(
     if not missing:
         return
     try:
-        with open_clip(place, request.fps) as clip:
+        rate = rows[0].fps or request.fps
+        with open_clip(place, rate) if isinstance(place, Path) else nullcontext(place) as clip:
             for row in missing:
                 try:
                     yield row, _write_pair(root, clip, row, request)
@@ -113,24 +120,62 @@ def _clip_pairs(
 
 
 def _write_pair(root: Path, clip, row: Row, request: Request) -> Pair:
-    before, at = row.times(request.timing)
-    source, target = clip.at(before), clip.at(at)
-    if source.name == target.name:
-        raise EgoGenError(f"{before:.2f} s and {at:.2f} s are the same frame, expected two")
+    frames = _frames(clip, row, request)
+    images = [frame.image for frame in frames]
     record: dict[str, Any] = {"row": row.as_written(), "fps": clip.fps, "frames": []}
-    record |= measure(source.image, target.image)
-    record["width"], record["height"] = source.image.size
-    for frame in (source, target):
-        name = f"{row.clip_id}/{row.id}/frame_{frame.name}.jpg"
-        encoded = io.BytesIO()
-        try:
-            _scaled(frame.image, request.height).save(encoded, "JPEG", quality=JPEG_QUALITY)
-        except (OSError, MemoryError) as error:  # a picture of more than 65,500 columns
-            raise EgoGenError(f"{frame.image.size} is no size of a JPEG ({error})") from None
-        write_bytes(frame_folder(root, request.dataset, row.split) / name, encoded.getvalue())
+    record |= measure(*images)
+    record["width"], record["height"] = images[0].size
+    for frame in frames:
+        name = f"{row.clip_id}/{row.id}/{'' if row.before else 'frame_'}{frame.name}.jpg"
+        path = frame_folder(root, request.dataset, row.split) / name
+        own = frame.jpeg if request.height in (None, frame.image.height) else None
+        if isinstance(own, Path):
+            _link(own, path)
+        elif own:
+            write_bytes(path, own)
+        else:
+            encoded, image = io.BytesIO(), _scaled(frame.image, request.height)
+            try:
+                image.save(encoded, "JPEG", quality=JPEG_QUALITY)
+            except (OSError, MemoryError) as error:  # a picture of more than 65,500 columns
+                raise EgoGenError(f"{image.size} is no size of a JPEG ({error})") from None
+            write_bytes(path, encoded.getvalue())
         record["frames"].append(name)
     write_json(_record_file(root, request, row), record)
     return Pair(row, record["frames"][0], record["frames"][1], record)
+
+
+def _frames(clip, row: Row, request: Request) -> list[Frame]:
+    """The two of a row. Raises EgoGenError."""
+    if row.before:
+        return clip.pair(row.before, row.after)
+    before, at = row.times(request.timing)
+    at = clip.last() if at == math.inf else at
+    frames = [_sharpest(clip, time, at - before, request.sharpest or 1) for time in (before, at)]
+    if frames[0].name == frames[1].name:
+        raise EgoGenError(f"{before:.2f} s and {at:.2f} s are the same frame, expected two")
+    return frames
+
+
+def _sharpest(clip, seconds: float, apart: float, count: int) -> Frame:
+    """Of the `count` frames nearest to a time the sharpest; none beyond half way to the other's."""
+    found = {}
+    for step in range(-(count // 2), count // 2 + 1):
+        shift = step / clip.fps
+        if step == 0 or abs(shift) < apart / 2 and seconds + shift >= 0:
+            with suppress(EgoGenError) if step else nullcontext():  # beyond the end, say
+                found[step] = clip.at(seconds + shift)
+    return max(found.items(), key=lambda one: (sharpness(one[1].image), -abs(one[0])))[1]
+
+
+def _link(source: Path, path: Path) -> None:
+    """A hard link, or a copy where the file system has none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    try:
+        os.link(os.path.realpath(source), path)
+    except OSError:
+        write_bytes(path, source.read_bytes())
 
 
 def _scaled(image: Image.Image, height: int | None) -> Image.Image:
@@ -153,8 +198,11 @@ def _finished(root: Path, row: Row, request: Request) -> Pair | None:
     source, target = record["frames"]
     folder = frame_folder(root, request.dataset, row.split)
     there = (folder / source).is_file() and (folder / target).is_file()
-    same = record["row"] == row.as_written()
-    return Pair(row, source, target, record) if there and same else None
+    if not there or record["row"] != row.as_written():
+        return None
+    if "change" not in record:  # made before it was measured
+        record["change"] = change(read_rgb(folder / source), read_rgb(folder / target))
+    return Pair(row, source, target, record)
 
 
 def write_dataset(root: Path, dataset: str, pairs: Sequence[Pair], kept: Sequence[Pair]) -> None:
@@ -167,8 +215,12 @@ def write_dataset(root: Path, dataset: str, pairs: Sequence[Pair], kept: Sequenc
             texts[DESCRIPTION_KEY] = pair.row.description
         entry = {"image_0": pair.image_0, "image_1": pair.image_1, **texts}
         actions[pair.row.split].setdefault(pair.row.clip_id, {})[pair.row.id] = entry
-        fields = {name: pair.record[name] for name in ("width", "height", "fps")}
-        metadata.setdefault(pair.row.clip_id, fields)
+        fields = {n: pair.record[n] for n in ("width", "height", "fps") if pair.record[n]}
+        clip = metadata.setdefault(pair.row.clip_id, fields)
+        if pair.row.boxes:  # corners there, as in the released files left, top, width, height here
+            corners = [(box, box["bbox"]) for box in json.loads(pair.row.boxes)]
+            boxes = [{**box, "bbox": [x, y, r - x, b - y]} for box, (x, y, r, b) in corners]
+            clip.setdefault("actions", {})[pair.row.id] = boxes
     _write_targets(root, dataset, [pair for pair in kept if pair.row.split == "val"])
     for split in SPLITS:
         write_json(action_file(root, dataset, split), actions[split])
@@ -176,11 +228,12 @@ def write_dataset(root: Path, dataset: str, pairs: Sequence[Pair], kept: Sequenc
     chosen = {pair.row for pair in kept}
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["clip", "id", "split", "action", "difference", "sharpness", "kept"])
+    table.writerow(["clip", "id", "split", "action", "difference", "sharpness", "change", "kept"])
     for pair in pairs:
         row, record = pair.row, pair.record
-        figures = (record["difference"], record["sharpness"], "yes" if row in chosen else "no")
-        table.writerow([row.clip_id, row.id, row.split, row.action, *figures])
+        figures = (record[name] for name in ("difference", "sharpness", "change"))
+        answer = "yes" if row in chosen else "no"
+        table.writerow([row.clip_id, row.id, row.split, row.action, *figures, answer])
     write_text(build_folder(root, dataset) / "pairs.csv", text.getvalue())
 
 
@@ -195,8 +248,4 @@ def _write_targets(root: Path, dataset: str, pairs: Sequence[Pair]) -> None:
         source = frame_folder(root, dataset, "val") / pair.image_1
         if path.exists() and os.path.samefile(path, source):
             continue
-        with atomic_path(path) as temporary:
-            try:
-                os.link(source, temporary)
-            except OSError:  # a file system without hard links
-                temporary.write_bytes(source.read_bytes())
+        _link(source, path)

@@ -10,6 +10,7 @@ from egogen.build.rows import Options, Table
 # Name of a form -> module and function that reads a file of it: (path, options) -> Table.
 FORMS = {
     "csv": "egogen.build.table:read_table",
+    "pairs": "egogen.build.pairs:read_pairs",
     "epic100": "egogen.build.forms.epic:read_epic",
     "ego4d-fho": "egogen.build.forms.ego4d:read_fho",
     "egoexo4d": "egogen.build.forms.egoexo4d:read_egoexo4d",

@@ -1,0 +1,101 @@
+"""Ready pairs: a table of (before image, after image, action), images as files or in archives."""
+
+from __future__ import annotations
+
+import functools
+import io
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from egogen.build.archives import SUFFIX, Archive, is_archive
+from egogen.build.clips import Frame
+from egogen.build.records import read_records
+from egogen.build.rows import Options, Row, Table, check_clip, check_texts, split_of_file
+from egogen.build.table import checked
+from egogen.errors import EgoGenError
+from egogen.frames import JPEG, read_rgb
+
+COLUMNS = {  # what they are called; the first that has a value is taken
+    "before": "before before_image image_before image_0 image0 source source_image input_image",
+    "after": "after after_image image_after image_1 image1 target target_image edited_image",
+    "action": "action label narration instruction edit_prompt prompt",
+    "description": "description enriched_description caption",
+    "split": "split subset",
+    "id": "id uid pair_id",
+    "clip": "clip clip_id video video_id video_uid",
+    "tar": "tar tar_file shard archive",  # in which both images are
+}
+
+
+def read_pairs(path: Path, options: Options) -> Table:
+    """Rows of a .jsonl, .csv or .parquet file, all of them. Raises EgoGenError as `read_table`."""
+    split = split_of_file(path, options)
+    return checked(path, read_records(path), lambda values: _row(values, split))
+
+
+def _row(values: dict[str, Any], split: str) -> Row:
+    folded = {name.casefold(): value for name, value in values.items()}
+    texts = {name: _text(folded, name) for name in COLUMNS}
+    check_texts(texts)
+    for name in ("before", "after", "action"):
+        if not texts[name]:
+            raise ValueError(f"no {name}, expected one of {COLUMNS[name]}")
+    tar = texts["tar"] and f"{texts['tar']}/"
+    before, after = tar + texts["before"], tar + texts["after"]
+    check_clip(before, "image")
+    check_clip(after, "image")
+    tops = {PurePosixPath(image).parts[0] for image in (before, after) if "/" in image}
+    clip = texts["clip"] or (SUFFIX.sub("", tops.pop()) if len(tops) == 1 else "pairs")
+    check_clip(clip)
+    known: dict[str, Any] = {name: texts[name] for name in ("action", "id", "description")}
+    named = "_".join(PurePosixPath(clip).parts)
+    split = texts["split"] or split
+    return Row(named, None, split=split, before=before, after=after, **known)
+
+
+def _text(values: dict[str, Any], name: str) -> str:
+    found = [values[column] for column in COLUMNS[name].split() if column in values]
+    value = next((v for v in found if v not in (None, "") and v == v), "")  # NaN is no value
+    if isinstance(value, float) and value.is_integer():  # a column with gaps
+        value = int(value)
+    if not isinstance(value, str | int):
+        raise ValueError(f"{name} {str(value)[:40]!r}, expected a text")
+    return " ".join(str(value).split())
+
+
+class Pictures:
+    """The images of pairs below a folder, by name. `fps`: they are of no film."""
+
+    fps = None
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.archive = functools.cache(Archive)
+
+    @functools.cached_property
+    def archives(self) -> list[Path]:
+        return [path for path in sorted(self.folder.rglob("*")) if is_archive(path)]
+
+    def pair(self, *names: str) -> list[Frame]:
+        """The images, called like their files. Raises EgoGenError."""
+        stems = [PurePosixPath(name).stem for name in names]
+        if stems[0] == stems[1]:
+            stems = [f"{stem}_{number}" for number, stem in enumerate(stems)]
+        return [self._frame(*both) for both in zip(names, stems, strict=True)]
+
+    def _frame(self, name: str, called: str) -> Frame:
+        path = self.folder / name
+        data = path.read_bytes() if path.is_file() else self._member(path, name)
+        image = read_rgb(path, io.BytesIO(data))
+        own = path if path.is_file() else data
+        return Frame(image, called, own if data.startswith(JPEG) else None)
+
+    def _member(self, path: Path, name: str) -> bytes:
+        """Of the archive that the path names, else of the one that has such a name."""
+        named = [(p, str(path.relative_to(p))) for p in path.parents if is_archive(p)]
+        places = named or [(archive, name) for archive in self.archives]
+        found = [(p, member) for p, member in places if member in self.archive(p).places]
+        if len(found) != 1:
+            several = ", ".join(str(archive) for archive, _ in found)
+            raise EgoGenError(f"{path}: {f'is in {several}' if found else 'no such image'}")
+        return self.archive(found[0][0]).read(found[0][1]).getvalue()

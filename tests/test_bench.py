@@ -14,6 +14,7 @@ BENCHES = {  # script: (arguments, a key of what is printed)
     "features": (("--samples", "4", "--rounds", "1", "--text-rows", "2"), "reading_speedup"),
     "sampling": (TINY, "step_ratio"),
     "training": ((*TINY, "--memory-batch", "1"), "peak_memory"),
+    "annotations": (("--share", "0.002"), "ego4d-fho"),
     "describe": (("--samples", "1", "--batch-size", "1", "--tokens", "2"), "speedup"),
 }
 SLOW = ("sampling", "training", "describe")  # tens of seconds

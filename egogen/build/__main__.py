@@ -74,6 +74,8 @@ def main(argv: Sequence[str]) -> int:
     options = Options(args.split, timing, args.pre, args.on, args.video_info)
     table = read_form(args.form, args.table, options)
     report_skipped(args.table, table, args.list_skipped)
+    if not table.rows:
+        raise EgoGenError(f"{args.table}: no rows, expected one a pair at least")
     if args.table_only:
         write_table(args.table_only, table.rows, timing)
         print(f"{args.table_only}: {len(table.rows)} rows")

@@ -10,13 +10,13 @@ from egogen.build.rows import Options, Table
 # Name of a form -> module and function that reads a file of it: (path, options) -> Table.
 FORMS = {
     "csv": "egogen.build.table:read_table",
-    "epic100": "egogen.build.forms.epic:read_epic",
+    "epic100": "egogen.build.forms.tables:read_epic",
     "ego4d-fho": "egogen.build.forms.ego4d:read_fho",
-    "egoexo4d": "egogen.build.forms.egoexo4d:read_egoexo4d",
-    "holoassist": "egogen.build.forms.holoassist:read_holoassist",
-    "hd-epic": "egogen.build.forms.hd_epic:read_hd_epic",
-    "assembly101": "egogen.build.forms.assembly101:read_assembly101",
-    "ssv2": "egogen.build.forms.ssv2:read_ssv2",
+    "egoexo4d": "egogen.build.forms.lists:read_egoexo4d",
+    "holoassist": "egogen.build.forms.lists:read_holoassist",
+    "hd-epic": "egogen.build.forms.tables:read_hd_epic",
+    "assembly101": "egogen.build.forms.tables:read_assembly101",
+    "ssv2": "egogen.build.forms.lists:read_ssv2",
 }
 
 

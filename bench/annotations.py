@@ -23,8 +23,8 @@ sys.path[:1] = [str(PROJECT)]
 
 from egogen.errors import command_parser, run_command  # noqa: E402
 
-COLUMNS = "narration_id video_id start_timestamp stop_timestamp narration all_nouns".split()
-FRAMES = "pre_45 pre_30 pre_15 pre_frame contact_frame pnr_frame post_frame".split()
+COLUMNS = ["narration_id", "video_id", "start_timestamp", "stop_timestamp", "narration", "nouns"]
+FRAMES = ["pre_45", "pre_30", "pre_15", "pre_frame", "contact_frame", "pnr_frame", "post_frame"]
 BOX = {"object_type": "left_hand", "bbox": {"x": 512.25, "y": 300.5, "width": 96, "height": 120.75}}
 
 

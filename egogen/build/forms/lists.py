@@ -36,9 +36,8 @@ def read_egoexo4d(path: Path, options: Options) -> Table:
                 "unsure": row.pop("unsure"),
             }
             if not found.left_out(place, reasons):
-                start = row.pop("start") if instant is None else instant
-                made = Row(name, start, **row, id=str(number))
-                found.add(place, made, ends=instant is None)
+                row["start"] = row["start"] if instant is None else instant
+                found.add(place, Row(name, **row, id=str(number)), ends=instant is None)
     return found.table
 
 

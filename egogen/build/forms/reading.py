@@ -131,7 +131,7 @@ class Reading:
             "no end": ends and row.end is None and row.target is None,
             "before the begin of the video": (first or 0) < 0,
             "stop not after start": row.end is not None and row.end <= (first or 0),
-            "behind the end of the video": row.times(self.timing)[1] >= length,
+            "behind the end of the video": length <= row.times(self.timing)[1] < math.inf,
             "duplicate id": (row.clip, row.id) in self._taken,
         }
         if not self.left_out(where, reasons):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from bad_input_annotations import ANNOTATIONS
 from bad_input_building import BUILDING
 from bad_input_damage import (
     Case,
@@ -335,6 +336,7 @@ CASES = [
     *MERGING,
     *METADATA,
     *BUILDING,
+    *ANNOTATIONS,
     *DOWNLOADS,
     *MEASURING,
     *CAPTIONS,

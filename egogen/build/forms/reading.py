@@ -73,7 +73,7 @@ class Reading:
                 if kind == "some text" and not found[ours]:
                     raise ValueError
             except ValueError:
-                text = f"{names[0]} {str(value)[:60]!r}, expected {kind}"
+                text = f"{names[0]} {repr(value)[:60]}, expected {kind}"
                 raise self.bad(where, text) from None
         return found
 

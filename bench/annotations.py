@@ -38,18 +38,15 @@ def write_epic(path: Path, rows: int) -> None:
             table.writerow([f"{clip}_{k}", clip, *times, "wash knife.", "['knife', 'tap']"])
 
 
-def interaction(k: int) -> dict:
-    frames = {kind: 100 + 15 * n for n, kind in enumerate(FRAMES)}
-    boxes = [{"frame_type": kind, "boxes": [BOX] * 3} for kind in FRAMES]
-    said = {"uid": f"{k:032x}", "narration_text": f"#C C picks up cup {k} ", "is_rejected": False}
-    return {**said, "critical_frames": frames, "clip_critical_frames": frames, "frames": boxes}
-
-
 def write_fho(path: Path, rows: int) -> None:
-    actions = [interaction(k) for k in range(rows)]
-    intervals = [{"narrated_actions": actions[k : k + 100]} for k in range(0, rows, 100)]
-    parts = [{"video_uid": f"{k}", "annotated_intervals": [v]} for k, v in enumerate(intervals)]
-    path.write_text(json.dumps({"videos": parts}))
+    frames = {kind: 100 + 15 * n for n, kind in enumerate(FRAMES)}
+    more = {"critical_frames": frames, "clip_critical_frames": frames, "is_rejected": False}
+    more["frames"] = [{"frame_type": kind, "boxes": [BOX] * 3} for kind in FRAMES]
+    texts = [(f"{k:032x}", f"#C C picks up cup {k} ") for k in range(rows)]
+    actions = [{"uid": uid, "narration_text": text, **more} for uid, text in texts]
+    intervals = [{"narrated_actions": actions}]
+    videos = [{"video_uid": "invented", "annotated_intervals": intervals}]
+    path.write_text(json.dumps({"videos": videos}))
 
 
 def main(argv: Sequence[str]) -> None:

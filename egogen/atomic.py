@@ -10,6 +10,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,11 +171,12 @@ def parse_json(data: bytes, where: str, finite: bool = True) -> Any:
         del data  # a file may take a good part of the memory
         if re.search(r"\\u[dD][89a-fA-F]", text):
             text = ESCAPE.sub(lambda match: r"\ufffd" if match[1] else match[0], text)
-        hooks = {"object_pairs_hook": _no_key_twice, "parse_constant": number}
-        value = json.loads(text, parse_int=number, **hooks)
+        kept: Any = {"object_pairs_hook": _no_key_twice, "parse_constant": number}
+        load = partial(json.loads, text, parse_int=number, **kept)
+        value = load()
         if _infinite(value) and finite:  # rare; a call for every float takes most of the time
             odd.clear()
-            json.loads(text, parse_float=number, parse_int=number, **hooks)
+            load(parse_float=number)
     except EgoGenError as error:
         raise EgoGenError(f"{where}: {error}") from None
     except UnicodeDecodeError:

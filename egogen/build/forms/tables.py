@@ -45,17 +45,14 @@ def read_hd_epic(path: Path, options: Options) -> Table:
         pairs = row.pop("pairs")
         try:
             pairs = ast.literal_eval(pairs) if isinstance(pairs, str) else pairs
-            phrases = [phrase(verb, noun) for verb, noun in pairs] if pairs is not None else []
+            pairs = [] if pairs is None else pairs
+            pairs = [(verb.replace("-", " "), *noun.split(":")[::-1]) for verb, noun in pairs]
         except (ValueError, TypeError, AttributeError, SyntaxError, RecursionError, MemoryError):
             text = f"main_actions {str(pairs)[:60]!r}, expected pairs of a verb and a noun"
             raise found.bad(where, text) from None
-        found.add(where, Row(**row, action=" and ".join(phrases)))
+        action = " and ".join(" ".join(words) for words in pairs)
+        found.add(where, Row(**row, action=action))
     return found.table
-
-
-def phrase(verb: str, noun: str) -> str:
-    """("put-down", "bag:garbage") -> "put down garbage bag"."""
-    return " ".join([verb.replace("-", " "), *noun.split(":")[::-1]]).strip()
 
 
 def read_assembly101(path: Path, options: Options) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -109,6 +110,7 @@ def split_of_file(path: Path, options: Options) -> str:
     return options.split or (named[-1] if named else SPLITS[0])
 
 
+@lru_cache  # a clip has many rows
 def check_clip(clip: str) -> None:
     """Raises ValueError for what is no name of a file or folder below that of the videos."""
     if "\\" in clip or not PurePosixPath(clip).parts:

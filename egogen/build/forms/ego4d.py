@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import product
 from pathlib import Path
 
 from egogen.atomic import read_object
@@ -64,16 +65,16 @@ def _boxes(found: Reading, where: str, frames: list, chosen: dict[str, str]) -> 
     """
     boxes = []
     try:
-        for item in frames:
-            for name, frame in {**item, item.get("frame_type"): item}.items():
-                for box in (frame.get("boxes") or []) if name in chosen else []:
-                    if area := box.get("bbox"):
-                        x, y = area["x"], area["y"]
-                        corners = [x, y, x + area["width"], y + area["height"]]
-                        box = {box.get("structured_noun") or box.get("object_type"): corners}
-                    for thing, corners in box.items():
-                        numbers = [float(corner) for corner in corners]
-                        boxes.append({"frame": chosen[name], "object": thing, "bbox": numbers})
+        for item, name in product(frames, chosen):
+            frame = item if item.get("frame_type") == name else item.get(name) or {}
+            for box in frame.get("boxes") or []:
+                if area := box.get("bbox"):
+                    x, y = area["x"], area["y"]
+                    corners = [x, y, x + area["width"], y + area["height"]]
+                    box = {box.get("structured_noun") or box.get("object_type"): corners}
+                for thing, corners in box.items():
+                    numbers = [float(corner) for corner in corners]
+                    boxes.append({"frame": chosen[name], "object": thing, "bbox": numbers})
     except (AttributeError, KeyError, TypeError, ValueError):
         raise found.bad(where, "frames, expected boxes of x, y, width and height") from None
     return json.dumps(boxes) if boxes else ""

@@ -67,7 +67,8 @@ class Reading:
         """What a row or object has, by our names in fields.toml; None where it is empty."""
         found = {}
         for ours, (kind, *names) in FIELDS[form].items():
-            value = next((entry[name] for name in names if name in entry), None)
+            there = [name for name in names if name in entry]
+            value = entry[there[0]] if there else None
             try:
                 found[ours] = converted(value, kind)
                 if kind == "some text" and not found[ours]:

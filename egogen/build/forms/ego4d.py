@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from itertools import product
@@ -28,6 +29,7 @@ def read_fho(path: Path, options: Options) -> Table:
         head = json.dumps(content)[:100_000]
         kinds = [f"looks like {w}, " for key, w in FIELDS["ego4d-others"].items() if key in head]
         raise EgoGenError(f"{path}: {''.join(kinds[:1])}expected fho_main.json with its videos")
+    gc.freeze()  # the collector need not look through all that again and again
     for place, (video, part, action) in found.walk("videos", content["videos"], *LEVELS):
         known = found.values(place, video["metadata"] or {}, "ego4d-metadata")
         clip, rate, length = video["clip"], known["fps"] or FPS, known["frames"]
@@ -54,6 +56,7 @@ def read_fho(path: Path, options: Options) -> Table:
             times = {"source": source / rate, "target": target / rate}
             row = Row(clip, None, text, id=action["id"], boxes=boxes, **times)
             found.add(place, row, (length or math.inf) / rate, split=video["split"])
+    gc.unfreeze()
     return found.table
 
 

@@ -95,7 +95,7 @@ HOSTILE = {
     "persistent": b"P1\n.",
     "extension": b"\x80\x02\x82\x01.",
     "state for a class": b"cpandas\nDataFrame\n(N}" + text("columns") + text("x") + b"stb.",
-    "attributes for a class": b"cpandas\nIndex\n}" + text("name") + text("x") + b"sb.",
+    "attributes for a class": b"cpandas\nIndex\n(N}" + text("x") + text("x") + b"stb.",
     "state for a function": b"cpandas.core.indexes.base\n_new_Index\n}" + text("a") + b"Nsb.",
     "frame of nothing": b"\x80\x02cpandas\nDataFrame\n)\x81}" + text("_mgr") + b"K\x01sb.",
     "a list": pickle.dumps([1, 2]),
@@ -114,6 +114,8 @@ def test_a_payload_is_named_and_never_runs(name, tmp_path, monkeypatch):
     assert "\n" not in str(refused.value)
     assert [path.name for path in tmp_path.iterdir()] == ["t.pkl"]
     assert (dict(vars(pandas.DataFrame)), dict(vars(pandas.Index))) == before
+    if " for a " in name:
+        assert "it changes a class or a function" in str(refused.value)
 
 
 def test_a_payload_in_a_cell(tmp_path):

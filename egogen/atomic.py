@@ -1,5 +1,6 @@
 """Files appear complete or not at all: temporary name in the same folder, fsync, rename."""
 
+import gc
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,16 +87,27 @@ def write_npy(path: str | os.PathLike, array: "np.ndarray") -> None:
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) < len(keys):
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
         twice = min(key for key in keys if keys.count(key) > 1)
         raise EgoGenError(f"key {twice!r} stands twice in one object, expected once")
-    return dict(pairs)
+    return found
 
 
-def _depth(value: Any) -> int:
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return 1 + max([_depth(item) for item in items if type(item) in (dict, list)], default=0)
+def _inside(value: Any) -> Any:
+    return value.values() if type(value) is dict else value
+
+
+def _infinite(value: Any) -> bool:
+    """Whether a float in it is. Raises ValueError for what is more than DEEPEST deep."""
+    level, found = [[value]], False
+    for _ in range(DEEPEST + 1):
+        found = found or any(math.inf in x or -math.inf in x for x in map(_inside, level))
+        level = [item for x in level for item in _inside(x) if type(item) in (dict, list)]
+        if not level:
+            return found
+    raise ValueError(f"more than {DEEPEST} lists or objects in one another")
 
 
 def _place_of_nan(value: Any) -> list | None:
@@ -114,12 +127,11 @@ def read_json(path: str | os.PathLike, finite: bool = True) -> Any:
     Raises EgoGenError when it is missing or a folder.
     """
     try:
-        data = Path(path).read_bytes()
+        return parse_json(Path(path).read_bytes(), str(path), finite)
     except FileNotFoundError:
         raise EgoGenError(f"{path}: no such file") from None
     except (IsADirectoryError, NotADirectoryError):
         raise EgoGenError(f"{path}: expected a JSON file, found a folder") from None
-    return parse_json(data, str(path), finite)
 
 
 def read_object(
@@ -143,6 +155,7 @@ def parse_json(data: bytes, where: str, finite: bool = True) -> Any:
     DEEPEST deep and, unless `finite` is false, NaN, Infinity and numbers that are too large.
     """
     odd = []
+    collected = gc.isenabled()
 
     def number(text: str) -> float:
         value = float(text)
@@ -150,25 +163,27 @@ def parse_json(data: bytes, where: str, finite: bool = True) -> Any:
             odd.append(text)
         return int(text) if math.isfinite(value) and text.lstrip("-").isdigit() else value
 
+    gc.disable()  # it would look through all that is there, again and again as that grows
     try:
         text = data.decode(json.detect_encoding(data))
+        del data  # a file may take a good part of the memory
         if re.search(r"\\u[dD][89a-fA-F]", text):
             text = ESCAPE.sub(lambda match: r"\ufffd" if match[1] else match[0], text)
-        value = json.loads(
-            text,
-            object_pairs_hook=_no_key_twice,
-            parse_constant=number,
-            parse_float=number,
-            parse_int=number,
-        )
-        if _depth(value) > DEEPEST:
-            raise ValueError(f"more than {DEEPEST} lists or objects in one another")
+        kept: Any = {"object_pairs_hook": _no_key_twice, "parse_constant": number}
+        load = partial(json.loads, text, parse_int=number, **kept)
+        value = load()
+        if _infinite(value) and finite:  # rare; a call for every float takes most of the time
+            odd.clear()
+            load(parse_float=number)
     except EgoGenError as error:
         raise EgoGenError(f"{where}: {error}") from None
     except UnicodeDecodeError:
         raise EgoGenError(f"{where}: not a UTF-8 text file, expected JSON") from None
     except (ValueError, RecursionError) as error:
         raise EgoGenError(f"{where}: not valid JSON ({error})") from None
+    finally:
+        if collected:
+            gc.enable()
     if odd and finite:
         place = "/".join(map(str, _place_of_nan(value) or ()))
         raise EgoGenError(f"{where}: entry {place}: {odd[0][:40]}, expected a finite number")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from bad_input_annotations import ANNOTATIONS
 from bad_input_building import BUILDING
 from bad_input_curating import CURATING
 from bad_input_damage import (
@@ -328,6 +329,7 @@ CASES = [
     *METADATA,
     *BUILDING,
     *CURATING,
+    *ANNOTATIONS,
     *DOWNLOADS,
     *MEASURING,
     *CAPTIONS,

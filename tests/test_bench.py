@@ -13,6 +13,7 @@ BENCHES = {  # script: (arguments, a key of what is printed)
     "captions": (("--kinds", "base", "--images", "1"), "base"),
     "sampling": (TINY, "step_ratio"),
     "training": ((*TINY, "--memory-batch", "1"), "peak_memory"),
+    "annotations": (("--share", "0.002"), "ego4d-fho"),
     "describe": (("--samples", "1", "--batch-size", "1", "--tokens", "2"), "speedup"),
 }
 SLOW = ("captions", "sampling", "training", "describe")  # tens of seconds

@@ -200,7 +200,6 @@ def test_times():
         (["kitchen,1,a,,,,1", "kitchen,2,a,,,,1"], "row 3: id 1 stands twice"),
         (["kitchen,1"], "fewer fields"),
         (["kitchen,1,a,,,,,,9"], "fewer fields"),
-        ([], "no rows"),
         (["kitchen,x,a,,,,", "kitchen,1,,,,,"], "row 2: .*; row 3: "),
     ],
 )

@@ -1,7 +1,5 @@
 """A dataset from one's own data: `python -m egogen.build OUT --table FILE --videos DIR`."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections import Counter
@@ -89,6 +87,9 @@ def main(argv: Sequence[str]) -> int:
     timing = Timing(args.before, args.fraction, args.after)
     options = Options(args.split, timing, args.pre, args.on, args.video_info)
     table = read_form(args.form, args.table, options)
+    if not table.rows:
+        report_skipped(args.table, table, args.list_skipped)
+        raise EgoGenError(f"{args.table}: no rows, expected one a pair at least")
     if args.table_only:
         report_skipped(args.table, table, args.list_skipped)
         write_table(args.table_only, table.rows, timing)

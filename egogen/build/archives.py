@@ -1,7 +1,5 @@
 """Tar archives of images: an index of one, and reading by seeking. Nothing is unpacked."""
 
-from __future__ import annotations
-
 import io
 import re
 import tarfile

@@ -1,7 +1,5 @@
 """Clips by name, and frames of one by time: of a video file or of a folder of frames."""
 
-from __future__ import annotations
-
 import functools
 import math
 import os

@@ -1,7 +1,5 @@
 """Frames of a video by time, as a player shows them; FFmpeg's libraries decide what a video is."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What is wrong with a pair as an example of an action: nothing happens, too much, or blur."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Ready pairs: a table of (before image, after image, action), images as files or in archives."""
 
-from __future__ import annotations
-
 import functools
 import io
 from pathlib import Path, PurePosixPath

@@ -1,7 +1,5 @@
 """Tables that other programs wrote, as rows of values by column: CSV, JSON lines, parquet."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,10 +1,10 @@
 """Actions as every form of annotation gives them, and how their times follow from what is known."""
 
-from __future__ import annotations
-
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -99,9 +99,7 @@ class Table:
 class Options:
     """What readers of forms are told; each looks at what concerns it."""
 
-    split: str | None = (
-        None  # of rows that do not say it; None: as the file's name says, else train
-    )
+    split: str | None = None  # of rows without one; None: as the file's name says, else train
     timing: Timing = field(default_factory=Timing)
     pre: str = "pre_15"  # Ego4D's critical frame that is the source
     on: str = "video"  # or "clip": whose times Ego4D's are
@@ -117,10 +115,12 @@ def split_named(name: str) -> str:
 
 def split_of_file(path: Path, options: Options) -> str:
     """The split that was asked for, else the one in the file's name, else train."""
-    named = [split for name, split in SPLIT_NAMES.items() if name in path.stem.lower()]
+    words = re.split("[^a-z]+", path.stem.lower())  # EPIC_100_retrieval_train has no "val"
+    named = [SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES]
     return options.split or (named[-1] if named else SPLITS[0])
 
 
+@lru_cache  # a clip has many rows
 def check_clip(clip: str, what: str = "clip") -> None:
     """Raises ValueError for what is no name of a file or folder below that of the videos."""
     if "\\" in clip or not PurePosixPath(clip).parts:
@@ -138,7 +138,7 @@ def check_id(name: str) -> None:
 def check_texts(values: Mapping[str, str]) -> None:
     """Raises ValueError for a control character."""
     for name, value in values.items():
-        if any(ord(character) < 32 for character in value):
+        if re.search(r"[\x00-\x1f]", value):
             raise ValueError(f"{name} {value!r} holds a control character")
 
 

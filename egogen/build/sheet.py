@@ -1,7 +1,5 @@
 """Contact sheets: every pair side by side with its label, those with something wrong marked."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The project's own table of actions: a CSV with a row a pair, checked before any work."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re
@@ -54,12 +52,17 @@ def precise(time: float) -> str:
 
 
 def write_table(path: Path, rows: Sequence[Row], timing: Timing) -> None:
-    """The table as `read_table` takes it back, with the times of both frames."""
+    """The table as `read_table` takes it back, with the times of both frames.
+
+    Raises EgoGenError where the target is the last frame of a video that nobody has looked at.
+    """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(WRITTEN)
     for row in rows:
         times = [precise(time) for time in row.times(timing)]
+        if "inf" in times:
+            raise EgoGenError(f"clip {row.clip}: expected --video-info, which says when it ends")
         table.writerow([row.clip, row.id, row.split, row.action, *times, row.description])
     write_text(path, text.getvalue())
 
@@ -96,8 +99,6 @@ def checked(path: Path, records: Records, make: Callable[[dict[str, Any]], Row])
             bad.append(f"{where}: {error}")
     if bad:
         raise EgoGenError(f"{path}: {listed(bad, between='; ')}")
-    if not rows:
-        raise EgoGenError(f"{path}: no rows, expected one a pair")
     return Table(rows)
 
 

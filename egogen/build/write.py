@@ -4,8 +4,6 @@ Besides the released layout, `ROOT/build/<dataset>/` holds what made it (made_by
 pair (pairs/<clip>/<id>.json), the table of all pairs with their figures (pairs.csv), and sheets.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

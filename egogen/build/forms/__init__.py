@@ -1,7 +1,5 @@
 """Forms of annotation, official ones and the project's own table: each as rows."""
 
-from __future__ import annotations
-
 import importlib
 from pathlib import Path
 
@@ -11,13 +9,13 @@ from egogen.build.rows import Options, Table
 FORMS = {
     "csv": "egogen.build.table:read_table",
     "pairs": "egogen.build.pairs:read_pairs",
-    "epic100": "egogen.build.forms.epic:read_epic",
+    "epic100": "egogen.build.forms.tables:read_epic",
     "ego4d-fho": "egogen.build.forms.ego4d:read_fho",
-    "egoexo4d": "egogen.build.forms.egoexo4d:read_egoexo4d",
-    "holoassist": "egogen.build.forms.holoassist:read_holoassist",
-    "hd-epic": "egogen.build.forms.hd_epic:read_hd_epic",
-    "assembly101": "egogen.build.forms.assembly101:read_assembly101",
-    "ssv2": "egogen.build.forms.ssv2:read_ssv2",
+    "egoexo4d": "egogen.build.forms.lists:read_egoexo4d",
+    "holoassist": "egogen.build.forms.lists:read_holoassist",
+    "hd-epic": "egogen.build.forms.tables:read_hd_epic",
+    "assembly101": "egogen.build.forms.tables:read_assembly101",
+    "ssv2": "egogen.build.forms.lists:read_ssv2",
 }
 
 

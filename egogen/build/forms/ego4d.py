@@ -1,0 +1,81 @@
+"""Ego4D's hands and objects: fho_main.json."""
+
+import gc
+import json
+import math
+from itertools import product
+from pathlib import Path
+
+from egogen.atomic import read_object
+from egogen.build.forms.reading import FIELDS, Reading
+from egogen.build.rows import Options, Row, Table
+from egogen.errors import EgoGenError
+from egogen.labels import clean_label
+
+FPS = 30.0  # of canonical clips, and of videos whose metadata do not say it
+LEVELS = ("ego4d-video", "ego4d-interval", "ego4d-action")
+
+
+def read_fho(path: Path, options: Options) -> Table:
+    """A row an interaction: from the PRE frame `options.pre` to the PNR frame of its video.
+
+    With `options.on` "clip": of its canonical clip. Seconds are frame / rate, 30 where the video's
+    is not known, so that they name the very frame.
+    """
+    found, content = Reading(path, options), read_object(path)
+    if "videos" not in content:
+        head = json.dumps(content)[:100_000]
+        kinds = [f"looks like {w}, " for key, w in FIELDS["ego4d-others"].items() if key in head]
+        raise EgoGenError(f"{path}: {''.join(kinds[:1])}expected fho_main.json with its videos")
+    gc.freeze()  # the collector need not look through all that again and again
+    for place, (video, part, action) in found.walk("videos", content["videos"], *LEVELS):
+        known = found.values(place, video["metadata"] or {}, "ego4d-metadata")
+        clip, rate, length = video["clip"], known["fps"] or FPS, known["frames"]
+        if options.on == "clip":
+            clip, rate, length = part["clip"], FPS, part["end"]
+            length = length and length - (part["start"] or 0)
+        frames = found.values(place, action[options.on] or {}, "ego4d-frames")
+        source, target = frames[options.pre], frames["pnr_frame"]
+        text = action["text"]
+        asked = clean_label(text, "ego4d")
+        reasons = {
+            "rejected": action["rejected"],
+            "invalid": action["invalid"] or action["valid"] is False,
+            "no clip": not clip,
+            "no PNR frame": target is None,
+            f"no {options.pre} frame": source is None,
+            "PNR frame not after the source": None not in (source, target) and target <= source,
+            "unsure": not asked and "unsure" in text.lower(),
+            "no narration": not asked,
+        }
+        if not found.left_out(place, reasons):
+            chosen = {options.pre: "source", "pnr_frame": "target"}
+            boxes = _boxes(found, place, action["frames"] or [], chosen)
+            times = {"source": source / rate, "target": target / rate}
+            row = Row(clip, None, text, id=action["id"], boxes=boxes, **times)
+            found.add(place, row, (length or math.inf) / rate, split=video["split"])
+    gc.unfreeze()
+    return found.table
+
+
+def _boxes(found: Reading, where: str, frames: list, chosen: dict[str, str]) -> str:
+    """`Row.boxes` of the chosen frames (name there -> here), in pixels of the video.
+
+    An item of `frames` has a frame_type, or, as in fho_hands, the frame below its name. A box is
+    {"bbox": {x, y, width, height}} of an object, or {"left_hand": [x, y, x, y]}.
+    """
+    boxes = []
+    try:
+        for item, name in product(frames, chosen):
+            frame = item if item.get("frame_type") == name else item.get(name) or {}
+            for box in frame.get("boxes") or []:
+                if area := box.get("bbox"):
+                    x, y = area["x"], area["y"]
+                    corners = [x, y, x + area["width"], y + area["height"]]
+                    box = {box.get("structured_noun") or box.get("object_type"): corners}
+                for thing, corners in box.items():
+                    numbers = [float(corner) for corner in corners]
+                    boxes.append({"frame": chosen[name], "object": thing, "bbox": numbers})
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise found.bad(where, "frames, expected boxes of x, y, width and height") from None
+    return json.dumps(boxes) if boxes else ""

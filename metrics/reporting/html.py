@@ -17,12 +17,10 @@ from PIL import Image
 from egogen.frames import read_rgb
 from metrics.frame_pairs import frame_file
 from metrics.registry import KEYS
-from metrics.reporting import figures
 from metrics.reporting.comparison import NOTE, cells, panels
 from metrics.reporting.curves import Drawing, draw_curve, draw_histogram, to_svg
 from metrics.reporting.data import ReportData, Sample, gained_and_lost, rank
 from metrics.reporting.figures import arrow, interval_text, is_signed, key_of, number, percent
-from metrics.reporting.runs import Versus
 
 IMAGE_WIDTH = 400  # pixels at most, shown at some 270
 QUALITY = 84
@@ -98,19 +96,6 @@ def frame_rows(data: ReportData) -> list[tuple[Sample, list[Word]]]:
     return rows
 
 
-def versus_rows(versus: Versus | None) -> list[tuple[str, list[Word]]]:
-    """(figure, its cells) of every compared figure; the difference is marked where it is clear."""
-    rows = []
-    for found in versus.figures if versus else ():
-        title, *values, better = cells(found, KEYS[found.key])
-        kinds = ["", "", {"B": "good", "A": "bad"}.get(better, ""), *[""] * (len(values) - 3)]
-        texts = [
-            figures.DASH if text == "-" else text.replace("-", "\N{MINUS SIGN}") for text in values
-        ]
-        rows.append((title, list(map(Word, texts, kinds))))
-    return rows
-
-
 def page(data: ReportData, chosen: dict[str, list[Sample]]) -> str:
     """The report; `chosen` are the samples of each section."""
     environment = Environment(
@@ -121,14 +106,13 @@ def page(data: ReportData, chosen: dict[str, list[Sample]]) -> str:
         lstrip_blocks=True,
     )
     of_figures = (arrow, interval_text, key_of, number, percent)
-    for function in (*of_figures, figure_words, frame_file, image_uri, to_svg):
+    for function in (*of_figures, cells, figure_words, frame_file, image_uri, to_svg):
         environment.globals[function.__name__] = function
     gained, lost = gained_and_lost(data, min(CHANGED, len(chosen["best"])))
     return environment.get_template("report.html.j2").render(
         data=data,
         chosen=chosen,
         curves=[partial(draw_curve, curve=curve) for curve in data.curves],
-        versus_rows=versus_rows(data.versus),
         versus_note=NOTE,
         versus_drawings=panels(data.versus) if data.versus else [],
         changed=[("Gained", "good", gained), ("Lost", "bad", lost)],

@@ -5,10 +5,10 @@ end included; the old one by the number of all of them, the prompt included and 
 rule prefers longer captions, so other captions win.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 Candidate = tuple[float, int, int]  # log-probability so far, beam, next piece
@@ -72,7 +72,7 @@ class _Search:
 
 @torch.inference_mode()
 def beam_search(
-    network: nn.Module, states: torch.Tensor, prompt: list[int], rules: SearchRules
+    network: Callable, states: torch.Tensor, prompt: list[int], rules: SearchRules
 ) -> list[tuple[float, list[int]]]:
     """(score, pieces with the prompt, without the end) of the best caption of each image.
 

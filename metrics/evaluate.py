@@ -9,7 +9,7 @@ from egogen.errors import EgoGenError
 from metrics.frame_pairs import Population, find_pairs, source_folder
 from metrics.intervals import SUFFIX, intervals
 from metrics.registry import METRICS, Metric, Settings, choose
-from metrics.results import METRIC_FILE, Results, content_digest, default_folder, load
+from metrics.results import METRIC_FILE, Part, Results, content_digest, default_folder, load
 
 
 def runnable(names: str | None, settings: Settings, source: bool) -> tuple[list[Metric], list[str]]:
@@ -103,8 +103,9 @@ def evaluate(
             print(f"kept: {metric.title} ({metric.name}), computed earlier from the same files")
             continue
         print(f"metric {number} of {len(metrics)}: {metric.title} ({metric.name})", flush=True)
-        measured = metric.measure(population.pairs, settings)
-        results.add(metric.name, identity, measured, *intervals(measured, clips))
+        found = metric.measure(population.pairs, settings)
+        known = identity, found.overall, found.columns
+        results.add(metric.name, Part(*known, *intervals(found, clips), found.documents))
     results.write()
     print(table(results))
     print(f"written: {results.folder / METRIC_FILE}")

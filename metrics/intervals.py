@@ -231,10 +231,11 @@ def compare_columns(
 
 
 def compare_resampled(
-    key: str, overall: tuple[float, float], resampled: tuple[Numbers, Numbers], frames: int
+    key: str, overall: Sequence[float], resampled: Sequence[Numbers], frames: int
 ) -> Comparison:
     """Compare one number a run by its resampled values, draw by draw over the same clips."""
-    difference = overall[1] - overall[0]
+    first, second = overall
+    difference = second - first
     spread = np.subtract(resampled[1], resampled[0])
     interval, p_value = around(difference, spread), None
     if interval is not None:
@@ -242,5 +243,5 @@ def compare_resampled(
         # Runs that agree in every draw do not differ at all.
         p_value = 1.0 if deviation == 0 else math.erfc(abs(difference) / deviation / math.sqrt(2))
     return Comparison(
-        key, *overall, difference, interval, p_value, "normal, resampled clips", frames
+        key, first, second, difference, interval, p_value, "normal, resampled clips", frames
     )

@@ -23,7 +23,7 @@ from typing import Any
 from egogen.atomic import read_json, write_json, write_text
 from egogen.errors import EgoGenError
 from metrics.frame_pairs import Pair
-from metrics.registry import METRICS, Measured
+from metrics.registry import METRICS
 
 METRIC_FILE, SAMPLE_FILE, INPUT_FILE = "metric.json", "per_sample.csv", "inputs.json"
 PARTS = "parts"
@@ -52,8 +52,7 @@ def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
     for path, _, _ in files:
         digest.update(f"{path.name}\0".encode())
         with open(path, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+            hashlib.file_digest(stream, lambda: digest)
     return digest.hexdigest()
 
 
@@ -106,17 +105,8 @@ class Results:
     def holds(self, metric: str, identity: dict) -> bool:
         return metric in self.parts and self.parts[metric].identity == identity
 
-    def add(
-        self,
-        metric: str,
-        identity: dict,
-        measured: Measured,
-        intervals: dict[str, list[float] | None] | None = None,
-        resampled: dict[str, list[float]] | None = None,
-    ) -> None:
+    def add(self, metric: str, part: Part) -> None:
         """Take over one metric's values; the part is on disk before any other file changes."""
-        overall, columns, documents = measured.overall, measured.columns, measured.documents
-        part = Part(identity, overall, columns, intervals or {}, resampled or {}, documents)
         content = {"format": FORMAT, **asdict(part)}
         content["columns"] = {key: _to_json(column) for key, column in part.columns.items()}
         write_json(self.folder / PARTS / f"{metric}.json", content, indent=None)
@@ -186,6 +176,17 @@ def read_table(path: str | os.PathLike) -> tuple[dict[str, dict[str, float]], di
     except (UnicodeDecodeError, csv.Error, KeyError, ValueError, TypeError) as error:
         raise EgoGenError(f"{path}: not a table of per-sample figures ({error})") from None
     return samples, clips
+
+
+def read_figures(folder: Path) -> dict[str, Any]:
+    """metric.json of a folder; EgoGenError naming the command that writes it if it is not there."""
+    path = folder / METRIC_FILE
+    if not path.exists():
+        raise EgoGenError(
+            f"{folder}: holds no {METRIC_FILE}; measure first: "
+            "python metrics/all_metrics_in_one.py --help"
+        )
+    return read_object(path, "figures")
 
 
 def read_object(path: str | os.PathLike, what: str) -> dict[str, Any]:

@@ -172,5 +172,5 @@ def test_released_keys_order_and_files():
     released = ["fid", "psnr", "lpips_squeeze", "clip", "egovlp", "egovlp_plus", "blip_base"]
     order = [name for name in METRICS if name in released or name == "blip_large"]
     assert order == [*released, "blip_large"]
-    assert METRICS["blip_base"].documents == ("blip.json",)
-    assert METRICS["blip_large"].documents == ("blip-l.json",)
+    assert METRICS["blip_base"].documents == ["blip.json"]
+    assert METRICS["blip_large"].documents == ["blip-l.json"]

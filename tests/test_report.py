@@ -17,7 +17,8 @@ from egogen.actions import read_actions
 from egogen.errors import EgoGenError, run_command
 from metrics import all_metrics_in_one, report
 from metrics.reporting.curves import smooth
-from metrics.reporting.data import Sample, read_curve, select
+from metrics.reporting.data import ReportData, Sample, read_curve, select
+from metrics.reporting.html import page
 from metrics.results import read_table
 
 EVIL = '<script>document.body.innerHTML=""</script> "quoted" & \N{SNOWMAN} ' + "long" * 60
@@ -140,6 +141,29 @@ def other_run(measured, folder):
         ]
     )
     return folder / "run"
+
+
+def test_the_headline_holds_eight_figures_and_first_the_action():
+    keys = ("psnr", "psnr_changed_gain", "psnr_changed", "fid", "lpips_alex", "clip_image_sim")
+    keys += ("egovlp_image_sim", "egovlp_plus_image_sim", "blip_large_egovlp_sim", "lpips_vgg")
+    data = ReportData("", "", [], "", dict.fromkeys(keys, 0.5))
+    order = ["Gain over copying", "FID", "PSNR", "LPIPS AlexNet", "CLIP", "EgoVLP", "EgoVLP+"]
+    order += ["BLIP-L"]
+
+    def names() -> list[str]:
+        text = page(data, {"best": [], "worst": [], "others": []})
+        return re.findall("<span>([^<]+)</span>", text[: text.index("<h2>Figures")])
+
+    assert names() == order
+    data.score = {"done_rate": 0.25, "by_verb": [1]}  # another tool's: no table of verbs
+    data.descriptions = {"hand": 0.125, "all": None, "count": 4}
+    assert names() == ["Action done", "Descriptions right", *order[:6]]
+    text = page(data, {"best": [], "worst": [], "others": []})
+    assert "by verb" not in text and "object, hand and target, of 4" in text
+    shares = text[text.index("Descriptions that state it right") :]
+    assert re.findall("<th>(.+?)</th>", shares)[:2] == ["hand", "all"]
+    assert re.findall('"number">(.+?)</td>', shares)[:2] == ["12.5 %", "\N{EN DASH}"]
+    assert "width:12%" in shares
 
 
 def test_the_other_run_and_what_gained_are_shown(written, measured, tmp_path):

@@ -74,16 +74,6 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     return float(mean_term + traces - 2 * cross)
 
 
-def _reference_name(pairs: Sequence[Pair], weights: Path, device: str) -> str | None:
-    """File name; None when a pair does not know the content of its ground truth frame."""
-    if not all(pair.target_digest for pair in pairs):
-        return None
-    digest = hashlib.sha256(f"{device.split(':')[0]}\n{content_digest(weights)}\n".encode())
-    for pair in pairs:
-        digest.update(f"{pair.key}\0{pair.target_digest}\n".encode())
-    return f"{digest.hexdigest()}.npy"
-
-
 def reference_features(
     pairs: Sequence[Pair], weights: Path, device: str, compute: Callable[[], np.ndarray]
 ) -> np.ndarray:
@@ -91,10 +81,10 @@ def reference_features(
 
     A damaged file is computed again. Where nothing can be written, a line says so.
     """
-    name = _reference_name(pairs, weights, device)
-    if name is None:
-        return compute()
-    path = weights.parent / FOLDER / name
+    digest = hashlib.sha256(f"{device.split(':')[0]}\n{content_digest(weights)}\n".encode())
+    for pair in pairs:
+        digest.update(f"{pair.key}\0{pair.target_digest}\n".encode())
+    path = weights.parent / FOLDER / f"{digest.hexdigest()}.npy"
     try:
         found = np.load(path, allow_pickle=False)
         if found.ndim == 2 and len(found) == len(pairs) and np.isfinite(found).all():

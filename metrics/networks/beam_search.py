@@ -5,10 +5,10 @@ end included; the old one by the number of all of them, the prompt included and 
 rule prefers longer captions, so other captions win.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 Candidate = tuple[float, int, int]  # log-probability so far, beam, next piece
@@ -70,46 +70,27 @@ class _Search:
         return self.finished[0]
 
 
-class _Decoder:
-    """Log-probabilities of the next piece; keys and values of image and pieces so far are kept."""
-
-    def __init__(self, network: nn.Module, states: torch.Tensor):
-        self.network, self.states = network, states
-        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-
-    def widen(self, beams: int) -> None:
-        """From one row an image to `beams` rows an image."""
-        self.cache.batch_repeat_interleave(beams)
-        self.states = self.states.repeat_interleave(beams, dim=0)
-
-    def reorder(self, rows: torch.Tensor) -> None:
-        """Beams only change places within their image, whose keys and values are equal."""
-        self.cache.self_attention_cache.reorder_cache(rows)
-
-    def __call__(self, pieces: torch.Tensor) -> torch.Tensor:
-        """The pieces (rows, new) that it has not seen yet -> (rows, vocabulary)."""
-        logits = self.network(
-            pieces, encoder_hidden_states=self.states, past_key_values=self.cache, use_cache=True
-        ).logits
-        return logits[:, -1].log_softmax(dim=-1)
-
-
 @torch.inference_mode()
 def beam_search(
-    network: nn.Module, states: torch.Tensor, prompt: list[int], rules: SearchRules
+    network: Callable, states: torch.Tensor, prompt: list[int], rules: SearchRules
 ) -> list[tuple[float, list[int]]]:
     """(score, pieces with the prompt, without the end) of the best caption of each image.
 
     `network` is BLIP's decoder, `states` (n, tokens, width) what it attends to. The images of a
     batch do not influence each other.
     """
-    decoder = _Decoder(network, states)
+    # Keys and values of the image and of the pieces so far.
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     count, device, beams = len(states), states.device, rules.beams
-    pieces = torch.tensor([prompt] * count, device=device)
-    log_probabilities, width = decoder(pieces), 1  # one row an image reads the prompt
+    width = 1  # one row an image reads the prompt, then `beams` rows go on
+    newest = pieces = torch.tensor([prompt] * count, device=device)
     totals = torch.zeros(count, 1, device=device)
     searches = [_Search(rules, len(prompt)) for _ in range(count)]
     while True:
+        logits = network(
+            newest, encoder_hidden_states=states, past_key_values=cache, use_cache=True
+        ).logits
+        log_probabilities = logits[:, -1].log_softmax(dim=-1)
         if pieces.shape[1] < rules.shortest:
             log_probabilities[:, rules.end] = -torch.inf
         candidates = _candidates(log_probabilities, totals, 2 * beams)
@@ -119,20 +100,17 @@ def beam_search(
             for search, best, texts in zip(searches, candidates, rows, strict=True)
         ]
         totals = torch.tensor([[total for total, _, _ in row] for row in chosen], device=device)
-        order = torch.tensor(
-            [number * width + beam for number, row in enumerate(chosen) for _, beam, _ in row],
-            device=device,
-        )
-        newest = torch.tensor([piece for row in chosen for _, _, piece in row], device=device)
-        pieces = torch.cat([pieces[order], newest[:, None]], dim=1)
+        places = [number * width + beam for number, row in enumerate(chosen) for _, beam, _ in row]
+        order = torch.tensor(places, device=device)
+        newest = torch.tensor([[piece] for row in chosen for _, _, piece in row], device=device)
+        pieces = torch.cat([pieces[order], newest], dim=1)
         if pieces.shape[1] >= rules.longest or all(search.done for search in searches):
             break
         if width == 1:
-            decoder.widen(beams)
-        else:
-            decoder.reorder(order)
-        width = beams
-        log_probabilities = decoder(newest[:, None])
+            cache.batch_repeat_interleave(beams)
+            states, width = states.repeat_interleave(beams, dim=0), beams
+        else:  # beams change places within their image, whose keys and values are equal
+            cache.self_attention_cache.reorder_cache(order)
     rows = pieces.view(count, beams, -1).tolist()
     return [
         search.best(row, texts)

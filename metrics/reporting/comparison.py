@@ -72,7 +72,8 @@ def draw_frames(axes: Axes, versus: Versus, found: Comparison, ink: str) -> None
     values = np.array(versus.values(found.key))
     values = values[:, np.isfinite(values).all(axis=0)]
     better = (values[1] > values[0]) == key.higher_is_better
-    plain_axes(axes, ink)
+    names = f"A: {_short(versus.first.name)}", f"B: {_short(versus.second.name)}"
+    plain_axes(axes, ink, key.label, *names)
     low, high = values.min(), values.max()
     margin = 0.05 * (high - low) or 0.5
     limits = (low - margin, high + margin)
@@ -91,9 +92,6 @@ def draw_frames(axes: Axes, versus: Versus, found: Comparison, ink: str) -> None
     axes.set(xlim=limits, ylim=limits, box_aspect=1)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5))
-    axes.set_title(key.label, color=ink, fontsize=10, loc="left", fontweight="bold")
-    axes.set_xlabel(f"A: {_short(versus.first.name)}", color=ink)
-    axes.set_ylabel(f"B: {_short(versus.second.name)}", color=ink)
     share = f"B better in {100 * (found.win_rate or 0):.0f} %, p {p_text(found.p_value)}"
     place: dict = {"x": 0.03, "y": 0.96, "ha": "left", "va": "top"}  # on the side of the worse
     if key.higher_is_better:
@@ -128,7 +126,8 @@ def effects(versus: Versus) -> list[tuple[str, float, list[float]]]:
 
 def draw_effects(axes: Axes, versus: Versus, ink: str) -> None:
     """A row a figure: the paired effect with its interval; right of zero B is better."""
-    plain_axes(axes, ink)
+    sides = "\N{LEFTWARDS ARROW} A better     B better \N{RIGHTWARDS ARROW}"
+    plain_axes(axes, ink, "Effect, in deviations", sides)
     rows = effects(versus)
     for place, (_, effect, (low, high)) in enumerate(rows):
         colour = ACCENT if low > 0 else SECOND if high < 0 else ink
@@ -140,9 +139,6 @@ def draw_effects(axes: Axes, versus: Versus, ink: str) -> None:
     axes.set_yticks(range(len(rows)), [title for title, _, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_title("Effect, in deviations", color=ink, fontsize=10, loc="left", fontweight="bold")
-    sides = "\N{LEFTWARDS ARROW} A better     B better \N{RIGHTWARDS ARROW}"
-    axes.set_xlabel(sides, color=ink)
 
 
 def panels(versus: Versus, ink: str = INK) -> list[Drawing]:

@@ -28,7 +28,11 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return np.convolve(values, window, "same") / counts
 
 
-def plain_axes(axes: Axes, ink: str) -> None:
+def plain_axes(axes: Axes, ink: str, title: str, across: str = "", up: str = "") -> None:
+    """Axes with their names, for a page or an image."""
+    axes.set_title(title, color=ink, fontsize=10, loc="left", fontweight="bold")
+    axes.set_xlabel(across, color=ink)
+    axes.set_ylabel(up, color=ink)
     for name, spine in axes.spines.items():
         spine.set_visible(name in ("left", "bottom"))
         spine.set_color(ink)
@@ -42,7 +46,7 @@ def plain_axes(axes: Axes, ink: str) -> None:
 
 def draw_curve(axes: Axes, curve: Curve) -> None:
     """Training loss as a faint line with its running mean, validation loss with its points."""
-    plain_axes(axes, INK)
+    plain_axes(axes, INK, curve.title, "step", "loss")
     for name, points in curve.lines.items():
         steps, values = np.array(sorted(points), dtype=np.float64).T
         if name == "training":
@@ -53,18 +57,13 @@ def draw_curve(axes: Axes, curve: Curve) -> None:
             axes.plot(
                 steps, values, color=SECOND, linewidth=1.8, marker=marker, markersize=3, label=name
             )
-    axes.set_title(curve.title, color=INK, fontsize=10, loc="left", fontweight="bold")
-    axes.set_xlabel("step", color=INK)
-    axes.set_ylabel("loss", color=INK)
     if len(curve.lines) > 1:
         axes.legend(frameon=False, labelcolor=INK)
 
 
-def draw_histogram(
-    axes: Axes, values: Sequence[float], title: str, signed: bool = False, ink: str = INK
-) -> None:
+def draw_histogram(axes: Axes, values: Sequence[float], title: str, signed: bool) -> None:
     """How often a figure takes which value; below zero in another colour where that says much."""
-    plain_axes(axes, INK)
+    plain_axes(axes, INK, title, up="frames")
     counts, edges = np.histogram(values, bins=min(24, max(6, len(values) // 4)))
     centres = (edges[1:] + edges[:-1]) / 2
     colours = [SECOND if signed and centre < 0 else ACCENT for centre in centres]
@@ -72,8 +71,6 @@ def draw_histogram(
     axes.axvline(float(np.mean(values)), color=INK, linewidth=1.2, linestyle="--", alpha=0.7)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.xaxis.set_major_locator(MaxNLocator(7))
-    axes.set_title(title, color=INK, fontsize=10, loc="left", fontweight="bold")
-    axes.set_ylabel("frames", color=INK)
 
 
 def to_svg(draw: Drawing, size: tuple[float, float] = (5.4, 2.7)) -> str:

@@ -14,7 +14,7 @@ from metrics.frame_pairs import frame_file
 from metrics.intervals import SUFFIX
 from metrics.registry import KEYS, METRICS
 from metrics.reporting.runs import Versus
-from metrics.results import METRIC_FILE, SAMPLE_FILE, read_object, read_table
+from metrics.results import SAMPLE_FILE, read_figures, read_object, read_table
 
 RANKED_BY = ("psnr_changed_gain", "psnr")  # the first that was measured orders the samples
 
@@ -163,17 +163,9 @@ def gained_and_lost(data: ReportData, count: int) -> tuple[list[tuple[Sample, fl
 def read_overall(
     metric_folder: str | os.PathLike,
 ) -> tuple[dict[str, float | None], dict[str, list[float]]]:
-    """metric.json -> (figures, intervals by the key of their figure).
-
-    Raises EgoGenError naming the command that writes it when it is not there.
-    """
-    path = Path(metric_folder) / METRIC_FILE
-    if not path.exists():
-        raise EgoGenError(
-            f"{path}: no such file; measure first: python metrics/all_metrics_in_one.py --help"
-        )
+    """metric.json -> (figures, intervals by the key of their figure)."""
     figures, intervals = {}, {}
-    for name, value in read_object(path, "figures").items():
+    for name, value in read_figures(Path(metric_folder)).items():
         if not name.endswith(SUFFIX) and (value is None or isinstance(value, int | float)):
             figures[name] = value
         elif isinstance(value, list) and [type(end) for end in value] == [float, float]:

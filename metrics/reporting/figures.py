@@ -1,39 +1,16 @@
-"""How a report writes its figures: digits, units, names, intervals, and which ones come first."""
+"""How a report writes its figures: digits, units, names and intervals."""
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from metrics.registry import KEYS, Key
-from metrics.reporting.data import ReportData
 
-CELLS = 8  # figures in the headline at most
-HEADLINE = (
-    "psnr_changed_gain",
-    "fid",
-    "psnr",
-    "lpips_alex",
-    "clip_image_sim",
-    "egovlp_image_sim",
-    "egovlp_plus_image_sim",
-    "blip_large_egovlp_sim",
-    "psnr_changed",
-)
 COUNTS = {
     "samples": "Frames measured",
     "problems": "Frames left out",
     "psnr_identical": "Frames equal to their truth",
 }
 DASH = "\N{EN DASH}"
-
-
-class Cell(NamedTuple):
-    """One figure of the headline; `interval` may be empty."""
-
-    figure: str
-    name: str
-    interval: str
-    meaning: str
 
 
 def key_of(name: str) -> Key:
@@ -72,25 +49,3 @@ def percent(value: float | None) -> str:
 def arrow(name: str) -> str:
     """The direction in which a figure is better; empty for counts."""
     return KEYS[name].arrow if name in KEYS else ""
-
-
-def headline(data: ReportData) -> list[Cell]:
-    """What matters most, first the action itself."""
-    cells = []
-    if data.score:
-        others = data.score.get("other_action_rate")
-        meaning = "read from the frame by the oracle"
-        if others is not None:
-            meaning += f"; a sibling's action in {percent(others)}"
-        cells.append(Cell(percent(data.score.get("done_rate")), "Action done", "", meaning))
-    if data.descriptions:
-        right = data.descriptions.get("object_hand_target", data.descriptions.get("all"))
-        count = data.descriptions.get("count")
-        meaning = "object, hand and target" + (f", of {count}" if count else "")
-        cells.append(Cell(percent(right), "Descriptions right", "", meaning))
-    measured = [name for name in HEADLINE if name in data.overall]
-    for name in measured[: CELLS - len(cells)]:
-        interval = interval_text(name, data.intervals.get(name))
-        figure = number(name, data.overall[name])
-        cells.append(Cell(figure, key_of(name).title, interval, key_of(name).meaning))
-    return cells

@@ -12,29 +12,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 
 from egogen.frames import read_rgb
 from metrics.frame_pairs import frame_file
 from metrics.registry import KEYS
-from metrics.reporting import figures
 from metrics.reporting.comparison import NOTE, cells, panels
 from metrics.reporting.curves import Drawing, draw_curve, draw_histogram, to_svg
 from metrics.reporting.data import ReportData, Sample, gained_and_lost, rank
 from metrics.reporting.figures import arrow, interval_text, is_signed, key_of, number, percent
-from metrics.reporting.runs import Versus
 
 IMAGE_WIDTH = 400  # pixels at most, shown at some 270
 QUALITY = 84
 CHANGED = 4  # frames that gained and lost most against another run, each at most
 ROWS = 1000  # frames in the table at most; the CSV has them all
 TAIL = 0.1  # share of the frames whose figures are marked as good or bad
-SECTIONS = {
-    "best": ("Best", "Best {} first."),
-    "worst": ("Worst", "Worst {} first."),
-    "others": ("In between", "Taken at equal distances from all other frames, by {}."),
-}
 
 
 class Word(NamedTuple):
@@ -81,20 +73,6 @@ def spreads(data: ReportData) -> list[Drawing]:
     return found
 
 
-def rates(data: ReportData) -> list[tuple[str, list[tuple[str, float | None, object]]]]:
-    """(title, [(name, share, count)]) of each table of shares, drawn as bars."""
-    found = []
-    by_verb = (data.score or {}).get("by_verb")
-    if isinstance(by_verb, dict) and by_verb:
-        rows = [(verb, row.get("done_rate"), row.get("count", "")) for verb, row in by_verb.items()]
-        found.append(("Action done, by verb", rows))
-    if data.descriptions:
-        facts = ("verb", "object", "hand", "target", "all")
-        rows = [(name, data.descriptions[name], "") for name in facts if name in data.descriptions]
-        found.append(("Descriptions that state it right", rows))
-    return found
-
-
 def _thresholds(samples: Sequence[Sample], name: str) -> tuple[float, float]:
     """(good from, bad up to) of a figure's rank; no frame reaches them where all are equal."""
     ranks = sorted(rank(sample, name) for sample in samples if name in sample.figures)
@@ -118,44 +96,6 @@ def frame_rows(data: ReportData) -> list[tuple[Sample, list[Word]]]:
     return rows
 
 
-def versus_rows(versus: Versus | None) -> list[tuple[str, list[Word]]]:
-    """(figure, its cells) of every compared figure; the difference is marked where it is clear."""
-    rows = []
-    for found in versus.figures if versus else ():
-        title, *values, better = cells(found, KEYS[found.key])
-        kinds = ["", "", {"B": "good", "A": "bad"}.get(better, ""), *[""] * (len(values) - 3)]
-        texts = [
-            figures.DASH if text == "-" else text.replace("-", "\N{MINUS SIGN}") for text in values
-        ]
-        rows.append((title, list(map(Word, texts, kinds))))
-    return rows
-
-
-def changed_samples(data: ReportData, count: int) -> list[tuple[str, list]]:
-    """("Gained" | "Lost", [(sample, its change in words, frame of A)]), where A's frames are known.
-
-    At most `count` samples each; one without samples is left out.
-    """
-    if data.other_images is None:
-        return []
-    found = []
-    name = data.ranked_by
-    for title, kind, changes in zip(
-        ("Gained", "Lost"), ("good", "bad"), gained_and_lost(data, count), strict=True
-    ):
-        rows = []
-        for sample, change in changes:
-            word = Word(f"{key_of(name).title} {number(name, change, signed=True)}", kind)
-            rows.append((sample, [word], frame_file(data.other_images, sample.frame)))
-        if rows:
-            found.append((title, rows))
-    return found
-
-
-def _svg(drawings: Sequence[Drawing], size: tuple[float, float] = (5.4, 2.7)) -> list[Markup]:
-    return [Markup(to_svg(draw, size)) for draw in drawings]
-
-
 def page(data: ReportData, chosen: dict[str, list[Sample]]) -> str:
     """The report; `chosen` are the samples of each section."""
     environment = Environment(
@@ -165,24 +105,17 @@ def page(data: ReportData, chosen: dict[str, list[Sample]]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for function in (arrow, figure_words, image_uri, interval_text, key_of, number, percent):
+    of_figures = (arrow, interval_text, key_of, number, percent)
+    for function in (*of_figures, cells, figure_words, frame_file, image_uri, to_svg):
         environment.globals[function.__name__] = function
-    by = key_of(data.ranked_by).title if data.ranked_by else "name"
+    gained, lost = gained_and_lost(data, min(CHANGED, len(chosen["best"])))
     return environment.get_template("report.html.j2").render(
         data=data,
-        headline=figures.headline(data),
-        rates=rates(data),
-        curves=_svg([partial(draw_curve, curve=curve) for curve in data.curves]),
-        versus_rows=versus_rows(data.versus),
+        chosen=chosen,
+        curves=[partial(draw_curve, curve=curve) for curve in data.curves],
         versus_note=NOTE,
-        versus_drawings=_svg(panels(data.versus) if data.versus else [], (3.7, 3.5)),
-        changed=changed_samples(data, min(CHANGED, len(chosen["best"]))),
-        sections=[
-            (kind, title, hint.format(by), chosen[kind])
-            for kind, (title, hint) in SECTIONS.items()
-            if chosen[kind]
-        ],
-        spreads=_svg(spreads(data)),
+        versus_drawings=panels(data.versus) if data.versus else [],
+        changed=[("Gained", "good", gained), ("Lost", "bad", lost)],
+        spreads=spreads(data),
         frame_rows=frame_rows(data),
-        shown=sum(map(len, chosen.values())),
     )

@@ -9,7 +9,7 @@ from egogen.atomic import read_json
 from egogen.errors import EgoGenError
 from metrics.intervals import SUFFIX, Comparison, compare_columns, compare_resampled
 from metrics.registry import KEYS
-from metrics.results import INPUT_FILE, METRIC_FILE, PARTS, SAMPLE_FILE, read_object, read_table
+from metrics.results import INPUT_FILE, METRIC_FILE, PARTS, SAMPLE_FILE, read_figures, read_table
 
 INSIDE = ("metric", "metrics")  # where a run's folder holds its results
 
@@ -76,14 +76,9 @@ def read_run(path: str | os.PathLike, name: str | None = None) -> Run:
     folder = Path(os.path.abspath(path))
     if not folder.is_dir():
         raise EgoGenError(f"{path}: no such folder, expected the results of a run")
-    candidates = [folder, *(folder / inside for inside in INSIDE)]
-    found = next((one for one in candidates if (one / METRIC_FILE).is_file()), None)
-    if found is None:
-        raise EgoGenError(
-            f"{path}: holds no {METRIC_FILE}; measure first: "
-            "python metrics/all_metrics_in_one.py --help"
-        )
-    inputs, overall = read_json(found / INPUT_FILE), read_object(found / METRIC_FILE, "figures")
+    places = [folder, *(folder / inside for inside in INSIDE)]
+    found = next((place for place in places if (place / METRIC_FILE).is_file()), folder)
+    overall, inputs = read_figures(found), read_json(found / INPUT_FILE)
     if not isinstance(inputs, dict) or not {"metrics", "targets"} <= inputs.keys():
         raise EgoGenError(
             f"{found / INPUT_FILE}: expected 'metrics' and 'targets'; of an earlier version? "
@@ -168,17 +163,12 @@ def _compare(versus: Versus, metric: str, key: str, same_frames: bool) -> None:
 
 def _compare_overall(versus: Versus, metric: str, key: str) -> Comparison | None:
     """Compare a figure without per-frame values (FID) by what its intervals were made of."""
-    overall, resampled = [], []
-    for run in (versus.first, versus.second):
-        value = run.overall.get(key)
-        if not isinstance(value, int | float):
-            return None
-        part = read_json(run.folder / PARTS / f"{metric}.json")
-        draws = part.get("resampled", {}).get(key)
-        if not draws:
-            return None
-        overall.append(value)
-        resampled.append(draws)
-    return compare_resampled(
-        key, (overall[0], overall[1]), (resampled[0], resampled[1]), len(versus.frames)
-    )
+    runs = versus.first, versus.second
+    overall: list = [run.overall.get(key) for run in runs]
+    if not all(isinstance(value, int | float) for value in overall):
+        return None
+    parts = [read_json(run.folder / PARTS / f"{metric}.json") for run in runs]
+    resampled = [part.get("resampled", {}).get(key) for part in parts]
+    if not all(resampled):
+        return None
+    return compare_resampled(key, overall, resampled, len(versus.frames))

@@ -96,12 +96,10 @@ class ShardWriter:
 
     def __init__(self, root: str | os.PathLike, writer: str, shard: int = SHARD):
         self.root, self.writer, self.shard = Path(root), writer, shard
-        self.pieces: dict[Path, int] = {}  # this writer's files that are not full -> entries
-        for path in _files(self.root):
-            if path.name.endswith(f"-{writer}.safetensors"):
-                count = len(_open(path).keys())
-                if count < shard:
-                    self.pieces[path] = count
+        own = [path for path in _files(self.root) if path.name.endswith(f"-{writer}.safetensors")]
+        counts = {path: len(_open(path).keys()) for path in own}
+        # This writer's files that are not full -> entries.
+        self.pieces = {path: count for path, count in counts.items() if count < shard}
 
     def write(self, items: Mapping[str, np.ndarray]) -> None:
         """All of `items`, or on a failure none, in a file of their own."""

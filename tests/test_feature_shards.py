@@ -35,7 +35,7 @@ def files(root):
 
 def assert_holds(root, numbers):
     reader = ShardReader(root)
-    assert set(reader.names()) == set(items(*numbers))
+    assert all(name in reader for name in items(*numbers))
     for number in np.random.default_rng(0).permutation(numbers):
         name = f"clip/{number}/frame"
         assert reader.shape(name) == (3, 5)

@@ -30,19 +30,17 @@ class Projector:
     def __init__(self, state: Mapping[str, Tensor], where: str | os.PathLike):
         """Raises EgoGenError naming `where` unless `state` is a projector of one or two layers."""
         if set(state) not in (ONE_LAYER, TWO_LAYERS):
-            raise EgoGenError(
-                f"{where}: holds {', '.join(sorted(state)) or 'nothing'}, expected a projector "
-                "(weight and bias of linear_1, and of linear_2 when there are two layers)"
-            )
+            held = ", ".join(sorted(state)) or "nothing"
+            expected = "weight and bias of linear_1, and of linear_2 when there are two layers"
+            raise EgoGenError(f"{where}: holds {held}, expected a projector ({expected})")
         self.state = {name: value.detach().float().contiguous() for name, value in state.items()}
         width = self.input_width
         for name in sorted({name.partition(".")[0] for name in state}):
             weight, bias = self.state[f"{name}.weight"], self.state[f"{name}.bias"]
             if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
-                raise EgoGenError(
-                    f"{where}: {name} of shapes {tuple(weight.shape)} and {tuple(bias.shape)}, "
-                    f"expected (out, {width}) and (out,)"
-                )
+                shapes = f"{tuple(weight.shape)} and {tuple(bias.shape)}"
+                expected = f"expected (out, {width}) and (out,)"
+                raise EgoGenError(f"{where}: {name} of shapes {shapes}, {expected}")
             width = weight.shape[0]
         self.output_width = width
 
@@ -83,9 +81,8 @@ def keep_projector(root: str | os.PathLike, projector: Projector) -> None:
     if not path.exists():
         write_projector(root, projector)
     elif not read_projector(root).same_as(projector):
-        raise EgoGenError(
-            f"{path}: another model's projector; choose another folder, or remove this one"
-        )
+        advice = "choose another folder, or remove this one"
+        raise EgoGenError(f"{path}: another model's projector; {advice}")
 
 
 def read_projector(root: str | os.PathLike) -> Projector:

@@ -71,10 +71,6 @@ class ShardReader:
     def __contains__(self, name: str) -> bool:
         return name in self._place or (self._refresh() and name in self._place)
 
-    def names(self) -> list[str]:
-        self._refresh()
-        return list(self._place)
-
     def shape(self, name: str) -> tuple[int, ...]:
         """Without reading the values. Raises KeyError when there is no such entry."""
         if name not in self:

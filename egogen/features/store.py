@@ -105,9 +105,10 @@ class CompactStore:
 
     def stored(self, image_0: str, width: int | None = None, rows: int | None = None) -> np.ndarray:
         """(P, C) or (n, d) float16; `width` (d, after the projector) and `rows` are checked."""
-        array = _native(self.shards.read(self._key(image_0)), self._where(image_0))
+        where = _called(self.root, image_0)
+        array = _native(self.shards.read(self._key(image_0)), where)
         self._check_rows(array.shape, image_0, width, rows)
-        _check_finite(array, self._where(image_0))
+        _check_finite(array, where)
         return array
 
     def read(self, image_0: str, width: int | None = None, rows: int | None = None) -> np.ndarray:
@@ -117,7 +118,8 @@ class CompactStore:
             return array
         import torch
 
-        return _half(self.projector(torch.from_numpy(array)).numpy(), self._where(image_0))
+        projected = self.projector(torch.from_numpy(array)).numpy()
+        return _half(projected, _called(self.root, image_0))
 
     def shape(self, image_0: str) -> tuple[int, int]:
         """(n, d) of `read`, without reading."""
@@ -125,23 +127,20 @@ class CompactStore:
         self._check_rows(shape, image_0, None, None)
         return shape[0], shape[1] if self.projector is None else self.projector.output_width
 
-    def _where(self, image_0: str) -> str:
-        return _frame_feature(self.root, image_0)
-
     def _key(self, image_0: str) -> str:
         if (key := feature_key(image_0)) not in self.shards:
             raise EgoGenError(f"{self.root}: no feature of frame {image_0} in its shards")
         return key
 
     def _check_rows(self, shape: tuple, image_0: str, width: int | None, rows: int | None) -> None:
-        where, projector = self._where(image_0), self.projector
+        where, projector = _called(self.root, image_0), self.projector
         _check_shape(shape, where, width if projector is None else projector.input_width, rows)
         if projector is not None and width not in (None, projector.output_width):
             made = projector.output_width
             raise EgoGenError(f"{where}: width {made} for stage 2, expected {width}")
 
 
-def _frame_feature(root: Path, image_0: str) -> str:
+def _called(root: Path, image_0: str) -> str:
     """What errors call an entry of a compact store."""
     return f"{root}: feature of frame {image_0}"
 
@@ -253,7 +252,7 @@ class FeatureWriter:
             if self.shards is None:
                 write_feature(self.root, image_0, rows)
             else:
-                where = _frame_feature(self.root, image_0)
+                where = _called(self.root, image_0)
                 half[feature_key(image_0)] = _half(rows[: self.most_rows], where)
         if self.shards is not None:
             self.shards.write(half)
@@ -292,10 +291,8 @@ def _as_rows(array: np.ndarray, where: Any) -> np.ndarray:
     if array.ndim == 3 and array.shape[1] > 0:
         # The released code wrote an answer of one token as (d,).
         if len(array) == 1 < array.shape[1]:
-            raise EgoGenError(
-                f"{where}: feature of shape {array.shape}, expected (n, d): without the first axis "
-                "where it is that of a batch of one"
-            )
+            expected = "(n, d): without the first axis where it is that of a batch of one"
+            raise EgoGenError(f"{where}: feature of shape {array.shape}, expected {expected}")
         return array[:, -1, :]
     return array[None] if array.ndim == 1 else array
 

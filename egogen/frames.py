@@ -62,20 +62,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def is_whole(path: str | os.PathLike) -> bool:
     """Whether an image file is there and complete: by both ends of a JPEG or PNG, else decoded."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(len(PNG))
-            file.seek(-12, os.SEEK_END)
-            end = file.read()
-    except OSError:
-        return False
-    if (start.startswith(JPEG) and end.endswith(b"\xff\xd9")) or (start == PNG and b"IEND" in end):
+    with suppress(OSError, EgoGenError), open(path, "rb") as file:
+        start = file.read(len(PNG))
+        file.seek(-12, os.SEEK_END)
+        end = file.read()
+        jpeg = start.startswith(JPEG) and end.endswith(b"\xff\xd9")
+        if not (jpeg or (start == PNG and b"IEND" in end)):
+            read_rgb(path)
         return True
-    try:
-        read_rgb(path)
-    except EgoGenError:
-        return False
-    return True
+    return False
 
 
 def _decoded(file: Any, exif: bytes = b"") -> Image.Image:

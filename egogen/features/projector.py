@@ -34,23 +34,18 @@ class Projector:
             expected = "weight and bias of linear_1, and of linear_2 when there are two layers"
             raise EgoGenError(f"{where}: holds {held}, expected a projector ({expected})")
         self.state = {name: value.detach().float().contiguous() for name, value in state.items()}
-        width = self.input_width
+        self.layers = len(self.state) // 2
+        width: int | None = None  # of what the layer before gives
         for name in sorted({name.partition(".")[0] for name in state}):
             weight, bias = self.state[f"{name}.weight"], self.state[f"{name}.bias"]
-            if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
+            fits = weight.ndim == 2 and width in (None, weight.shape[1])
+            if not fits or bias.shape != weight.shape[:1]:
                 shapes = f"{tuple(weight.shape)} and {tuple(bias.shape)}"
-                expected = f"expected (out, {width}) and (out,)"
+                expected = f"expected (out, {width or 'in'}) and (out,)"
                 raise EgoGenError(f"{where}: {name} of shapes {shapes}, {expected}")
             width = weight.shape[0]
-        self.output_width = width
-
-    @property
-    def input_width(self) -> int:
-        return self.state["linear_1.weight"].shape[-1]
-
-    @property
-    def layers(self) -> int:
-        return len(self.state) // 2
+        self.input_width = self.state["linear_1.weight"].shape[1]
+        self.output_width = weight.shape[0]
 
     def to(self, device: torch.device | str) -> Self:
         return type(self)({name: value.to(device) for name, value in self.state.items()}, "")

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from egogen.atomic import atomic_path
 from egogen.errors import EgoGenError
@@ -49,11 +49,8 @@ class ShardReader:
         self._names: list[str] = []
         self._place: dict[str, Any] = {}  # entry -> its open file (safetensors names no type)
 
-    def __getstate__(self) -> dict:
-        return {"root": self.root}  # maps do not travel to other processes
-
-    def __setstate__(self, state: dict) -> None:
-        vars(self).update(vars(ShardReader(state["root"])))
+    def __reduce__(self) -> tuple:
+        return ShardReader, (self.root,)  # maps do not travel to other processes
 
     def _refresh(self) -> bool:
         """Look at the folder again; -> whether its files have changed."""
@@ -115,8 +112,7 @@ class ShardWriter:
         if len(paths) > 1:
             together: dict[str, np.ndarray] = {}
             for path in paths:
-                handle = _open(path)
-                together |= {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+                together |= load_file(path)
             _save(paths[-1], together)
             for path in paths[:-1]:
                 path.unlink()

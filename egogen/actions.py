@@ -130,8 +130,7 @@ def read_clip_sizes(path: str | os.PathLike) -> dict[str, tuple[int, int]]:
     for clip, fields in read_object(path, "an object of clips").items():
         known = fields if isinstance(fields, dict) else {}
         size = [known.get("width"), known.get("height")]
-        sides = [x for x in size if isinstance(x, int | float) and not isinstance(x, bool)]
-        sides = [x for x in sides if 1 <= x <= MOST_SIDE]
+        sides = [x for x in size if type(x) in (int, float) and 1 <= x <= MOST_SIDE]
         if len(sides) < 2 or max(sides) > MOST_ASPECT * min(sides):
             expected = (
                 f"positive 'width' and 'height' up to {MOST_SIDE}, at most {MOST_ASPECT} to 1"

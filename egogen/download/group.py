@@ -6,6 +6,7 @@ brought (name -> size, digest), `archives`, those still to unpack, and whether i
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from threading import Lock
@@ -143,8 +144,8 @@ def _fetch_one(item: Item, name: str, url: str, size: int, digest: str) -> None:
         print(f"there: {name}", flush=True)
     else:
         print(f"fetch: {name} from {url}", flush=True)
-        with http.in_one_line(f"{item.name}: {url}"):
-            found = http.fetch(url, target, size, digest, "repo" in item.entry)
+        whole = partial(http.fetch, url, target, size, digest, "repo" in item.entry)
+        found = http.asked(f"{item.name}: {url}", whole)
     with item.guard:
         item.members[name] = [http.size_of(target), found]
         item.note()

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from egogen.actions import safe_relative
 from egogen.atomic import read_object
-from egogen.download.fetch import again, in_one_line
+from egogen.download.fetch import asked
 from egogen.errors import EgoGenError, listed
 
 MANIFEST = Path(__file__).with_name("manifest.json")
@@ -59,12 +59,15 @@ def files_of(entry: dict) -> Files:
     hub = os.environ.get("HF_ENDPOINT") or os.environ.get("HF_MIRROR") or "https://huggingface.co"
     repo, kind, api = entry["repo"], entry.get("type", "model"), HfApi(hub.rstrip("/"))
     page = f"{api.endpoint}/{'datasets/' * (kind == 'dataset')}{repo}"
-    with in_one_line(f"{entry['name']}: repository {page}"):
-        try:
-            again(lambda: api.repo_info(repo, repo_type=kind))  # at once, where there is no network
-            tree = [*api.list_repo_tree(repo, repo_type=kind, recursive=True)]
-        except (ValueError, KeyError, TypeError) as error:
-            raise EgoGenError(f"{page}: gave no list of files ({error!r})") from None
+
+    def listing() -> list:
+        api.repo_info(repo, repo_type=kind)  # fails at once where there is no network
+        return [*api.list_repo_tree(repo, repo_type=kind, recursive=True)]
+
+    try:
+        tree = asked(f"{entry['name']}: repository {page}", listing)
+    except (ValueError, KeyError, TypeError) as error:
+        raise EgoGenError(f"{page}: gave no list of files ({error!r})") from None
     found, picked = {file.path: file for file in tree if isinstance(file, RepoFile)}, {}
     for path, file in found.items():
         fits = [{fnmatch(path.lower(), p) for p in entry.get(n, ())} for n in ("pick", "skip")]

@@ -46,7 +46,7 @@ class ShardReader:
 
     def __init__(self, root: str | os.PathLike):
         self.root = Path(root)
-        self._names: list[str] = []
+        self._files: list[Path] = []
         self._place: dict[str, Any] = {}  # entry -> its open file (safetensors names no type)
 
     def __reduce__(self) -> tuple:
@@ -55,14 +55,13 @@ class ShardReader:
     def _refresh(self) -> bool:
         """Look at the folder again; -> whether its files have changed."""
         files = _files(self.root)
-        names = [path.name for path in files]
-        if names == self._names:
+        if files == self._files:
             return False
         place: dict[str, Any] = {}
         for path in files:
             handle = _open(path)
             place.update(dict.fromkeys(handle.keys(), handle))
-        self._names, self._place = names, place
+        self._files, self._place = files, place
         return True
 
     def __contains__(self, name: str) -> bool:

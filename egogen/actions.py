@@ -132,10 +132,9 @@ def read_clip_sizes(path: str | os.PathLike) -> dict[str, tuple[int, int]]:
         size = [known.get("width"), known.get("height")]
         sides = [x for x in size if type(x) in (int, float) and 1 <= x <= MOST_SIDE]
         if len(sides) < 2 or max(sides) > MOST_ASPECT * min(sides):
-            expected = (
-                f"positive 'width' and 'height' up to {MOST_SIDE}, at most {MOST_ASPECT} to 1"
-            )
-            raise EgoGenError(f"{path}: clip {clip!r}: expected {expected}, found {size}")
+            limits = f"up to {MOST_SIDE}, at most {MOST_ASPECT} to 1"
+            expected = f"expected positive 'width' and 'height' {limits}, found {size}"
+            raise EgoGenError(f"{path}: clip {clip!r}: {expected}")
         sizes[clip] = (int(sides[0]), int(sides[1]))
     return sizes
 

@@ -83,10 +83,9 @@ def _check_entries(report: SplitReport, key: str) -> None:
         report.count("descriptions", None if entry.texts.get(key, "").strip() else missing)
         for name, path in (("image_0", entry.image_0), ("image_1", entry.image_1)):
             if path in owners:
-                report.problems.append(
-                    f"{where}: field {name!r}: path {path} is used twice, first by "
-                    f"{owners[path]}, expected a file of its own"
-                )
+                used = f"path {path} is used twice, first by {owners[path]}"
+                twice = f"{where}: field {name!r}: {used}, expected a file of its own"
+                report.problems.append(twice)
             owners.setdefault(path, f"{entry.key} {name}")
 
 
@@ -123,10 +122,9 @@ def _check_widths(report: SplitReport, widths: Sequence[tuple[FileTask, int]]) -
     for task, width in widths:
         if width != usual:
             report.good[task.column] -= 1
-            report.problems.append(
-                f"{task.root}/{task.relative}: {task.column} feature of entry {task.entry} has "
-                f"width {width}, expected {usual} as in most others"
-            )
+            feature = f"{task.root}/{task.relative}: {task.column} feature of entry {task.entry}"
+            expected = f"width {width}, expected {usual} as in most others"
+            report.problems.append(f"{feature} has {expected}")
 
 
 def check_split(

@@ -60,9 +60,8 @@ class Projector:
         return F.linear(rows, state["linear_2.weight"], state["linear_2.bias"])  # (..., P, D)
 
     def same_as(self, other: Self) -> bool:
-        return self.state.keys() == other.state.keys() and all(
-            torch.equal(value, other.state[name]) for name, value in self.state.items()
-        )
+        same = (torch.equal(value, other.state[name]) for name, value in self.state.items())
+        return self.state.keys() == other.state.keys() and all(same)
 
 
 def write_projector(root: str | os.PathLike, projector: Projector) -> None:

@@ -129,7 +129,7 @@ def read_clip_sizes(path: str | os.PathLike) -> dict[str, tuple[int, int]]:
     sizes = {}
     for clip, fields in read_object(path, "an object of clips").items():
         known = fields if isinstance(fields, dict) else {}
-        size = [known.get("width"), known.get("height")]
+        size: list[Any] = [known.get("width"), known.get("height")]
         sides = [x for x in size if type(x) in (int, float) and 1 <= x <= MOST_SIDE]
         if len(sides) < 2 or max(sides) > MOST_ASPECT * min(sides):
             limits = f"up to {MOST_SIDE}, at most {MOST_ASPECT} to 1"

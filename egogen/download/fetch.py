@@ -96,8 +96,8 @@ def fetch(url: str, target: Path, size: int, digest: str, hub: bool) -> str:
     part, same = part_of(target), digest
     identity = part.with_suffix(".part-of")
     if len(digest) < 40:
-        asked = http_backoff("HEAD", url, headers=headers, timeout=60, retry_on_exceptions=())
-        answer = asked.headers if asked.status_code < 400 else {}  # some know no HEAD
+        head = http_backoff("HEAD", url, headers=headers, timeout=60, retry_on_exceptions=())
+        answer = head.headers if head.status_code < 400 else {}  # some know no HEAD
         if "text/html" in answer.get("Content-Type", ""):
             raise EgoGenError(f"{url} gives a web page in place of the file: open it by hand")
         size = int(answer.get("Content-Length", 0))

@@ -40,9 +40,8 @@ def safe_relative(value: Any, where: str) -> str:
     if not parts:
         raise EgoGenError(f"{where}: expected a relative path, found {value!r}")
     if value.startswith("/") or ".." in parts:
-        raise EgoGenError(
-            f"{where}: path {value!r} leaves the dataset root, expected a relative path inside it"
-        )
+        leaves = f"path {value!r} leaves the dataset root"
+        raise EgoGenError(f"{where}: {leaves}, expected a relative path inside it")
     for part in parts:
         _file_name(part, f"{where}: path")
     return value
@@ -56,17 +55,13 @@ def inside(root: str | os.PathLike, relative: str) -> Path:
 def _file_name(value: str, where: str) -> None:
     """Names that every file system and archive takes; Windows reads a backslash as a slash."""
     if "\\" in value or "\0" in value or len(value.encode("utf-8", "replace")) > 255:
-        raise EgoGenError(
-            f"{where} {value!r} cannot name a file, expected at most 255 bytes without backslash "
-            "and zero byte"
-        )
+        expected = "at most 255 bytes without backslash and zero byte"
+        raise EgoGenError(f"{where} {value!r} cannot name a file, expected {expected}")
 
 
 def _identifier(value: str, where: str) -> str:
     if not value or value in (".", "..") or "/" in value:
-        raise EgoGenError(
-            f"{where}: {value!r} cannot name a folder, expected an id without slashes"
-        )
+        raise EgoGenError(f"{where}: {value!r} cannot name a folder, expected no slashes in it")
     _file_name(value, f"{where}: id")
     return value
 
@@ -83,19 +78,12 @@ def _entry(
         if name not in fields:
             raise EgoGenError(f"{where}: field {name!r} is missing")
     for name in text_keys:
-        if not isinstance(fields[name], str):
-            raise EgoGenError(
-                f"{where}: field {name!r}: expected text, found {type(fields[name]).__name__}"
-            )
-    image_0, image_1 = (
-        safe_relative(fields[name], f"{where}: field {name!r}") for name in ("image_0", "image_1")
-    )
-    texts = {
-        name: text
-        for name, text in fields.items()
-        if isinstance(text, str) and name not in ("image_0", "image_1")
-    }
-    return ActionEntry(clip, action_id, image_0, image_1, texts)
+        if (found := type(fields[name]).__name__) != "str":
+            raise EgoGenError(f"{where}: field {name!r}: expected text, found {found}")
+    for name in ("image_0", "image_1"):
+        safe_relative(fields[name], f"{where}: field {name!r}")
+    texts = {name: text for name, text in fields.items() if isinstance(text, str)}
+    return ActionEntry(clip, action_id, texts.pop("image_0"), texts.pop("image_1"), texts)
 
 
 def scan_actions(
@@ -110,10 +98,8 @@ def scan_actions(
     problems: list[str] = []
     for clip, actions in read_object(path, "an object of clips").items():
         if not isinstance(actions, dict):
-            problems.append(
-                f"{path}: clip {clip!r}: expected an object of actions, "
-                f"found {type(actions).__name__}"
-            )
+            found = type(actions).__name__
+            problems.append(f"{path}: clip {clip!r}: expected an object of actions, found {found}")
             continue
         for action_id, fields in actions.items():
             try:
@@ -143,14 +129,12 @@ def read_clip_sizes(path: str | os.PathLike) -> dict[str, tuple[int, int]]:
     sizes = {}
     for clip, fields in read_object(path, "an object of clips").items():
         known = fields if isinstance(fields, dict) else {}
-        size = [known.get("width"), known.get("height")]
-        sides = [x for x in size if isinstance(x, int | float) and not isinstance(x, bool)]
-        sides = [x for x in sides if 1 <= x <= MOST_SIDE]
+        size: list[Any] = [known.get("width"), known.get("height")]
+        sides = [x for x in size if type(x) in (int, float) and 1 <= x <= MOST_SIDE]
         if len(sides) < 2 or max(sides) > MOST_ASPECT * min(sides):
-            raise EgoGenError(
-                f"{path}: clip {clip!r}: expected positive 'width' and 'height' up to {MOST_SIDE}, "
-                f"at most {MOST_ASPECT} to 1, found {size}"
-            )
+            limits = f"up to {MOST_SIDE}, at most {MOST_ASPECT} to 1"
+            expected = f"expected positive 'width' and 'height' {limits}, found {size}"
+            raise EgoGenError(f"{path}: clip {clip!r}: {expected}")
         sizes[clip] = (int(sides[0]), int(sides[1]))
     return sizes
 

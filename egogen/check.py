@@ -1,11 +1,12 @@
 """Check a dataset before work that takes hours: every problem is named, none stops the search.
 
     python -m egogen.check ROOT
-    python -m egogen.check ROOT --dataset ego4d --split val --key llava_forecast_finetune \
-        --image-features FEATURES/image/val --text-features FEATURES/text/val
+    python -m egogen.check ROOT --dataset ego4d --split val --text-features FEATURES/text/val
+
+A problem is a line of its own; a table follows. Exit code 0: all in order; 1: something is wrong;
+2: a dataset or split is missing or empty.
 """
 
-import argparse
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from egogen import layout
 from egogen.actions import DESCRIPTION_KEY, ActionEntry, inside, read_clip_sizes, scan_actions
-from egogen.errors import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EgoGenError, run_command
+from egogen.errors import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EgoGenError, command_parser, run_command
 from egogen.features.store import open_store, read_info
 from egogen.frames import read_rgb
 from egogen.jobs import track
@@ -71,14 +72,6 @@ def read_task(task: FileTask) -> tuple[str | None, tuple[int, ...] | None]:
         return str(error), None
 
 
-def _read_tasks(tasks: Sequence[FileTask], workers: int) -> Iterator[tuple]:
-    if workers <= 1:
-        yield from map(read_task, tasks)
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(read_task, tasks, chunksize=FILES_PER_MESSAGE)
-
-
 def _check_entries(report: SplitReport, key: str) -> None:
     """Descriptions are there, and no two entries share a file: they would share its feature too,
     or overwrite each other's result.
@@ -90,10 +83,9 @@ def _check_entries(report: SplitReport, key: str) -> None:
         report.count("descriptions", None if entry.texts.get(key, "").strip() else missing)
         for name, path in (("image_0", entry.image_0), ("image_1", entry.image_1)):
             if path in owners:
-                report.problems.append(
-                    f"{where}: field {name!r}: path {path} is used twice, first by "
-                    f"{owners[path]}, expected a file of its own"
-                )
+                used = f"path {path} is used twice, first by {owners[path]}"
+                twice = f"{where}: field {name!r}: {used}, expected a file of its own"
+                report.problems.append(twice)
             owners.setdefault(path, f"{entry.key} {name}")
 
 
@@ -130,10 +122,9 @@ def _check_widths(report: SplitReport, widths: Sequence[tuple[FileTask, int]]) -
     for task, width in widths:
         if width != usual:
             report.good[task.column] -= 1
-            report.problems.append(
-                f"{task.root}/{task.relative}: {task.column} feature of entry {task.entry} has "
-                f"width {width}, expected {usual} as in most others"
-            )
+            feature = f"{task.root}/{task.relative}: {task.column} feature of entry {task.entry}"
+            expected = f"width {width}, expected {usual} as in most others"
+            report.problems.append(f"{feature} has {expected}")
 
 
 def check_split(
@@ -160,11 +151,13 @@ def check_split(
     _check_metadata(report, layout.metadata_file(root, dataset))
     tasks = list(_file_tasks(report, root, dataset, split, features or {}))
     widths = []
-    results = track(_read_tasks(tasks, workers), len(tasks), f"check {report.name}", "files")
-    for task, (problem, shape) in zip(tasks, results, strict=True):
-        report.count(task.column, problem and f"{problem} (entry {task.entry})")
-        if shape is not None:
-            widths.append((task, shape[1]))
+    with ProcessPoolExecutor(max(workers, 1)) as pool:
+        found = pool.map(read_task, tasks, chunksize=FILES_PER_MESSAGE)
+        results = track(found, len(tasks), f"check {report.name}", "files")
+        for task, (problem, shape) in zip(tasks, results, strict=True):
+            report.count(task.column, problem and f"{problem} (entry {task.entry})")
+            if shape is not None:
+                widths.append((task, shape[1]))
     _check_widths(report, widths)
     return report
 
@@ -197,10 +190,9 @@ def feature_folder(values: Sequence[str], name: str, chosen: Sequence[tuple]) ->
             target, folder = "", value  # a path, of which = is a part
         wanted = [pair for pair in chosen if target in ("", pair[1], "/".join(pair))]
         if len(wanted) != 1:
-            raise EgoGenError(
-                f"{name} {value}: fits {len(wanted)} of the splits to be checked, expected one; "
-                "choose with --dataset and --split, or write DATASET/SPLIT=DIR"
-            )
+            fits = f"fits {len(wanted)} of the splits to be checked, expected one"
+            how = "choose with --dataset and --split, or write DATASET/SPLIT=DIR"
+            raise EgoGenError(f"{name} {value}: {fits}; {how}")
         folder = layout.released(folder)
         if not Path(folder).is_dir():
             raise EgoGenError(f"{name} {folder}: no such folder, expected a feature store")
@@ -212,47 +204,30 @@ def _chosen(root: Path, datasets: Sequence[str], splits: Sequence[str]) -> list[
     """The (dataset, split) pairs to check; without --dataset those of which anything is there."""
     if not root.is_dir():
         raise EgoGenError(f"{root}: no such folder, expected a dataset root")
-    present = [
+    datasets = datasets or [
         dataset
         for dataset in layout.DATASETS
         if layout.frame_folder(root, dataset, "").is_dir()
         or any(layout.action_file(root, dataset, split).exists() for split in layout.SPLITS)
     ]
-    if not datasets and not present:
-        raise EgoGenError(
-            f"{root}: holds no dataset, expected EgoGen/ and "
-            + " or ".join(f"{dataset}_{splits[0]}.json" for dataset in layout.DATASETS)
-        )
-    return [(dataset, split) for dataset in datasets or present for split in splits]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m egogen.check",
-        description="Check a dataset: every problem on a line of its own, then a table. Exit code "
-        "0: all in order; 1: something is wrong; 2: a dataset or split is missing or empty.",
-        epilog="example: python -m egogen.check data/mini --dataset ego4d --split val "
-        "--image-features feats/image/val --text-features feats/text/val",
-    )
-    parser.add_argument("root", type=Path, help="dataset root: holds EgoGen/ and the JSON files")
-    add = parser.add_argument
-    add("--dataset", action="append", choices=layout.DATASETS, help="default: those that are there")
-    add("--split", action="append", choices=layout.SPLITS, help="default: train and val")
-    add("--key", default=DESCRIPTION_KEY, help="field of the description (default: %(default)s)")
-    for name in FEATURES:
-        add(
-            f"--{name}-features",
-            action="append",
-            default=[],
-            metavar="[[DATASET/]SPLIT=]DIR",
-            help=f"store of {name} features to check too; may be given per split",
-        )
-    add("--workers", type=int, default=WORKERS, help="processes (default: %(default)s)")
-    return parser
+    if not datasets:
+        names = " or ".join(f"{dataset}_{splits[0]}.json" for dataset in layout.DATASETS)
+        raise EgoGenError(f"{root}: holds no dataset, expected EgoGen/ and {names}")
+    return [(dataset, split) for dataset in datasets for split in splits]
 
 
 def main(argv: Sequence[str]) -> int:
-    options = _parser().parse_args(argv)
+    parser = command_parser(__doc__, prog="python -m egogen.check")
+    add = parser.add_argument
+    add("root", type=Path, help="dataset root: holds EgoGen/ and the JSON files")
+    add("--dataset", action="append", choices=layout.DATASETS, help="default: those that are there")
+    add("--split", action="append", choices=layout.SPLITS, help="default: train and val")
+    add("--key", default=DESCRIPTION_KEY, help="field of the description (default: %(default)s)")
+    many: dict = {"action": "append", "default": [], "metavar": "[[DATASET/]SPLIT=]DIR"}
+    for name in FEATURES:
+        add(f"--{name}-features", **many, help=f"store of {name} features; may be given per split")
+    add("--workers", type=int, default=WORKERS, help="processes (default: %(default)s)")
+    options = parser.parse_args(argv)
     splits = options.split or list(layout.SPLITS)
     chosen = _chosen(options.root, options.dataset or [], splits)
     folders = {

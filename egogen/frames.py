@@ -14,15 +14,9 @@ from egogen.errors import EgoGenError
 MOST_PIXELS = 2**28  # 16384 x 16384: the largest telephones give 200 million
 WHOLE_PIXELS = 2**30 // 12  # a JPEG of more than these is decoded at a fraction of its size
 ORIENTATION = 0x0112  # the one EXIF tag that is read
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+# What sets an image upright, for the tag's values from 2 to 8.
+TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90"
+UPRIGHT = dict(enumerate(map(Image.Transpose.__getitem__, TURNS.split()), 2))
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
@@ -68,20 +62,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def is_whole(path: str | os.PathLike) -> bool:
     """Whether an image file is there and complete: by both ends of a JPEG or PNG, else decoded."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(len(PNG))
-            file.seek(-12, os.SEEK_END)
-            end = file.read()
-    except OSError:
-        return False
-    if (start.startswith(JPEG) and end.endswith(b"\xff\xd9")) or (start == PNG and b"IEND" in end):
+    with suppress(OSError, EgoGenError), open(path, "rb") as file:
+        start = file.read(len(PNG))
+        file.seek(-12, os.SEEK_END)
+        end = file.read()
+        jpeg = start.startswith(JPEG) and end.endswith(b"\xff\xd9")
+        if not (jpeg or (start == PNG and b"IEND" in end)):
+            read_rgb(path)
         return True
-    try:
-        read_rgb(path)
-    except EgoGenError:
-        return False
-    return True
+    return False
 
 
 def _decoded(file: Any, exif: bytes = b"") -> Image.Image:

@@ -35,9 +35,8 @@ class Progress:
         if sys.stderr.isatty():
             from tqdm import tqdm  # slow to import
 
-            self.bar = tqdm(
-                total=total, initial=done, desc=what, unit=f" {unit}", dynamic_ncols=True
-            )
+            shape = {"unit": f" {unit}", "dynamic_ncols": True}
+            self.bar = tqdm(total=total, initial=done, desc=what, **shape)
 
     def __enter__(self) -> Self:
         return self
@@ -63,11 +62,8 @@ class Progress:
         self.last_line = time.monotonic()
         rate = (self.count - self.first) / max(self.last_line - self.start, 1e-9)
         left = (self.total - self.count) / rate if rate > 0 else 0.0
-        print(
-            f"{self.what}: {self.count}/{self.total} {self.unit}, {rate:.1f}/s, {left:.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
+        done = f"{self.count}/{self.total} {self.unit}, {rate:.1f}/s, {left:.0f} s left"
+        print(f"{self.what}: {done}", file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[Item], total: int, what: str, unit: str = "items") -> Iterator[Item]:
@@ -82,9 +78,7 @@ def _check_chunk(num_chunks: int, chunk_idx: int) -> None:
     if num_chunks < 1:
         raise EgoGenError(f"number of chunks {num_chunks}: expected at least 1")
     if not 1 <= chunk_idx <= num_chunks:
-        raise EgoGenError(
-            f"chunk index {chunk_idx}: expected 1 to {num_chunks} (the first chunk is 1)"
-        )
+        raise EgoGenError(f"chunk index {chunk_idx}: expected 1 to {num_chunks}")
 
 
 def ceil_chunk(items: Sequence[Item], num_chunks: int, chunk_idx: int) -> Sequence[Item]:

@@ -16,17 +16,8 @@ from egogen.layout import DATASETS
 QUERY = "How does the person properly {} that is displayed in the video frame?"
 STYLES = ("parsed", "released")
 
-# WordNet's detachment rules for verbs: ending -> replacement (the Morphy algorithm of WordNet 3.0).
-_DETACHMENT = (
-    ("s", ""),
-    ("ies", "y"),
-    ("es", "e"),
-    ("es", ""),
-    ("ed", "e"),
-    ("ed", ""),
-    ("ing", "e"),
-    ("ing", ""),
-)
+# WordNet 3.0's detachment rules for verbs: ending -> replacements (its Morphy algorithm).
+_DETACHMENT = {"s": [""], "ies": ["y"], "es": ["e", ""], "ed": ["e", ""], "ing": ["e", ""]}
 # "#C C", "#c c", "#CC", "# C C": the camera wearer; "#O" and more words: somebody else.
 _WEARER = re.compile(r"^\s*#?\s*c\s*c(?![\w-])\s*", re.IGNORECASE)
 _WEARER_ONCE = re.compile(r"^\s*(?:#\s*[Cc]|C)(?![\w'-])\s*")
@@ -45,10 +36,8 @@ def dataset_of(action_label: str | Path) -> str:
     name = Path(action_label).name.lower()
     found = [dataset for dataset in DATASETS if dataset in name]
     if len(found) != 1:
-        raise EgoGenError(
-            f"{action_label}: the name does not say which dataset it is, expected --dataset "
-            + " or ".join(DATASETS)
-        )
+        expected = f"expected --dataset {' or '.join(DATASETS)}"
+        raise EgoGenError(f"{action_label}: the name does not say which dataset it is, {expected}")
     return found[0]
 
 
@@ -65,13 +54,11 @@ def verb_lemma(word: str, style: str = "parsed") -> str:
         return (known or getLemma(word, upos="VERB") or (word,))[0]
     candidates = [word] if _is_base_verb(word) else []
     candidates += known
-    candidates += [
-        stem + replacement
-        for ending, replacement in _DETACHMENT
-        if word.endswith(ending)
-        and _is_base_verb((stem := word.removesuffix(ending)) + replacement)
-    ]
-    return min(candidates, key=len) if candidates else word
+    for ending, replacements in _DETACHMENT.items():
+        if word.endswith(ending):
+            stems = [word.removesuffix(ending) + replacement for replacement in replacements]
+            candidates += filter(_is_base_verb, stems)
+    return min(candidates, key=len, default=word)
 
 
 def _is_base_verb(word: str) -> bool:

@@ -23,10 +23,8 @@ def check_provenance(path: Path, info: dict[str, Any], later: Collection[str] = 
     known = read_object(path)
     for name, value in json.loads(json.dumps(info)).items():  # tuples are lists in a file
         if known.get(name) != value and (name in known or name not in later):
-            raise EgoGenError(
-                f"{path}: what is here was made with {name} {known.get(name)!r}, expected "
-                f"{value!r}; choose another folder, or remove this one"
-            )
+            made = f"what is here was made with {name} {known.get(name)!r}, expected {value!r}"
+            raise EgoGenError(f"{path}: {made}; choose another folder, or remove this one")
 
 
 def record_provenance(path: Path, info: dict[str, Any], later: Collection[str] = ()) -> None:

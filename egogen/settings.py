@@ -39,9 +39,8 @@ def read_settings(path: Path | None = None) -> dict[str, str]:
             continue
         match = LINE.fullmatch(text)
         if match is None or match.group(1) not in NAMES:
-            raise EgoGenError(
-                f"{path}:{number}: {text!r}, expected NAME=VALUE with NAME of {', '.join(NAMES)}"
-            )
+            expected = f"expected NAME=VALUE with NAME of {', '.join(NAMES)}"
+            raise EgoGenError(f"{path}:{number}: {text!r}, {expected}")
         name, literal, quoted, plain = match.groups()
         value = literal or _expanded(quoted or plain or "", found, f"{path}:{number}: {name}")
         if not value:
@@ -100,10 +99,9 @@ def stage_1_paths(dataset: str, split: str) -> dict[str, Path]:
     Features made here do not go where the released ones are: nothing would keep them apart there.
     """
     data, home = setting("LEGO_DATASET"), setting("LEGO_OUTPUT") / "vllm" / "out" / dataset
+    pretrained = layout.released(setting("LEGO_WEIGHTS") / "pretrained/llava_pretrained")
     return {
-        "pretrained": Path(
-            layout.released(setting("LEGO_WEIGHTS") / "pretrained/llava_pretrained")
-        ),
+        "pretrained": Path(pretrained),
         "model_path": home / MODEL_FOLDER,
         "image_dir": layout.frame_folder(data, dataset, split),
         "action_label": layout.action_file(data, dataset, split),
@@ -119,10 +117,8 @@ def main(argv: Sequence[str]) -> None:
     if argv:
         dataset, split = (*argv, "val")[:2]
         if dataset not in layout.DATASETS or split not in layout.SPLITS:
-            raise EgoGenError(
-                f"{dataset} {split}: expected {' or '.join(layout.DATASETS)}, then "
-                f"{' or '.join(layout.SPLITS)}"
-            )
+            expected = f"{' or '.join(layout.DATASETS)}, then {' or '.join(layout.SPLITS)}"
+            raise EgoGenError(f"{dataset} {split}: expected {expected}")
         named |= stage_1_paths(dataset, split)
     for name, path in named.items():
         print(f"{name}={shlex.quote(str(path))}")

@@ -81,9 +81,8 @@ class Unpickler(_InPython):
     def find_class(self, module: str, name: str) -> Any:
         """Raises ValueError for a name of the operating system."""
         if self.proto < 3:  # written under the names of Python 2
-            module, name = NAME_MAPPING.get(
-                (module, name), (IMPORT_MAPPING.get(module, module), name)
-            )
+            moved = IMPORT_MAPPING.get(module, module), name
+            module, name = NAME_MAPPING.get((module, name), moved)
         if module in SYSTEM_MODULES:
             raise ValueError(f"it refers to {module}.{name}, expected weights")
         if (module, name) in TORCH:

@@ -135,10 +135,8 @@ def tensors(
     for other in places[1:]:
         shared = len(first.state.keys() & other.state.keys())
         if other.order[:2] == first.order[:2] and 2 * shared > len(other.state):
-            raise EgoGenError(
-                f"{path}: holds weights of the same names under {first.key!r} and {other.key!r}, "
-                "expected one of them"
-            )
+            keys = f"{first.key!r} and {other.key!r}, expected one of them"
+            raise EgoGenError(f"{path}: holds weights of the same names under {keys}")
     for name, value in {} if drop_others else first.others.items():
         plain = value is None or isinstance(value, str | int | float | list | tuple | Mapping)
         if not plain or isinstance(value, unpickling.StandIn):
@@ -147,10 +145,9 @@ def tensors(
     for name, value in first.state.items():
         whole_numbers = name.endswith("weight") and not value.is_floating_point()
         if whole_numbers or value.is_quantized or value.is_meta:
-            raise EgoGenError(
-                f"{path}: entry {name!r} is {value.device.type} {value.dtype}, "
-                "expected numbers in floating point (neither quantised nor left out)"
-            )
+            kind = f"{value.device.type} {value.dtype}"
+            expected = "expected numbers in floating point (neither quantised nor left out)"
+            raise EgoGenError(f"{path}: entry {name!r} is {kind}, {expected}")
     return {name: value.detach() for name, value in first.state.items()}
 
 
@@ -183,9 +180,8 @@ def fit_names(
         if target is None:
             lacking.append(name)
         elif target in origins:
-            raise EgoGenError(
-                f"{path}: {origins[target]} and {name} both stand for {target}, expected one"
-            )
+            both = f"{origins[target]} and {name} both stand for {target}"
+            raise EgoGenError(f"{path}: {both}, expected one")
         else:
             origins[target] = name
     for name in lacking:

@@ -14,7 +14,7 @@ from egogen.atomic import write_json
 from egogen.check import main as check
 from egogen.errors import EgoGenError
 from egogen.features.projector import Projector, write_projector
-from egogen.features.store import INFO_FILE, CompactWriter, ReleasedWriter
+from egogen.features.store import INFO_FILE, FeatureWriter
 from ldm.architecture import build_conditioner
 from ldm.data import collate, project, read_features
 from ldm.released_config import released_features
@@ -48,11 +48,7 @@ def write_stores(root: Path, names: list[str], seed: int) -> None:
             if name == "compact":
                 info |= {"vision_width": VISION} if kind == "image" else {"text_rows": 77}
             write_json(folder / INFO_FILE, info)
-            writer = (
-                CompactWriter(folder, kind, "1-of-1")
-                if name == "compact"
-                else ReleasedWriter(folder)
-            )
+            writer = FeatureWriter(folder, kind, name, "1-of-1")
             writer.write(items)
             writer.close()
     write_projector(root / "compact" / "image", made)

@@ -15,7 +15,7 @@ from egogen import EgoGenError
 from egogen.actions import read_actions
 from egogen.atomic import write_json
 from egogen.features.projector import Projector, write_projector
-from egogen.features.store import INFO_FILE, CompactWriter, write_feature
+from egogen.features.store import INFO_FILE, FeatureWriter, write_feature
 from ldm.checkpoints.load import read_weights
 from ldm.checkpoints.released_names import NAMED_BY_RELEASE
 from ldm.config import GenerateConfig, TrainConfig, load_config, load_model_params, to_yaml
@@ -148,7 +148,7 @@ def test_any_store_may_have_a_projector(tmp_path, padded):
         },
     )
     stored = np.random.default_rng(0).standard_normal((7 if padded else 12, 5)).astype(np.float16)
-    writer = CompactWriter(tmp_path, "pose", "1-of-1")
+    writer = FeatureWriter(tmp_path, "pose", "compact", "1-of-1")
     writer.write({"clip/0/a.jpg": stored})
     writer.close()
     features = {"pose": FeatureParams(**POSE, padded=padded)}

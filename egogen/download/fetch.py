@@ -9,8 +9,7 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,23 +27,31 @@ class NoConnection(EgoGenError):
     """Nothing else of the same server can be had either."""
 
 
-@contextmanager
-def in_one_line(what: str) -> Iterator[None]:
-    """The client's errors as EgoGenError: `what`, the answer, and what to do about it."""
+def asked(what: str, call: Callable[[], T]) -> T:
+    """`call()`, again after a while where a busy server refused it.
+
+    The client's errors come as EgoGenError: `what`, the answer, and what to do about it.
+    """
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
-    try:
-        yield
-    except OfflineModeIsEnabled:
-        raise NoConnection(f"{what}: HF_HUB_OFFLINE is set, expected it unset") from None
-    except (HTTPError, OSError) as error:
-        if getattr(error, "errno", None) is not None:
-            raise  # the disk, not the network
-        answer, said = getattr(error, "response", None), " ".join(str(error).split())
-        if answer is None:
-            raise NoConnection(f"{what}: no connection ({said}); run it again to go on") from None
-        advice = CLOSED if answer.status_code in (401, 403, 404) else "run it again to go on"
-        raise EgoGenError(f"{what} answers {answer.status_code}; {advice}") from None
+    waits = [*WAITS]
+    while True:
+        try:
+            return call()
+        except OfflineModeIsEnabled:
+            raise NoConnection(f"{what}: HF_HUB_OFFLINE is set, expected it unset") from None
+        except (HTTPError, OSError) as error:
+            if getattr(error, "errno", None) is not None:
+                raise  # the disk, not the network
+            answer, said = getattr(error, "response", None), " ".join(str(error).split())
+            if answer is None:
+                line = f"{what}: no connection ({said}); run it again to go on"
+                raise NoConnection(line) from None
+            if answer.status_code not in BUSY or not waits:
+                closed = answer.status_code in (401, 403, 404)
+                advice = CLOSED if closed else "run it again to go on"
+                raise EgoGenError(f"{what} answers {answer.status_code}; {advice}") from None
+        time.sleep(waits.pop(0))
 
 
 def digest_of(path: Path, like: str = "") -> str:
@@ -75,20 +82,6 @@ def part_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.part")
 
 
-def again(call: Callable[[], T]) -> T:
-    """`call()`, again after a while where a busy server refused it."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    for wait in WAITS:
-        try:
-            return call()
-        except HfHubHTTPError as error:
-            if error.response.status_code not in BUSY:
-                raise
-        time.sleep(wait)
-    return call()
-
-
 def fetch(url: str, target: Path, size: int, digest: str, hub: bool) -> str:
     """Download `url`, of `size` bytes (0: unknown), to `target` -> its digest.
 
@@ -103,8 +96,8 @@ def fetch(url: str, target: Path, size: int, digest: str, hub: bool) -> str:
     part, same = part_of(target), digest
     identity = part.with_suffix(".part-of")
     if len(digest) < 40:
-        asked = http_backoff("HEAD", url, headers=headers, timeout=60, retry_on_exceptions=())
-        answer = asked.headers if asked.status_code < 400 else {}  # some know no HEAD
+        head = http_backoff("HEAD", url, headers=headers, timeout=60, retry_on_exceptions=())
+        answer = head.headers if head.status_code < 400 else {}  # some know no HEAD
         if "text/html" in answer.get("Content-Type", ""):
             raise EgoGenError(f"{url} gives a web page in place of the file: open it by hand")
         size = int(answer.get("Content-Length", 0))
@@ -115,14 +108,10 @@ def fetch(url: str, target: Path, size: int, digest: str, hub: bool) -> str:
         part.unlink(missing_ok=True)
     check_space(part.parent, size - size_of(part), target.name)
     write_json(identity, {"validator": same})
-
-    def receive() -> None:
-        with open(part, "ab") as file:
-            if file.tell() != size or not size:
-                http_get(url, file, resume_size=file.tell(), headers=headers)
-            os.fsync(file.fileno())
-
-    again(receive)
+    with open(part, "ab") as file:
+        if file.tell() != size or not size:
+            http_get(url, file, resume_size=file.tell(), headers=headers)
+        os.fsync(file.fileno())
     if (found := digest_of(part, digest)).startswith(digest):
         os.replace(part, target)
     part.unlink(missing_ok=True)

@@ -6,8 +6,10 @@ brought (name -> size, digest), `archives`, those still to unpack, and whether i
 
 import re
 from collections.abc import Iterator
+from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any
 
 from egogen.atomic import read_object, write_json
@@ -75,9 +77,9 @@ def fetch_group(files: list[dict], folder: Path, dry_run: bool = False) -> list[
                 continue
             try:
                 todo[item] = {} if item.record.get("archives") else files_of(item.entry)
+            except http.NoConnection:
+                raise
             except EgoGenError as error:
-                if isinstance(error, http.NoConnection):
-                    raise
                 bad.append(str(error))
                 continue
             for name, (url, size, _) in todo[item].items():
@@ -116,25 +118,18 @@ def _fetch_all(item: Item, found: Files) -> None:
         item.record.pop("archives", None)
         if "repo" in item.entry:
             item.members.clear()  # it may have others by now
-    errors: list[Exception] = []
-    names = iter([*found])  # shared: each is taken once
 
-    def work() -> None:
-        for name in names:
-            try:
-                _fetch_one(item, name, *found[name])
-            except Exception as error:
-                errors.append(error)
+    def problem(name: str) -> str:
+        try:
+            _fetch_one(item, name, *found[name])
+        except EgoGenError as error:
+            return str(error)
+        return ""
 
-    # Daemons: the command can be stopped at any time, and what has arrived stays.
-    threads = [Thread(target=work, daemon=True) for _ in range(AT_ONCE)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        bugs = [error for error in errors if not isinstance(error, EgoGenError)]
-        raise bugs[0] if bugs else EgoGenError("\n".join(map(str, errors)))
+    # Its threads are daemons: the command can be stopped at any time, and what has arrived stays.
+    with ThreadPool(AT_ONCE) as pool:
+        if problems := list(filter(None, pool.imap(problem, found))):
+            raise EgoGenError("\n".join(problems))
 
 
 def _fetch_one(item: Item, name: str, url: str, size: int, digest: str) -> None:
@@ -149,8 +144,8 @@ def _fetch_one(item: Item, name: str, url: str, size: int, digest: str) -> None:
         print(f"there: {name}", flush=True)
     else:
         print(f"fetch: {name} from {url}", flush=True)
-        with http.in_one_line(f"{item.name}: {url}"):
-            found = http.fetch(url, target, size, digest, "repo" in item.entry)
+        whole = partial(http.fetch, url, target, size, digest, "repo" in item.entry)
+        found = http.asked(f"{item.name}: {url}", whole)
     with item.guard:
         item.members[name] = [http.size_of(target), found]
         item.note()

@@ -104,6 +104,5 @@ def _extract(archive: Path, source: zipfile.ZipFile, info: zipfile.ZipInfo, path
         with source.open(info) as member, atomic_path(path) as file, open(file, "wb") as copy:
             shutil.copyfileobj(member, copy, BLOCK)
     elif path.stat().st_size != info.file_size or digest_of(path, "0") != str(info.CRC):
-        raise EgoGenError(
-            f"{path}: differs from the one in {archive.name}; remove it to extract that"
-        )
+        other = f"differs from the one in {archive.name}; remove it to extract that"
+        raise EgoGenError(f"{path}: {other}")

@@ -30,29 +30,22 @@ class Projector:
     def __init__(self, state: Mapping[str, Tensor], where: str | os.PathLike):
         """Raises EgoGenError naming `where` unless `state` is a projector of one or two layers."""
         if set(state) not in (ONE_LAYER, TWO_LAYERS):
-            raise EgoGenError(
-                f"{where}: holds {', '.join(sorted(state)) or 'nothing'}, expected a projector "
-                "(weight and bias of linear_1, and of linear_2 when there are two layers)"
-            )
+            held = ", ".join(sorted(state)) or "nothing"
+            expected = "weight and bias of linear_1, and of linear_2 when there are two layers"
+            raise EgoGenError(f"{where}: holds {held}, expected a projector ({expected})")
         self.state = {name: value.detach().float().contiguous() for name, value in state.items()}
-        width = self.input_width
+        self.layers = len(self.state) // 2
+        width: int | None = None  # of what the layer before gives
         for name in sorted({name.partition(".")[0] for name in state}):
             weight, bias = self.state[f"{name}.weight"], self.state[f"{name}.bias"]
-            if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
-                raise EgoGenError(
-                    f"{where}: {name} of shapes {tuple(weight.shape)} and {tuple(bias.shape)}, "
-                    f"expected (out, {width}) and (out,)"
-                )
+            fits = weight.ndim == 2 and width in (None, weight.shape[1])
+            if not fits or bias.shape != weight.shape[:1]:
+                shapes = f"{tuple(weight.shape)} and {tuple(bias.shape)}"
+                expected = f"expected (out, {width or 'in'}) and (out,)"
+                raise EgoGenError(f"{where}: {name} of shapes {shapes}, {expected}")
             width = weight.shape[0]
-        self.output_width = width
-
-    @property
-    def input_width(self) -> int:
-        return self.state["linear_1.weight"].shape[-1]
-
-    @property
-    def layers(self) -> int:
-        return len(self.state) // 2
+        self.input_width = self.state["linear_1.weight"].shape[1]
+        self.output_width = weight.shape[0]
 
     def to(self, device: torch.device | str) -> Self:
         return type(self)({name: value.to(device) for name, value in self.state.items()}, "")
@@ -67,9 +60,8 @@ class Projector:
         return F.linear(rows, state["linear_2.weight"], state["linear_2.bias"])  # (..., P, D)
 
     def same_as(self, other: Self) -> bool:
-        return self.state.keys() == other.state.keys() and all(
-            torch.equal(value, other.state[name]) for name, value in self.state.items()
-        )
+        same = (torch.equal(value, other.state[name]) for name, value in self.state.items())
+        return self.state.keys() == other.state.keys() and all(same)
 
 
 def write_projector(root: str | os.PathLike, projector: Projector) -> None:
@@ -83,9 +75,8 @@ def keep_projector(root: str | os.PathLike, projector: Projector) -> None:
     if not path.exists():
         write_projector(root, projector)
     elif not read_projector(root).same_as(projector):
-        raise EgoGenError(
-            f"{path}: another model's projector; choose another folder, or remove this one"
-        )
+        advice = "choose another folder, or remove this one"
+        raise EgoGenError(f"{path}: another model's projector; {advice}")
 
 
 def read_projector(root: str | os.PathLike) -> Projector:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from egogen.atomic import atomic_path
 from egogen.errors import EgoGenError
@@ -46,34 +46,26 @@ class ShardReader:
 
     def __init__(self, root: str | os.PathLike):
         self.root = Path(root)
-        self._names: list[str] = []
+        self._files: list[Path] = []
         self._place: dict[str, Any] = {}  # entry -> its open file (safetensors names no type)
 
-    def __getstate__(self) -> dict:
-        return {"root": self.root}  # maps do not travel to other processes
-
-    def __setstate__(self, state: dict) -> None:
-        vars(self).update(vars(ShardReader(state["root"])))
+    def __reduce__(self) -> tuple:
+        return ShardReader, (self.root,)  # maps do not travel to other processes
 
     def _refresh(self) -> bool:
         """Look at the folder again; -> whether its files have changed."""
         files = _files(self.root)
-        names = [path.name for path in files]
-        if names == self._names:
+        if files == self._files:
             return False
         place: dict[str, Any] = {}
         for path in files:
             handle = _open(path)
             place.update(dict.fromkeys(handle.keys(), handle))
-        self._names, self._place = names, place
+        self._files, self._place = files, place
         return True
 
     def __contains__(self, name: str) -> bool:
         return name in self._place or (self._refresh() and name in self._place)
-
-    def names(self) -> list[str]:
-        self._refresh()
-        return list(self._place)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Without reading the values. Raises KeyError when there is no such entry."""
@@ -96,12 +88,10 @@ class ShardWriter:
 
     def __init__(self, root: str | os.PathLike, writer: str, shard: int = SHARD):
         self.root, self.writer, self.shard = Path(root), writer, shard
-        self.pieces: dict[Path, int] = {}  # this writer's files that are not full -> entries
-        for path in _files(self.root):
-            if path.name.endswith(f"-{writer}.safetensors"):
-                count = len(_open(path).keys())
-                if count < shard:
-                    self.pieces[path] = count
+        own = [path for path in _files(self.root) if path.name.endswith(f"-{writer}.safetensors")]
+        counts = {path: len(_open(path).keys()) for path in own}
+        # This writer's files that are not full -> entries.
+        self.pieces = {path: count for path, count in counts.items() if count < shard}
 
     def write(self, items: Mapping[str, np.ndarray]) -> None:
         """All of `items`, or on a failure none, in a file of their own."""
@@ -121,8 +111,7 @@ class ShardWriter:
         if len(paths) > 1:
             together: dict[str, np.ndarray] = {}
             for path in paths:
-                handle = _open(path)
-                together |= {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+                together |= load_file(path)
             _save(paths[-1], together)
             for path in paths[:-1]:
                 path.unlink()

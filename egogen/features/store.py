@@ -12,7 +12,7 @@ compact    few large files (`egogen.features.shards`); image features are the vi
 `feature_info.json` in the store's folder says what made it and which layout it has; a folder
 without it has the released one. Example:
 
-    writer = open_writer("features/image/val", "image", "released", "1-of-1")
+    writer = FeatureWriter("features/image/val", "image", "released", "1-of-1")
     writer.write({"clip/0/frame.jpg": rows})  # (n, d), stored as float16
     read_feature("features/image/val", "clip/0/frame.jpg", width=5120, rows=256)
 
@@ -21,7 +21,7 @@ Letters: P patches, n rows of any feature, C vision width, d width that stage 2 
 
 import os
 import posixpath
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -105,9 +105,10 @@ class CompactStore:
 
     def stored(self, image_0: str, width: int | None = None, rows: int | None = None) -> np.ndarray:
         """(P, C) or (n, d) float16; `width` (d, after the projector) and `rows` are checked."""
-        array = _native(self._at(self.shards.read, image_0), self._where(image_0))
+        where = _called(self.root, image_0)
+        array = _native(self.shards.read(self._key(image_0)), where)
         self._check_rows(array.shape, image_0, width, rows)
-        _check_finite(array, self._where(image_0))
+        _check_finite(array, where)
         return array
 
     def read(self, image_0: str, width: int | None = None, rows: int | None = None) -> np.ndarray:
@@ -117,32 +118,29 @@ class CompactStore:
             return array
         import torch
 
-        return _half(self.projector(torch.from_numpy(array)).numpy(), self._where(image_0))
+        projected = self.projector(torch.from_numpy(array)).numpy()
+        return _half(projected, _called(self.root, image_0))
 
     def shape(self, image_0: str) -> tuple[int, int]:
         """(n, d) of `read`, without reading."""
-        shape = self._at(self.shards.shape, image_0)
+        shape = self.shards.shape(self._key(image_0))
         self._check_rows(shape, image_0, None, None)
         return shape[0], shape[1] if self.projector is None else self.projector.output_width
 
-    def _where(self, image_0: str) -> str:
-        return _frame_feature(self.root, image_0)
-
-    def _at(self, reader: Callable[[str], Any], image_0: str) -> Any:
-        try:
-            return reader(feature_key(image_0))
-        except KeyError:
-            raise EgoGenError(f"{self.root}: no feature of frame {image_0} in its shards") from None
+    def _key(self, image_0: str) -> str:
+        if (key := feature_key(image_0)) not in self.shards:
+            raise EgoGenError(f"{self.root}: no feature of frame {image_0} in its shards")
+        return key
 
     def _check_rows(self, shape: tuple, image_0: str, width: int | None, rows: int | None) -> None:
-        where, projector = self._where(image_0), self.projector
+        where, projector = _called(self.root, image_0), self.projector
         _check_shape(shape, where, width if projector is None else projector.input_width, rows)
         if projector is not None and width not in (None, projector.output_width):
             made = projector.output_width
             raise EgoGenError(f"{where}: width {made} for stage 2, expected {width}")
 
 
-def _frame_feature(root: Path, image_0: str) -> str:
+def _called(root: Path, image_0: str) -> str:
     """What errors call an entry of a compact store."""
     return f"{root}: feature of frame {image_0}"
 
@@ -159,20 +157,14 @@ def feature_key(image_0: str) -> str:
 
 def open_store(root: str | os.PathLike) -> ReleasedStore | CompactStore:
     """The store in a folder, whichever layout it has; opened once and kept."""
-    info = Path(root) / INFO_FILE
-    try:
-        stamp = info.stat().st_mtime_ns
-    except OSError:
-        stamp = 0
-    return _open_store(str(root), stamp)
+    info = os.path.join(root, INFO_FILE)
+    return _open_store(str(root), os.stat(info).st_mtime_ns if os.path.exists(info) else 0)
 
 
 @lru_cache(maxsize=64)
 def _open_store(root: str, stamp: int) -> ReleasedStore | CompactStore:
-    info = read_info(root) if stamp else {}
-    if info.get("layout", "released") == "released":
-        return ReleasedStore(root)
-    return CompactStore(root, info)
+    info = read_info(root)
+    return CompactStore(root, info) if info.get("layout") == "compact" else ReleasedStore(root)
 
 
 def read_info(root: str | os.PathLike) -> dict[str, Any]:
@@ -243,46 +235,32 @@ def record_store(
     record_provenance(root / INFO_FILE, shape | dict(info))
 
 
-def open_writer(
-    root: str | os.PathLike, name: str, layout: str, writer: str
-) -> "ReleasedWriter | CompactWriter":
-    """A writer of batches of the feature `name`; `writer` is this job's own among parallel ones."""
-    return ReleasedWriter(root) if layout == "released" else CompactWriter(root, name, writer)
+class FeatureWriter:
+    """Writes the feature `name` of batches of frames: a .npy each, or shards.
 
+    `writer` is this job's own name among parallel ones. Shards get at most COMPACT_ROWS rows.
+    """
 
-class ReleasedWriter:
-    """Writes features of batches of frames, a .npy each."""
-
-    def __init__(self, root: str | os.PathLike):
-        self.root = Path(root)
-
-    def write(self, items: Mapping[str, np.ndarray]) -> None:
-        """{image_0: (n, d)}."""
-        for image_0, rows in items.items():
-            write_feature(self.root, image_0, rows)
-
-    def close(self) -> None:
-        """Nothing is left to be done; compact stores have something."""
-
-
-class CompactWriter:
-    """Writes the feature `name` of batches of frames into shards, at most its COMPACT_ROWS rows."""
-
-    def __init__(self, root: str | os.PathLike, name: str, writer: str):
+    def __init__(self, root: str | os.PathLike, name: str, layout: str, writer: str):
         self.root, self.most_rows = Path(root), COMPACT_ROWS.get(name)
-        self.shards = ShardWriter(root, writer)
+        self.shards = ShardWriter(root, writer) if layout == "compact" else None
 
     def write(self, items: Mapping[str, np.ndarray]) -> None:
         """{image_0: (n, d)}, or (P, C) where the store has a projector."""
-        half = {
-            feature_key(image_0): _half(rows[: self.most_rows], _frame_feature(self.root, image_0))
-            for image_0, rows in items.items()
-        }
-        self.shards.write(half)
+        half = {}
+        for image_0, rows in items.items():
+            if self.shards is None:
+                write_feature(self.root, image_0, rows)
+            else:
+                where = _called(self.root, image_0)
+                half[feature_key(image_0)] = _half(rows[: self.most_rows], where)
+        if self.shards is not None:
+            self.shards.write(half)
 
     def close(self) -> None:
         """Join what has been written in small files."""
-        self.shards.join()
+        if self.shards is not None:
+            self.shards.join()
 
 
 def _load(path: Path, image_0: str = "", **options) -> np.ndarray:
@@ -313,10 +291,8 @@ def _as_rows(array: np.ndarray, where: Any) -> np.ndarray:
     if array.ndim == 3 and array.shape[1] > 0:
         # The released code wrote an answer of one token as (d,).
         if len(array) == 1 < array.shape[1]:
-            raise EgoGenError(
-                f"{where}: feature of shape {array.shape}, expected (n, d): without the first axis "
-                "where it is that of a batch of one"
-            )
+            expected = "(n, d): without the first axis where it is that of a batch of one"
+            raise EgoGenError(f"{where}: feature of shape {array.shape}, expected {expected}")
         return array[:, -1, :]
     return array[None] if array.ndim == 1 else array
 

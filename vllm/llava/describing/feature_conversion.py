@@ -22,7 +22,7 @@ import torch
 from egogen.actions import ActionEntry
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError
 from egogen.features.projector import Projector, read_projector
-from egogen.features.store import open_store, open_writer, read_info, record_store
+from egogen.features.store import FeatureWriter, open_store, read_info, record_store
 from egogen.jobs import Progress
 from llava.checkpoints.config import read_config
 from llava.checkpoints.load import read_state
@@ -158,7 +158,7 @@ def convert(job: Conversion, entries: Sequence[ActionEntry]) -> int:
     target = open_store(job.target)
     unproject = None if job.projector is None else Unprojector(job.projector)
     left = [e for e in entries if e.key not in problems and not _complete(target, e)]
-    writer = open_writer(job.target, job.kind, job.layout, job.writer)
+    writer = FeatureWriter(job.target, job.kind, job.layout, job.writer)
     done = len(entries) - len(left)
     with Progress(len(entries), f"to {job.layout}", "features", done=done) as progress:
         for first in range(0, len(left), BATCH):

@@ -5,7 +5,7 @@ from typing import Any
 
 from egogen.actions import ActionEntry
 from egogen.errors import EgoGenError
-from egogen.features.store import open_store, open_writer, record_store
+from egogen.features.store import FeatureWriter, open_store, record_store
 from llava.describing.describer import Describer, Description
 from llava.describing.job import Job
 
@@ -32,7 +32,7 @@ class FeatureStores:
             project = feature.projector if self.compact else None
             record_store(root, name, job.feature_layout, info, project and project())
             writer = f"{job.chunk_idx}-of-{job.num_chunks}"
-            self.writers[name] = open_writer(root, name, job.feature_layout, writer)
+            self.writers[name] = FeatureWriter(root, name, job.feature_layout, writer)
 
     def hold(self, entry: ActionEntry) -> bool:
         """Whether all features of the entry are there, complete and of the right shape."""

@@ -76,14 +76,15 @@ def part_of(target: Path) -> Path:
 
 
 def again(call: Callable[[], T]) -> T:
-    """`call()`, again after a while where a busy server refused it."""
-    from huggingface_hub.errors import HfHubHTTPError
+    """`call()`, again after a while where a busy server refused it or reset the connection."""
+    from huggingface_hub.errors import HTTPError
 
     for wait in WAITS:
         try:
             return call()
-        except HfHubHTTPError as error:
-            if error.response.status_code not in BUSY:
+        except HTTPError as error:
+            status = getattr(getattr(error, "response", None), "status_code", 0)
+            if status not in BUSY and type(error).__name__ != "ReadError":  # that is a reset
                 raise
         time.sleep(wait)
     return call()

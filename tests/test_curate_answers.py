@@ -101,9 +101,19 @@ def test_what_stands_around_a_text_goes():
         "Lift it.",
         "",
     )
-    assert flaw("<think>The mug is to be picked up by one of the hands", {"mug"}) == (
-        "holds '<think>'"
-    )
+    for mark in ("<think>", "<thinking>"):
+        assert flaw(f"{mark}The mug is to be picked up by one hand", {"mug"}) == "holds '<think'"
+
+
+def test_an_answer_in_parts():
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "A mug?"}]}]
+    parts += [{"type": "text", "text": part} for part in ("Lift ", "the mug.")]
+    assert said(json.dumps(completion(parts))) == ("Lift the mug.", "")
+
+
+def test_what_is_no_answer_is_quoted():
+    with pytest.raises(ValueError, match='found \'{"error": "no credit"}\''):
+        said('{"error": "no credit"}')
 
 
 def test_shipped_examples_are_as_answers_should_be():

@@ -67,8 +67,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     taken = [action_file(args.root, args.name, args.split), args.examples]
     taken.append(metadata_file(args.root, args.name))
     for path in filter(None, (args.out, args.actions_output)):
-        if path.resolve() in [other.resolve() for other in taken]:
-            raise EgoGenError(f"{path}: is read or written here already, expected another file")
+        if path.is_dir() or path.resolve() in [other.resolve() for other in taken]:
+            raise EgoGenError(f"{path}: is a folder or in use here, expected another file")
         taken.append(path)
     return args
 

@@ -16,7 +16,7 @@ REFUSAL = re.compile(
     r"|\bas an? (ai|artificial|large|language)\b|\bplease (provide|upload|share)\b",
     re.IGNORECASE,
 )
-MARKS = ("<image>", "<think>", "<|")  # would be read as part of a prompt, or are left of one
+MARKS = ("<image>", "<think", "<|")  # would be read as part of a prompt, or are left of one
 # The name of an object is what stands between such words.
 AROUND = (
     "a an the his her its their some both another this that these it them in into on onto to from "
@@ -73,10 +73,12 @@ def said(reply: str) -> tuple[str, str]:
     try:
         choice = json.loads(reply)["choices"][0]
         message, ended = choice["message"], choice.get("finish_reason")
-        text = " ".join((message["content"] or "").rpartition("</think>")[2].split()).strip('"“”')
-        refusal = message.get("refusal")
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"expected choices[0].message.content ({error})") from None
+        text, refusal = message["content"] or "", message.get("refusal")
+        if isinstance(text, list):  # parts, maybe with thoughts among them
+            text = "".join(part["text"] for part in text if part["type"] == "text")
+        text = " ".join(text.rpartition("</think>")[2].split()).strip('"“”')
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        raise ValueError(f"expected choices[0].message.content, found {reply[:200]!r}") from None
     if ended in ("length", "content_filter"):
         return text, f"was ended by the server ({ended})"
     return text, "refuses" if refusal else ""

@@ -21,7 +21,7 @@ MARKS = ("<image>", "<think", "<|")  # would be read as part of a prompt, or are
 AROUND = (
     "a an the his her its their some both another this that these it them in into on onto to from "
     "with without at by for off out over under up down through around across against along away "
-    "back aside together between behind inside near and or then"
+    "back aside together between behind inside near and or then upside forward well once more"
 )
 
 
@@ -29,15 +29,20 @@ def named_by(phrase: str, objects: Collection[str] = ()) -> set[str]:
     """Words of which a description must have one: the object of a phrase, or what boxes call it.
 
     "pick up the red mug from the table" -> {"mug"}; "take a slice of bread" -> {"slice", "bread"};
-    "stand up" -> {"stand"}. Empty for phrases in other scripts.
+    "stand up again" -> {"stand"}. Empty for phrases in other scripts.
     """
     around, words = AROUND.split(), re.findall(r"[a-z]{2,}|[^\w\s-]", phrase.casefold())
     rest = dropwhile(around.__contains__, words[1:])
     name = " ".join(takewhile(lambda word: word not in around and word.isalpha(), rest))
     boxed = [name for name in objects if not name.endswith(("hand", "hands"))]
     found = [WORD.findall(part.casefold()) for part in (*name.split(" of "), *boxed)]
+    found = [[word for word in part if not adverb(word)] for part in found]
     heads = {part[-1] for part in found if part}
     return (heads or set(words[:1])) if phrase.isascii() else set()
+
+
+def adverb(word: str) -> bool:
+    return "ADV" in (kinds := getAllLemmas(word)) and "NOUN" not in kinds
 
 
 def forms(word: str) -> set[str]:

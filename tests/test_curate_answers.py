@@ -26,6 +26,7 @@ NAMED = {
     "push the door open": {"door"},
     "stir well once more": {"stir"},
     "grate parmesan": {"parmesan"},
+    "open the jar's lid": {"lid"},
     "stir": {"stir"},
     "pick it up": {"pick"},
     "take bag:garbage": {"bag"},
@@ -87,10 +88,13 @@ def test_any_of_several_words_will_do():
         "Unfortunately, no mug can be seen that a person could pick up.",
         "The mug is not there. As an AI, I cannot look at videos of it.",
         "To describe the mug, please provide the frame of the video first.",
+        "Sure! The right hand picks up the mug and holds it before the body.",
+        "Here's a description: The right hand picks up the mug from the table.",
+        "**Description:** The right hand picks up the mug from the table.",
     ],
 )
 def test_refusals(text):
-    assert flaw(text, {"mug"}) == "refuses"
+    assert flaw(text, {"mug"}) == "refuses or chats"
     assert flaw(text) == ""  # of a person's own text nothing is asked but that it can be read
 
 

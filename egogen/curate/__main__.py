@@ -62,9 +62,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise EgoGenError("--request, --key: expected a JSON object, and a key that is not taken")
     if not (args.dry_run or args.out and (args.from_column or args.base_url and args.model)):
         raise EgoGenError("expected --dry-run, or --out and --base-url, --model or --from-column")
-    taken = [action_file(args.root, args.name, args.split), args.examples]
-    taken.append(metadata_file(args.root, args.name))
-    for path in filter(None, (args.out, args.actions_output)):
+    taken = [action_file(args.root, args.name, args.split), metadata_file(args.root, args.name)]
+    for path in filter(None, (args.examples, args.out, args.actions_output)):
         if path.is_dir() or path.resolve() in [other.resolve() for other in taken]:
             raise EgoGenError(f"{path}: is a folder or in use here, expected another file")
         taken.append(path)

@@ -13,7 +13,8 @@ WORD = re.compile(r"[^\W\d_]+")
 REFUSAL = re.compile(
     r"^\W*(sorry|i apologi[sz]e|unfortunately|i( a|.)?m (very )?(sorry|unable|not able)"
     r"|i (can\s?no|can.?|do no|don.?|won.?)t)\b"
-    r"|\bas an? (ai|artificial|large|language)\b|\bplease (provide|upload|share)\b",
+    r"|^\W*(sure|certainly|of course|here(.s| is| are)|description)\b"
+    r"|\bas an? (ai|artificial|assistant|large|language)\b|\bplease (provide|upload|share)\b",
     re.IGNORECASE,
 )
 MARKS = ("<image>", "<think", "<|")  # would be read as part of a prompt, or are left of one
@@ -31,7 +32,7 @@ def named_by(phrase: str, objects: Collection[str] = ()) -> set[str]:
     "pick up the red mug from the table" -> {"mug"}; "take a slice of bread" -> {"slice", "bread"};
     "stand up again" -> {"stand"}. Empty for phrases in other scripts.
     """
-    around, words = AROUND.split(), re.findall(r"[a-z]{2,}|[^\w\s-]", phrase.casefold())
+    around, words = AROUND.split(), re.findall(r"[a-z]{2,}|[^\w\s'-]", phrase.casefold())
     rest = dropwhile(around.__contains__, words[1:])
     name = " ".join(takewhile(lambda word: word not in around and word.isalpha(), rest))
     boxed = [name for name in objects if not name.endswith(("hand", "hands"))]
@@ -60,7 +61,7 @@ def flaw(text: str, wanted: Collection[str] | None = None) -> str:
     if odd or not text:
         return f"holds {odd[0]!r}" if odd else "is empty"
     if wanted is not None and REFUSAL.search(text):
-        return "refuses"
+        return "refuses or chats"
     if wanted is not None and not LENGTH[0] <= len(text) <= LENGTH[1]:
         return f"has {len(text)} characters, expected {LENGTH[0]} to {LENGTH[1]}"
     found = {form for word in WORD.findall(text.casefold()) for form in forms(word)}

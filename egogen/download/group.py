@@ -57,7 +57,7 @@ class Item:
             if not path.exists():
                 yield f"{path}: is gone"
             elif http.size_of(path) != size or (read and http.digest_of(path, digest) != digest):
-                yield f"{path}: not the bytes that were downloaded, digest {digest}"
+                yield f"{path}: not the bytes that were downloaded; remove it to fetch it anew"
 
 
 def fetch_group(files: list[dict], folder: Path, dry_run: bool = False) -> list[str]:

@@ -18,7 +18,7 @@ from mini.world.texts import parse_description
 from mini.world.write import conversations_file, write_dataset
 
 NAME = "ego4d"
-TINY = "--vision-steps 2 --language-steps 4 --batch-size 4 --hidden 64 --heads 2 --layers 1"
+TINY = "--vision-steps 2 --language-steps 4"
 
 
 def words(*parts: object, **options: object) -> list[str]:

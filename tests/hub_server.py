@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +40,7 @@ class HubServer(ThreadingHTTPServer):
         self.token = ""  # needed for everything of a repository
         self.statuses: dict[str, list[int]] = {}  # part of a path -> answers that come first
         self.cuts: dict[str, list[int]] = {}  # part of a path -> bytes before it breaks off
+        self.reset = False  # in the way of a router that forgot the connection
         self.headers: dict[str, str] = {}  # that plain files have besides, or in place of others
         self.page = 1000
         self.seen: list[tuple[str, str, str | None, str | None]] = []  # method, path, range, token
@@ -149,6 +153,11 @@ class Handler(BaseHTTPRequestHandler):
             if part in self.path and cuts and status < 300:
                 body, self.close_connection = body[: cuts.pop(0)], True
         self.wfile.write(body)
+        if self.close_connection and self.server.reset:
+            self.connection.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", True, 0)
+            )
+            os.close(self.connection.detach())
 
 
 @contextmanager

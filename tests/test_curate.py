@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from chat_server import BODIES, KEY, described, serving
+from chat_server import BODIES, KEY, STATUSES, described, serving
 from other_process import PROJECT, held
 from PIL import Image
 from small_dataset import write_dataset
@@ -232,6 +232,16 @@ def test_the_key_is_not_repeated(root, server, capsys):
     said = "".join(capsys.readouterr())
     assert stopped.value.code == 2 and "401" in said and KEY not in said
     assert len(server.asked) <= 4 and not (root / "out.json").exists()
+
+
+def test_no_part_of_the_key_is_repeated(root, server, capsys, monkeypatch):
+    """Nor where a long answer is cut."""
+    monkeypatch.setitem(STATUSES, "401", "x" * 365 + "{key}")
+    command = line(root, server)
+    command[command.index(server.url())] = server.url("401")
+    with pytest.raises(SystemExit):
+        run_command(main, command)
+    assert KEY[:6] not in "".join(capsys.readouterr())
 
 
 def test_a_server_that_stops_answering(root, server):

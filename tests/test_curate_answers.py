@@ -21,6 +21,12 @@ NAMED = {
     "touch the phone with the left hand": {"phone"},
     "talk to man X": {"man"},
     "stand up": {"stand"},
+    "cut tomato again": {"tomato"},
+    "lift the plate slightly": {"plate"},
+    "push the door open": {"door"},
+    "stir well once more": {"stir"},
+    "grate parmesan": {"parmesan"},
+    "open the jar's lid": {"lid"},
     "stir": {"stir"},
     "pick it up": {"pick"},
     "take bag:garbage": {"bag"},
@@ -82,10 +88,13 @@ def test_any_of_several_words_will_do():
         "Unfortunately, no mug can be seen that a person could pick up.",
         "The mug is not there. As an AI, I cannot look at videos of it.",
         "To describe the mug, please provide the frame of the video first.",
+        "Sure! The right hand picks up the mug and holds it before the body.",
+        "Here's a description: The right hand picks up the mug from the table.",
+        "**Description:** The right hand picks up the mug from the table.",
     ],
 )
 def test_refusals(text):
-    assert flaw(text, {"mug"}) == "refuses"
+    assert flaw(text, {"mug"}) == "refuses or chats"
     assert flaw(text) == ""  # of a person's own text nothing is asked but that it can be read
 
 
@@ -101,9 +110,19 @@ def test_what_stands_around_a_text_goes():
         "Lift it.",
         "",
     )
-    assert flaw("<think>The mug is to be picked up by one of the hands", {"mug"}) == (
-        "holds '<think>'"
-    )
+    for mark in ("<think>", "<thinking>"):
+        assert flaw(f"{mark}The mug is to be picked up by one hand", {"mug"}) == "holds '<think'"
+
+
+def test_an_answer_in_parts():
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "A mug?"}]}]
+    parts += [{"type": "text", "text": part} for part in ("Lift ", "the mug.")]
+    assert said(json.dumps(completion(parts))) == ("Lift the mug.", "")
+
+
+def test_what_is_no_answer_is_quoted():
+    with pytest.raises(ValueError, match='found \'{"error": "no credit"}\''):
+        said('{"error": "no credit"}')
 
 
 def test_shipped_examples_are_as_answers_should_be():

@@ -44,6 +44,12 @@ def test_a_file_comes_once(command, target, server, digest):
     assert [path.name for path in target.parent.iterdir()] == ["a.ckpt"]
 
 
+def test_a_connection_that_is_reset_is_opened_again(command, target, server):
+    server.reset, server.cuts["a.ckpt"] = True, [400_000, 0, 300_000]
+    assert command()[0] == 0 and target.read_bytes() == CONTENT
+    assert len(server.asked("a.ckpt")) == 4
+
+
 def test_a_later_call_goes_on(command, target, server):
     server.cuts["a.ckpt"] = list(BROKEN)
     code, text = command()

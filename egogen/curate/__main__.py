@@ -61,14 +61,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if not isinstance(args.request, dict) or args.key in ("image_0", "image_1", "action"):
         raise EgoGenError("--request, --key: expected a JSON object, and a key that is not taken")
     if not (args.dry_run or args.out and (args.from_column or args.base_url and args.model)):
-        raise EgoGenError(
-            "expected --out with --base-url and --model or --from-column; or --dry-run"
-        )
-    taken = [action_file(args.root, args.name, args.split), args.examples]
-    taken.append(metadata_file(args.root, args.name))
-    for path in filter(None, (args.out, args.actions_output)):
-        if path.resolve() in [other.resolve() for other in taken]:
-            raise EgoGenError(f"{path}: is read or written here already, expected another file")
+        raise EgoGenError("expected --dry-run, or --out and --base-url, --model or --from-column")
+    taken = [action_file(args.root, args.name, args.split), metadata_file(args.root, args.name)]
+    for path in filter(None, (args.examples, args.out, args.actions_output)):
+        if path.is_dir() or path.resolve() in [other.resolve() for other in taken]:
+            raise EgoGenError(f"{path}: is a folder or in use here, expected another file")
         taken.append(path)
     return args
 
@@ -109,15 +106,10 @@ def make_prompts(args: argparse.Namespace, entries: Sequence[ActionEntry]) -> li
     """A prompt an entry; its phrase is empty where the label names no action."""
     metadata = read_object(metadata_file(args.root, args.name), "an object of clips", needed=False)
     frames = frame_folder(args.root, args.name, args.split)
-    return [
-        Prompt(
-            entry,
-            clean_label(" ".join(entry.label.split()), args.name),
-            boxes_of(metadata, entry),
-            inside(frames, entry.image_0) if args.images else None,
-        )
-        for entry in entries
-    ]
+    phrases = [clean_label(" ".join(entry.label.split()), args.name) for entry in entries]
+    boxes = [boxes_of(metadata, entry) for entry in entries]
+    images = [inside(frames, entry.image_0) if args.images else None for entry in entries]
+    return [*map(Prompt, entries, phrases, boxes, images)]
 
 
 def own_texts(path: Path, key: str, prompts: Sequence[Prompt]) -> Answers:

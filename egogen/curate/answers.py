@@ -13,15 +13,16 @@ WORD = re.compile(r"[^\W\d_]+")
 REFUSAL = re.compile(
     r"^\W*(sorry|i apologi[sz]e|unfortunately|i( a|.)?m (very )?(sorry|unable|not able)"
     r"|i (can\s?no|can.?|do no|don.?|won.?)t)\b"
-    r"|\bas an? (ai|artificial|large|language)\b|\bplease (provide|upload|share)\b",
+    r"|^\W*(sure|certainly|of course|here(.s| is| are)|description)\b"
+    r"|\bas an? (ai|artificial|assistant|large|language)\b|\bplease (provide|upload|share)\b",
     re.IGNORECASE,
 )
-MARKS = ("<image>", "<think>", "<|")  # would be read as part of a prompt, or are left of one
+MARKS = ("<image>", "<think", "<|")  # would be read as part of a prompt, or are left of one
 # The name of an object is what stands between such words.
 AROUND = (
     "a an the his her its their some both another this that these it them in into on onto to from "
     "with without at by for off out over under up down through around across against along away "
-    "back aside together between behind inside near and or then"
+    "back aside together between behind inside near and or then upside forward well once more"
 )
 
 
@@ -29,15 +30,20 @@ def named_by(phrase: str, objects: Collection[str] = ()) -> set[str]:
     """Words of which a description must have one: the object of a phrase, or what boxes call it.
 
     "pick up the red mug from the table" -> {"mug"}; "take a slice of bread" -> {"slice", "bread"};
-    "stand up" -> {"stand"}. Empty for phrases in other scripts.
+    "stand up again" -> {"stand"}. Empty for phrases in other scripts.
     """
-    around, words = AROUND.split(), re.findall(r"[a-z]{2,}|[^\w\s-]", phrase.casefold())
+    around, words = AROUND.split(), re.findall(r"[a-z]{2,}|[^\w\s'-]", phrase.casefold())
     rest = dropwhile(around.__contains__, words[1:])
     name = " ".join(takewhile(lambda word: word not in around and word.isalpha(), rest))
     boxed = [name for name in objects if not name.endswith(("hand", "hands"))]
     found = [WORD.findall(part.casefold()) for part in (*name.split(" of "), *boxed)]
+    found = [[word for word in part if not adverb(word)] for part in found]
     heads = {part[-1] for part in found if part}
     return (heads or set(words[:1])) if phrase.isascii() else set()
+
+
+def adverb(word: str) -> bool:
+    return "ADV" in (kinds := getAllLemmas(word)) and "NOUN" not in kinds
 
 
 def forms(word: str) -> set[str]:
@@ -55,7 +61,7 @@ def flaw(text: str, wanted: Collection[str] | None = None) -> str:
     if odd or not text:
         return f"holds {odd[0]!r}" if odd else "is empty"
     if wanted is not None and REFUSAL.search(text):
-        return "refuses"
+        return "refuses or chats"
     if wanted is not None and not LENGTH[0] <= len(text) <= LENGTH[1]:
         return f"has {len(text)} characters, expected {LENGTH[0]} to {LENGTH[1]}"
     found = {form for word in WORD.findall(text.casefold()) for form in forms(word)}
@@ -73,10 +79,12 @@ def said(reply: str) -> tuple[str, str]:
     try:
         choice = json.loads(reply)["choices"][0]
         message, ended = choice["message"], choice.get("finish_reason")
-        text = " ".join((message["content"] or "").rpartition("</think>")[2].split()).strip('"“”')
-        refusal = message.get("refusal")
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"expected choices[0].message.content ({error})") from None
+        text, refusal = message["content"] or "", message.get("refusal")
+        if isinstance(text, list):  # parts, maybe with thoughts among them
+            text = "".join(part["text"] for part in text if part["type"] == "text")
+        text = " ".join(text.rpartition("</think>")[2].split()).strip('"“”')
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        raise ValueError(f"expected choices[0].message.content, found {reply[:200]!r}") from None
     if ended in ("length", "content_filter"):
         return text, f"was ended by the server ({ended})"
     return text, "refuses" if refusal else ""

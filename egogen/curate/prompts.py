@@ -69,9 +69,7 @@ def read_examples(path: Path) -> list[Message]:
             raise ValueError("no examples")
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         found = " ".join(str(getattr(error, "strerror", None) or error).split())
-        form = (
-            "'system', 'examples': action, description, objects: {name: [left, top, right, bottom]}"
-        )
+        form = "'system', 'examples': action, description, objects {name: left, top, right, bottom}"
         raise EgoGenError(f"{where}: expected YAML of {form} ({found})") from None
     return messages
 

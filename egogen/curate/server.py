@@ -35,7 +35,7 @@ def reason(error: Exception) -> str:
     """What is known of a failed request, in one line."""
     response = getattr(error, "response", None)
     said = f"{error} {error.__cause__ or ''}" if response is None else response.text
-    return " ".join(f"{getattr(error, 'status_code', '')} {said}".split())[:400]
+    return " ".join(f"{getattr(error, 'status_code', '')} {said}".split())
 
 
 async def describe(request: Request, prompt: Prompt, seed: int) -> tuple[str, str]:
@@ -98,12 +98,13 @@ async def ask(
                 save(prompt, *await describe(request, prompt, args.seed))
                 unanswered, sure = 0, True
             except (openai.OpenAIError, EgoGenError, ValueError) as error:
-                status, text = getattr(error, "status_code", 0), hidden(reason(error))
+                status, text = getattr(error, "status_code", 0), hidden(reason(error))[:400]
                 failures.append(f"entry {prompt.entry.key}: {text}")
                 alone = isinstance(error, EgoGenError) or sure and 400 <= status < 429
                 unanswered += not alone
                 if status in (401, 404) or unanswered >= STOP_AFTER:
-                    raise EgoGenError(f"--base-url: no answer ({text})") from None
+                    hint = "expected a server up to /v1 that knows model and key"
+                    raise EgoGenError(f"--base-url: no answer ({text}); {hint}") from None
 
     limits = {"max_retries": args.retries, "timeout": args.timeout}
     async with openai.AsyncOpenAI(api_key=key, base_url=args.base_url, **limits) as client:

@@ -28,7 +28,7 @@ class NoConnection(EgoGenError):
 
 
 def asked(what: str, call: Callable[[], T]) -> T:
-    """`call()`, again after a while where a busy server refused it.
+    """`call()`, again after a while where a busy server refused it or reset the connection.
 
     The client's errors come as EgoGenError: `what`, the answer, and what to do about it.
     """
@@ -44,10 +44,11 @@ def asked(what: str, call: Callable[[], T]) -> T:
             if getattr(error, "errno", None) is not None:
                 raise  # the disk, not the network
             answer, said = getattr(error, "response", None), " ".join(str(error).split())
-            if answer is None:
+            reset = type(error).__name__ == "ReadError"  # the client takes it for final
+            if answer is None and not (reset and waits):
                 line = f"{what}: no connection ({said}); run it again to go on"
                 raise NoConnection(line) from None
-            if answer.status_code not in BUSY or not waits:
+            if answer is not None and (answer.status_code not in BUSY or not waits):
                 closed = answer.status_code in (401, 403, 404)
                 advice = CLOSED if closed else "run it again to go on"
                 raise EgoGenError(f"{what} answers {answer.status_code}; {advice}") from None

@@ -59,7 +59,7 @@ class Item:
             if not path.exists():
                 yield f"{path}: is gone"
             elif http.size_of(path) != size or (read and http.digest_of(path, digest) != digest):
-                yield f"{path}: not the bytes that were downloaded, digest {digest}"
+                yield f"{path}: not the bytes that were downloaded; remove it to fetch it anew"
 
 
 def fetch_group(files: list[dict], folder: Path, dry_run: bool = False) -> list[str]:
@@ -141,9 +141,9 @@ def _fetch_one(item: Item, name: str, url: str, size: int, digest: str) -> None:
         if not (found := http.digest_of(target, digest)).startswith(digest):
             other = f"has digest {found}, expected {digest}; remove it to fetch it anew"
             raise EgoGenError(f"{target}: {other}")
-        print(f"there: {name}", flush=True)
+        print(f"there: {name}\n", end="", flush=True)
     else:
-        print(f"fetch: {name} from {url}", flush=True)
+        print(f"fetch: {name} from {url}\n", end="", flush=True)
         whole = partial(http.fetch, url, target, size, digest, "repo" in item.entry)
         found = http.asked(f"{item.name}: {url}", whole)
     with item.guard:

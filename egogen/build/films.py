@@ -15,6 +15,7 @@ from av.stream import Disposition
 from PIL import Image
 
 from egogen.build.clips import EPSILON, Frame
+from egogen.build.rows import usual_rate
 from egogen.errors import EgoGenError
 
 TEXT_ART = ("ansi", "bintext", "xbin", "idf")  # FFmpeg draws text files
@@ -55,17 +56,10 @@ class Video:
         self.path = path
         self._open()
         zero = self.container.start_time  # in microseconds; none: a bare stream without times
-        rates = (self.stream.average_rate, self.stream.guessed_rate)
-        self.rate = (rates[0] if zero is not None else None) or rates[1]
+        self.rate = _rate(self.stream, zero is not None)
         if not self.rate:
             self.close()
             raise EgoGenError(f"{path}: has no frame rate")
-        for usual in (
-            Fraction(round(self.rate)),
-            Fraction(round(self.rate * 1001 / 1000) * 1000, 1001),
-        ):
-            if abs(usual - self.rate) < self.rate / 10**6:  # Matroska rounds 60000/1001
-                self.rate = usual
         self.fps, self.tick = float(self.rate), self.stream.time_base
         self.first = self.stream.start_time or 0
         begin = float(self.first * self.tick)
@@ -196,6 +190,19 @@ class Video:
         graph.link_nodes(*nodes).configure()
         graph.vpush(frame)
         return Image.fromarray(graph.vpull().to_ndarray())
+
+
+def _rate(stream, timed: bool) -> Fraction | None:
+    """Frames a second: the average, but that counts the last frame's duration, which may be any.
+
+    So, where it is no usual rate, that of the first frames if it explains the film to a frame.
+    """
+    rates = [usual_rate(r) if r else None for r in (stream.average_rate, stream.guessed_rate)]
+    average, guessed = rates if timed else [None, rates[1]]
+    if average and guessed and average.denominator not in (1, 1001) and stream.frames:
+        length = (stream.duration or 0) * stream.time_base
+        return guessed if abs(length * guessed - stream.frames) <= 1 else average
+    return average or guessed
 
 
 def _in_order(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:

@@ -1,6 +1,7 @@
 """Tables that other programs wrote, as rows of values by column: CSV, JSON lines, parquet."""
 
 import csv
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,9 @@ def need_columns(
     if twice or not set(needed) <= set(columns) or known and not set(columns) <= set(known):
         others = [name for name in known or () if name not in needed]
         optional = f", and optionally {', '.join(others)}" if others else ""
-        raise EgoGenError(
-            f"{path}: columns are {', '.join(columns) or 'none'}; expected {', '.join(needed)}"
-            f"{optional}, each once"
-        )
+        there = textwrap.shorten(", ".join(columns), 250, placeholder=" ...") or "none"
+        names = ", ".join(needed) or "names"
+        raise EgoGenError(f"{path}: columns are {there}; expected {names}{optional}, each once")
 
 
 def read_csv(

@@ -21,7 +21,7 @@ from egogen.actions import DESCRIPTION_KEY
 from egogen.atomic import read_json, write_bytes, write_json, write_text
 from egogen.build.clips import Frame, open_clip
 from egogen.build.judge import change, measure, sharpness
-from egogen.build.rows import Row, Timing
+from egogen.build.rows import Row, Timing, epic_rate
 from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
 from egogen.jobs import Progress
@@ -30,6 +30,7 @@ from egogen.provenance import check_provenance, record_provenance
 
 JPEG_QUALITY = 95
 RECORD_FILE = "made_by.json"
+OFFICIAL_FRAMES = "rgb_frames"  # folder of EPIC-KITCHENS', whose own table has no rates
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,8 @@ def _clip_pairs(
         return
     try:
         rate = rows[0].fps or request.fps
+        if rate is None and isinstance(place, Path) and place.parent.name == OFFICIAL_FRAMES:
+            rate = epic_rate(rows[0].clip_id)
         with open_clip(place, rate) if isinstance(place, Path) else nullcontext(place) as clip:
             for row in missing:
                 try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from egogen.atomic import read_object
 from egogen.build.forms.reading import FIELDS, Reading
-from egogen.build.rows import Options, Row, Table
+from egogen.build.rows import Options, Row, Table, usual_rate
 from egogen.errors import EgoGenError
 from egogen.labels import clean_label
 
@@ -30,7 +30,8 @@ def read_fho(path: Path, options: Options) -> Table:
     gc.freeze()  # the collector need not look through all that again and again
     for place, (video, part, action) in found.walk("videos", content["videos"], *LEVELS):
         known = found.values(place, video["metadata"] or {}, "ego4d-metadata")
-        clip, rate, length = video["clip"], known["fps"] or FPS, known["frames"]
+        clip, length = video["clip"], known["frames"]
+        rate = float(usual_rate(known["fps"] or FPS))  # one rounded up is a frame early
         if options.on == "clip":
             clip, rate, length = part["clip"], FPS, part["end"]
             length = length and length - (part["start"] or 0)
@@ -73,7 +74,8 @@ def _boxes(found: Reading, where: str, frames: list, chosen: dict[str, str]) -> 
                     x, y = area["x"], area["y"]
                     corners = [x, y, x + area["width"], y + area["height"]]
                     box = {box.get("structured_noun") or box.get("object_type"): corners}
-                for thing, corners in box.items():
+                drawn = {} if "bbox" in box else box  # a box may be null
+                for thing, corners in drawn.items():
                     numbers = [float(corner) for corner in corners]
                     boxes.append({"frame": chosen[name], "object": thing, "bbox": numbers})
     except (AttributeError, KeyError, TypeError, ValueError):

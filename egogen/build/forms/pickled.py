@@ -3,6 +3,7 @@
 import importlib
 import io
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ class Unpickler(_InPython):
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}".replace("numpy.core.", "numpy._core.")
+        full = re.sub("^__builtin__", "builtins", full)  # as protocol 2 says
         module, _, name = MOVED.get(full, full).rpartition(".")
         if name not in FIELDS["pickles"].get(module, "").split():
             raise pickle.UnpicklingError(f"it refers to {full}")
         found = getattr(importlib.import_module(module), name)
-        return _checked if name == "_restore_array" else found
+        return CHECKED.get(name, found)
 
     def load_build(self) -> None:
         if callable(self.stack[-2]):  # a class or function, which everything else uses too
@@ -40,6 +42,14 @@ def _checked(data: tuple) -> Any:
     array = importlib.import_module("pyarrow.lib")._restore_array(data)
     array.validate(full=True)
     return array
+
+
+def _encoded(text: str, *_: Any) -> bytes:
+    """Bytes, as protocol 2 has none: text in Latin-1, whatever else is asked for."""
+    return text.encode("latin-1")
+
+
+CHECKED = {"_restore_array": _checked, "encode": _encoded}
 
 
 def read_pickle(path: Path) -> Records:

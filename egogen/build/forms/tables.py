@@ -7,7 +7,7 @@ from pathlib import Path
 
 from egogen.build.forms.pickled import read_pickle
 from egogen.build.forms.reading import Reading, video_times
-from egogen.build.rows import Options, Row, Table
+from egogen.build.rows import Options, Row, Table, epic_rate
 
 ASSEMBLY101_RATE = 30  # of its frame numbers; the videos have 60 a second
 
@@ -15,8 +15,7 @@ ASSEMBLY101_RATE = 30  # of its frame numbers; the videos have 60 a second
 def read_epic(path: Path, options: Options) -> Table:
     """EPIC_100_train.csv: times by its time stamps, as its frame numbers are no video's.
 
-    Official frames are 60 a second for videos of 2018 (P01_11), 50 for later ones (P01_111). With
-    `--video-info EPIC_100_video_info.csv` what lies behind the end of a video is left out.
+    With `--video-info EPIC_100_video_info.csv` what lies behind the end of a video is left out.
     """
     found, times = Reading(path, options), video_times(options)
     for where, row in found.rows("epic100"):
@@ -24,9 +23,7 @@ def read_epic(path: Path, options: Options) -> Table:
         number = re.fullmatch(r".+_([0-9]+)", name)
         if not number:
             raise found.bad(where, f"narration_id {name!r}, expected VIDEO_NUMBER")
-        later = re.fullmatch(r"P[0-9]{2}_([0-9])?[0-9]{2}", row["clip"])
-        fps = (50.0 if later[1] else 60.0) if later else None
-        made = Row(**row, id=number[1], fps=fps)
+        made = Row(**row, id=number[1], fps=epic_rate(row["clip"]))
         found.add(where, made, times.get(made.clip, (math.inf,))[0])
     return found.table
 

@@ -86,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
     args = parse(argv)
     timing = Timing(args.before, args.fraction, args.after)
     options = Options(args.split, timing, args.pre, args.on, args.video_info)
+    name = args.name = args.name or ("ego4d" if args.form in NARRATED else "epickitchen")
     table = read_form(args.form, args.table, options)
     if not table.rows:
         report_skipped(args.table, table, args.list_skipped)
@@ -93,9 +94,8 @@ def main(argv: Sequence[str]) -> int:
     if args.table_only:
         report_skipped(args.table, table, args.list_skipped)
         write_table(args.table_only, table.rows, timing)
-        print(f"{args.table_only}: {len(table.rows)} rows")
+        print(f"{args.table_only}: {len(table.rows)} rows, to be built with --name {name}")
         return EXIT_INCOMPLETE if table.skipped else 0
-    name = args.name = args.name or ("ego4d" if args.form in NARRATED else "epickitchen")
     views = tuple(args.view or VIEWS.get(args.form, ())) or None
     request = Request(name, timing, args.height, args.fps, args.sharpest, views)
     places, rows = located(args, table, views or ())

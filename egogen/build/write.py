@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from egogen.actions import DESCRIPTION_KEY
-from egogen.atomic import read_json, write_bytes, write_json, write_text
+from egogen.atomic import TEMPORARY_SUFFIX, read_json, write_bytes, write_json, write_text
 from egogen.build.clips import Frame, open_clip
 from egogen.build.judge import change, measure, sharpness
 from egogen.build.rows import Row, Timing, epic_rate
@@ -73,8 +73,12 @@ def write_pairs(
     """Write the missing pairs -> (all pairs in the order of `rows`, a line per one that failed).
 
     `places`: clip -> video, archive or folder of frames, or `Pictures`. To be called by one process
-    at a time: frames that `rows` do not ask for, another's unfinished ones too, are removed.
+    at a time: files that a killed one has begun are removed.
     """
+    frames = frame_folder(root, request.dataset, SPLITS[0]).parent
+    for folder in (build_folder(root, request.dataset), frames):
+        for path in folder.rglob(f".*{TEMPORARY_SUFFIX}*"):
+            path.unlink()
     record_provenance(build_folder(root, request.dataset) / RECORD_FILE, asdict(request))
     done: dict[Row, Pair] = {}
     failures: list[str] = []

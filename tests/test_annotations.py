@@ -234,11 +234,13 @@ def test_descriptions_rates_and_boxes():
 def test_fho_with_boxes_of_null_and_a_rate_rounded_up(tmp_path):
     """A frame counts by the film's rate: by 29.97003 most would be one early."""
     boxes = [{"object_type": "tool", "bbox": None}, {"left_hand": [1, 2, 3, 4]}]
+    area = {"x": 1, "y": None, "width": 2, "height": 2}
+    boxes += [None, {"right_hand": None}, {"object_type": "tool", "bbox": area}]
     action = {
         "uid": "u",
         "narration_text": "#C C cuts a leek",
         "critical_frames": {"pre_15": 12345, "pnr_frame": 12351},
-        "frames": [{"frame_type": "pnr_frame", "boxes": boxes}],
+        "frames": [None, {"frame_type": "pnr_frame", "boxes": boxes}],
     }
     metadata = {"fps": 29.97003, "num_frames": None}
     video = {"video_uid": "v", "video_metadata": metadata}
@@ -290,6 +292,10 @@ def test_tables_of_other_releases(tmp_path):
         table.writerows({"": number, **row} for number, row in enumerate(rows))
     given = read_form("epic100", DATA / "EPIC_100_validation.csv", Options())
     assert read_form("epic100", turned, Options()) == given
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(rows).set_index("narration_id")
+    table.to_pickle(tmp_path / "EPIC_100_validation.pkl")
+    assert read_form("epic100", tmp_path / "EPIC_100_validation.pkl", Options()).rows == given.rows
     parquet = pytest.importorskip("pyarrow.parquet")
     pyarrow = pytest.importorskip("pyarrow")
     records = [

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -102,8 +101,7 @@ def main(argv: Sequence[str]) -> int:
     report_skipped(args.table, table, args.list_skipped)
     refuse_foreign(args.out, request)
     with lock(build_folder(args.out, name) / ".lock", "building"):
-        code = build(args, places, rows, request)
-    return EXIT_INCOMPLETE if table.skipped else code
+        return build(args, places, rows, request) or EXIT_INCOMPLETE * bool(table.skipped)
 
 
 def located(
@@ -132,10 +130,10 @@ def located(
 
 def report_skipped(path: Path, table: Table, every: bool) -> None:
     """How many rows are left out for which reason, and which; on stderr, as it is no result."""
-    for reason, count in Counter(skipped.reason for skipped in table.skipped).items():
+    for reason in dict.fromkeys(skipped.reason for skipped in table.skipped):
         wheres = [skipped.where for skipped in table.skipped if skipped.reason == reason]
         shown = ", ".join(wheres) if every else listed(wheres)
-        print(f"{path}: left out, {reason}: {count} ({shown})", file=sys.stderr)
+        print(f"{path}: left out, {reason}: {len(wheres)} ({shown})", file=sys.stderr)
 
 
 def build(

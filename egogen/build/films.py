@@ -193,16 +193,12 @@ class Video:
 
 
 def _rate(stream, timed: bool) -> Fraction | None:
-    """Frames a second: the average, but that counts the last frame's duration, which may be any.
-
-    So, where it is no usual rate, that of the first frames if it explains the film to a frame.
-    """
-    rates = [usual_rate(r) if r else None for r in (stream.average_rate, stream.guessed_rate)]
-    average, guessed = rates if timed else [None, rates[1]]
-    if average and guessed and average.denominator not in (1, 1001) and stream.frames:
-        length = (stream.duration or 0) * stream.time_base
-        return guessed if abs(length * guessed - stream.frames) <= 1 else average
-    return average or guessed
+    """Frames a second: the average; where the last one's duration makes it uneven, by the steps."""
+    average, guessed = (r and usual_rate(r) for r in (stream.average_rate, stream.guessed_rate))
+    if not (timed and average and guessed):
+        return timed and average or guessed
+    apart = abs((stream.duration or 0) * stream.time_base * guessed - stream.frames)
+    return guessed if average.denominator not in (1, 1001) and apart <= 1 else average
 
 
 def _in_order(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:

@@ -1,4 +1,4 @@
-"""Tables that other programs wrote, as rows of values by column: CSV, JSON lines, parquet."""
+"""Tables that other programs wrote, as rows of values by column: CSV, JSON lines, ..."""
 
 import csv
 import textwrap
@@ -13,7 +13,7 @@ Records = list[tuple[str, dict[str, Any]]]  # ("row 12", values by column)
 
 
 def read_records(path: Path) -> Records:
-    """Rows of a file by its ending: .parquet, .jsonl, else CSV (whose values are all text).
+    """Rows of a file by its ending: .parquet, .jsonl, .pkl, else CSV (whose values are all text).
 
     Raises EgoGenError for a file that is not what its ending says.
     """
@@ -21,6 +21,10 @@ def read_records(path: Path) -> Records:
         return _parquet(path)
     if path.suffix.lower() == ".jsonl":
         return _json_lines(path)
+    if path.suffix.lower() in (".pkl", ".pickle"):
+        from egogen.build.forms.pickled import read_pickle
+
+        return read_pickle(path)
     return [(where, dict(values)) for where, values in read_csv(path)]
 
 

@@ -14,8 +14,7 @@ from egogen.layout import SPLITS
 
 SPLIT_NAMES = {"train": "train", "val": "val", "validation": "val", "test": "val"}
 PRE_FRAMES = ("pre_15", "pre_30", "pre_45", "pre_frame")  # Ego4D's, before the state changes
-# Fields that folders made before do not know.
-LATER = ("source", "target", "fps", "boxes", "before", "after")
+LATER = ("source", "target", "fps", "boxes", "before", "after")  # unknown to the first folders
 
 
 @dataclass(frozen=True)
@@ -62,13 +61,10 @@ class Row:
     def times(self, timing: Timing) -> tuple[float, float]:
         """(source, target) in seconds; the source not before the clip's begin."""
         start = self.start if self.start is not None else self.source or 0.0
-        if self.target is not None:
-            target = self.target
-        elif self.contact is not None:
-            target = self.contact
-        elif self.end is not None:
+        target = self.contact if self.target is None else self.target
+        if target is None and self.end is not None:
             target = start + timing.fraction * (self.end - start)
-        else:
+        elif target is None:
             target = start + timing.after
         source = self.source if self.source is not None else start - timing.before
         return max(source, 0.0), target
@@ -103,10 +99,9 @@ class Options:
 
 def usual_rate(rate: Fraction | float) -> Fraction:
     """The whole number, or 1000/1001 of one, that a rounded rate means; any other as it is."""
-    for usual in (Fraction(round(rate)), Fraction(round(rate * 1.001) * 1000, 1001)):
-        if abs(usual - rate) < rate / 10**6:  # Matroska rounds 60000/1001
-            return usual
-    return Fraction(rate)
+    usual = Fraction(round(rate)), Fraction(round(rate * 1.001) * 1000, 1001)
+    near = (one for one in usual if abs(one - rate) < rate / 10**6)  # Matroska rounds 60000/1001
+    return next(near, Fraction(rate))
 
 
 def epic_rate(clip: str) -> float | None:

@@ -30,7 +30,6 @@ from egogen.provenance import check_provenance, record_provenance
 
 JPEG_QUALITY = 95
 RECORD_FILE = "made_by.json"
-OFFICIAL_FRAMES = "rgb_frames"  # folder of EPIC-KITCHENS', whose own table has no rates
 
 
 @dataclass(frozen=True)
@@ -112,8 +111,8 @@ def _clip_pairs(
         return
     try:
         rate = rows[0].fps or request.fps
-        if rate is None and isinstance(place, Path) and place.parent.name == OFFICIAL_FRAMES:
-            rate = epic_rate(rows[0].clip_id)
+        if rate is None and isinstance(place, Path) and place.parent.name == "rgb_frames":
+            rate = epic_rate(rows[0].clip_id)  # the own table does not say it
         with open_clip(place, rate) if isinstance(place, Path) else nullcontext(place) as clip:
             for row in missing:
                 try:
@@ -251,6 +250,5 @@ def _write_targets(root: Path, dataset: str, pairs: Sequence[Pair]) -> None:
             path.unlink()
     for path, pair in wanted.items():
         source = frame_folder(root, dataset, "val") / pair.image_1
-        if path.exists() and os.path.samefile(path, source):
-            continue
-        _link(source, path)
+        if not (path.exists() and os.path.samefile(path, source)):
+            _link(source, path)

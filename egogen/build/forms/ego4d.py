@@ -37,8 +37,7 @@ def read_fho(path: Path, options: Options) -> Table:
             length = length and length - (part["start"] or 0)
         frames = found.values(place, action[options.on] or {}, "ego4d-frames")
         source, target = frames[options.pre], frames["pnr_frame"]
-        text = action["text"]
-        asked = clean_label(text, "ego4d")
+        text, asked = action["text"], clean_label(action["text"], "ego4d")
         reasons = {
             "rejected": action["rejected"],
             "invalid": action["invalid"] or action["valid"] is False,
@@ -67,17 +66,18 @@ def _boxes(found: Reading, where: str, frames: list, chosen: dict[str, str]) -> 
     """
     boxes = []
     try:
-        for item, name in product(frames, chosen):
+        for item, name in product(filter(None, frames), chosen):
             frame = item if item.get("frame_type") == name else item.get(name) or {}
-            for box in frame.get("boxes") or []:
-                if area := box.get("bbox"):
-                    x, y = area["x"], area["y"]
-                    corners = [x, y, x + area["width"], y + area["height"]]
+            for box in filter(None, frame.get("boxes") or []):
+                if "bbox" in box:
+                    area = box["bbox"] or dict.fromkeys(("x", "y", "width", "height"))
+                    x, y, *size = (area["x"], area["y"], area["width"], area["height"])
+                    corners = None if None in (x, y, *size) else [x, y, x + size[0], y + size[1]]
                     box = {box.get("structured_noun") or box.get("object_type"): corners}
-                drawn = {} if "bbox" in box else box  # a box may be null
-                for thing, corners in drawn.items():
-                    numbers = [float(corner) for corner in corners]
-                    boxes.append({"frame": chosen[name], "object": thing, "bbox": numbers})
+                for thing, corners in box.items():
+                    if corners and None not in corners:  # a box may be null, and so a side
+                        numbers = [float(corner) for corner in corners]
+                        boxes.append({"frame": chosen[name], "object": thing, "bbox": numbers})
     except (AttributeError, KeyError, TypeError, ValueError):
         raise found.bad(where, "frames, expected boxes of x, y, width and height") from None
     return json.dumps(boxes) if boxes else ""

@@ -3,7 +3,6 @@
 import importlib
 import io
 import pickle
-import re
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ class Unpickler(_InPython):
     dispatch = dict(_InPython.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
+        module = {"__builtin__": "builtins"}.get(module, module)  # as protocol 2 says
         full = f"{module}.{name}".replace("numpy.core.", "numpy._core.")
-        full = re.sub("^__builtin__", "builtins", full)  # as protocol 2 says
         module, _, name = MOVED.get(full, full).rpartition(".")
         if name not in FIELDS["pickles"].get(module, "").split():
             raise pickle.UnpicklingError(f"it refers to {full}")
@@ -44,12 +43,8 @@ def _checked(data: tuple) -> Any:
     return array
 
 
-def _encoded(text: str, *_: Any) -> bytes:
-    """Bytes, as protocol 2 has none: text in Latin-1, whatever else is asked for."""
-    return text.encode("latin-1")
-
-
-CHECKED = {"_restore_array": _checked, "encode": _encoded}
+# In the place of functions that do more; protocol 2 says bytes as text in Latin-1.
+CHECKED = {"_restore_array": _checked, "encode": lambda text, *_: text.encode("latin-1")}
 
 
 def read_pickle(path: Path) -> Records:

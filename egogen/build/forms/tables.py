@@ -5,7 +5,6 @@ import math
 import re
 from pathlib import Path
 
-from egogen.build.forms.pickled import read_pickle
 from egogen.build.forms.reading import Reading, video_times
 from egogen.build.rows import Options, Row, Table, epic_rate
 
@@ -35,8 +34,7 @@ def read_hd_epic(path: Path, options: Options) -> Table:
     garbage bag and pick up mug".
     """
     found = Reading(path, options)
-    records = read_pickle(path) if path.suffix.lower() in (".pkl", ".pickle") else None
-    for where, row in found.rows("hd-epic", records):
+    for where, row in found.rows("hd-epic"):
         pairs = row.pop("pairs")
         try:
             pairs = ast.literal_eval(pairs) if isinstance(pairs, str) else pairs
@@ -45,8 +43,7 @@ def read_hd_epic(path: Path, options: Options) -> Table:
         except (ValueError, TypeError, AttributeError, SyntaxError, RecursionError, MemoryError):
             text = f"main_actions {str(pairs)[:60]!r}, expected pairs of a verb and a noun"
             raise found.bad(where, text) from None
-        action = " and ".join(" ".join(words) for words in pairs)
-        found.add(where, Row(**row, action=action))
+        found.add(where, Row(**row, action=" and ".join(" ".join(words) for words in pairs)))
     return found.table
 
 

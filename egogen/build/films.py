@@ -56,7 +56,7 @@ class Video:
         self.path = path
         self._open()
         zero = self.container.start_time  # in microseconds; none: a bare stream without times
-        self.rate = _rate(self.stream, zero is not None)
+        self.rate = _rate(self.stream, zero is not None) or Fraction(0)
         if not self.rate:
             self.close()
             raise EgoGenError(f"{path}: has no frame rate")

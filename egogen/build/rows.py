@@ -97,11 +97,11 @@ class Options:
     video_info: Path | None = None  # table of durations, rates or names of the videos
 
 
-def usual_rate(rate: Fraction | float) -> Fraction:
+def usual_rate(rate: Fraction) -> Fraction:
     """The whole number, or 1000/1001 of one, that a rounded rate means; any other as it is."""
     usual = Fraction(round(rate)), Fraction(round(rate * 1.001) * 1000, 1001)
     near = (one for one in usual if abs(one - rate) < rate / 10**6)  # Matroska rounds 60000/1001
-    return next(near, Fraction(rate))
+    return next(near, rate)
 
 
 def epic_rate(clip: str) -> float | None:

@@ -3,6 +3,7 @@
 import gc
 import json
 import math
+from fractions import Fraction
 from itertools import product
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def read_fho(path: Path, options: Options) -> Table:
     for place, (video, part, action) in found.walk("videos", content["videos"], *LEVELS):
         known = found.values(place, video["metadata"] or {}, "ego4d-metadata")
         clip, length = video["clip"], known["frames"]
-        rate = float(usual_rate(known["fps"] or FPS))  # one rounded up is a frame early
+        rate = float(usual_rate(Fraction(known["fps"] or FPS)))  # one rounded up is a frame early
         if options.on == "clip":
             clip, rate, length = part["clip"], FPS, part["end"]
             length = length and length - (part["start"] or 0)
@@ -70,7 +71,7 @@ def _boxes(found: Reading, where: str, frames: list, chosen: dict[str, str]) -> 
             frame = item if item.get("frame_type") == name else item.get(name) or {}
             for box in filter(None, frame.get("boxes") or []):
                 if "bbox" in box:
-                    area = box["bbox"] or dict.fromkeys(("x", "y", "width", "height"))
+                    area: dict = box["bbox"] or dict.fromkeys(("x", "y", "width", "height"))
                     x, y, *size = (area["x"], area["y"], area["width"], area["height"])
                     corners = None if None in (x, y, *size) else [x, y, x + size[0], y + size[1]]
                     box = {box.get("structured_noun") or box.get("object_type"): corners}

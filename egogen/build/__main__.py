@@ -152,8 +152,7 @@ def build(
         named = [f"{r.clip_id}/{r.id}" for r, reasons in wrong.items() if reason in reasons]
         if named:
             what = "dropped" if reason in args.drop else "kept; --drop leaves them out"
-            print(f"{reason}: {len(named)} ({what}): {', '.join(named[:10])}", end="")
-            print(" ..." if len(named) > 10 else "")
+            print(f"{reason}: {len(named)} ({what}): {listed(named)}")
     if sheets:
         print(f"look at {', '.join(map(str, sheets))}")
     for failure in failures:

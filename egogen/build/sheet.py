@@ -60,8 +60,6 @@ def _sheet(root: Path, dataset: str, pairs: Sequence[Pair], limits: Limits) -> I
 
 
 def _short(draw: ImageDraw.ImageDraw, text: str, width: int, font) -> str:
-    if draw.textlength(text, font) <= width:
-        return text
-    while text and draw.textlength(text + "...", font) > width:
-        text = text[:-1]
-    return text + "..."
+    while len(text) > 3 and draw.textlength(text, font) > width:
+        text = text[:-4] + "..."
+    return text

@@ -1,6 +1,5 @@
 """Ego4D's hands and objects: fho_main.json."""
 
-import gc
 import json
 import math
 from fractions import Fraction
@@ -14,6 +13,7 @@ from egogen.errors import EgoGenError
 from egogen.labels import clean_label
 
 FPS = 30.0  # of canonical clips, and of videos whose metadata do not say it
+ACTION = {name for _, *names in FIELDS["ego4d-action"].values() for name in names}
 LEVELS = ("ego4d-video", "ego4d-interval", "ego4d-action")
 
 
@@ -23,12 +23,12 @@ def read_fho(path: Path, options: Options) -> Table:
     With `options.on` "clip": of its canonical clip. Seconds are frame / rate, 30 where the video's
     is not known, so that they name the very frame.
     """
-    found, content = Reading(path, options), read_object(path)
+    found, chosen = Reading(path, options), {options.pre: "source", "pnr_frame": "target"}
+    content = read_object(path, keep=lambda entry: _needed(entry, chosen))
     if "videos" not in content:
         head = json.dumps(content)[:100_000]
         kinds = [f"looks like {w}, " for key, w in FIELDS["ego4d-others"].items() if key in head]
         raise EgoGenError(f"{path}: {''.join(kinds[:1])}expected fho_main.json with its videos")
-    gc.freeze()  # the collector need not look through all that again and again
     for place, (video, part, action) in found.walk("videos", content["videos"], *LEVELS):
         known = found.values(place, video["metadata"] or {}, "ego4d-metadata")
         clip, length = video["clip"], known["frames"]
@@ -50,13 +50,18 @@ def read_fho(path: Path, options: Options) -> Table:
             "no narration": not asked,
         }
         if not found.left_out(place, reasons):
-            chosen = {options.pre: "source", "pnr_frame": "target"}
             boxes = _boxes(found, place, action["frames"] or [], chosen)
             times = {"source": source / rate, "target": target / rate}
             row = Row(clip, None, text, id=action["id"], boxes=boxes, **times)
             found.add(place, row, (length or math.inf) / rate, split=video["split"])
-    gc.unfreeze()
     return found.table
+
+
+def _needed(entry: dict, chosen: dict[str, str]) -> dict:
+    """Of an interaction what is read, of frames the chosen ones: the file may have gigabytes."""
+    if "narration_text" in entry:
+        entry = {name: value for name, value in entry.items() if name in ACTION}
+    return entry if entry.get("frame_type", "pnr_frame") in [*chosen] else {}
 
 
 def _boxes(found: Reading, where: str, frames: list, chosen: dict[str, str]) -> str:

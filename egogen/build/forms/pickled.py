@@ -25,8 +25,7 @@ class Unpickler(_InPython):
         module, _, name = MOVED.get(full, full).rpartition(".")
         if name not in FIELDS["pickles"].get(module, "").split():
             raise pickle.UnpicklingError(f"it refers to {full}")
-        found = getattr(importlib.import_module(module), name)
-        return CHECKED.get(name, found)
+        return CHECKED.get(name) or getattr(importlib.import_module(module), name)
 
     def load_build(self) -> None:
         if callable(self.stack[-2]):  # a class or function, which everything else uses too
@@ -43,7 +42,7 @@ def _checked(data: tuple) -> Any:
     return array
 
 
-# In the place of functions that do more; protocol 2 says bytes as text in Latin-1.
+# In the place of what does more; protocol 2 has no bytes, but text in Latin-1.
 CHECKED = {"_restore_array": _checked, "encode": lambda text, *_: text.encode("latin-1")}
 
 

@@ -8,8 +8,6 @@ from pathlib import Path
 from egogen.build.forms.reading import Reading, video_times
 from egogen.build.rows import Options, Row, Table, epic_rate
 
-ASSEMBLY101_RATE = 30  # of its frame numbers; the videos have 60 a second
-
 
 def read_epic(path: Path, options: Options) -> Table:
     """EPIC_100_train.csv: times by its time stamps, as its frame numbers are no video's.
@@ -48,10 +46,10 @@ def read_hd_epic(path: Path, options: Options) -> Table:
 
 
 def read_assembly101(path: Path, options: Options) -> Table:
-    """train.csv of the fine-grained actions, whose videos are named "sequence/view.mp4"."""
+    """train.csv of the fine-grained actions: 30 frames a second, videos "sequence/view.mp4"."""
     found = Reading(path, options)
     for where, row in found.rows("assembly101"):
         words = row["action"] or f"{row['verb']} {row['noun']}".strip()
-        start, end = (t if t is None else t / ASSEMBLY101_RATE for t in (row["start"], row["end"]))
+        start, end = (t if t is None else t / 30 for t in (row["start"], row["end"]))
         found.add(where, Row(row["clip"], start, words, end, id=row["id"]))
     return found.table

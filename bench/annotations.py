@@ -40,11 +40,10 @@ def write_fho(path: Path, rows: int) -> None:
     frames = {kind: 100 + 15 * n for n, kind in enumerate(FRAMES)}
     more = {"critical_frames": frames, "clip_critical_frames": frames, "is_rejected": False}
     more["frames"] = [{"frame_type": kind, "boxes": [BOX] * 3} for kind in FRAMES]
-    texts = [(f"{k:032x}", f"#C C picks up cup {k} ") for k in range(rows)]
-    actions = [{"uid": uid, "narration_text": text, **more} for uid, text in texts]
-    intervals = [{"narrated_actions": actions}]
-    videos = [{"video_uid": "invented", "annotated_intervals": intervals}]
-    path.write_text(json.dumps({"videos": videos}))
+    texts = ((f"{k:032x}", f"#C C picks up cup {k} ") for k in range(rows))
+    actions = (json.dumps({"uid": uid, "narration_text": text, **more}) for uid, text in texts)
+    interval = f'{{"narrated_actions": [{",".join(actions)}]}}'
+    path.write_text(f'{{"videos": [{{"video_uid": "v", "annotated_intervals": [{interval}]}}]}}')
 
 
 def main(argv: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -121,13 +121,13 @@ def _place_of_nan(value: Any) -> list | None:
     return None
 
 
-def read_json(path: str | os.PathLike, finite: bool = True) -> Any:
+def read_json(path: str | os.PathLike, finite: bool = True, keep: Callable = dict) -> Any:
     """Read a JSON file in UTF-8, or in UTF-16 or 32 with a byte order mark, as `parse_json` does.
 
     Raises EgoGenError when it is missing or a folder.
     """
     try:
-        return parse_json(Path(path).read_bytes(), str(path), finite)
+        return parse_json(Path(path).read_bytes(), str(path), finite, keep)
     except FileNotFoundError:
         raise EgoGenError(f"{path}: no such file") from None
     except (IsADirectoryError, NotADirectoryError):
@@ -135,21 +135,22 @@ def read_json(path: str | os.PathLike, finite: bool = True) -> Any:
 
 
 def read_object(
-    path: str | os.PathLike, what: str = "an object", needed: bool = True
+    path: str | os.PathLike, what: str = "an object", needed: bool = True, keep: Callable = dict
 ) -> dict[str, Any]:
     """The object in a JSON file; {} for a file that is not there, where none is `needed`.
 
     Raises EgoGenError for anything else, as `read_json` does.
     """
-    value = read_json(path) if needed or Path(path).exists() else {}
+    value = read_json(path, keep=keep) if needed or Path(path).exists() else {}
     if not isinstance(value, dict):
         raise EgoGenError(f"{path}: expected {what}, found {type(value).__name__}")
     return value
 
 
-def parse_json(data: bytes, where: str, finite: bool = True) -> Any:
+def parse_json(data: bytes, where: str, finite: bool = True, keep: Callable = dict) -> Any:
     """The value that a JSON text stands for. A half of a pair of escapes, as in a text that was cut
-    within an emoji, is read as U+FFFD: no encoder would take it.
+    within an emoji, is read as U+FFFD: no encoder would take it. `keep` gives what is wanted of an
+    object, from the innermost on: a large file need not be held as a whole.
 
     Raises EgoGenError for what is not JSON, a key that stands twice, lists and objects more than
     DEEPEST deep and, unless `finite` is false, NaN, Infinity and numbers that are too large.
@@ -169,7 +170,8 @@ def parse_json(data: bytes, where: str, finite: bool = True) -> Any:
         del data  # a file may take a good part of the memory
         if re.search(r"\\u[dD][89a-fA-F]", text):
             text = ESCAPE.sub(lambda match: r"\ufffd" if match[1] else match[0], text)
-        kept: Any = {"object_pairs_hook": _no_key_twice, "parse_constant": number}
+        hook = _no_key_twice if keep is dict else lambda pairs: keep(_no_key_twice(pairs))
+        kept: Any = {"object_pairs_hook": hook, "parse_constant": number}
         load = partial(json.loads, text, parse_int=number, **kept)
         value = load()
         if _infinite(value) and finite:  # rare; a call for every float takes most of the time

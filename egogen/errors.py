@@ -37,7 +37,7 @@ def _message(error: Exception) -> str | None:
         advice = "nothing was half-written, make room and run the same command again"
     else:
         return None
-    place = getattr(error, "filename", None) or "output"
+    place = getattr(error, "filename2", None) or getattr(error, "filename", None) or "output"
     return f"{place}: {getattr(error, 'strerror', None) or text}; {advice}"
 
 

@@ -103,6 +103,12 @@ ANNOTATIONS = [
     case("epic100", "JSON", (DATA / "fho_main.json").read_text(), "EPIC_100_validation.csv"),
     case(
         "epic100",
+        "JSON in a line",
+        json.dumps([{"video_id": "P01_11"}] * 900),
+        "...; expected names, each once",
+    ),
+    case(
+        "epic100",
         "no videos' table",
         EPIC,
         "none.csv: no such file",
@@ -266,6 +272,13 @@ ANNOTATIONS = [
     case("ssv2", "labels by template", '{"Closing [something]": "3"}', "expected a list"),
     case(
         "ssv2", "no durations", '[{"id": "1", "label": "closing a tin"}]', "clip 1", "--video-info"
+    ),
+    case(
+        "ssv2",
+        "labels as the videos' table",
+        json.dumps([{"id": "1", "label": "closing a tin"}] * 900),
+        "...; expected names, each once",
+        more="--video-info {root}/something-something-v2-validation.json",
     ),
     case("ssv2", "id is a list", '[{"id": [1], "label": "closing a tin"}]', "videos/0", "id"),
 ]

@@ -66,6 +66,13 @@ BUILDING = [
     )
 ] + [
     Case("build", "no table", gone(TABLE), (TABLE,)),
+    Case(
+        "build",
+        "table to write is a folder",
+        untouched,
+        ("/videos: Is a directory",),
+        more="--table-only {root}/videos",
+    ),
     Case("build", "no such clip", put(TABLE, HEAD + "garden,1,pick up,,,,\n"), ("garden",)),
     Case("build", "after the end", put(TABLE, HEAD + "kitchen,99,pick up,,,,\n"), ("kitchen",), 1),
     Case("build", "video is a text", video_of_text, ("kitchen.mp4",), 1),

@@ -197,7 +197,7 @@ def _times(path: Path) -> list[tuple[str, str]]:
 
 
 def test_every_official_form_has_a_file_here():
-    assert {case[0] for case in CASES.values()} == FORMS.keys() - {"csv"}
+    assert {case[0] for case in CASES.values()} == FORMS.keys() - {"csv", "pairs"}
 
 
 def test_what_is_left_out_is_listed(tmp_path, capsys):
@@ -229,6 +229,27 @@ def test_descriptions_rates_and_boxes():
     ]
     whole = read_form("ssv2", DATA / "something-something-v2-validation.json", Options())
     assert [row.times(Timing()) for row in whole.rows] == 3 * [(0.0, math.inf)]
+
+
+def test_fho_with_boxes_of_null_and_a_rate_rounded_up(tmp_path):
+    """A frame counts by the film's rate: by 29.97003 most would be one early."""
+    boxes = [{"object_type": "tool", "bbox": None}, {"left_hand": [1, 2, 3, 4]}]
+    area = {"x": 1, "y": None, "width": 2, "height": 2}
+    boxes += [None, {"right_hand": None}, {"object_type": "tool", "bbox": area}]
+    action = {
+        "uid": "u",
+        "narration_text": "#C C cuts a leek",
+        "critical_frames": {"pre_15": 12345, "pnr_frame": 12351},
+        "frames": [None, {"frame_type": "pnr_frame", "boxes": boxes}],
+    }
+    metadata = {"fps": 29.97003, "num_frames": None}
+    video = {"video_uid": "v", "video_metadata": metadata}
+    video["annotated_intervals"] = [{"narrated_actions": [action]}]
+    (tmp_path / "fho_main.json").write_text(json.dumps({"videos": [video]}))
+    (row,) = read_form("ego4d-fho", tmp_path / "fho_main.json", Options()).rows
+    frames = [math.floor(time * 30000 / 1001 + 1e-6) for time in row.times(Timing())]
+    assert frames == [12345, 12351]
+    assert [box["object"] for box in json.loads(row.boxes)] == ["left_hand"]
 
 
 @pytest.mark.parametrize("pre", PRE_FRAMES)
@@ -271,6 +292,10 @@ def test_tables_of_other_releases(tmp_path):
         table.writerows({"": number, **row} for number, row in enumerate(rows))
     given = read_form("epic100", DATA / "EPIC_100_validation.csv", Options())
     assert read_form("epic100", turned, Options()) == given
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(rows).set_index("narration_id")
+    table.to_pickle(tmp_path / "EPIC_100_validation.pkl")
+    assert read_form("epic100", tmp_path / "EPIC_100_validation.pkl", Options()).rows == given.rows
     parquet = pytest.importorskip("pyarrow.parquet")
     pyarrow = pytest.importorskip("pyarrow")
     records = [

@@ -23,6 +23,8 @@ def frame() -> pandas.DataFrame:
             "narration": ["Pick up the mug.", None, "Wörter"],
             "start": [1.5, float("nan"), 2.0],
             "number": [1, 2, 3],
+            "masked": pandas.array([0.5, None, 2.5], dtype="Float64"),
+            "whole": pandas.array([1, None, 3], dtype="Int64"),
             "seen": [True, False, True],
             "hand": pandas.Categorical(["left", "right", "left"]),
             "text": pandas.array(["a", None, "c"], dtype="string[python]"),
@@ -32,7 +34,7 @@ def frame() -> pandas.DataFrame:
     )
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("change", ["whole", "every second", "own index"])
 def test_what_pandas_writes_comes_back(protocol, change, tmp_path):
     table = frame()
@@ -45,6 +47,8 @@ def test_what_pandas_writes_comes_back(protocol, change, tmp_path):
         "narration": "Pick up the mug.",
         "start": 1.5,
         "number": 1,
+        "masked": 0.5,
+        "whole": 1,
         "seen": True,
         "hand": "left",
         "text": "a",
@@ -52,7 +56,9 @@ def test_what_pandas_writes_comes_back(protocol, change, tmp_path):
         "scalar": 1.5,
     }
     if change == "whole":
-        assert rows[1]["narration"] is rows[1]["start"] is rows[1]["text"] is None
+        assert (
+            rows[1]["narration"] is rows[1]["start"] is rows[1]["text"] is rows[1]["whole"] is None
+        )
         assert rows[2]["narration"] == "Wörter" and rows[2]["pairs"] is None
 
 
@@ -88,6 +94,7 @@ HOSTILE = {
     "another function of a module": called("numpy load", "executed.npy"),
     "numpy's loader": called("numpy.core.multiarray fromfile", "executed"),
     "pandas' pickles": called("pandas read_pickle", "executed.pkl"),
+    "a codec": called("_codecs decode", "executed", "rot13"),
     "importlib": called("importlib import_module", "this"),
     "INST": b"(" + text("mkdir executed") + b"ios\nsystem\n.",
     "OBJ": b"(cos\nsystem\n" + text("mkdir executed") + b"o.",

@@ -95,6 +95,18 @@ def test_a_row_that_moves_to_the_other_split(videos, tmp_path):
     assert targets(tmp_path) == [7]
 
 
+def test_what_a_killed_build_had_begun_goes(videos, tmp_path):
+    build(tmp_path, videos, FIRST)
+    out = tmp_path / "out"
+    whole = sorted(path for path in out.rglob("*") if path.is_file())
+    (out / "build" / "ego4d" / "pairs" / "desk" / ".7-0a1b2c3d.tmp.json").write_text("{")
+    for split in ("val", GROUND_TRUTH):
+        frames = frame_folder(out, "ego4d", split) / "desk" / "a"
+        (frames / ".7-0a1b2c3d.tmp.jpg").write_bytes(b"half")
+    build(tmp_path, videos, FIRST)
+    assert sorted(path for path in out.rglob("*") if path.is_file()) == whole
+
+
 def test_ids_that_change_places(videos, tmp_path):
     build(tmp_path, videos, FIRST, STAYS)
     swapped = [FIRST.replace(",a", ",b"), STAYS.replace(",b", ",a")]

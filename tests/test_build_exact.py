@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from made_films import SIZE, av, number_in, picture
+from made_films import SIZE, av, number_in, picture, write_film
 
 from egogen.build.clips import open_clip
 from egogen.errors import EgoGenError
@@ -68,6 +68,19 @@ def test_the_frame_of_a_film_is_time_times_rate(kind, rate, film):
             clip.at(COUNT / float(rate))
 
 
+@pytest.mark.parametrize("base", [Fraction(1001, 60000), Fraction(1, 50)], ids=["59.94", "50"])
+def test_a_last_frame_of_another_duration_does_not_count(base, tmp_path):
+    """The stream is said to have 30 a second, which is how long its last frame lasts."""
+    path = write_film(tmp_path / "a.mp4", base=base)
+    with av.open(str(path)) as film:
+        assert film.streams.video[0].average_rate != 1 / base
+    with open_clip(path, None) as clip:
+        assert clip.fps == float(1 / base)
+        for number in (0, 7, 59, 89):
+            frame = clip.at(number * float(base))
+            assert (number_in(frame.image), frame.name) == (number, f"{number:010d}")
+
+
 def test_the_frame_of_a_folder_is_time_times_rate(tmp_path):
     folder = frames_folder(tmp_path / "clip")
     for rate in (30, 60000 / 1001):
@@ -86,8 +99,6 @@ def test_the_last_frame(kind, film):
 
 
 def test_the_last_frame_of_a_folder_and_of_a_film_with_longer_sound(tmp_path):
-    from made_films import write_film
-
     with open_clip(frames_folder(tmp_path / "clip"), 29.97) as clip:
         assert number_in(clip.at(clip.last()).image) == COUNT - 1
     path = write_film(tmp_path / "a.mkv", times=range(40), sound=25)

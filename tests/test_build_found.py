@@ -148,6 +148,23 @@ def test_frames_are_read_from_archives(name, inside, tmp_path):
                 clip.at(time)
 
 
+def test_official_frames_have_their_rate_in_a_table_that_does_not_say_it(tmp_path):
+    """As `--table-only` writes it; frames elsewhere are somebody's own."""
+    members = {f"frame_{k + 1:010d}.png": png(k) for k in range(90)}
+    places = ("P01/rgb_frames/P01_01.tar", "P01/rgb_frames/P01_101.tar", "own/P02_01.tar")
+    for place in places:
+        tar(tmp_path / "videos" / place, members)
+    rows = [f"{name},0,x,0.5000,1.1000" for name in ("P01_01", "P01_101", "P02_01")]
+    (tmp_path / "a.csv").write_text("\n".join(["clip,id,action,source,target", *rows]))
+    words = [str(tmp_path / "out"), "--table", str(tmp_path / "a.csv")]
+    assert main([*words, "--videos", str(tmp_path / "videos")]) == 1
+    entries = read_actions(action_file(tmp_path / "out", "epickitchen", "train"))
+    assert [(Path(e.image_0).name, Path(e.image_1).name) for e in entries] == [
+        ("frame_0000000030.jpg", "frame_0000000066.jpg"),
+        ("frame_0000000025.jpg", "frame_0000000055.jpg"),
+    ]
+
+
 def link(name: str, to: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, to

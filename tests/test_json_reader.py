@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from egogen.atomic import parse_json, read_json, write_json
+from egogen.atomic import parse_json, read_json, read_object, write_json
 from egogen.errors import EgoGenError
 from metrics.reporting.data import read_curve
 
@@ -37,6 +37,18 @@ def test_what_is_no_number_is_named_by_its_entry(number):
         parse_json((text % number).encode(), "x")
     whole = parse_json((text % ("9" * 300)).encode(), "x")["clip"]["0"]["n"]
     assert whole == [1.5, -2, 1000.0, int("9" * 300)] and isinstance(whole[1], int)
+
+
+def test_only_what_is_wanted_of_objects_is_kept(tmp_path):
+    write_json(tmp_path / "x.json", {"a": [{"b": 1, "c": {"b": 2}}, {}], "c": 3})
+
+    def keep(entry: dict) -> dict:
+        return {name: value for name, value in entry.items() if name in "ab"}
+
+    assert read_object(tmp_path / "x.json", keep=keep) == {"a": [{"b": 1}, {}]}
+    (tmp_path / "x.json").write_text('{"c": 1, "c": 2}')
+    with pytest.raises(EgoGenError, match="key 'c' stands twice"):
+        read_object(tmp_path / "x.json", keep=keep)
 
 
 def test_nesting_that_could_not_be_written_back_is_refused(tmp_path):

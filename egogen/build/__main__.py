@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -86,6 +85,7 @@ def main(argv: Sequence[str]) -> int:
     args = parse(argv)
     timing = Timing(args.before, args.fraction, args.after)
     options = Options(args.split, timing, args.pre, args.on, args.video_info)
+    name = args.name = args.name or ("ego4d" if args.form in NARRATED else "epickitchen")
     table = read_form(args.form, args.table, options)
     if not table.rows:
         report_skipped(args.table, table, args.list_skipped)
@@ -93,17 +93,15 @@ def main(argv: Sequence[str]) -> int:
     if args.table_only:
         report_skipped(args.table, table, args.list_skipped)
         write_table(args.table_only, table.rows, timing)
-        print(f"{args.table_only}: {len(table.rows)} rows")
+        print(f"{args.table_only}: {len(table.rows)} rows, to be built with --name {name}")
         return EXIT_INCOMPLETE if table.skipped else 0
-    name = args.name = args.name or ("ego4d" if args.form in NARRATED else "epickitchen")
     views = tuple(args.view or VIEWS.get(args.form, ())) or None
     request = Request(name, timing, args.height, args.fps, args.sharpest, views)
     places, rows = located(args, table, views or ())
     report_skipped(args.table, table, args.list_skipped)
     refuse_foreign(args.out, request)
     with lock(build_folder(args.out, name) / ".lock", "building"):
-        code = build(args, places, rows, request)
-    return EXIT_INCOMPLETE if table.skipped else code
+        return build(args, places, rows, request) or EXIT_INCOMPLETE * bool(table.skipped)
 
 
 def located(
@@ -132,10 +130,10 @@ def located(
 
 def report_skipped(path: Path, table: Table, every: bool) -> None:
     """How many rows are left out for which reason, and which; on stderr, as it is no result."""
-    for reason, count in Counter(skipped.reason for skipped in table.skipped).items():
+    for reason in dict.fromkeys(skipped.reason for skipped in table.skipped):
         wheres = [skipped.where for skipped in table.skipped if skipped.reason == reason]
         shown = ", ".join(wheres) if every else listed(wheres)
-        print(f"{path}: left out, {reason}: {count} ({shown})", file=sys.stderr)
+        print(f"{path}: left out, {reason}: {len(wheres)} ({shown})", file=sys.stderr)
 
 
 def build(
@@ -154,8 +152,7 @@ def build(
         named = [f"{r.clip_id}/{r.id}" for r, reasons in wrong.items() if reason in reasons]
         if named:
             what = "dropped" if reason in args.drop else "kept; --drop leaves them out"
-            print(f"{reason}: {len(named)} ({what}): {', '.join(named[:10])}", end="")
-            print(" ..." if len(named) > 10 else "")
+            print(f"{reason}: {len(named)} ({what}): {listed(named)}")
     if sheets:
         print(f"look at {', '.join(map(str, sheets))}")
     for failure in failures:

@@ -220,11 +220,10 @@ class Frames:
         return (self.end - self.first) / self.fps
 
     def at(self, seconds: float) -> Frame:
-        place = int(seconds * self.fps + EPSILON)
-        number = place + self.first
+        number = self.first + int(seconds * self.fps + EPSILON)
         if number > self.end:
             end = (self.end + 1 - self.first) / self.fps
             raise EgoGenError(f"{self.path}: ends at {end:.2f} s, {seconds:.2f} s was asked for")
         if number not in self.frames:
             raise EgoGenError(f"{self.path}: frame {number}, of {seconds:.2f} s, is missing")
-        return Frame(self.read(self.frames[number]), f"{place:010d}")
+        return Frame(self.read(self.frames[number]), f"{number - self.first:010d}")

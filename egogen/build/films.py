@@ -15,6 +15,7 @@ from av.stream import Disposition
 from PIL import Image
 
 from egogen.build.clips import EPSILON, Frame
+from egogen.build.rows import usual_rate
 from egogen.errors import EgoGenError
 
 TEXT_ART = ("ansi", "bintext", "xbin", "idf")  # FFmpeg draws text files
@@ -55,17 +56,10 @@ class Video:
         self.path = path
         self._open()
         zero = self.container.start_time  # in microseconds; none: a bare stream without times
-        rates = (self.stream.average_rate, self.stream.guessed_rate)
-        self.rate = (rates[0] if zero is not None else None) or rates[1]
+        self.rate = _rate(self.stream, zero is not None) or Fraction(0)
         if not self.rate:
             self.close()
             raise EgoGenError(f"{path}: has no frame rate")
-        for usual in (
-            Fraction(round(self.rate)),
-            Fraction(round(self.rate * 1001 / 1000) * 1000, 1001),
-        ):
-            if abs(usual - self.rate) < self.rate / 10**6:  # Matroska rounds 60000/1001
-                self.rate = usual
         self.fps, self.tick = float(self.rate), self.stream.time_base
         self.first = self.stream.start_time or 0
         begin = float(self.first * self.tick)
@@ -196,6 +190,15 @@ class Video:
         graph.link_nodes(*nodes).configure()
         graph.vpush(frame)
         return Image.fromarray(graph.vpull().to_ndarray())
+
+
+def _rate(stream, timed: bool) -> Fraction | None:
+    """Frames a second: the average; where the last one's duration makes it uneven, by the steps."""
+    average, guessed = (r and usual_rate(r) for r in (stream.average_rate, stream.guessed_rate))
+    if not (timed and average and guessed):
+        return timed and average or guessed
+    apart = abs((stream.duration or 0) * stream.time_base * guessed - stream.frames)
+    return guessed if average.denominator not in (1, 1001) and apart <= 1 else average
 
 
 def _in_order(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:

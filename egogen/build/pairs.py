@@ -47,8 +47,7 @@ def _row(values: dict[str, Any], split: str) -> Row:
     check_clip(clip)
     known: dict[str, Any] = {name: texts[name] for name in ("action", "id", "description")}
     named = "_".join(PurePosixPath(clip).parts)
-    split = texts["split"] or split
-    return Row(named, None, split=split, before=before, after=after, **known)
+    return Row(named, None, split=texts["split"] or split, before=before, after=after, **known)
 
 
 def _text(values: dict[str, Any], name: str) -> str:

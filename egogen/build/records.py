@@ -1,6 +1,7 @@
-"""Tables that other programs wrote, as rows of values by column: CSV, JSON lines, parquet."""
+"""Tables that other programs wrote, as rows of values by column: CSV, JSON lines, ..."""
 
 import csv
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ Records = list[tuple[str, dict[str, Any]]]  # ("row 12", values by column)
 
 
 def read_records(path: Path) -> Records:
-    """Rows of a file by its ending: .parquet, .jsonl, else CSV (whose values are all text).
+    """Rows of a file by its ending: .parquet, .jsonl, .pkl, else CSV (whose values are all text).
 
     Raises EgoGenError for a file that is not what its ending says.
     """
@@ -20,6 +21,10 @@ def read_records(path: Path) -> Records:
         return _parquet(path)
     if path.suffix.lower() == ".jsonl":
         return _json_lines(path)
+    if path.suffix.lower() in (".pkl", ".pickle"):
+        from egogen.build.forms.pickled import read_pickle
+
+        return read_pickle(path)
     return [(where, dict(values)) for where, values in read_csv(path)]
 
 
@@ -31,10 +36,9 @@ def need_columns(
     if twice or not set(needed) <= set(columns) or known and not set(columns) <= set(known):
         others = [name for name in known or () if name not in needed]
         optional = f", and optionally {', '.join(others)}" if others else ""
-        raise EgoGenError(
-            f"{path}: columns are {', '.join(columns) or 'none'}; expected {', '.join(needed)}"
-            f"{optional}, each once"
-        )
+        there = textwrap.shorten(", ".join(columns), 250, placeholder=" ...") or "none"
+        names = ", ".join(needed) or "names"
+        raise EgoGenError(f"{path}: columns are {there}; expected {names}{optional}, each once")
 
 
 def read_csv(

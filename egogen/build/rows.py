@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,14 +14,7 @@ from egogen.layout import SPLITS
 
 SPLIT_NAMES = {"train": "train", "val": "val", "validation": "val", "test": "val"}
 PRE_FRAMES = ("pre_15", "pre_30", "pre_45", "pre_frame")  # Ego4D's, before the state changes
-LATER = (
-    "source",
-    "target",
-    "fps",
-    "boxes",
-    "before",
-    "after",
-)  # fields that folders made before do not know
+LATER = ("source", "target", "fps", "boxes", "before", "after")  # unknown to the first folders
 
 
 @dataclass(frozen=True)
@@ -67,13 +61,10 @@ class Row:
     def times(self, timing: Timing) -> tuple[float, float]:
         """(source, target) in seconds; the source not before the clip's begin."""
         start = self.start if self.start is not None else self.source or 0.0
-        if self.target is not None:
-            target = self.target
-        elif self.contact is not None:
-            target = self.contact
-        elif self.end is not None:
+        target = self.contact if self.target is None else self.target
+        if target is None and self.end is not None:
             target = start + timing.fraction * (self.end - start)
-        else:
+        elif target is None:
             target = start + timing.after
         source = self.source if self.source is not None else start - timing.before
         return max(source, 0.0), target
@@ -104,6 +95,19 @@ class Options:
     pre: str = "pre_15"  # Ego4D's critical frame that is the source
     on: str = "video"  # or "clip": whose times Ego4D's are
     video_info: Path | None = None  # table of durations, rates or names of the videos
+
+
+def usual_rate(rate: Fraction) -> Fraction:
+    """The whole number, or 1000/1001 of one, that a rounded rate means; any other as it is."""
+    usual = Fraction(round(rate)), Fraction(round(rate * 1.001) * 1000, 1001)
+    near = (one for one in usual if abs(one - rate) < rate / 10**6)  # Matroska rounds 60000/1001
+    return next(near, rate)
+
+
+def epic_rate(clip: str) -> float | None:
+    """Of EPIC-KITCHENS' extracted frames: 60 a second of 2018's videos (P01_11), later 50."""
+    known = re.fullmatch(r"P[0-9]{2}_([0-9])?[0-9]{2}", clip)
+    return (50.0 if known[1] else 60.0) if known else None
 
 
 def split_named(name: str) -> str:

@@ -34,8 +34,7 @@ def write_sheets(
 
 
 def _sheet(root: Path, dataset: str, pairs: Sequence[Pair], limits: Limits) -> Image.Image:
-    width = 2 * CELL[0] + 4
-    height = CELL[1] + TEXT
+    width, height = 2 * CELL[0] + 4, CELL[1] + TEXT
     rows = -(-len(pairs) // COLUMNS)
     size = (COLUMNS * (width + GAP) + GAP, rows * (height + GAP) + GAP)
     sheet = Image.new("RGB", size, PAPER)
@@ -61,8 +60,6 @@ def _sheet(root: Path, dataset: str, pairs: Sequence[Pair], limits: Limits) -> I
 
 
 def _short(draw: ImageDraw.ImageDraw, text: str, width: int, font) -> str:
-    if draw.textlength(text, font) <= width:
-        return text
-    while text and draw.textlength(text + "...", font) > width:
-        text = text[:-1]
-    return text + "..."
+    while len(text) > 3 and draw.textlength(text, font) > width:
+        text = text[:-4] + "..."
+    return text

@@ -12,17 +12,9 @@ from typing import Any
 import numpy as np
 
 from egogen.atomic import write_text
+from egogen.build import rows as checks
 from egogen.build.records import Records, read_csv
-from egogen.build.rows import (
-    Options,
-    Row,
-    Table,
-    Timing,
-    check_clip,
-    check_id,
-    check_texts,
-    split_named,
-)
+from egogen.build.rows import Options, Row, Table, Timing
 from egogen.errors import EgoGenError, listed
 from egogen.layout import SPLITS
 
@@ -46,13 +38,8 @@ def seconds(text: str) -> float:
     return (hours * 60 + minutes) * 60 + rest
 
 
-def precise(time: float) -> str:
-    """Decimals, four at least, that give the very number back."""
-    return np.format_float_positional(time, min_digits=4)
-
-
 def write_table(path: Path, rows: Sequence[Row], timing: Timing) -> None:
-    """The table as `read_table` takes it back, with the times of both frames.
+    """The table as `read_table` takes it back, with the very times of both frames.
 
     Raises EgoGenError where the target is the last frame of a video that nobody has looked at.
     """
@@ -60,7 +47,7 @@ def write_table(path: Path, rows: Sequence[Row], timing: Timing) -> None:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(WRITTEN)
     for row in rows:
-        times = [precise(time) for time in row.times(timing)]
+        times = [np.format_float_positional(time, min_digits=4) for time in row.times(timing)]
         if "inf" in times:
             raise EgoGenError(f"clip {row.clip}: expected --video-info, which says when it ends")
         table.writerow([row.clip, row.id, row.split, row.action, *times, row.description])
@@ -88,8 +75,10 @@ def checked(path: Path, records: Records, make: Callable[[dict[str, Any]], Row])
     for where, values in records:
         try:
             row = make(values)
-            row = replace(row, id=row.id or str(counts[row.clip]), split=split_named(row.split))
-            check_id(row.id)
+            row = replace(
+                row, id=row.id or str(counts[row.clip]), split=checks.split_named(row.split)
+            )
+            checks.check_id(row.id)
             if (row.clip, row.id) in taken:
                 raise ValueError(f"id {row.id} stands twice in clip {row.clip}")
             taken.add((row.clip, row.id))
@@ -106,9 +95,9 @@ def _row(values: dict[str, str], split: str) -> Row:
     for name in NEEDED:
         if not values[name]:
             raise ValueError(f"{name} is empty")
-    check_texts(values)
+    checks.check_texts(values)
     times = _times(values)
-    check_clip(values["clip"])
+    checks.check_clip(values["clip"])
     rate = values.get("fps")
     if rate and (not TIME.fullmatch(rate) or ":" in rate or not float(rate)):
         raise ValueError(f"fps {rate!r}, expected frames a second")

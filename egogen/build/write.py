@@ -18,10 +18,10 @@ from typing import Any
 from PIL import Image
 
 from egogen.actions import DESCRIPTION_KEY
-from egogen.atomic import read_json, write_bytes, write_json, write_text
+from egogen.atomic import TEMPORARY_SUFFIX, read_json, write_bytes, write_json, write_text
 from egogen.build.clips import Frame, open_clip
 from egogen.build.judge import change, measure, sharpness
-from egogen.build.rows import Row, Timing
+from egogen.build.rows import Row, Timing, epic_rate
 from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
 from egogen.jobs import Progress
@@ -72,8 +72,12 @@ def write_pairs(
     """Write the missing pairs -> (all pairs in the order of `rows`, a line per one that failed).
 
     `places`: clip -> video, archive or folder of frames, or `Pictures`. To be called by one process
-    at a time: frames that `rows` do not ask for, another's unfinished ones too, are removed.
+    at a time: files that a killed one has begun are removed.
     """
+    frames = frame_folder(root, request.dataset, SPLITS[0]).parent
+    for folder in (build_folder(root, request.dataset), frames):
+        for path in folder.rglob(f".*{TEMPORARY_SUFFIX}*"):
+            path.unlink()
     record_provenance(build_folder(root, request.dataset) / RECORD_FILE, asdict(request))
     done: dict[Row, Pair] = {}
     failures: list[str] = []
@@ -107,6 +111,8 @@ def _clip_pairs(
         return
     try:
         rate = rows[0].fps or request.fps
+        if rate is None and isinstance(place, Path) and place.parent.name == "rgb_frames":
+            rate = epic_rate(rows[0].clip_id)  # the own table does not say it
         with open_clip(place, rate) if isinstance(place, Path) else nullcontext(place) as clip:
             for row in missing:
                 try:
@@ -244,6 +250,5 @@ def _write_targets(root: Path, dataset: str, pairs: Sequence[Pair]) -> None:
             path.unlink()
     for path, pair in wanted.items():
         source = frame_folder(root, dataset, "val") / pair.image_1
-        if path.exists() and os.path.samefile(path, source):
-            continue
-        _link(source, path)
+        if not (path.exists() and os.path.samefile(path, source)):
+            _link(source, path)

@@ -1,18 +1,19 @@
 """Ego4D's hands and objects: fho_main.json."""
 
-import gc
 import json
 import math
+from fractions import Fraction
 from itertools import product
 from pathlib import Path
 
 from egogen.atomic import read_object
 from egogen.build.forms.reading import FIELDS, Reading
-from egogen.build.rows import Options, Row, Table
+from egogen.build.rows import Options, Row, Table, usual_rate
 from egogen.errors import EgoGenError
 from egogen.labels import clean_label
 
 FPS = 30.0  # of canonical clips, and of videos whose metadata do not say it
+ACTION = {name for _, *names in FIELDS["ego4d-action"].values() for name in names}
 LEVELS = ("ego4d-video", "ego4d-interval", "ego4d-action")
 
 
@@ -22,22 +23,22 @@ def read_fho(path: Path, options: Options) -> Table:
     With `options.on` "clip": of its canonical clip. Seconds are frame / rate, 30 where the video's
     is not known, so that they name the very frame.
     """
-    found, content = Reading(path, options), read_object(path)
+    found, chosen = Reading(path, options), {options.pre: "source", "pnr_frame": "target"}
+    content = read_object(path, keep=lambda entry: _needed(entry, chosen))
     if "videos" not in content:
         head = json.dumps(content)[:100_000]
         kinds = [f"looks like {w}, " for key, w in FIELDS["ego4d-others"].items() if key in head]
         raise EgoGenError(f"{path}: {''.join(kinds[:1])}expected fho_main.json with its videos")
-    gc.freeze()  # the collector need not look through all that again and again
     for place, (video, part, action) in found.walk("videos", content["videos"], *LEVELS):
         known = found.values(place, video["metadata"] or {}, "ego4d-metadata")
-        clip, rate, length = video["clip"], known["fps"] or FPS, known["frames"]
+        clip, length = video["clip"], known["frames"]
+        rate = float(usual_rate(Fraction(known["fps"] or FPS)))  # one rounded up is a frame early
         if options.on == "clip":
             clip, rate, length = part["clip"], FPS, part["end"]
             length = length and length - (part["start"] or 0)
         frames = found.values(place, action[options.on] or {}, "ego4d-frames")
         source, target = frames[options.pre], frames["pnr_frame"]
-        text = action["text"]
-        asked = clean_label(text, "ego4d")
+        text, asked = action["text"], clean_label(action["text"], "ego4d")
         reasons = {
             "rejected": action["rejected"],
             "invalid": action["invalid"] or action["valid"] is False,
@@ -49,13 +50,18 @@ def read_fho(path: Path, options: Options) -> Table:
             "no narration": not asked,
         }
         if not found.left_out(place, reasons):
-            chosen = {options.pre: "source", "pnr_frame": "target"}
             boxes = _boxes(found, place, action["frames"] or [], chosen)
             times = {"source": source / rate, "target": target / rate}
             row = Row(clip, None, text, id=action["id"], boxes=boxes, **times)
             found.add(place, row, (length or math.inf) / rate, split=video["split"])
-    gc.unfreeze()
     return found.table
+
+
+def _needed(entry: dict, chosen: dict[str, str]) -> dict:
+    """Of an interaction what is read, of frames the chosen ones: the file may have gigabytes."""
+    if "narration_text" in entry:
+        entry = {name: value for name, value in entry.items() if name in ACTION}
+    return entry if entry.get("frame_type", "pnr_frame") in [*chosen] else {}
 
 
 def _boxes(found: Reading, where: str, frames: list, chosen: dict[str, str]) -> str:
@@ -66,16 +72,18 @@ def _boxes(found: Reading, where: str, frames: list, chosen: dict[str, str]) -> 
     """
     boxes = []
     try:
-        for item, name in product(frames, chosen):
+        for item, name in product(filter(None, frames), chosen):
             frame = item if item.get("frame_type") == name else item.get(name) or {}
-            for box in frame.get("boxes") or []:
-                if area := box.get("bbox"):
-                    x, y = area["x"], area["y"]
-                    corners = [x, y, x + area["width"], y + area["height"]]
+            for box in filter(None, frame.get("boxes") or []):
+                if "bbox" in box:
+                    area: dict = box["bbox"] or dict.fromkeys(("x", "y", "width", "height"))
+                    x, y, *size = (area["x"], area["y"], area["width"], area["height"])
+                    corners = None if None in (x, y, *size) else [x, y, x + size[0], y + size[1]]
                     box = {box.get("structured_noun") or box.get("object_type"): corners}
                 for thing, corners in box.items():
-                    numbers = [float(corner) for corner in corners]
-                    boxes.append({"frame": chosen[name], "object": thing, "bbox": numbers})
+                    if corners and None not in corners:  # a box may be null, and so a side
+                        numbers = [float(corner) for corner in corners]
+                        boxes.append({"frame": chosen[name], "object": thing, "bbox": numbers})
     except (AttributeError, KeyError, TypeError, ValueError):
         raise found.bad(where, "frames, expected boxes of x, y, width and height") from None
     return json.dumps(boxes) if boxes else ""

@@ -20,12 +20,12 @@ class Unpickler(_InPython):
     dispatch = dict(_InPython.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
+        module = {"__builtin__": "builtins"}.get(module, module)  # as protocol 2 says
         full = f"{module}.{name}".replace("numpy.core.", "numpy._core.")
         module, _, name = MOVED.get(full, full).rpartition(".")
         if name not in FIELDS["pickles"].get(module, "").split():
             raise pickle.UnpicklingError(f"it refers to {full}")
-        found = getattr(importlib.import_module(module), name)
-        return _checked if name == "_restore_array" else found
+        return CHECKED.get(name) or getattr(importlib.import_module(module), name)
 
     def load_build(self) -> None:
         if callable(self.stack[-2]):  # a class or function, which everything else uses too
@@ -40,6 +40,10 @@ def _checked(data: tuple) -> Any:
     array = importlib.import_module("pyarrow.lib")._restore_array(data)
     array.validate(full=True)
     return array
+
+
+# In the place of what does more; protocol 2 has no bytes, but text in Latin-1.
+CHECKED = {"_restore_array": _checked, "encode": lambda text, *_: text.encode("latin-1")}
 
 
 def read_pickle(path: Path) -> Records:

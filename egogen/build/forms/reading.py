@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from egogen.build import rows as checks
-from egogen.build.records import Records, need_columns, read_records
+from egogen.build.records import need_columns, read_records
 from egogen.build.rows import Options, Row, Skipped, Table
 from egogen.build.table import seconds
 from egogen.errors import EgoGenError
@@ -76,9 +76,9 @@ class Reading:
                 raise self.bad(where, text) from None
         return found
 
-    def rows(self, form: str, records: Records | None = None) -> Iterator[tuple[str, dict]]:
+    def rows(self, form: str) -> Iterator[tuple[str, dict]]:
         """Rows of a table by our names, with the places that they have in the file."""
-        records = read_records(self.path) if records is None else records
+        records = read_records(self.path)
         columns = [*(records[0][1] if records else ())]
         fields = [names for kind, *names in FIELDS[form].values() if kind != "words" and records]
         needed = [next((n for n in names if n in columns), names[0]) for names in fields]
@@ -94,15 +94,13 @@ class Reading:
             if not isinstance(item, dict):
                 raise self.bad(place, "expected a list of objects")
             values = self.values(place, item, forms[0])
-            reasons = {
-                "redacted": values.get("redacted"),
-                "nothing in it": values.get("items") is None,
-            }
+            items = values.get("items")
+            reasons = {"redacted": values.get("redacted"), "nothing in it": items is None}
             if not forms[1:]:
                 yield place, [values]
             elif not self.left_out(place, reasons):
                 key = next(name for name in FIELDS[forms[0]]["items"] if name in item)
-                for below, more in self.walk(f"{place}/{key}", values["items"], *forms[1:]):
+                for below, more in self.walk(f"{place}/{key}", items, *forms[1:]):
                     yield below, [values, *more]
 
     def left_out(self, where: str, reasons: Mapping[str, object]) -> bool:
@@ -141,7 +139,7 @@ class Reading:
 def video_times(options: Options) -> dict[str, tuple[float, float]]:
     """(seconds, frames a second) of each video in the CSV `--video-info`; {} without one."""
     found, times = Reading(options.video_info or Path(), options), {}
-    for where, row in found.rows("videos", None if options.video_info else []):
+    for where, row in found.rows("videos") if options.video_info else ():
         if not row["duration"] or not row["fps"]:
             raise found.bad(where, "expected a duration and fps")
         times[row["clip"]] = row["duration"], row["fps"]

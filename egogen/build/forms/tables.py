@@ -5,18 +5,14 @@ import math
 import re
 from pathlib import Path
 
-from egogen.build.forms.pickled import read_pickle
 from egogen.build.forms.reading import Reading, video_times
-from egogen.build.rows import Options, Row, Table
-
-ASSEMBLY101_RATE = 30  # of its frame numbers; the videos have 60 a second
+from egogen.build.rows import Options, Row, Table, epic_rate
 
 
 def read_epic(path: Path, options: Options) -> Table:
     """EPIC_100_train.csv: times by its time stamps, as its frame numbers are no video's.
 
-    Official frames are 60 a second for videos of 2018 (P01_11), 50 for later ones (P01_111). With
-    `--video-info EPIC_100_video_info.csv` what lies behind the end of a video is left out.
+    With `--video-info EPIC_100_video_info.csv` what lies behind the end of a video is left out.
     """
     found, times = Reading(path, options), video_times(options)
     for where, row in found.rows("epic100"):
@@ -24,9 +20,7 @@ def read_epic(path: Path, options: Options) -> Table:
         number = re.fullmatch(r".+_([0-9]+)", name)
         if not number:
             raise found.bad(where, f"narration_id {name!r}, expected VIDEO_NUMBER")
-        later = re.fullmatch(r"P[0-9]{2}_([0-9])?[0-9]{2}", row["clip"])
-        fps = (50.0 if later[1] else 60.0) if later else None
-        made = Row(**row, id=number[1], fps=fps)
+        made = Row(**row, id=number[1], fps=epic_rate(row["clip"]))
         found.add(where, made, times.get(made.clip, (math.inf,))[0])
     return found.table
 
@@ -38,8 +32,7 @@ def read_hd_epic(path: Path, options: Options) -> Table:
     garbage bag and pick up mug".
     """
     found = Reading(path, options)
-    records = read_pickle(path) if path.suffix.lower() in (".pkl", ".pickle") else None
-    for where, row in found.rows("hd-epic", records):
+    for where, row in found.rows("hd-epic"):
         pairs = row.pop("pairs")
         try:
             pairs = ast.literal_eval(pairs) if isinstance(pairs, str) else pairs
@@ -48,16 +41,15 @@ def read_hd_epic(path: Path, options: Options) -> Table:
         except (ValueError, TypeError, AttributeError, SyntaxError, RecursionError, MemoryError):
             text = f"main_actions {str(pairs)[:60]!r}, expected pairs of a verb and a noun"
             raise found.bad(where, text) from None
-        action = " and ".join(" ".join(words) for words in pairs)
-        found.add(where, Row(**row, action=action))
+        found.add(where, Row(**row, action=" and ".join(" ".join(words) for words in pairs)))
     return found.table
 
 
 def read_assembly101(path: Path, options: Options) -> Table:
-    """train.csv of the fine-grained actions, whose videos are named "sequence/view.mp4"."""
+    """train.csv of the fine-grained actions: 30 frames a second, videos "sequence/view.mp4"."""
     found = Reading(path, options)
     for where, row in found.rows("assembly101"):
         words = row["action"] or f"{row['verb']} {row['noun']}".strip()
-        start, end = (t if t is None else t / ASSEMBLY101_RATE for t in (row["start"], row["end"]))
+        start, end = (t if t is None else t / 30 for t in (row["start"], row["end"]))
         found.add(where, Row(row["clip"], start, words, end, id=row["id"]))
     return found.table

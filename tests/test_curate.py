@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import os
@@ -291,7 +292,9 @@ def test_stopped_in_the_middle(root, server, number):
     server.asked.clear()
     server.delay = 0.3
     command = [sys.executable, "-m", "egogen.curate", *line(root, server, "--concurrency", "1")]
-    process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL)
+    # What is run in the background begins with Ctrl-C ignored.
+    heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL, preexec_fn=heeds)
     until = time.monotonic() + 60
     while len(server.asked) < 3 and time.monotonic() < until:
         time.sleep(0.01)

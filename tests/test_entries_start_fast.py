@@ -123,7 +123,7 @@ REFUSED = [  # entry, arguments, what the one line says
         "none",
     ),
     ("metrics/compare.py", "{root}/none {root}/none", "no such folder"),
-    ("egogen.curate", "{root} --name ego4d --out {root}/o.json", "--base-url and --model"),
+    ("egogen.curate", "{root} --name ego4d --out {root}/o.json", "--base-url, --model"),
     (
         "egogen.curate",
         "{root} --name ego4d --out {root}/o.json --base-url localhost:1 --model m",

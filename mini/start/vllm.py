@@ -15,6 +15,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, set_seed
 
 from egogen.atomic import read_json, write_bytes, write_json
 from egogen.errors import command_parser, run_command
+from egogen.labels import QUERY
 from llava.checkpoints.load import Loaded, save_tools
 from llava.conversation import find_template
 from llava.image_processing import ImageProcessor
@@ -23,7 +24,6 @@ from llava.tokenizer import MODEL_FILE, TextTokenizer, load_tokenizer, write_tok
 from llava.train.data import read_conversations
 from mini.start.vllm_pretrain import pretrain_language, pretrain_vision, scene_pixels
 from mini.start.vllm_scenes import caption, label_words, mirror, questions, read_scenes
-from mini.world.texts import QUESTION
 
 EXAMPLE = """example:
   python -m mini.start.vllm --dataset-root data/mini --name ego4d --out runs/mini/base"""
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_seed(args.seed)
     scenes = read_scenes(args.dataset_root, args.name)
     scenes += [mirror(scene) for scene in scenes]
-    texts = [QUESTION, *(word for words in label_words() for word in words)]
+    texts = [QUERY, *(word for words in label_words() for word in words)]
     for name in args.name:
         for conversation in read_conversations(args.dataset_root / f"{name}_conversations.json"):
             texts += conversation.turns

@@ -9,7 +9,6 @@ import yaml
 from mini.world.kinds import KINDS
 from mini.world.scene import Action, Scene, State, Thing, other
 
-QUESTION = "How does the person properly {} that is displayed in the video frame?"
 VERBS = ("pick", "take", "lift", "open", "close", "put", "place", "pour", "cut", "slice", "clean")
 LEMMAS = {f"{verb}s": verb for verb in VERBS} | {"washes": "wash"}
 

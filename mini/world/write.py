@@ -11,9 +11,10 @@ from egogen.actions import DESCRIPTION_KEY, conversation
 from egogen.atomic import read_json, write_bytes, write_json
 from egogen.errors import EgoGenError
 from egogen.jobs import track
+from egogen.labels import question
 from egogen.layout import GROUND_TRUTH, SPLITS, action_file, frame_folder, metadata_file
 from mini.world.clips import Clip
-from mini.world.texts import QUESTION, cleaned
+from mini.world.texts import cleaned
 
 RECORD = "mini.json"
 VERSION = 2  # of scenes and renderer; part of the request, so that old frames are not kept
@@ -80,7 +81,7 @@ def conversations(dataset: str, entries: dict[str, dict[str, dict[str, str]]]) -
     rows = []
     for actions in entries.values():
         for entry in actions.values():
-            name, asked = f"{dataset}_{len(rows):06d}", QUESTION.format(cleaned(entry["action"]))
+            name, asked = f"{dataset}_{len(rows):06d}", question(cleaned(entry["action"]))
             rows.append(conversation(name, entry["image_0"], asked, entry[DESCRIPTION_KEY]))
     return rows
 

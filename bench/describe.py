@@ -32,7 +32,6 @@ from llava.checkpoints.config import KNOWN_TOWERS  # noqa: E402
 from llava.checkpoints.load import Loaded  # noqa: E402
 from llava.conversation import TEMPLATES  # noqa: E402
 from llava.describing.decoding import Decoding  # noqa: E402
-from llava.describing.engine import transformers_engine  # noqa: E402
 from llava.describing.llava_describer import LlavaDescriber, prompt_ids  # noqa: E402
 from llava.image_processing import ImageProcessor  # noqa: E402
 from llava.model import Llava, build_config  # noqa: E402
@@ -118,7 +117,7 @@ def run_plain(loaded: Loaded, args: argparse.Namespace) -> list[tuple]:
 def run_project(loaded: Loaded, args: argparse.Namespace) -> list[tuple]:
     (images, prompts), found = inputs(args.samples), []
     settings = Decoding(temperature=0, max_new_tokens=args.tokens)
-    describer = LlavaDescriber(loaded, transformers_engine(loaded, settings))
+    describer = LlavaDescriber(loaded, settings)
     for first in range(0, args.samples, args.batch_size):
         rows = slice(first, first + args.batch_size)
         names = [("bench", str(row)) for row in range(args.samples)[rows]]

@@ -20,7 +20,6 @@ from ldm.split import Features
 from llava.checkpoints.load import load
 from llava.describing.decoding import Decoding
 from llava.describing.describer import Describer, Description
-from llava.describing.engine import transformers_engine
 from llava.describing.llava_describer import LlavaDescriber
 
 NAME = ("photo", "0")  # stands for clip and action in everything that is drawn at random
@@ -80,7 +79,7 @@ def describe(
 ) -> Description:
     """Load stage 1, describe the action, and free its memory for stage 2."""
     loaded = load(folder, device=str(device))
-    describer = LlavaDescriber(loaded, transformers_engine(loaded, settings))
+    describer = LlavaDescriber(loaded, settings)
     check_features(describer, features)
     seeds = [stable_seed(seed, *NAME)]
     (description,) = describer.describe([photo], [question(action)], seeds=seeds, names=[NAME])

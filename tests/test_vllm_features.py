@@ -20,10 +20,9 @@ from egogen.labels import clean_label, question
 from llava.checkpoints.load import load
 from llava.describing import loop as description_loop
 from llava.describing.decoding import Decoding
-from llava.describing.engine import answer_ids, transformers_engine
 from llava.describing.feature_conversion import projector_from
 from llava.describing.job import Job
-from llava.describing.llava_describer import LlavaDescriber, prompt_ids
+from llava.describing.llava_describer import LlavaDescriber, answer_ids, prompt_ids
 from llava.describing.loop import run
 from llava.describing.results import chunk_files, merge_results, result_file
 from llava.eval import convert_features, make_features
@@ -49,7 +48,7 @@ def loaded(folder):
 
 def describer_of(loaded, temperature=0.0):
     settings = Decoding(temperature=temperature, max_new_tokens=4)
-    return LlavaDescriber(loaded, transformers_engine(loaded, settings))
+    return LlavaDescriber(loaded, settings)
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from small_dataset import write_split
 
 from egogen import layout
 from egogen.errors import EgoGenError
+from llava.describing.decoding import writing_settings
 from llava.describing.describer import Description, Feature
-from llava.describing.engine import given_texts, transformers_engine
 from llava.describing.job import Decoding, Job
 from llava.describing.loop import run
 from llava.describing.results import (
@@ -24,6 +24,7 @@ from llava.describing.results import (
     read_results,
     result_file,
 )
+from llava.describing.texts import given_texts
 
 CLIPS, ACTIONS, BATCH = 4, 2, 2
 
@@ -257,16 +258,16 @@ TEXTS = {("a", "0"): "The hand lifts it.", ("a", "1"): "It falls."}
 
 
 def test_all_that_decides_a_text_is_in_its_origin():
-    plain = transformers_engine(None, Decoding()).origin
+    plain = writing_settings(Decoding())
     for name, value in {"temperature": 0.3, "top_k": 49, "max_new_tokens": 1023}.items():
-        changed = transformers_engine(None, replace(Decoding(), **{name: value})).origin
+        changed = writing_settings(replace(Decoding(), **{name: value}))
         assert {key for key in plain if plain[key] != changed[key]} == {name}
-    given = given_texts(None, TEXTS).origin
-    assert given_texts(None, dict(reversed(TEXTS.items()))).origin == given
+    given = given_texts(TEXTS).origin
+    assert given_texts(dict(reversed(TEXTS.items()))).origin == given
     others = (
         {**TEXTS, ("a", "1"): "It falls"},
         {("a", "0"): TEXTS["a", "1"], ("a", "1"): TEXTS["a", "0"]},
         {("a", "0"): TEXTS["a", "0"]},
         {("b", "0"): TEXTS["a", "0"], ("a", "1"): TEXTS["a", "1"]},
     )
-    assert all(given_texts(None, other).origin != given for other in others)
+    assert all(given_texts(other).origin != given for other in others)

@@ -15,7 +15,6 @@ from egogen.features.store import read_feature
 from llava.checkpoints.load import load
 from llava.describing import loop as description_loop
 from llava.describing.decoding import Decoding
-from llava.describing.engine import transformers_engine
 from llava.describing.job import Job
 from llava.describing.llava_describer import LlavaDescriber
 from llava.describing.loop import run
@@ -41,7 +40,7 @@ def model_folder(tmp_path_factory):
 def describer(model_folder):
     loaded = load(model_folder, device="cpu")
     settings = Decoding(temperature=0.2, max_new_tokens=6)
-    return LlavaDescriber(loaded, transformers_engine(loaded, settings))
+    return LlavaDescriber(loaded, settings)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from egogen.seeds import stable_seed
 from llava.checkpoints.load import load
 from llava.describing.decoding import Decoding
 from llava.describing.describer import Description, Feature
-from llava.describing.engine import transformers_engine
 from llava.describing.job import Job
 from llava.describing.llava_describer import LlavaDescriber, fingerprint, model_info
 from llava.describing.loop import run
@@ -144,8 +143,7 @@ def test_the_model_has_a_name_of_its_weights(tmp_path):
     assert model_info(loaded) == known
     model.is_loaded_in_8bit = True
     assert model_info(loaded) == known | {"quantization": "8bit"}
-    engine = transformers_engine(loaded, Decoding(0.5, 7, 11))
-    said = LlavaDescriber(loaded, engine).provenance
+    said = LlavaDescriber(loaded, Decoding(0.5, 7, 11)).provenance
     assert said.items() >= {"temperature": 0.5, "top_k": 7, "max_new_tokens": 11}.items()
 
 

@@ -9,9 +9,8 @@ from vllm_tiny import read, write_released
 from egogen.labels import question
 from llava.checkpoints.load import load
 from llava.conversation import TEMPLATES
-from llava.describing.decoding import Written, decode, greedy, text_rows
-from llava.describing.engine import Engine, answer_ids
-from llava.describing.llava_describer import prompt_ids
+from llava.describing.decoding import decode, greedy, text_rows
+from llava.describing.llava_describer import answer_ids, prompt_ids
 from llava.tokens import encode_conversation, expand
 
 GENERATION = read("generation.json")
@@ -52,17 +51,20 @@ def test_one_pass_gives_the_rows_of_step_by_step_decoding(loaded):
             torch.testing.assert_close(found, expected.rows, atol=tolerance, rtol=tolerance)
 
 
-def test_an_engine_without_hidden_states_gets_them(loaded):
+def test_given_texts_get_the_rows_that_predict_them(loaded):
     frame, action = golden_request(GENERATION["cases"][1])
-    (expected,) = describe(loaded, [frame], [action], temperature=0, max_new_tokens=6)
-
-    def serving(requests):
-        assert requests[0].question == question(action)
-        return [Written(expected.ids) for _ in requests]
-
-    (found,) = describe(loaded, [frame], [action], Engine(serving, lambda *_: 6))
-    assert found.text == expected.text
-    np.testing.assert_allclose(found.features["text"], expected.features["text"], atol=2e-3)
+    (found,) = describe(loaded, [frame], [action], texts=["The left hand"])
+    assert found.text == "The left hand"
+    assert list(found.ids) == answer_ids(loaded, question(action), "The left hand")
+    head = loaded.model.lm_head
+    with torch.inference_mode():
+        features = loaded.model.image_features(loaded.image_processor.batch([frame]))
+        prompt = expand(prompt_ids(loaded, question(action)), 256)
+        ids = torch.tensor([[*prompt, *found.ids[:-1]]])
+        embeds = loaded.model.embed(ids, features)
+        logits = loaded.model(inputs_embeds=embeds).logits[0, len(prompt) - 1 :]
+        given = head(torch.from_numpy(found.features["text"]).float())
+    np.testing.assert_allclose(given, logits, atol=2e-2)
 
 
 def test_ids_of_a_given_text_are_those_of_tuning(loaded):

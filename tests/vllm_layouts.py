@@ -14,7 +14,6 @@ from vllm_tiny import read, released_state, write_released
 
 from egogen.labels import clean_label, question
 from llava.describing.decoding import Decoding
-from llava.describing.engine import transformers_engine
 from llava.describing.llava_describer import LlavaDescriber, prompt_ids
 from llava.tokens import expand
 
@@ -49,14 +48,14 @@ def golden_request(case: dict) -> tuple[Image.Image, str]:
     return Image.fromarray(made), clean_label(case["label"], "ego4d", "released")
 
 
-def describe(loaded, images, actions, engine=None, seeds=None, **settings):
-    """Descriptions of one batch, written by `engine` or by the model with these settings."""
-    engine = engine or transformers_engine(loaded, Decoding(**settings))
-    return LlavaDescriber(loaded, engine).describe(
+def describe(loaded, images, actions, texts=None, seeds=None, **settings):
+    """Descriptions of one batch: of `texts`, or written by the model with these settings."""
+    return LlavaDescriber(loaded, Decoding(**settings)).describe(
         images,
         [question(action) for action in actions],
         seeds=seeds or [0] * len(actions),
         names=[("clip", str(row)) for row in range(len(actions))],
+        texts=texts,
     )
 
 

@@ -6,7 +6,8 @@ vocabulary, k `Decoding.top_k`, n ids of an answer.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,11 +29,11 @@ class Written:
     """What was written for one sample: n ids (the end mark included) and n rows of hidden states.
 
     Row w is the last layer's state after the final norm that predicts id w, (n, D) on the CPU in
-    the model's precision; None where the engine that wrote the text keeps no hidden states.
+    the model's precision.
     """
 
-    ids: list[int] = field(default_factory=list)
-    rows: torch.Tensor | None = None
+    ids: list[int]
+    rows: torch.Tensor
 
 
 def distribution(logits_V: np.ndarray, temperature: float, top_k: int) -> np.ndarray:
@@ -68,6 +69,17 @@ def draw_per_sample(settings: Decoding, seeds: Sequence[int]) -> Choice:
         return tokens
 
     return choose
+
+
+def chooser(settings: Decoding, seeds: Sequence[int]) -> Choice:
+    """How the samples with these seeds choose their tokens."""
+    return greedy if settings.temperature == 0 else draw_per_sample(settings, seeds)
+
+
+def writing_settings(settings: Decoding | None) -> dict[str, Any]:
+    """What texts written here depend on besides model, question and seed, for the provenance."""
+    # Earlier versions could also draw all samples from one stream, and said so in their records.
+    return {**asdict(settings), "sampling": "per-sample"} if settings else {}
 
 
 class BlockLayer(DynamicLayer):
@@ -128,8 +140,7 @@ def decode(
     device = runs_on(model.get_input_embeddings())
     ids = padded(prompts, pad_id, "left").to(device)  # (B, S)
     mask = padded([[True] * len(prompt) for prompt in prompts], False, "left").to(device)  # (B, S)
-    written = [Written() for _ in prompts]
-    rows: list[list[torch.Tensor]] = [[] for _ in prompts]
+    written: list[tuple[list[int], list[torch.Tensor]]] = [([], []) for _ in prompts]
     active = list(range(len(prompts)))
     embeds = model.embed(ids, features_BPD.to(device))  # (B, S, D)
     positions = (mask.cumsum(1) - 1).clamp(min=0)  # (B, S)
@@ -146,8 +157,8 @@ def decode(
         tokens = choose(model.lm_head(hidden)[:, :vocabulary], active)  # from (B, V) logits
         states = hidden.cpu()  # (B, D)
         for row, sample in enumerate(active):
-            written[sample].ids.append(tokens[row])
-            rows[sample].append(states[row])
+            written[sample][0].append(tokens[row])
+            written[sample][1].append(states[row])
         going = [row for row, token in enumerate(tokens) if token != eos_id]
         if not going or step + 1 == max_new_tokens:
             break
@@ -160,9 +171,7 @@ def decode(
         mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)  # (B, L + 1)
         following = torch.tensor([[tokens[row]] for row in going], device=device)  # (B, 1)
         embeds = model.get_input_embeddings()(following)  # (B, 1, D)
-    for text, kept in zip(written, rows, strict=True):
-        text.rows = torch.stack(kept)  # (n, D)
-    return written
+    return [Written(new, torch.stack(kept)) for new, kept in written]  # rows (n, D)
 
 
 @torch.inference_mode()

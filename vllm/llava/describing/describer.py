@@ -1,18 +1,19 @@
 """The seam between stage 1's loop and whatever describes images.
 
 Loop, feature stores and results know a describer by the protocol `Describer` and nothing of the
-model behind it; `llava.describing.llava_describer` is the one for LLaVA checkpoints. Another one is
-a class with these members, for instance
+model behind it; `llava.describing.llava_describer` is the one for LLaVA checkpoints, and
+`llava.describing.hub_describer` that for any other image-text model. Another one is a class with
+these members, for instance
 
     class Depth:
         name = "depth model of 2026"
         provenance = {"model": "a1b2"}
         features = {"depth": Feature(width=8, rows=4)}
 
-        def too_long(self, question, name):
+        def too_long(self, question, name, text=None):
             return ""
 
-        def describe(self, images, questions, *, seeds, names):
+        def describe(self, images, questions, *, seeds, names, texts=None):
             return [Description("near", {"depth": np.zeros((4, 8))}) for image in images]
 
 and `llava.describing.loop.run(job, Depth())` describes a split with it.
@@ -77,10 +78,11 @@ class Describer(Protocol):
     @property
     def features(self) -> Mapping[str, Feature]: ...
 
-    def too_long(self, question: str, name: Name) -> str:
+    def too_long(self, question: str, name: Name, text: str | None = None) -> str:
         """Why question and answer of a sample have no room in the model, or "".
 
-        The sample is then named and left out. Called in several threads.
+        `text` is the answer where it is known. The sample is then named and left out. Called in
+        several threads.
         """
         ...
 
@@ -91,9 +93,11 @@ class Describer(Protocol):
         *,
         seeds: Sequence[int],
         names: Sequence[Name],
+        texts: Sequence[str] | None = None,
     ) -> list[Description]:
         """Describe a batch. Sample i depends on its image, question and seed, not on the others.
 
+        With `texts`, whatever wrote them, only their features are made, by one teacher-forced pass.
         Raises EgoGenError for what the user can put right.
         """
         ...

@@ -49,12 +49,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Sample:
-    """One entry, ready to be described: `image` is there unless `problem` says why not."""
+    """One entry, ready to be described unless `problem` says why not.
+
+    `text` is the answer where the describer does not write it itself.
+    """
 
     entry: ActionEntry
     action: str
     question: str = ""
     image: Image.Image | None = None
+    text: str | None = None
     problem: str = ""
 
 

@@ -16,18 +16,37 @@ from PIL import Image
 from egogen.errors import EgoGenError
 from egogen.features.projector import Projector
 from llava.checkpoints.load import Loaded, quantization_of
-from llava.conversation import escape_marks, prompt_for
-from llava.describing.decoding import Decoding, Written, text_rows
+from llava.conversation import IMAGE_MARK, escape_marks, prompt_for
+from llava.describing.decoding import (
+    Decoding,
+    Written,
+    chooser,
+    decode,
+    text_rows,
+    writing_settings,
+)
 from llava.describing.describer import Description, Feature, Name
-from llava.describing.engine import Engine, Request, transformers_engine
 from llava.model import Llava
-from llava.tokens import encode_prompt, expand
+from llava.tokens import IGNORE, encode_conversation, encode_prompt, expand
 
 
 def prompt_ids(loaded: Loaded, question: str) -> list[int]:
     """Ids of the open prompt with `question` about an image, one IMAGE_ID for the image."""
     prompt = prompt_for(escape_marks(question), loaded.template)
     return encode_prompt(prompt, loaded.tokenizer)
+
+
+def answer_ids(loaded: Loaded, question: str, text: str) -> list[int]:
+    """Ids of an answer as tuning has them: the text, a space and the end mark.
+
+    Raises EgoGenError for an empty one.
+    """
+    text = escape_marks(text.strip().replace(IMAGE_MARK, "< image >"))
+    if not text:
+        raise EgoGenError(f"question {question!r}: the description is empty, expected text")
+    turns = [f"{IMAGE_MARK}\n{question}", text]
+    sample = encode_conversation(turns, loaded.template, loaded.tokenizer)
+    return [label for label in sample.labels if label != IGNORE]
 
 
 def fingerprint(model: Llava) -> str:
@@ -64,14 +83,13 @@ def _half(values: torch.Tensor) -> np.ndarray:
 
 class LlavaDescriber:
     """A `Describer`. Its features are "image", the projector's output (P, D), and "text", a hidden
-    state (n, D) for each token written, the end mark included; both are float16.
+    state (n, D) for each token of the text, the end mark included; both are float16.
 
-    `engine` writes the texts (default: the model itself, drawing).
+    `settings` say how it writes; None: it only makes the features of given texts.
     """
 
-    def __init__(self, loaded: Loaded, engine: Engine | None = None):
-        self.loaded, self.model = loaded, loaded.model
-        self.engine = engine or transformers_engine(loaded, Decoding())
+    def __init__(self, loaded: Loaded, settings: Decoding | None = None):
+        self.loaded, self.model, self.settings = loaded, loaded.model, settings
         self.name = str(loaded.folder)
         width = self.model.config.text_config.hidden_size
         self.features = {
@@ -81,14 +99,16 @@ class LlavaDescriber:
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        return {**model_info(self.loaded), **self.engine.origin}
+        return {**model_info(self.loaded), **writing_settings(self.settings)}
 
     def _prompt(self, question: str) -> list[int]:
         return expand(prompt_ids(self.loaded, question), self.model.patches)
 
-    def too_long(self, question: str, name: Name) -> str:
+    def too_long(self, question: str, name: Name, text: str | None = None) -> str:
         """Why prompt and answer have no room in the model's context, or ""."""
-        length = len(self._prompt(question)) + self.engine.longest(question, name)
+        most = self.settings.max_new_tokens if self.settings else 0
+        longest = most if text is None else len(answer_ids(self.loaded, question, text))
+        length = len(self._prompt(question)) + longest
         context = self.model.config.text_config.max_position_embeddings
         if length <= context:
             return ""
@@ -102,18 +122,21 @@ class LlavaDescriber:
         *,
         seeds: Sequence[int],
         names: Sequence[Name],
+        texts: Sequence[str] | None = None,
     ) -> list[Description]:
         """Raises EgoGenError when the model produces no finite features."""
         vision = self.model.vision_features(self.loaded.image_processor.batch(images))  # (B, P, C)
         features = self.model.model.multi_modal_projector(vision)  # (B, P, D)
-        requests = [
-            Request(name, image, escape_marks(question), self._prompt(question), rows, seed)
-            for name, image, question, rows, seed in zip(
-                names, images, questions, features, seeds, strict=True
-            )
-        ]
-        written = self.engine.write(requests)
-        text = self._text_rows(requests, written)  # B times (n, D)
+        prompts = [self._prompt(question) for question in questions]
+        tokenizer = self.loaded.tokenizer
+        if texts is None:
+            written = self._write(prompts, features, seeds)
+            texts = [tokenizer.decode(made.ids).strip() for made in written]
+        else:
+            pairs = zip(questions, texts, strict=True)
+            answers = [answer_ids(self.loaded, question, text) for question, text in pairs]
+            rows = text_rows(self.model, prompts, answers, features, tokenizer.pad_id)
+            written = [Written(ids, made) for ids, made in zip(answers, rows, strict=True)]
         image_BPD, vision_BPC = _half(features), _half(vision)
         if not np.isfinite(image_BPD).all():
             raise EgoGenError(
@@ -121,21 +144,27 @@ class LlavaDescriber:
             )
         return [
             Description(
-                self.loaded.tokenizer.decode(sample.ids).strip(),
-                {"image": image_BPD[row], "text": _half(text[row])},
+                text,
+                {"image": image_BPD[row], "text": _half(made.rows)},
                 {"image": vision_BPC[row]},
-                sample.ids,
+                made.ids,
             )
-            for row, sample in enumerate(written)
+            for row, (text, made) in enumerate(zip(texts, written, strict=True))
         ]
 
-    def _text_rows(
-        self, requests: Sequence[Request], written: Sequence[Written]
-    ) -> list[torch.Tensor]:
-        """The engine's hidden states, or those of one teacher-forced pass where it kept none."""
-        kept = [sample.rows for sample in written if sample.rows is not None]
-        if len(kept) == len(written):
-            return kept
-        features = torch.stack([request.features for request in requests])  # (B, P, D)
-        prompts, answers = [request.ids for request in requests], [made.ids for made in written]
-        return text_rows(self.model, prompts, answers, features, self.loaded.tokenizer.pad_id)
+    def _write(
+        self, prompts: Sequence[Sequence[int]], features: torch.Tensor, seeds: Sequence[int]
+    ) -> list[Written]:
+        """Batched decoding; each sample draws from its own seed."""
+        if self.settings is None:
+            raise ValueError("no texts and no settings to write them with")
+        return decode(
+            self.model,
+            prompts,
+            features,
+            choose=chooser(self.settings, seeds),
+            max_new_tokens=self.settings.max_new_tokens,
+            eos_id=self.loaded.tokenizer.eos_id,
+            pad_id=self.loaded.tokenizer.pad_id,
+            vocabulary=len(self.loaded.tokenizer),
+        )

@@ -5,8 +5,10 @@ is finished work: a job that was killed at any moment continues by the same comm
 """
 
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,43 +24,62 @@ from llava.describing.describer import Describer
 from llava.describing.job import Job, Sample, chunk_entries, name_of
 from llava.describing.results import append_results, finished, journal_of, write_results
 from llava.describing.stores import FeatureStores
+from llava.describing.texts import TextSource
 
 
-def provenance(job: Job, describer: Describer) -> dict[str, Any]:
+def provenance(job: Job, describer: Describer, source: TextSource | None) -> dict[str, Any]:
     """What the texts and features of a job depend on: recorded beside them."""
-    info = {**describer.provenance, "query": job.query, "label_style": job.label_style}
+    origin = source.origin if source else {}
+    info = {**describer.provenance, **origin, "query": job.query, "label_style": job.label_style}
     return info if job.seed is None else {**info, "seed": job.seed}
 
 
-def prepare(job: Job, describer: Describer, entry: ActionEntry) -> Sample:
-    """Clean the label, look whether question and answer have room in the model, read the frame."""
+def prepare(
+    job: Job, describer: Describer, source: TextSource | None, entry: ActionEntry
+) -> Sample:
+    """Clean the label, read the frame, ask `source` for the text, look whether all has room.
+
+    Raises EgoGenError where the source will not answer any more.
+    """
     action = clean_label(entry.label, job.dataset, job.label_style)
     if not action:
         return Sample(entry, "", problem=f"label {entry.label!r} names no action")
-    asked = question(action, job.query)
-    problem = describer.too_long(asked, name_of(entry))
+    asked, name, text = question(action, job.query), name_of(entry), None
+    problem = describer.too_long(asked, name)
     if problem:
         return Sample(entry, action, asked, problem=problem)
     try:
-        return Sample(entry, action, asked, read_rgb(inside(job.image_dir, entry.image_0)))
+        image = read_rgb(inside(job.image_dir, entry.image_0))
     except EgoGenError as error:
         return Sample(entry, action, asked, problem=str(error))
+    if source:
+        text, problem = source.text(image, asked, stable_seed(job.seed or 0, *name), name)
+        problem = problem or describer.too_long(asked, name, text)
+    return Sample(entry, action, asked, image, text, problem)
 
 
 def batches(
-    job: Job, describer: Describer, entries: Sequence[ActionEntry]
+    job: Job, describer: Describer, source: TextSource | None, entries: Sequence[ActionEntry]
 ) -> Iterator[list[Sample]]:
-    """Prepared samples, `batch_size` at a time; the next batch is read while one is described."""
-    groups = [
-        entries[first : first + job.batch_size] for first in range(0, len(entries), job.batch_size)
-    ]
-    with ThreadPoolExecutor(min(job.batch_size, 8)) as pool:
-        reading: list[Future[Sample]] = []
-        for group in [*groups, []]:
-            ahead = [pool.submit(prepare, job, describer, entry) for entry in group]
-            if reading:
-                yield [future.result() for future in reading]
-            reading = ahead
+    """Prepared samples, `batch_size` at a time; those of the next are prepared meanwhile.
+
+    With a source that may be asked often at once, so many are prepared ahead.
+    """
+    at_once = source.at_once if source else 1
+    most = job.batch_size + max(job.batch_size, 2 * at_once)
+    waiting: deque[Future[Sample]] = deque()
+    left = iter(entries)
+    pool = ThreadPoolExecutor(max(min(job.batch_size, 8), at_once))
+    try:
+        while True:
+            for entry in islice(left, most - len(waiting)):
+                waiting.append(pool.submit(prepare, job, describer, source, entry))
+            if not waiting:
+                return
+            size = min(job.batch_size, len(waiting))
+            yield [waiting.popleft().result() for _ in range(size)]
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def describe_batch(
@@ -68,11 +89,14 @@ def describe_batch(
     if not samples:
         return {}
     names = [name_of(sample.entry) for sample in samples]
+    texts = [sample.text for sample in samples if sample.text is not None]
+    given = {"texts": texts} if texts else {}  # all samples have one, or none
     described = describer.describe(
         [sample.image for sample in samples if sample.image is not None],
         [sample.question for sample in samples],
         seeds=[stable_seed(job.seed or 0, *name) for name in names],
         names=names,
+        **given,
     )
     stores.write([sample.entry for sample in samples], described)
     return {
@@ -85,15 +109,17 @@ def describe_batch(
     }
 
 
-def run(job: Job, describer: Describer) -> int:
-    """Describe the chunk; finished entries are kept. Returns the exit code.
+def run(job: Job, describer: Describer, source: TextSource | None = None) -> int:
+    """Describe the chunk, with the texts of `source` if any; finished entries are kept.
+
+    Returns the exit code.
 
     What decides the texts and features is recorded beside them; results of another origin are
     refused (EgoGenError). Entries that cannot be described (unreadable frame, label without action,
     too long for the model) are named at the end.
     """
     entries = chunk_entries(job)
-    made_by = provenance(job, describer)
+    made_by = provenance(job, describer, source)
     stores = FeatureStores(job, describer, made_by)
     path = None
     if job.save_path:
@@ -109,7 +135,7 @@ def run(job: Job, describer: Describer) -> int:
         left = [entry for entry in entries if entry.key not in done]
         problems = []
         with Progress(len(entries), "describe", "frames", done=len(done)) as progress:
-            for batch in batches(job, describer, left):
+            for batch in batches(job, describer, source, left):
                 problems += [sample for sample in batch if sample.problem]
                 ready = [sample for sample in batch if not sample.problem]
                 made = describe_batch(job, describer, ready, stores)

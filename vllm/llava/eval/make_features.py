@@ -72,12 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_inputs(args, job)
 
     # Slow to import: bad arguments and files are reported first.
-    from llava.describing.engine import given_texts
     from llava.describing.llava_describer import LlavaDescriber
     from llava.describing.loop import run
+    from llava.describing.texts import given_texts
 
-    loaded = load_asked(args)
-    return run(job, LlavaDescriber(loaded, given_texts(loaded, texts)))
+    return run(job, LlavaDescriber(load_asked(args)), given_texts(texts))
 
 
 if __name__ == "__main__":

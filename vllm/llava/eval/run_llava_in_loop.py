@@ -44,12 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_inputs(args, job)
 
     # Slow to import: bad arguments and files are reported first.
-    from llava.describing.engine import transformers_engine
     from llava.describing.llava_describer import LlavaDescriber
     from llava.describing.loop import run
 
-    loaded = load_asked(args)
-    return run(job, LlavaDescriber(loaded, transformers_engine(loaded, settings)))
+    return run(job, LlavaDescriber(load_asked(args), settings))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,8 @@ from ldm.generate import generate_batch, load_model, prepare
 from ldm.images import to_image, to_pixels
 from ldm.schema import GenerateConfig
 from ldm.split import Features
-from llava.checkpoints.load import load
 from llava.describing.decoding import Decoding
-from llava.describing.describer import Describer, Description
-from llava.describing.llava_describer import LlavaDescriber
+from llava.describing.describer import Describer, Description, load_describer
 
 NAME = ("photo", "0")  # stands for clip and action in everything that is drawn at random
 WIDEST = 6.0  # longer side over shorter; beyond it a frame squeezed to a square shows nothing
@@ -78,14 +76,13 @@ def describe(
     features: Features,
 ) -> Description:
     """Load stage 1, describe the action, and free its memory for stage 2."""
-    loaded = load(folder, device=str(device))
-    describer = LlavaDescriber(loaded, settings)
+    describer = load_describer(folder, settings, device=str(device))
     check_features(describer, features)
     seeds = [stable_seed(seed, *NAME)]
     (description,) = describer.describe([photo], [question(action)], seeds=seeds, names=[NAME])
     if not description.text:
         raise EgoGenError(f"{folder}: gave no description of {action!r}; try another --seed")
-    del loaded, describer
+    del describer
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -142,7 +142,7 @@ def test_one_frame_refuses(one_frame, tiny, tmp_path):
         "did you mean 'inference.steps'": (photo, out, "open jar", "inference.step=3"),
         "expected a released one": (photo, out, "open jar", "--ldm", other_stage),
         "no such folder|expected what --vllm names": (photo, out, "open jar", "--vllm", "/none"),
-        "expected a LLaVA checkpoint|no such file": (
+        "expected a vision-language model|no such file": (
             (photo, out, "open jar", "--vllm", str(tiny / "logs" / VARIANT))
         ),
     }

@@ -39,14 +39,17 @@ class ImageProcessor:
                 f"image_aspect_ratio {self.aspect!r}: expected one of {', '.join(ASPECTS)}"
             )
 
-    def __call__(self, image: Image.Image) -> torch.Tensor:
+    def square(self, image: Image.Image) -> Image.Image:
+        """The image as RGB, `size` pixels high and wide."""
         image = image.convert("RGB")
         if self.aspect == "pad":
             image = self._pad(image)
         if self.aspect == "squeeze":
-            image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
-        else:
-            image = self._resize_and_crop(image)
+            return image.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        return self._resize_and_crop(image)
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        image = self.square(image)
         values = np.asarray(image, dtype=np.float32) / np.float32(255)  # (size, size, 3)
         mean, std = (np.asarray(three, dtype=np.float32) for three in (self.mean, self.std))
         values = (values - mean) / std

@@ -1,6 +1,7 @@
 """config.json as it stands, for checks that come before anything slow is imported."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,26 @@ def read_fields(folder: str | os.PathLike) -> dict[str, Any]:
     if not (is_released(fields) or (kind == "llava" and "vision_config" in fields)):
         raise EgoGenError(f"{path}: model type {kind!r}, expected a LLaVA checkpoint")
     return fields
+
+
+def is_llava(name: str | os.PathLike) -> bool:
+    """Whether a folder holds a model of CLIP and Llama, for which there are modules of its own.
+
+    Others are read as any model of transformers is. Raises EgoGenError where `name` is neither a
+    folder with a model nor possibly a name on the hub (OWNER/NAME).
+    """
+    if not Path(name).is_dir():
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+            return False
+        raise EgoGenError(f"{name}: no such folder, expected a vision-language checkpoint")
+    path = Path(name) / CONFIG_FILE
+    fields = read_object(path)
+    if not is_released(fields) and not isinstance(fields.get("model_type"), str):
+        raise EgoGenError(f"{path}: names no model_type, expected a vision-language model")
+    parts = [fields.get(part) or {} for part in ("vision_config", "text_config")]
+    kinds = [part.get("model_type") for part in parts if isinstance(part, dict)]
+    known = {"clip_vision_model", "llama", None}
+    return is_released(fields) or (fields.get("model_type") == "llava" and known.issuperset(kinds))
 
 
 def is_released(fields: dict[str, Any]) -> bool:

@@ -7,6 +7,7 @@ and that of Hugging Face's Llava. Their fields and names of weights are known in
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -119,10 +120,13 @@ def _tower_files(checkpoint: Path, name: str | None, given: bool) -> list[Path]:
     return [path]
 
 
-def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+def quantization_config(
+    quantization: str, dtype: torch.dtype, apart: Sequence[str] = UNQUANTIZED
+) -> BitsAndBytesConfig:
     """The language model's layers in 4 bits (NF4, scales in 8) or 8 bits; computed in `dtype`.
 
-    Vision tower, projector and head stay in `dtype`. Raises EgoGenError without bitsandbytes.
+    `apart` (vision tower, projector, head) stays in `dtype`. Raises EgoGenError without
+    bitsandbytes.
     """
     if quantization not in QUANTIZATIONS:
         raise EgoGenError(
@@ -134,17 +138,17 @@ def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesCo
             "(pip install bitsandbytes)"
         )
     if quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=UNQUANTIZED)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(apart))
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=UNQUANTIZED,
+        llm_int8_skip_modules=list(apart),
     )
 
 
-def quantization_of(model: Llava) -> str | None:
+def quantization_of(model: Any) -> str | None:
     """How the model was loaded: "4bit", "8bit" or None."""
     return next(
         (name for name in QUANTIZATIONS if getattr(model, f"is_loaded_in_{name}", False)), None

@@ -19,6 +19,7 @@ these members, for instance
 and `llava.describing.loop.run(job, Depth())` describes a split with it.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,8 +27,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
+from egogen.errors import EgoGenError
+from llava.checkpoints.fields import is_llava
+
 if TYPE_CHECKING:  # slow to import
     from egogen.features.projector import Projector
+    from llava.describing.job import Decoding
 
 Name = tuple[str, str]  # what a sample is known by: (clip, action)
 
@@ -101,3 +106,35 @@ class Describer(Protocol):
         Raises EgoGenError for what the user can put right.
         """
         ...
+
+
+def load_describer(
+    folder: str | os.PathLike,
+    settings: "Decoding | None" = None,
+    *,
+    vision_tower: str | None = None,
+    image_size: int | None = None,
+    **options: Any,
+) -> Describer:
+    """The describer of a model's folder or hub name, whichever kind of model it is.
+
+    `settings` say how it writes; None: it only makes the features of given texts. `options` are
+    those of `llava.checkpoints.load.load` (dtype, attn, device, device_map, quantization).
+    """
+    if is_llava(folder):
+        from llava.checkpoints.load import load
+        from llava.describing.llava_describer import LlavaDescriber
+
+        loaded = load(folder, vision_tower=vision_tower, **options)
+        if image_size not in (None, loaded.image_processor.size):
+            raise EgoGenError(
+                f"--image-size {image_size}: expected {loaded.image_processor.size}, the one size "
+                f"of the vision tower of {folder}"
+            )
+        return LlavaDescriber(loaded, settings)
+    from llava.checkpoints.hub_model import load_hub
+    from llava.describing.hub_describer import HubDescriber
+
+    if vision_tower:
+        raise EgoGenError(f"--vision-tower {vision_tower}: {folder} has one of its own")
+    return HubDescriber(load_hub(folder, image_size=image_size, **options), settings)

@@ -2,17 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from egogen.errors import EgoGenError
 from egogen.features.store import LAYOUTS
 from egogen.labels import QUERY, STYLES, check_query, dataset_of
 from egogen.layout import DATASETS
-from llava.checkpoints.fields import read_fields
-from llava.describing.job import Job, chunk_entries
-
-if TYPE_CHECKING:
-    from llava.checkpoints.load import Loaded
+from llava.checkpoints.fields import is_llava
+from llava.describing.describer import Describer, load_describer
+from llava.describing.job import Decoding, Job, chunk_entries
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
@@ -21,7 +19,7 @@ ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All shared flags."""
     add = parser.add_argument
-    add("--model-path", required=True, help="folder of the tuned model")
+    add("--model-path", required=True, help="folder of the tuned model, or a hub name")
     add("--dtype", default="auto", choices=DTYPES, help="auto: float16 on a GPU, float32 on a CPU")
     add("--attn", default="sdpa", choices=ATTENTIONS, help="attention kernel (default: sdpa)")
     add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU when there is one)")
@@ -32,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         kind: dict[str, Any] = {"dest": "quantization", "action": "store_const", "const": name}
         bits.add_argument(f"--load-{name}", help=about, **kind)
     add("--vision-tower", help="folder with the vision tower when the checkpoint lacks it")
+    about = "pixels of the square frames (default: as tuned, the vision tower's, or 448)"
+    add("--image-size", type=int, help=about)
     add("--query", default=QUERY, help="question with one {} for the action (default: %(default)s)")
     add("--dataset", choices=DATASETS, help="label convention (default: from the file's name)")
     add("--label-style", choices=STYLES, default="parsed", help="how labels become verb phrases")
@@ -69,11 +69,10 @@ def job_fields(args: argparse.Namespace, action_label: Path) -> dict[str, Any]:
 def check_inputs(args: argparse.Namespace, job: Job) -> None:
     """Raises EgoGenError for an action file or a model's folder that is none."""
     chunk_entries(job)
-    read_fields(args.model_path)
+    is_llava(args.model_path)
 
 
-def load_asked(args: argparse.Namespace) -> "Loaded":
-    from llava.checkpoints.load import load  # slow to import
-
-    options = ("dtype", "attn", "device", "device_map", "quantization", "vision_tower")
-    return load(args.model_path, **{name: getattr(args, name) for name in options})
+def describer_asked(args: argparse.Namespace, settings: Decoding | None = None) -> Describer:
+    names = "dtype attn device device_map quantization vision_tower image_size"
+    options = {name: getattr(args, name) for name in names.split()}
+    return load_describer(args.model_path, settings, **options)

@@ -13,7 +13,13 @@ from egogen.actions import DESCRIPTION_KEY, read_actions
 from egogen.atomic import read_json
 from egogen.errors import EgoGenError, command_parser, run_command
 from llava.describing.job import Job
-from llava.eval.arguments import add_arguments, check_inputs, check_least, job_fields, load_asked
+from llava.eval.arguments import (
+    add_arguments,
+    check_inputs,
+    check_least,
+    describer_asked,
+    job_fields,
+)
 
 RESULT_KEY = "description"  # the field of the description loop's own results
 EXAMPLE = """example:
@@ -72,11 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_inputs(args, job)
 
     # Slow to import: bad arguments and files are reported first.
-    from llava.describing.llava_describer import LlavaDescriber
     from llava.describing.loop import run
     from llava.describing.texts import given_texts
 
-    return run(job, LlavaDescriber(load_asked(args)), given_texts(texts))
+    return run(job, describer_asked(args), given_texts(texts))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,13 @@ from pathlib import Path
 
 from egogen.errors import command_parser, run_command
 from llava.describing.job import TOP_K, Decoding, Job
-from llava.eval.arguments import add_arguments, check_inputs, check_least, job_fields, load_asked
+from llava.eval.arguments import (
+    add_arguments,
+    check_inputs,
+    check_least,
+    describer_asked,
+    job_fields,
+)
 
 EXAMPLE = """example:
   python -m llava.eval.run_llava_in_loop --model-path runs/vllm \\
@@ -44,10 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_inputs(args, job)
 
     # Slow to import: bad arguments and files are reported first.
-    from llava.describing.llava_describer import LlavaDescriber
     from llava.describing.loop import run
 
-    return run(job, LlavaDescriber(load_asked(args), settings))
+    return run(job, describer_asked(args, settings))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,299 @@
+"""Any image-text model of transformers: its folder or hub name, and texts and frames as its inputs.
+
+What LLaVA checkpoints have modules of their own for comes from the model's own processor here: the
+chat template writes the prompts, the tokenizer and the image processor make the inputs. Every frame
+is first made a square of one size, so that all have the same number of rows.
+
+Letters: T positions of a text, in which an image has P; D language width.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import align_module_device
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from egogen.atomic import read_object, write_json
+from egogen.devices import usable_device
+from egogen.errors import EgoGenError, listed
+from llava.checkpoints.fields import CONFIG_FILE
+from llava.checkpoints.load import pick_dtype, quantization_config
+from llava.image_processing import ImageProcessor
+from llava.model import runs_on
+from llava.tokens import padded
+
+FRAMES_FILE = "frames.json"  # how the frames of a tuned model are made square
+DEFAULT_SIZE = 448  # pixels, for models that take any
+# Switches of image processors that cut one image into several views.
+VIEWS = ("do_image_splitting", "crop_to_patches", "do_pan_and_scan")
+PAD_IDS = {"attention_mask": 0, "token_type_ids": 0, "mm_token_type_ids": 0}
+OPTIONS = {"enable_thinking": False}  # for chat templates that know them
+
+Inputs = dict[
+    str, Tensor
+]  # what a processor makes of one sample: (1, T) of texts, others of images
+
+
+@dataclass
+class HubModel:
+    """A model with everything that is needed to talk to it. `folder` is where it came from."""
+
+    model: Any
+    processor: Any
+    frames: ImageProcessor
+    folder: str
+
+    @cached_property
+    def image_id(self) -> int:
+        """The id at whose positions the language model is given the rows of an image."""
+        number = getattr(self.model.config, "image_token_id", None)
+        if number is None:
+            raise EgoGenError(f"{self.folder}: config.json names no image_token_id, expected one")
+        return int(number)
+
+    @cached_property
+    def ends(self) -> set[int]:
+        """The ids that end an answer."""
+        ends = self.model.generation_config.eos_token_id
+        return {
+            *(ends if isinstance(ends, list) else [ends]),
+            self.processor.tokenizer.eos_token_id,
+        }
+
+    @cached_property
+    def rows(self) -> int:
+        """P, the positions that a frame takes."""
+        blank = self.encode(self.blank, "")
+        return int((blank["input_ids"] == self.image_id).sum())
+
+    @property
+    def blank(self) -> Image.Image:
+        return Image.new("RGB", (self.frames.size, self.frames.size))
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    def escape(self, text: str) -> str:
+        """Take the tokenizer's marks inside user text apart, so that they stay text."""
+        for token in self.processor.tokenizer.added_tokens_decoder.values():
+            mark = token.content
+            if len(mark) > 1 and mark in text and not mark.isspace():
+                text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+        return text
+
+    def render(self, turns: Sequence[str], pictured: bool, **options: Any) -> str:
+        """Turns (question, answer ...) by the chat template; the frame is in front of the first."""
+        messages = []
+        for number, turn in enumerate(turns):
+            content: list[dict[str, str]] = [{"type": "text", "text": turn}]
+            if number == 0 and pictured:
+                content.insert(0, {"type": "image"})
+            messages.append({"role": ("user", "assistant")[number % 2], "content": content})
+        try:
+            return self.processor.apply_chat_template(messages, **options, **self._options)
+        except Exception as error:  # templates raise what they like
+            raise EgoGenError(f"{self.folder}: chat template: {error}") from None
+
+    @cached_property
+    def _options(self) -> dict[str, Any]:
+        written = str(self.processor.chat_template)
+        return {name: value for name, value in OPTIONS.items() if name in written}
+
+    def prompt(self, turns: Sequence[str], pictured: bool = True) -> str:
+        """The open prompt behind which the model answers the last of `turns`."""
+        turns = [self.escape(turn) for turn in turns]
+        return self.render(turns, pictured, add_generation_prompt=True)
+
+    def answer_ids(self, turns: Sequence[str], text: str, pictured: bool = True) -> list[int]:
+        """Ids of the answer `text` to the last of `turns`, with the mark that ends it.
+
+        The chat template decides what stands around the text. Raises EgoGenError for an empty one.
+        """
+        text = self.escape(text.strip())
+        if not text:
+            raise EgoGenError(f"question {turns[-1]!r}: the description is empty, expected text")
+        prompt = self.prompt(turns, pictured)
+        whole = self.render([*(self.escape(turn) for turn in turns), text], pictured)
+        head, found, tail = whole.rpartition(text)
+        if not found:
+            raise EgoGenError(
+                f"{self.folder}: the chat template does not repeat an answer as it is"
+            )
+        lead = head.removeprefix(prompt) if head.startswith(prompt) else ""
+        tokenizer = self.processor.tokenizer
+        ids = tokenizer(f"{lead}{text}{tail}", add_special_tokens=False)["input_ids"]
+        end = next((place for place, number in enumerate(ids) if number in self.ends), None)
+        # Some templates write no mark behind an answer; the model has to learn one all the same.
+        return [*ids, tokenizer.eos_token_id] if end is None else ids[: end + 1]
+
+    def encode(self, image: Image.Image | None, *turns: str, answer: Sequence[int] = ()) -> Inputs:
+        """The model's inputs for a prompt about a frame, and behind it the ids of an answer."""
+        prompt = self.prompt(turns, image is not None)
+        bos = self.processor.tokenizer.bos_token
+        inputs = self.processor(
+            text=[prompt],
+            images=None if image is None else [[self.frames.square(image)]],
+            return_tensors="pt",
+            # A template may have written the mark that begins a text.
+            add_special_tokens=not (bos and prompt.startswith(bos)),
+        )
+        length = inputs["input_ids"].shape[1]
+        made = {name: torch.as_tensor(value) for name, value in inputs.items()}
+        for name, value in made.items():
+            if value.shape == (1, length) and answer:
+                more = list(answer) if name == "input_ids" else [int(name == "attention_mask")]
+                made[name] = torch.cat([value, value.new_tensor([more]).expand(1, len(answer))], 1)
+        return made
+
+    def collate(self, samples: Sequence[Inputs], side: str) -> Inputs:
+        """One batch of samples: texts filled up on one side, what belongs to images joined."""
+        batch: Inputs = {}
+        for name in dict.fromkeys(name for sample in samples for name in sample):
+            parts = [sample[name] for sample in samples if name in sample]
+            lengths = [sample["input_ids"].shape for sample in samples if name in sample]
+            if [part.shape for part in parts] == lengths:
+                fill = PAD_IDS.get(name, self.pad_id)
+                batch[name] = padded([part[0].tolist() for part in parts], fill, side)
+            else:
+                batch[name] = torch.cat(parts)
+        return batch
+
+    def to_device(self, batch: Inputs) -> Inputs:
+        """Where the model begins to compute; numbers of images in its precision."""
+        device = runs_on(self.model.get_input_embeddings())
+        dtype = self.model.dtype
+        return {
+            name: value.to(device, dtype if value.is_floating_point() else None)
+            for name, value in batch.items()
+        }
+
+    def length(self, question: str) -> int:
+        """Positions of the prompt with the frame."""
+        return len(self.processor.tokenizer(self.prompt([question]))["input_ids"]) + self._expansion
+
+    @cached_property
+    def _expansion(self) -> int:
+        """How many more ids a prompt has once its image mark stands for a frame."""
+        short = len(self.processor.tokenizer(self.prompt([""]))["input_ids"])
+        return self.encode(self.blank, "")["input_ids"].shape[1] - short
+
+    @property
+    def pad_id(self) -> int:
+        number = self.processor.tokenizer.pad_token_id
+        return self.processor.tokenizer.eos_token_id if number is None else number
+
+    def outside_blocks(self) -> list[str]:
+        """Names of the parts that are not the language model's: vision, projector, head."""
+        base, decoder = self.model.base_model, self.model.get_decoder()
+        known = {module: name for name, module in self.model.named_modules()}
+        apart = [known[child] for child in base.children() if child is not decoder]
+        return [*apart, known[self.model.get_output_embeddings()]]
+
+    def save_tools(self, folder: str | os.PathLike) -> None:
+        """Processor files and the size of frames, so that a folder with weights is complete."""
+        self.processor.save_pretrained(folder)
+        frames = {"image_size": self.frames.size, "image_aspect_ratio": self.frames.aspect}
+        write_json(Path(folder) / FRAMES_FILE, frames)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A short name for the model's weights, from the first numbers of each."""
+    digest = hashlib.sha256()
+    for module in model.modules():
+        with align_module_device(module):  # a device map may keep it elsewhere
+            for part in module.parameters(recurse=False):
+                first = part.detach().flatten()[:64].float().cpu().numpy()
+                digest.update(first.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def usual_size(config: Any, settings: Mapping[str, Any]) -> int:
+    """The size of frames of a model: the one it was tuned with, its tower's, or DEFAULT_SIZE."""
+    size = settings.get("image_size") or getattr(
+        getattr(config, "vision_config", None), "image_size", None
+    )
+    return int(size[0] if isinstance(size, list | tuple) else size or DEFAULT_SIZE)
+
+
+def load_hub(
+    folder: str | os.PathLike,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    device_map: Any = None,
+    attn: str = "sdpa",
+    quantization: str | None = None,
+    image_size: int | None = None,
+    aspect: str | None = None,
+) -> HubModel:
+    """The model of a folder or a hub name, in evaluation mode, with its processor.
+
+    `image_size` and `aspect` (square, pad, squeeze) say how frames are made square; by default as
+    the model was tuned, else its vision tower's size and "square". Raises EgoGenError for models
+    without images or a chat template, and for weights that config.json does not fit.
+    """
+    name, target = str(folder), usable_device(device)
+    precision = pick_dtype(dtype, target)
+    try:
+        config = AutoConfig.from_pretrained(name)
+        if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+            where = Path(name) / CONFIG_FILE
+            raise EgoGenError(f"{where}: a {config.model_type} model, expected an image-text model")
+        processor = AutoProcessor.from_pretrained(name)
+        if not getattr(processor, "chat_template", None):
+            raise EgoGenError(f"{name}: its processor has no chat template, expected one")
+        options: dict[str, Any] = {"dtype": precision, "attn_implementation": attn}
+        if device_map or quantization or target.type != "cpu":
+            options["device_map"] = device_map or {"": target}
+        if quantization:
+            options["quantization_config"] = quantization_config(
+                quantization, precision, _skipped(config)
+            )
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            name, config=config, output_loading_info=True, **options
+        )
+    except (ImportError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise EgoGenError(f"{name}: cannot be loaded ({str(error).strip()})") from error
+    wrong = [*found["missing_keys"], *(found.get("mismatched_keys") or ())]
+    if wrong:
+        raise EgoGenError(
+            f"{name}: weights that config.json does not fit: {listed(sorted(map(str, wrong)))}"
+        )
+    for switch in VIEWS:
+        if hasattr(processor.image_processor, switch):
+            setattr(processor.image_processor, switch, False)
+    settings = read_object(Path(name) / FRAMES_FILE, needed=False)
+    size = image_size or usual_size(config, settings)
+    frames = ImageProcessor(size, aspect or settings.get("image_aspect_ratio") or "square")
+    return HubModel(model.eval(), processor, frames, name)
+
+
+def _skipped(config: Any) -> list[str]:
+    """What quantization leaves alone, from the model without weights."""
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    return HubModel(model, None, ImageProcessor(), "").outside_blocks()
+
+
+def plain_generation(hub: HubModel, max_new_tokens: int) -> GenerationConfig:
+    """Settings of `generate` under which logits decide alone, whatever the folder asks for."""
+    own = hub.model.generation_config
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=sorted(hub.ends),
+        pad_token_id=hub.pad_id,
+        bos_token_id=own.bos_token_id,
+        suppress_tokens=sorted({*(own.suppress_tokens or ()), hub.image_id} - hub.ends),
+    )

@@ -1,0 +1,171 @@
+"""The describer for any image-text model of transformers, by its own `generate` and forward pass.
+
+Letters: B samples, S prompt positions (a frame has P of them), P rows of a frame, D language width,
+T of the longest prompt and answer, V vocabulary, n tokens of a text.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from egogen.errors import EgoGenError
+from llava.checkpoints.hub_model import HubModel, Inputs, fingerprint, plain_generation
+from llava.checkpoints.load import quantization_of
+from llava.describing.decoding import Choice, Decoding, Written, chooser, writing_settings
+from llava.describing.describer import Description, Feature, Name
+
+
+class Chosen(LogitsProcessor):
+    """Makes `generate` go on with the token that `choose` takes for each sample of a batch.
+
+    `ids` are those of each sample up to an id of `ends`; behind it comes padding.
+    """
+
+    def __init__(self, choose: Choice, samples: int, vocabulary: int, ends: set[int], pad: int):
+        self.choose, self.vocabulary, self.ends, self.pad = choose, vocabulary, ends, pad
+        self.ids: list[list[int]] = [[] for _ in range(samples)]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        going = [row for row, ids in enumerate(self.ids) if not ids or ids[-1] not in self.ends]
+        tokens = self.choose(scores[going, : self.vocabulary], going)
+        for row, token in zip(going, tokens, strict=True):
+            self.ids[row].append(token)
+        forced = torch.full_like(scores, -torch.inf)  # (B, V)
+        forced[:, self.pad] = 0
+        forced[going, self.pad] = -torch.inf
+        forced[going, tokens] = 0
+        return forced
+
+
+@contextmanager
+def watched(module: nn.Module, name: str | None = None) -> Iterator[list[Tensor]]:
+    """What `module` is called with inside the block: its argument `name`, or the first."""
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        kept.append(kwargs[name] if name in kwargs else args[0])
+
+    handle = module.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        yield kept
+    finally:
+        handle.remove()
+
+
+def _half(values: Tensor) -> np.ndarray:
+    return values.to(torch.float16).cpu().numpy()
+
+
+class HubDescriber:
+    """A `Describer`. Its features are "image", the rows that the language model is given for the
+    frame (P, D), and "text", a hidden state after the final norm (n, D) for each token of the text,
+    the end mark included; both are float16.
+
+    `settings` say how it writes; None: it only makes the features of given texts.
+    """
+
+    def __init__(self, hub: HubModel, settings: Decoding | None = None):
+        self.hub, self.settings, self.name = hub, settings, hub.folder
+        self.features = {"image": Feature(hub.width, hub.rows), "text": Feature(hub.width)}
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        return {
+            "model": fingerprint(self.hub.model),
+            "family": self.hub.model.config.model_type,
+            "width": self.hub.width,
+            "image_size": self.hub.frames.size,
+            "image_aspect_ratio": self.hub.frames.aspect,
+            "quantization": quantization_of(self.hub.model),
+            **writing_settings(self.settings),
+        }
+
+    def too_long(self, question: str, name: Name, text: str | None = None) -> str:
+        """Why prompt and answer have no room in the model's context, or ""."""
+        most = self.settings.max_new_tokens if self.settings else 0
+        longest = most if text is None else len(self.hub.answer_ids([question], text))
+        length = self.hub.length(question) + longest
+        context = getattr(self.hub.model.config.get_text_config(), "max_position_embeddings", None)
+        if context is None or length <= context:
+            return ""
+        return f"{length} tokens with prompt, image and answer, expected at most {context}"
+
+    @torch.inference_mode()
+    def describe(
+        self,
+        images: Sequence[Image.Image],
+        questions: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        names: Sequence[Name],
+        texts: Sequence[str] | None = None,
+    ) -> list[Description]:
+        """Raises EgoGenError when the model produces no finite features."""
+        hub, pairs = self.hub, list(zip(images, questions, strict=True))
+        with watched(hub.model.get_decoder(), "inputs_embeds") as embedded:
+            if texts is None:
+                batch = hub.collate([hub.encode(*pair) for pair in pairs], "left")
+                written = self._write(batch, seeds)
+                tokenizer = hub.processor.tokenizer
+                texts = [
+                    tokenizer.decode(made.ids, skip_special_tokens=True).strip() for made in written
+                ]
+            else:
+                answers = [
+                    hub.answer_ids([question], text)
+                    for question, text in zip(questions, texts, strict=True)
+                ]
+                batch = hub.collate(
+                    [
+                        hub.encode(*pair, answer=ids)
+                        for pair, ids in zip(pairs, answers, strict=True)
+                    ],
+                    "right",
+                )
+                written = self._rows(batch, answers)
+        of_image = batch["input_ids"] == hub.image_id  # (B, S)
+        seen = embedded[0][of_image.to(embedded[0].device)]  # (B * P, D)
+        image_BPD = _half(seen.view(len(pairs), hub.rows, hub.width))
+        if not np.isfinite(image_BPD).all():
+            raise EgoGenError(
+                f"{self.name}: image features overflow in half precision, expected finite numbers"
+            )
+        return [
+            Description(text, {"image": image, "text": _half(made.rows)}, ids=made.ids)
+            for text, image, made in zip(texts, image_BPD, written, strict=True)
+        ]
+
+    def _write(self, batch: Inputs, seeds: Sequence[int]) -> list[Written]:
+        """`generate` of left-padded prompts; each sample draws from its own seed."""
+        hub, settings = self.hub, self.settings
+        if settings is None:
+            raise ValueError("no texts and no settings to write them with")
+        size = len(hub.processor.tokenizer)
+        chosen = Chosen(chooser(settings, seeds), len(seeds), size, hub.ends, hub.pad_id)
+        with watched(hub.model.get_output_embeddings()) as states:  # (B, 1, D) each
+            hub.model.generate(
+                **hub.to_device(batch),
+                generation_config=plain_generation(hub, settings.max_new_tokens),
+                logits_processor=LogitsProcessorList([chosen]),
+            )
+        rows = torch.stack([state[:, -1] for state in states], 1).cpu()  # (B, n, D)
+        return [Written(ids, rows[row, : len(ids)]) for row, ids in enumerate(chosen.ids)]
+
+    def _rows(self, batch: Inputs, answers: Sequence[Sequence[int]]) -> list[Written]:
+        """One pass over prompts and answers, padded on the right."""
+        hidden = self.hub.model.base_model(
+            **self.hub.to_device(batch), use_cache=False
+        ).last_hidden_state  # (B, T, D), after the final norm
+        lengths = batch["attention_mask"].sum(1).tolist()
+        return [
+            # The row that predicts a token sits on the token before it.
+            Written(list(ids), hidden[row, length - 1 - len(ids) : length - 1].cpu())
+            for row, (ids, length) in enumerate(zip(answers, lengths, strict=True))
+        ]

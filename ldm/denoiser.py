@@ -8,7 +8,6 @@ Letters: B batch, n distinct contexts, c latent channels, h w latent size, L con
 C context width, D width of a linear layer.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from egogen import EgoGenError
+from ldm.checkpoints.released_names import unet_name
 from ldm.schema import UNetParams
 
 Predictor = Callable[[Tensor, Tensor], Tensor]  # (x (B, 2c, h, w), t (B,)) -> (B, c, h, w)
@@ -180,48 +180,3 @@ def build_unet(params: UNetParams) -> UNet2DConditionModel:
         # diffusers' historical name: for Stable Diffusion v1 it is the number of heads
         attention_head_dim=params.num_heads,
     )
-
-
-RESNET_OF_UNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-ENDS_OF_UNET = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-}
-
-
-def unet_name(name: str, config: Any) -> str:
-    """Name in diffusers' UNet, of this config -> name below CompVis's `model.diffusion_model.`.
-
-    CompVis numbers all layers of the way down in one list, and all of the way up: each level has
-    its residual layers, on the way down one more to shrink; growing belongs to a level's last one.
-    """
-    head, tail = name.rsplit(".", 1)
-    if head in ENDS_OF_UNET:
-        return f"{ENDS_OF_UNET[head]}.{tail}"
-    parts = re.fullmatch(r"(down|mid|up)_blocks?(?:\.(\d+))?\.(\w+)\.(\d+)\.(.+)", name)
-    assert parts, name
-    side, level, kind, number, rest = parts.groups()
-    if kind == "resnets":  # the insides of the others have the same names on both sides
-        rest = f"{RESNET_OF_UNET[rest.rsplit('.', 1)[0]]}.{tail}"
-    layers, index, attends = config.layers_per_block, int(number), int(kind == "attentions")
-    if side == "mid":
-        return f"middle_block.{1 if attends else 2 * index}.{rest}"
-    first = int(level) * (layers + 1)
-    if kind == "downsamplers":
-        return f"input_blocks.{first + layers + 1}.0.{rest.replace('conv', 'op', 1)}"
-    if kind == "upsamplers":
-        place = 2 if "CrossAttn" in config.up_block_types[int(level)] else 1
-        return f"output_blocks.{first + layers}.{place}.{rest}"
-    if side == "down":
-        return f"input_blocks.{first + index + 1}.{attends}.{rest}"
-    return f"output_blocks.{first + index}.{attends}.{rest}"

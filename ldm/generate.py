@@ -135,7 +135,6 @@ def generate_batch(
     scale_txt: float,
     pad_to: int = 1,
     noise: NoiseSource | None = None,
-    uncond_context: Tensor | None = None,
     decode: bool = True,
     on_step: Callable[[], Any] | None = None,
 ) -> Tensor:
@@ -153,9 +152,7 @@ def generate_batch(
     samples = samples + samples[-1:] * (size - count)
     with model.sampling(), autocast(device, inference.precision):
         batch = collate(samples, model.conditioner.features, device)
-        conditioning = model.conditioning(
-            batch["pixels"], batch["prompt"], batch["features"], uncond_context
-        )
+        conditioning = model.conditioning(batch["pixels"], batch["prompt"], batch["features"])
         shape = tuple(conditioning.image_latents.shape[1:])
         source = noise or SampleNoise(inference.seed, names, shape, device)
         guidance = sampling.guidance_branches(conditioning, scale_txt, scale_img)
@@ -193,8 +190,13 @@ def generate_chunk(
     failures: list[str] = []
 
     @functools.cache
-    def maker() -> FrameMaker:  # the model is loaded only if there is a frame to be made
-        return FrameMaker(load_model(config.model, ckpt, device), split, inference)
+    def loaded() -> tuple[LegoModel, ProcessNoise | None]:  # only if there is a frame to be made
+        model, stream = prepare(load_model(config.model, ckpt, device), inference), None
+        if inference.noise == "process":
+            draws = SAMPLERS[inference.sampler].draws(inference.steps)
+            shape = model.latent_shape(split.data.res)
+            stream = ProcessNoise(inference.seed, shape, draws, device)
+        return model, stream
 
     pairs = itertools.product(inference.scales_img, inference.scales_txt)
     for number, scales in enumerate(pairs):
@@ -209,12 +211,13 @@ def generate_chunk(
             whole = dict(zip(paths, pool.map(is_whole, paths.values()), strict=True))
         left = [item for item in items if not whole[item]]
         if left:
-            maker()
+            loaded()
         record_provenance(folder / "made_by.json", info, LATER)
         with Progress(len(items), "generate", "frames", len(items) - len(left)) as progress:
             for start in range(0, len(left), inference.batch_size):
                 batch = {item: places[item] for item in left[start : start + inference.batch_size]}
-                decoded, failed = maker().make(batch, scales)
+                model, stream = loaded()
+                decoded, failed = make_frames(model, split, inference, stream, batch, scales)
                 for item, x in decoded.items():
                     size = split.sizes[item.entry.clip]
                     image = to_image(x, size, inference.height, inference.picture)
@@ -229,37 +232,25 @@ def check_steps(name: str, steps: int, timesteps: int) -> None:
         raise EgoGenError(f"{name}={steps}: expected at most {timesteps}, the training's timesteps")
 
 
-class FrameMaker:
-    """A loaded model and what stays the same over all batches of a process."""
-
-    def __init__(self, model: LegoModel, split: Split, inference: InferenceConfig):
-        device = model.device
-        self.model, self.split, self.inference = prepare(model, inference), split, inference
-        with torch.no_grad(), autocast(device, inference.precision):
-            self.uncond_context = model.uncond_context(model.encode_text([""]))
-        self.shape = model.latent_shape(split.data.res)
-        self.stream = None
-        if inference.noise == "process":
-            draws = SAMPLERS[inference.sampler].draws(inference.steps)
-            self.stream = ProcessNoise(inference.seed, self.shape, draws, device)
-
-    def make(
-        self, places: dict[Located, int], scales: tuple[float, float]
-    ) -> tuple[dict[Located, Tensor], list[str]]:
-        """-> decoded images (3, R, R) of the items that can be read, a line for each other."""
-        inference, samples, failures = self.inference, {}, []
-        for item in places:
-            try:
-                samples[item] = read_condition(item, self.split)
-            except EgoGenError as error:
-                failures.append(f"{item.entry.key}: {error}")
-        if not samples:
-            return {}, failures
-        names = [(item.entry.clip, item.entry.action_id) for item in samples]
-        same: dict[str, Any] = {"pad_to": inference.batch_size}
-        same["uncond_context"] = self.uncond_context
-        if self.stream is not None:
-            same["noise"] = self.stream.of([places[item] for item in samples])
-        conditions = list(samples.values())
-        decoded = generate_batch(self.model, conditions, names, inference, *scales, **same)
-        return dict(zip(samples, decoded, strict=True)), failures
+def make_frames(
+    model: LegoModel,
+    split: Split,
+    inference: InferenceConfig,
+    stream: ProcessNoise | None,
+    places: dict[Located, int],
+    scales: tuple[float, float],
+) -> tuple[dict[Located, Tensor], list[str]]:
+    """-> decoded images (3, R, R) of the items that can be read, a line for each other."""
+    samples, failures = {}, []
+    for item in places:
+        try:
+            samples[item] = read_condition(item, split)
+        except EgoGenError as error:
+            failures.append(f"{item.entry.key}: {error}")
+    if not samples:
+        return {}, failures
+    names = [(item.entry.clip, item.entry.action_id) for item in samples]
+    noise = stream.of([places[item] for item in samples]) if stream else None
+    how = inference, *scales, inference.batch_size, noise
+    decoded = generate_batch(model, [*samples.values()], names, *how)
+    return dict(zip(samples, decoded, strict=True)), failures

@@ -150,23 +150,14 @@ class LegoModel(nn.Module):
 
     @torch.no_grad()
     def conditioning(
-        self,
-        pixels: Tensor,
-        prompts: list[str],
-        features: Mapping[str, Tensor],
-        uncond_context: Tensor | None = None,
+        self, pixels: Tensor, prompts: list[str], features: Mapping[str, Tensor]
     ) -> Conditioning:
-        """Everything the sampler needs for a batch; see `training_loss` for the shapes.
-
-        `uncond_context` (1, L, C), the same for every batch, is computed unless given.
-        """
+        """Everything the sampler needs for a batch; see `training_loss` for the shapes."""
         prompt = self.encode_text(prompts)
         rows = self.conditioner(features)
-        if uncond_context is None:
-            uncond_context = self.uncond_context(self.encode_text([""]))
         return Conditioning(
             context=join_context(prompt, rows.values()),
-            uncond_context=uncond_context,
+            uncond_context=self.uncond_context(self.encode_text([""])),
             image_latents=self.image_latents(self.encode_moments(pixels)),
         )
 

@@ -24,7 +24,7 @@ from egogen import EgoGenError
 from egogen.layout import released
 from egogen.settings import SETTINGS, load_settings
 from ldm import file_layout, released_config
-from ldm.file_layout import TABLE, file_place
+from ldm.file_layout import FREE, TABLE, file_place
 from ldm.released_config import AS_RELEASED, CONDITIONER, DATASETS, OldTable, released_features
 from ldm.schema import FeatureParams, GenerateConfig, ModelParams, TrainConfig, default_features
 
@@ -73,14 +73,13 @@ def _load(
         config = _merged(schema, table, contents, as_released=True)
     try:
         OmegaConf.resolve(config)
-    except OmegaConfBaseException as error:
-        raise EgoGenError(f"{files}: {error}") from None
-    _settle_paths(config, kinds, [text.lstrip("-").partition("=")[0] for text in overrides])
-    _check_values(config, schema)
-    try:
+        _settle_paths(config, kinds, [text.lstrip("-").partition("=")[0] for text in overrides])
+        _check_values(config, schema)
         return file_layout.from_file(schema, config)
     except MissingMandatoryValue as error:
         raise EgoGenError(f"config: {file_place(error.full_key)}: no value, expected one") from None
+    except OmegaConfBaseException as error:
+        raise EgoGenError(f"{files}: {str(error).splitlines()[0]}") from None
 
 
 def _override(text: str, kinds: dict[str, Any]) -> DictConfig:
@@ -157,8 +156,7 @@ def _merged(
     as_released: bool,
 ) -> DictConfig:
     """All layers over the defaults; `as_released`: those of the released code where they differ."""
-    config = file_layout.file_schema(schema)
-    OmegaConf.update(config, TABLE, table, merge=False)
+    config = file_layout.file_schema(schema, table)
     for key, value in AS_RELEASED.items() if as_released else ():
         if OmegaConf.select(config, key) is not None:  # training keys are not in every schema
             OmegaConf.update(config, key, value)
@@ -263,17 +261,19 @@ def _merge(config: DictConfig, layer: DictConfig, where: str) -> DictConfig:
         raise EgoGenError(f"{where}: {key}{str(error).splitlines()[0]}") from None
 
 
-def _check_keys(config: Any, layer: DictConfig, where: str, prefix: str) -> None:
-    if prefix == f"{TABLE}.":
-        for name in (name for name in layer if OmegaConf.is_dict(layer[name])):
-            spec = OmegaConf.structured(FeatureParams)
-            _check_keys(spec, layer[name], where, f"{prefix}{name}.")
-        return
-    if not isinstance(config, DictConfig) or OmegaConf.get_type(config) is dict:
-        return  # free-form part, such as the trainer's arguments
+def _check_keys(config: DictConfig, layer: DictConfig, where: str, prefix: str) -> None:
+    """Raises EgoGenError for unknown keys, and for a value where keys are expected below it."""
     for key in layer:
-        if key not in list(config):  # `key in config` is false where a value is missing
+        is_row = prefix == f"{TABLE}."
+        if not is_row and key not in list(config):  # `in config` is false where a value is missing
             raise unknown_key(where, prefix, key, [*config, *released_config.released_keys(prefix)])
-        child = None if OmegaConf.is_missing(layer, key) else layer._get_node(key)
-        if isinstance(child, DictConfig) and isinstance(child._value(), dict):
-            _check_keys(config[key], child, where, f"{prefix}{key}.")
+        section = OmegaConf.select(config, key, throw_on_resolution_failure=False)
+        section = OmegaConf.structured(FeatureParams) if is_row else section
+        if not OmegaConf.is_dict(section) or OmegaConf.is_missing(layer, key):
+            continue
+        if OmegaConf.is_interpolation(layer, key) or (is_row and layer[key] is None):
+            continue
+        if not OmegaConf.is_dict(layer[key]):
+            raise EgoGenError(f"{where}: {prefix}{key}: expected keys below it")
+        if not f"{prefix}{key}.".endswith(FREE):
+            _check_keys(section, layer[key], where, f"{prefix}{key}.")

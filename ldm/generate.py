@@ -26,7 +26,7 @@ from ldm.checkpoints.load import load_weights, read_weights
 from ldm.data import collate, read_condition
 from ldm.images import to_image, write_image
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
-from ldm.sampling import SAMPLERS, NoiseSource, ProcessNoise, SampleNoise
+from ldm.sampling import SAMPLERS, NoiseSource, ProcessNoise, sample_noise
 from ldm.schema import GenerateConfig, InferenceConfig, ModelParams
 from ldm.split import Located, Split, as_list, open_generation
 
@@ -154,7 +154,7 @@ def generate_batch(
         batch = collate(samples, model.conditioner.features, device)
         conditioning = model.conditioning(batch["pixels"], batch["prompt"], batch["features"])
         shape = tuple(conditioning.image_latents.shape[1:])
-        source = noise or SampleNoise(inference.seed, names, shape, device)
+        source = noise or sample_noise(inference.seed, names, shape, device)
         guidance = sampling.guidance_branches(conditioning, scale_txt, scale_img)
         predict = model.denoiser.hold(guidance.contexts, guidance.rows)
         denoise = sampling.guided_denoiser(

@@ -132,7 +132,7 @@ def _at(layer: dict, path: str) -> dict | None:
 def _translate_dataset(layer: dict, dataset: dict, where: str, path: str) -> None:
     """Three sizes -> `res`; `additional_cross_attn: false` -> conditioning variant "none"."""
     sizes = {name: dataset.pop(name) for name in SIZES if name in dataset}
-    if len(set(sizes.values())) > 1:
+    if any(size != next(iter(sizes.values())) for size in sizes.values()):
         raise EgoGenError(
             f"{where}: {path}: {_listed(sizes)}: expected equal values, frames are not resized at "
             "random"

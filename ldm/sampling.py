@@ -16,6 +16,7 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     UniPCMultistepScheduler,
 )
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from egogen import EgoGenError
@@ -255,23 +256,16 @@ def sampler_of(scheduler: Any, sampler: str | None = None) -> str:
 # ---- Where the noise comes from ----------------------------------------------------------------
 
 
-class SampleNoise:
+def sample_noise(
+    seed: int, names: Sequence[tuple[str, ...]], shape: tuple[int, ...], device: torch.device
+) -> NoiseSource:
     """Noise that belongs to each sample: draw k of sample i depends on (seed, names of i) alone.
 
     Each sample has a generator of its own on the CPU, so that neither batch composition nor the
-    device changes an image.
+    device changes an image. Draws come in order; the index is for sources that replay stored noise.
     """
-
-    def __init__(self, seed: int, names: Sequence[tuple[str, ...]], shape: tuple[int, ...], device):
-        self.generators = [
-            torch.Generator().manual_seed(stable_seed(seed, *parts)) for parts in names
-        ]
-        self.shape, self.device = shape, device
-
-    def __call__(self, index: int) -> Tensor:
-        """Draws come in order; `index` is for sources that replay stored noise."""
-        draws = [torch.randn(self.shape, generator=generator) for generator in self.generators]
-        return torch.stack(draws).to(self.device)
+    generators = [torch.Generator().manual_seed(stable_seed(seed, *parts)) for parts in names]
+    return lambda _: randn_tensor((len(names), *shape), generators, device, torch.float32)
 
 
 class ProcessNoise:
@@ -284,14 +278,11 @@ class ProcessNoise:
         self.shape, self.count, self.device = shape, draws, device
         self.position = 0
 
-    def _take(self) -> Tensor:
-        """(draws, c, h, w) of the next sample, one call a draw, which decides the numbers."""
+    def _take(self) -> list[Tensor]:
+        """The draws (1, c, h, w) of the next sample, one call each, which decides the numbers."""
         self.position += 1
-        draws = [
-            torch.randn((1, *self.shape), generator=self.generator, device=self.device)
-            for _ in range(self.count)
-        ]
-        return torch.cat(draws)
+        how = {"generator": self.generator, "device": self.device}
+        return [torch.randn((1, *self.shape), **how) for _ in range(self.count)]
 
     def of(self, positions: Sequence[int]) -> NoiseSource:
         """Of the samples at rising `positions`; those between take their draws too."""
@@ -300,5 +291,4 @@ class ProcessNoise:
             while self.position < position:
                 self._take()
             draws.append(self._take())
-        stored = torch.stack(draws)  # (B, draws, c, h, w)
-        return lambda index: stored[:, index]
+        return lambda index: torch.cat([draw[index] for draw in draws])

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from pytorch_lightning.loggers import TensorBoardLogger
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+from torchvision.utils import make_grid
 
 from egogen.atomic import atomic_path, parse_json, write_text
 from egogen.errors import EgoGenError
@@ -182,15 +184,11 @@ class SampleImages(pl.Callback):
 
 
 def contact_sheet(rows: Sequence[Sequence[Image.Image]], height: int) -> Image.Image:
-    """Images of a row side by side, all `height` tall, with a thin gap."""
-    gap = max(2, height // 32)
-    widths = [[round(p.width / p.height * height) for p in row] for row in rows]
-    width = max(sum(row) + gap * (len(row) - 1) for row in widths)
-    sheet = Image.new("RGB", (width, len(rows) * (height + gap) - gap), "white")
-    for number, row in enumerate(rows):
-        left = 0
-        for image, width in zip(row, widths[number], strict=True):
-            scaled = image.resize((width, height), Image.Resampling.BICUBIC)
-            sheet.paste(scaled, (left, number * (height + gap)))
-            left += width + gap
-    return sheet
+    """Images of a row side by side, all `height` tall and in columns of equal width, thin gaps."""
+    width = max(round(image.width / image.height * height) for row in rows for image in row)
+    tiles = [
+        pil_to_tensor(ImageOps.pad(image, (width, height), color="white"))
+        for row in rows
+        for image in row
+    ]
+    return to_pil_image(make_grid(tiles, len(rows[0]), max(2, height // 32), pad_value=255))

@@ -79,11 +79,6 @@ def build_autoencoder(params: AutoencoderParams, scale_factor: float) -> Autoenc
     )
 
 
-def downsampling_factor(params: AutoencoderParams) -> int:
-    """Pixels per latent cell along each side: 8 for Stable Diffusion."""
-    return 2 ** (len(params.ch_mult) - 1)
-
-
 def build_text_encoder(version: str) -> CLIPTextModel:
     """A randomly initialised text tower; its weights come from a checkpoint or from `version`."""
     if version == "openai/clip-vit-large-patch14":

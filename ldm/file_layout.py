@@ -12,23 +12,10 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
+from ldm.released_config import TABLES
 from ldm.schema import MISSING_PATH, FeatureParams, default_features
 
-# Program place -> place in files; the longest beginning of a path decides, others are the same.
-PLACES = {
-    "optimizer": "model",
-    "model": "model.params",
-    "model.learning_rate": "model.params.scheduler_config.params",
-    "model.unet": "model.params.unet_config.params",
-    "model.autoencoder": "model.params.first_stage_config.params.ddconfig",
-    "model.autoencoder.embed_dim": "model.params.first_stage_config.params.embed_dim",
-    "model.text_encoder": "model.params.cond_stage_config.params",
-    "metadata_path": "data.metadata_path",
-    "data": "data.params",
-    "data.train": "data.params.train.params",
-    "data.validation": "data.params.validation.params",
-    "lightning.image_logger": "lightning.callbacks.image_logger.params",
-}
+PLACES: dict[str, str] = TABLES["places"]  # program place -> place in files
 # Where a dataset's `features` stand in files: those of the released code, and all others.
 STORES = {"image": "additional_cond_path.llava_image", "text": "additional_cond_path.llava_text"}
 OTHER_STORES = "feature_path"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from ldm.architecture import build_parts, downsampling_factor, load_tokenizer
+from ldm.architecture import build_parts, load_tokenizer
 from ldm.conditioning import FeatureConditioner, dropout_masks, join_context
 from ldm.denoiser import Denoiser
 from ldm.sampling import Conditioning
@@ -59,8 +59,9 @@ class LegoModel(nn.Module):
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """(c, h, w) of images `resolution` pixels wide and high."""
-        side = resolution // downsampling_factor(self.config.autoencoder)
-        return self.vae.config.latent_channels, side, side
+        config = self.vae.config
+        side = resolution // 2 ** (len(config.block_out_channels) - 1)
+        return config.latent_channels, side, side
 
     def train(self, mode: bool = True) -> Self:
         """Frozen parts stay in evaluation mode whatever happens to the rest."""

@@ -242,16 +242,17 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
             if name not in (*table, "image", "text"):
                 raise EgoGenError(f"features: {name}, expected one of {', '.join(table)}")
         rows = {name: _rows(name, spec, given, len(photos)) for name, spec in table.items()}
-        samples = []
-        for i, (photo, prompt) in enumerate(zip(photos, prompts, strict=True)):
-            features = to_features({name: rows[name][i] for name in table}, table)
-            pixels = to_pixels(photo, size)
-            samples.append({"pixels": pixels, "prompt": prompt, "features": features})
-        return samples
+        return [
+            {
+                "pixels": to_pixels(photo, size),
+                "prompt": prompts[i],
+                "features": to_features({name: rows[name][i] for name in table}, table),
+            }
+            for i, photo in enumerate(photos)
+        ]
 
     def _noise(self, generators: Any, count: int, latents: Tensor | None) -> NoiseSource:
-        cells = self.vae.config.sample_size // 2 ** (len(self.vae.config.block_out_channels) - 1)
-        shape = (count, self.vae.config.latent_channels, cells, cells)
+        shape = (count, *self.model.latent_shape(self.vae.config.sample_size))
         device = self._execution_device
         if latents is not None:
             if not isinstance(latents, Tensor) or latents.shape != shape:

@@ -18,10 +18,10 @@ from egogen import EgoGenError
 from ldm.schema import FeatureParams, default_features
 
 # Tables of what these files say, each explained there.
-_TABLES: Any = OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("released.yaml")))
-AS_RELEASED: dict[str, Any] = _TABLES["as_released"]
-CLASSES: dict[str, dict[str, str]] = _TABLES["classes"]
-WITHOUT_EFFECT: dict[str, dict[str, Any]] = _TABLES["without_effect"]
+TABLES: Any = OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("released.yaml")))
+AS_RELEASED: dict[str, Any] = TABLES["as_released"]
+CLASSES: dict[str, dict[str, str]] = TABLES["classes"]
+WITHOUT_EFFECT: dict[str, dict[str, Any]] = TABLES["without_effect"]
 OLD_TABLE = ("variant", "feature_dim", "image_rows", "text_rows")  # before features had names
 CONDITIONER = "model.params.conditioner"
 DATASETS = ("data.params", "data.params.train.params", "data.params.validation.params")

@@ -92,32 +92,35 @@ def as_list(value: Any) -> list[str]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _paths(data: DatasetParams, features: Features, place: str) -> Paths:
-    """Key in files -> path, of everything that a dataset's config names."""
+def _columns(data: DatasetParams, features: Features) -> dict[str, list[str]]:
+    """Key in files -> paths, one for each training set, of all that a dataset's config names."""
     named = {"data_path": data.data_path, "edit_path": data.edit_path}
-    named |= {store_key(name): data.features.get(name, "") for name in features}
+    named |= {store_key(name): data.features.get(name) for name in features}
+    return {key: as_list(value or MISSING_PATH) for key, value in named.items()}
+
+
+def _paths(data: DatasetParams, features: Features, place: str) -> Paths:
+    """Complete key in files -> path."""
     paths: Paths = {}
-    for key, value in named.items():
-        where, values = f"{file_place(place)}.{key}", as_list(value or MISSING_PATH)
+    for key, values in _columns(data, features).items():
+        where = f"{file_place(place)}.{key}"
         paths |= {where if len(values) == 1 else f"{where}[{i}]": x for i, x in enumerate(values)}
     return paths
 
 
 def locate_entries(data: DatasetParams, features: Features) -> list[Located]:
     """Paths in the config may be lists, one item per training set."""
-    columns = {"edit_path": as_list(data.edit_path), "data_path": as_list(data.data_path)}
-    stores = {store_key(name): as_list(data.features.get(name, "")) for name in features}
-    count = len(columns["edit_path"])
-    lengths = [len(column) for column in (columns | stores).values()]
-    if lengths[1] != count or not set(lengths[2:]) <= {1, count}:
+    columns = _columns(data, features)
+    count, edits, *lengths = [len(column) for column in columns.values()]
+    if edits != count or not set(lengths) <= {1, count}:
         raise EgoGenError(
-            f"config: {', '.join(columns | stores)} name {lengths} paths, expected the same number "
-            "each"
+            f"config: {', '.join(columns)} name {[count, edits, *lengths]} paths, expected the "
+            "same number each"
         )
     located = []
-    for i, (edit_path, frames) in enumerate(zip(*columns.values(), strict=True)):
-        folders = [column[i if len(column) > 1 else 0] for column in stores.values()]
-        named = dict(zip(features, folders, strict=True))
+    for i in range(count):
+        frames, edit_path, *stores = (x[i if len(x) > 1 else 0] for x in columns.values())
+        named = dict(zip(features, stores, strict=True))
         for entry in read_actions(edit_path, (data.text_prompt_key,)):
             located.append(Located(entry, frames, named))
     return located

@@ -156,10 +156,9 @@ class SampleImages(pl.Callback):
         samples, frames = {}, {}
         for item in split.items[: self.count]:
             try:
-                samples[item] = read_condition(item, split)
-                frames[item] = read_rgb(item.source), read_rgb(item.target)
+                pair = read_rgb(item.source), read_rgb(item.target)
+                samples[item], frames[item] = read_condition(item, split), pair
             except EgoGenError as error:  # training that reads a cache never looks at the frames
-                samples.pop(item, None)
                 print(f"no sample image: entry {item.entry.key}: {error}", file=sys.stderr)
         if not samples:
             return

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from egogen import EgoGenError
-from egogen.atomic import read_json, write_bytes
+from egogen.atomic import read_object, write_bytes
 from egogen.jobs import Progress, floor_chunk
 from egogen.provenance import check_provenance, record_provenance
 from ldm.images import read_pixels
@@ -112,9 +112,7 @@ class EncoderCache:
         info = folder / "cache.json"
         if not info.exists():
             raise EgoGenError(f"{folder}: holds no cache; make it with python -m ldm.cache")
-        found = read_json(info)
-        dtype = found.get("dtype") if isinstance(found, dict) else None
-        check_provenance(info, identity(split, model, str(dtype)))
+        check_provenance(info, identity(split, model, str(read_object(info).get("dtype"))))
         for number in range(-(-len(split.items) // SHARD)):
             path = folder / SHARD_FILE.format(number)
             if not _complete(path):

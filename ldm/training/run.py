@@ -51,10 +51,10 @@ class PairData(pl.LightningDataModule):
         super().__init__()
         self.train, self.val, self.seed = train, val, seed
         self.batch_size = params.batch_size
-        self.options: dict[str, Any] = {"pin_memory": torch.cuda.is_available()}
-        if params.num_workers:
-            self.options |= {"num_workers": params.num_workers, "persistent_workers": True}
-            self.options["multiprocessing_context"] = "spawn"
+        count, pinned = params.num_workers, torch.cuda.is_available()
+        self.options: dict[str, Any] = {"num_workers": count, "pin_memory": pinned}
+        if count:
+            self.options |= {"persistent_workers": True, "multiprocessing_context": "spawn"}
 
     def position(self) -> tuple[int, int]:
         """(epoch, micro-batches of it that are behind us), of the running fit loop."""

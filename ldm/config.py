@@ -17,14 +17,14 @@ from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import AnyNode, DictConfig, OmegaConf, StringNode
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from egogen import EgoGenError
 from egogen.layout import released
 from egogen.settings import SETTINGS, load_settings
 from ldm import file_layout, released_config
-from ldm.file_layout import FREE, TABLE, file_place
+from ldm.file_layout import FREE, OTHER_STORES, TABLE, file_place, flat
 from ldm.released_config import AS_RELEASED, CONDITIONER, DATASETS, OldTable, released_features
 from ldm.schema import FeatureParams, GenerateConfig, ModelParams, TrainConfig, default_features
 
@@ -59,8 +59,8 @@ def _load(
 ) -> Config:
     load_settings()
     files = ", ".join(where for where, _ in layers)
-    kinds = file_layout.text_keys(schema)
-    layers += [(f"command line: {text}", _override(text, kinds)) for text in overrides]
+    known = file_layout.file_schema(schema, {})
+    layers += [(f"command line: {text}", _override(text, known)) for text in overrides]
     contents = []
     for where, layer in layers:
         content, lines = released_config.translate(OmegaConf.to_container(layer), where)
@@ -73,7 +73,7 @@ def _load(
         config = _merged(schema, table, contents, as_released=True)
     try:
         OmegaConf.resolve(config)
-        _settle_paths(config, kinds, [text.lstrip("-").partition("=")[0] for text in overrides])
+        _settle_paths(config, [text.lstrip("-").partition("=")[0] for text in overrides])
         _check_values(config, schema)
         return file_layout.from_file(schema, config)
     except MissingMandatoryValue as error:
@@ -82,19 +82,21 @@ def _load(
         raise EgoGenError(f"{files}: {str(error).splitlines()[0]}") from None
 
 
-def _override(text: str, kinds: dict[str, Any]) -> DictConfig:
+def _override(text: str, known: DictConfig) -> DictConfig:
     """`key=value` as a layer. A text or a path is taken as it stands, except `null` where there may
     be none, `[a, b]` where there may be a list, and ${oc.env:NAME}; other values are YAML.
     """
     key, equals, value = text.lstrip("-").partition("=")
     if not key or not equals or value == "???":  # OmegaConf's word for no value
         raise EgoGenError(f"command line: {text!r}: expected key=value")
-    kind = kinds.get(key, kinds.get(f"{key.rpartition('.')[0]}.*"))
-    listed = kind is Any and value.startswith("[") and value.endswith("]")
     try:
-        if kind is None or listed:
+        node = file_layout.node_at(known, key)
+        is_path = isinstance(node, AnyNode) or key.rpartition(".")[0].endswith(OTHER_STORES)
+        listed = is_path and value.startswith("[") and value.endswith("]")
+        if listed or not (is_path or isinstance(node, StringNode)):
             return OmegaConf.from_dotlist([f"{key}={value}"])
-        layer, none = OmegaConf.create(), kind is not str and value in ("", "null")
+        none = value in ("", "null") and (is_path or node._is_optional())
+        layer = OmegaConf.create()
         OmegaConf.update(layer, key, None if none else value)
     except Exception as error:  # yaml's errors share no base with OmegaConf's
         first = str(error).splitlines()[0]
@@ -102,23 +104,20 @@ def _override(text: str, kinds: dict[str, Any]) -> DictConfig:
     return layer
 
 
-def _settle_paths(config: DictConfig, kinds: dict[str, Any], typed: Collection[str]) -> None:
+def _settle_paths(config: DictConfig, typed: Collection[str]) -> None:
     """Relative paths of config files that are not there are looked for beside the project too;
     those that were `typed` are not; released folders by all their names. Raises EgoGenError for
     what is no path.
     """
-    for place in [key.removesuffix(".*") for key in kinds if key.endswith(".*")]:
-        names = OmegaConf.select(config, place)
-        kinds = kinds | {f"{place}.{name}": Any for name in names}
-    for key, kind in kinds.items():
-        value = OmegaConf.select(config, key)
-        paths = list(value) if isinstance(value, ListConfig) else [value]
-        if value is None or not (kind is Any or key.endswith(("_path", "version"))):
+    for key, value in flat(OmegaConf.to_container(config)).items():
+        is_path = "_path" in key or key.endswith(".version")
+        if value is None or not is_path or key.startswith((TABLE, "lightning.")):
             continue
+        paths = value if isinstance(value, list) else [value]
         if not all(isinstance(path, str) for path in paths):
             raise EgoGenError(f"config: {key}={value}: expected a path, or a list of them")
         found = [released(path if key in typed else _placed(path)) for path in paths]
-        OmegaConf.update(config, key, found if isinstance(value, ListConfig) else found[0])
+        OmegaConf.update(config, key, found if isinstance(value, list) else found[0])
 
 
 def _placed(path: str) -> str:
@@ -217,7 +216,7 @@ def _check_names(table: DictConfig, config: DictConfig) -> None:
     for name in table:
         if not name.isidentifier() or _is_taken(name):
             raise EgoGenError(f"config: {TABLE}.{name}: expected another name for a feature")
-    for place in (f"{dataset}.{file_layout.OTHER_STORES}" for dataset in DATASETS):
+    for place in (f"{dataset}.{OTHER_STORES}" for dataset in DATASETS):
         for name in OmegaConf.select(config, place) or ():
             if name not in table:
                 near = difflib.get_close_matches(name, [*table], n=1, cutoff=0.0)[:1]

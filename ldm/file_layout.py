@@ -53,24 +53,15 @@ def file_schema(schema: type, table: Mapping[str, FeatureParams]) -> DictConfig:
             rows = DictConfig(dict(table), element_type=FeatureParams | None)
             OmegaConf.update(content, TABLE, rows)
         else:
-            section, _, name = place.rpartition(".")
-            node = OmegaConf.select(defaults, section) if section else defaults
-            OmegaConf.update(content, file_place(place), node._get_node(name))
+            OmegaConf.update(content, file_place(place), node_at(defaults, place))
     return content
 
 
-def text_keys(schema: type) -> dict[str, Any]:
-    """{key in files: type} of the texts and paths in a schema: `str`, `str | None`, or Any for a
-    path or a list of paths. "KEY.*" stands for all keys below KEY.
-    """
-    keys = {}
-    for place, kind, _ in leaves(schema):
-        if part := _dataset(place):
-            names = (*STORES.values(), f"{OTHER_STORES}.*")
-            keys |= dict.fromkeys([f"{part}.{name}" for name in names], Any)
-        elif kind in (str, str | None, Any):
-            keys[file_place(place)] = kind
-    return keys
+def node_at(config: DictConfig, key: str) -> Any:
+    """The node at a dotted key, which knows its type; None where there is none."""
+    section, _, name = key.rpartition(".")
+    found = OmegaConf.select(config, section) if section else config
+    return found._get_node(name) if OmegaConf.is_dict(found) else None
 
 
 def from_file(schema: type[T], content: DictConfig) -> T:
@@ -107,13 +98,14 @@ def to_file(config: Any) -> DictConfig:
 
 def file_values(config: Any) -> dict[str, Any]:
     """{key in files: value} of everything in a config."""
+    return flat(OmegaConf.to_container(to_file(config)))
 
-    def walk(node: Any, prefix: str) -> dict[str, Any]:
-        if not isinstance(node, dict):
-            return {prefix.rstrip("."): node}
-        return {k: v for key in node for k, v in walk(node[key], f"{prefix}{key}.").items()}
 
-    return walk(OmegaConf.to_container(to_file(config)), "")
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings -> {dotted key: value}."""
+    if not isinstance(node, dict):
+        return {prefix.rstrip("."): node}
+    return {k: v for key in node for k, v in flat(node[key], f"{prefix}{key}.").items()}
 
 
 def _dataset(place: str) -> str:

@@ -25,7 +25,7 @@ from egogen.layout import released
 from egogen.settings import SETTINGS, load_settings
 from ldm import file_layout, released_config
 from ldm.file_layout import FREE, OTHER_STORES, TABLE, file_place, flat
-from ldm.released_config import AS_RELEASED, CONDITIONER, DATASETS, OldTable, released_features
+from ldm.released_config import AS_RELEASED, CONDITIONER, DATASETS, check_choice
 from ldm.schema import FeatureParams, GenerateConfig, ModelParams, TrainConfig, default_features
 
 Config = TypeVar("Config", TrainConfig, GenerateConfig)
@@ -131,7 +131,9 @@ def _released_table(layers: list[tuple[str, dict[str, Any]]]) -> dict[str, Featu
     `conditioner.features` of the layers is merged over it. Raises EgoGenError where such a key
     comes after a row of a table that would overrule it.
     """
-    old = OmegaConf.create({"model": {"params": {"conditioner": OmegaConf.structured(OldTable)}}})
+    old = OmegaConf.create(
+        {"model": {"params": {"conditioner": OmegaConf.structured(released_config.OldTable)}}}
+    )
     tabled = ""
     for where, content in layers:
         keys = released_config.take_old_table(content)
@@ -145,7 +147,9 @@ def _released_table(layers: list[tuple[str, dict[str, Any]]]) -> dict[str, Featu
         table = OmegaConf.select(OmegaConf.create(content), TABLE)
         if OmegaConf.is_dict(table) and set(table) & set(default_features()):
             tabled = where
-    return released_features(OmegaConf.to_container(OmegaConf.select(old, CONDITIONER)))
+    return released_config.released_features(
+        OmegaConf.to_container(OmegaConf.select(old, CONDITIONER))
+    )
 
 
 def _merged(
@@ -162,11 +166,6 @@ def _merged(
     for where, layer in layers:
         config = _merge(config, OmegaConf.create(layer), where)
     return config
-
-
-def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise EgoGenError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
 
 
 def check_at_least(least: int, name: str, value: Any) -> None:

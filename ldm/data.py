@@ -23,6 +23,7 @@ from ldm.images import read_pixels
 from ldm.split import Features, Located, Split, store_folder
 
 Sample = dict[str, Any]
+Shape = tuple[int, int, int]
 
 
 @lru_cache(maxsize=8)
@@ -110,13 +111,7 @@ class TrainingPairs(Dataset):
     """
 
     def __init__(
-        self,
-        split: Split,
-        timesteps: int,
-        latent_shape: tuple[int, int, int],
-        seed: int,
-        cache=None,
-        fixed: bool = False,
+        self, split: Split, timesteps: int, latent_shape: Shape, seed: int, cache=None, fixed=False
     ):
         self.split, self.fixed, self.cache = split, fixed, cache
         self.timesteps, self.latent_shape, self.seed = timesteps, latent_shape, seed

@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Any, Self
 
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
@@ -91,9 +92,8 @@ class LegoModel(nn.Module):
 
     def posterior_sample(self, moments: Tensor, noise: Tensor) -> Tensor:
         """Scaled posterior sample, which is diffused: (B, 2c, h, w) -> (B, c, h, w)."""
-        mean, log_variance = moments.chunk(2, dim=1)  # (B, c, h, w) each
-        std = (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
-        return self.scale_factor * (mean + std * noise)
+        posterior = DiagonalGaussianDistribution(moments)
+        return self.scale_factor * (posterior.mean + posterior.std * noise)
 
     @staticmethod
     def image_latents(moments: Tensor) -> Tensor:

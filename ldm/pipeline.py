@@ -24,6 +24,7 @@ from diffusers import (
     SchedulerMixin,
     UNet2DConditionModel,
 )
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
@@ -36,12 +37,13 @@ from egogen.features.store import as_feature, load_feature
 from egogen.seeds import stable_seed
 from ldm.checkpoints.diffusers_folder import add_card, add_code
 from ldm.conditioning import FeatureConditioner
-from ldm.config import check_at_least, check_choice, check_scale, load_model_params
+from ldm.config import check_at_least, check_scale, load_model_params
 from ldm.data import to_features
 from ldm.denoiser import UNetDenoiser
 from ldm.generate import check_steps, generate_batch, load_model
 from ldm.images import as_photos, to_image, to_numpy, to_pixels
 from ldm.model import DTYPES, LegoModel
+from ldm.released_config import check_choice
 from ldm.sampling import HANDED_ON, PREDICTIONS, SAMPLERS, NoiseSource, sampler_of, scheduler_for
 from ldm.schema import FeatureParams, InferenceConfig, ModelParams
 
@@ -270,13 +272,10 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
 
 
 def _as_output(made: Tensor, kind: str, photos: list[Image.Image], height: int) -> Any:
-    if kind == "latent":
-        return made  # (B, c, h, w)
-    if kind == "pil":
-        pairs = zip(made, photos, strict=True)
-        return [to_image(x, photo.size, height, "clamp") for x, photo in pairs]
-    images = (made.clamp(-1, 1) + 1) / 2  # (B, 3, R, R)
-    return images if kind == "pt" else images.permute(0, 2, 3, 1).cpu().numpy()
+    if kind != "pil":
+        return VaeImageProcessor().postprocess(made, kind)
+    pairs = zip(made, photos, strict=True)
+    return [to_image(x, photo.size, height, "clamp") for x, photo in pairs]
 
 
 def _one_each(name: str, value: Any, count: int, shared: bool = False) -> list:

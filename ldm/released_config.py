@@ -7,7 +7,7 @@ So are keys that this project's files had once (`conditioner.variant`, `dropout_
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,17 +75,17 @@ def released_features(old: Mapping[str, Any]) -> dict[str, FeatureParams]:
     """
     keys = OldTable(**{name: old[name] for name in OLD_TABLE if name in old})
     rows, table = {"image": keys.image_rows, "text": keys.text_rows}, default_features()
-    variants = ("none", *table, "both")
-    if keys.variant not in variants:
-        expected = ", ".join(variants)
-        raise EgoGenError(
-            f"config: {CONDITIONER}.variant={keys.variant!r}: expected one of {expected}"
-        )
+    check_choice(f"config: {CONDITIONER}.variant", keys.variant, ("none", *table, "both"))
     return {
         name: replace(spec, width=keys.feature_dim, rows=rows[name])
         for name, spec in table.items()
         if keys.variant in (name, "both")
     }
+
+
+def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise EgoGenError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
 
 
 def _without_unused(node: dict, where: str, prefix: str, lines: list[str]) -> dict:
@@ -131,14 +131,13 @@ def _at(layer: dict, path: str) -> dict | None:
 
 def _translate_dataset(layer: dict, dataset: dict, where: str, path: str) -> None:
     """Three sizes -> `res`; `additional_cross_attn: false` -> conditioning variant "none"."""
-    sizes = {name: dataset.pop(name) for name in SIZES if name in dataset}
-    if any(size != next(iter(sizes.values())) for size in sizes.values()):
-        raise EgoGenError(
-            f"{where}: {path}: {_listed(sizes)}: expected equal values, frames are not resized at "
-            "random"
-        )
-    if sizes and dataset.setdefault("res", next(iter(sizes.values()))) not in sizes.values():
-        raise EgoGenError(f"{where}: {path}: {_listed(sizes)} but res={dataset['res']}")
+    sizes = {name: dataset.pop(name) for name in (*SIZES, "res") if name in dataset}
+    for size in sizes.values():
+        if size != dataset.setdefault("res", size):
+            given = ", ".join(f"{name}={value}" for name, value in sizes.items())
+            raise EgoGenError(
+                f"{where}: {path}: {given}: expected equal values, frames are not resized at random"
+            )
     if dataset.pop("additional_cross_attn", True) is False:
         model = layer.setdefault("model", {}).setdefault("params", {})
         variant = model.setdefault("conditioner", {}).setdefault("variant", "none")
@@ -147,10 +146,6 @@ def _translate_dataset(layer: dict, dataset: dict, where: str, path: str) -> Non
                 f"{where}: {path}.additional_cross_attn=False is conditioner.variant=none, but "
                 f"the variant is {variant!r}"
             )
-
-
-def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def released_keys(prefix: str) -> list[str]:

@@ -191,7 +191,7 @@ def test_the_three_sizes_of_frames_are_one():
     assert translate(nested(place, dataset), "a")[0] == nested(place, {"res": 128})
     with pytest.raises(EgoGenError, match="max_resize_res=256, .*expected equal values"):
         translate(nested(place, dataset | {"max_resize_res": 256}), "a")
-    with pytest.raises(EgoGenError, match="crop_res=128 but res=64"):
+    with pytest.raises(EgoGenError, match="crop_res=128, res=64: expected equal values"):
         translate(nested(place, dataset | {"res": 64}), "a")
 
 

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from egogen.atomic import atomic_path, parse_json, write_text
 from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
 from egogen.jobs import Progress
-from ldm.data import TrainingPairs, read_condition
-from ldm.generate import generate_batch
+from ldm.generate import make_frames
 from ldm.images import to_image
-from ldm.schema import ImageLoggerParams, InferenceConfig
+from ldm.schema import TrainConfig
+from ldm.split import Split
 
 
 class EMAUpdate(pl.Callback):
@@ -126,15 +127,10 @@ class SampleImages(pl.Callback):
     Generated with the EMA and the configured sampler, now and then and at the end.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        pairs: TrainingPairs,
-        settings: ImageLoggerParams,
-        inference: InferenceConfig,
-    ):
-        self.folder, self.pairs, self.inference = folder, pairs, inference
-        self.every, self.count = settings.batch_frequency, min(settings.max_images, len(pairs))
+    def __init__(self, folder: Path, split: Split, config: TrainConfig):
+        shown, self.folder, self.split = config.lightning.image_logger, folder, split
+        self.every, self.items = shown.batch_frequency, split.items[: shown.max_images]
+        self.inference = replace(config.inference, batch_size=1)  # nothing is padded
         self.drawn = -1
 
     def on_train_start(self, trainer: pl.Trainer, *_) -> None:
@@ -150,27 +146,26 @@ class SampleImages(pl.Callback):
 
     def draw(self, trainer: pl.Trainer, module) -> None:
         self.drawn = step = trainer.global_step
-        if not trainer.is_global_zero or not self.count:
+        if not trainer.is_global_zero or not self.items:
             return
-        split, inference = self.pairs.split, self.inference
-        samples, frames = {}, {}
-        for item in split.items[: self.count]:
-            try:
-                pair = read_rgb(item.source), read_rgb(item.target)
-                samples[item], frames[item] = read_condition(item, split), pair
-            except EgoGenError as error:  # training that reads a cache never looks at the frames
-                print(f"no sample image: entry {item.entry.key}: {error}", file=sys.stderr)
-        if not samples:
-            return
-        names = [(item.entry.clip, item.entry.action_id) for item in samples]
+        inference, places = self.inference, dict.fromkeys(self.items, 0)
         scales = inference.scales_img[0], inference.scales_txt[0]
         with module.encoders(), module.ema_weights():
-            conditions = [*samples.values()]
-            decoded = generate_batch(module.model, conditions, names, inference, *scales)
+            how = self.split, inference, None, places, scales
+            made, failures = make_frames(module.model, *how)
         rows = []
-        for (source, target), x in zip(frames.values(), decoded, strict=True):
-            made = to_image(x, source.size, inference.height, inference.picture)
-            rows.append((source, made, target))
+        for item, x in made.items():
+            try:
+                source, target = read_rgb(item.source), read_rgb(item.target)
+            except EgoGenError as error:  # training that reads a cache never looks at the frames
+                failures.append(f"{item.entry.key}: {error}")
+                continue
+            frame = to_image(x, source.size, inference.height, inference.picture)
+            rows.append((source, frame, target))
+        for failure in failures:
+            print(f"no sample image: entry {failure}", file=sys.stderr)
+        if not rows:
+            return
         sheet = contact_sheet(rows, inference.height)
         with atomic_path(self.folder / f"step_{step:06d}.png") as temporary:
             sheet.save(temporary)

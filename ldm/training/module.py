@@ -6,7 +6,7 @@ for them, so that they take no memory on the device; checkpoints hold them all t
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -96,19 +96,9 @@ class LegoTraining(pl.LightningModule):
             for part in self._frozen.to("cpu"):
                 setattr(self.model, part, None)
 
-    @contextmanager
-    def ema_weights(self) -> Iterator[None]:
-        """Inside, the model holds the EMA (where there is one) and is in evaluation mode."""
-        mode = self.model.training
-        self.model.eval()
-        try:
-            if self.ema is None:
-                yield
-            else:
-                with self.ema.applied():
-                    yield
-        finally:
-            self.model.train(mode)
+    def ema_weights(self) -> AbstractContextManager:
+        """Inside, the model holds the EMA, where there is one."""
+        return nullcontext() if self.ema is None else self.ema.applied()
 
     def encode(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch of `TrainingPairs` -> what `LegoModel.training_loss` takes."""

@@ -71,18 +71,13 @@ class ValidationBatches:
 
 
 class ResumableLoader(DataLoader):
-    """A loader that Lightning saves and restores: `position()` -> (epoch, finished batches)."""
+    """A loader of `EpochBatches` that Lightning saves and restores."""
 
-    def __init__(
-        self, dataset, batches: EpochBatches, position: Callable[[], tuple[int, int]], **options
-    ):
-        super().__init__(dataset, batch_sampler=batches, **options)
-        self.batches, self.position = batches, position
+    position: Callable[[], tuple[int, int]]  # -> (epoch, finished batches); to be set
 
     def state_dict(self) -> dict[str, int]:
-        epoch, done = self.position()
-        return {"epoch": epoch, "done": done}
+        return dict(zip(("epoch", "done"), self.position(), strict=True))
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        epochs, self.batches.start = divmod(state["done"], len(self.batches))
-        self.batches.epoch = state["epoch"] + epochs
+        epochs, self.batch_sampler.start = divmod(state["done"], len(self.batch_sampler))
+        self.batch_sampler.epoch = state["epoch"] + epochs

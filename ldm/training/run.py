@@ -65,13 +65,14 @@ class PairData(pl.LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         place = self.trainer.global_rank, self.trainer.world_size
         batches = EpochBatches(len(self.train), self.batch_size, self.seed, *place)
-        return ResumableLoader(self.train, batches, self.position, **self.options)
+        loader = ResumableLoader(self.train, batch_sampler=batches, **self.options)
+        loader.position = self.position
+        return loader
 
     def val_dataloader(self) -> DataLoader:
         place = self.trainer.global_rank, self.trainer.world_size
-        batches = ValidationBatches(
-            len(self.val), self.batch_size, lambda: self.trainer.current_epoch, *place
-        )
+        size, epoch = (len(self.val), self.batch_size), lambda: self.trainer.current_epoch
+        batches = ValidationBatches(*size, epoch, *place)
         return DataLoader(self.val, batch_sampler=batches, **self.options)
 
 
@@ -226,7 +227,7 @@ def train(
     callbacks = [  # in this order: a checkpoint is written when the rest of its step is done
         EMAUpdate(config.model.ema_every_micro_batch),
         log,
-        SampleImages(folder / "samples", val_pairs, settings.image_logger, config.inference),
+        SampleImages(folder / "samples", splits["validation"], config),
         Checkpoints(folder / "checkpoints", *often),
     ]
     trainer = build_trainer(settings, folder, gpus, callbacks)

@@ -1,5 +1,6 @@
 """Released (CompVis) network parameters -> diffusers and transformers modules."""
 
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,13 @@ def build_parts(params: ModelParams) -> dict[str, nn.Module | Denoiser]:
 
 def _check_channels(params: ModelParams) -> None:
     """The denoiser takes noisy latents and the source frame's, and gives latents."""
-    unet, vae, channels = params.unet, params.autoencoder, params.channels
-    for place, value, expected in (
-        ("model.unet.in_channels", unet.in_channels, 2 * channels),
-        ("model.unet.out_channels", unet.out_channels, channels),
-        ("model.autoencoder.embed_dim", vae.embed_dim, channels),
-        ("model.autoencoder.z_channels", vae.z_channels, channels),
-    ):
-        if value != expected:
+    channels = params.channels
+    wanted = {"unet.in_channels": 2 * channels, "unet.out_channels": channels}
+    wanted |= {"autoencoder.embed_dim": channels, "autoencoder.z_channels": channels}
+    for place, expected in wanted.items():
+        if (value := operator.attrgetter(place)(params)) != expected:
             raise EgoGenError(
-                f"config: {file_place(place)}={value}: expected {expected}, as "
+                f"config: {file_place(f'model.{place}')}={value}: expected {expected}, as "
                 f"model.params.channels={channels}"
             )
 

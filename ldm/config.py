@@ -2,10 +2,7 @@
 
 A YAML names only what differs from the schema's defaults (`ldm.schema`). An unknown key is an error
 that names the nearest valid one. Everything is checked here, once; what comes out are the schema's
-dataclasses:
-
-    config = load_config(TrainConfig, ["configs/train_mini.yaml"], ["data.params.batch_size=4"])
-    config.data.batch_size  # 4
+dataclasses.
 """
 
 import difflib
@@ -131,10 +128,8 @@ def _released_table(layers: list[tuple[str, dict[str, Any]]]) -> dict[str, Featu
     `conditioner.features` of the layers is merged over it. Raises EgoGenError where such a key
     comes after a row of a table that would overrule it.
     """
-    old = OmegaConf.create(
-        {"model": {"params": {"conditioner": OmegaConf.structured(released_config.OldTable)}}}
-    )
-    tabled = ""
+    old, tabled = OmegaConf.create(), ""
+    OmegaConf.update(old, CONDITIONER, OmegaConf.structured(released_config.OldTable))
     for where, content in layers:
         keys = released_config.take_old_table(content)
         if keys and tabled:
@@ -147,9 +142,7 @@ def _released_table(layers: list[tuple[str, dict[str, Any]]]) -> dict[str, Featu
         table = OmegaConf.select(OmegaConf.create(content), TABLE)
         if OmegaConf.is_dict(table) and set(table) & set(default_features()):
             tabled = where
-    return released_config.released_features(
-        OmegaConf.to_container(OmegaConf.select(old, CONDITIONER))
-    )
+    return released_config.released_features(OmegaConf.select(old, CONDITIONER))
 
 
 def _merged(

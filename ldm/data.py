@@ -74,8 +74,7 @@ def to_features(arrays: Mapping[str, np.ndarray], features: Features) -> dict[st
 def read_features(item: Located, features: Features) -> Sample:
     """-> {"features": {name: (n, D)}, "stores": {name: folder}}, half precision.
 
-    Features of a store with a projector are (n, vision width) and have their folder under "stores":
-    `project` makes them (n, D). Raises EgoGenError naming the file.
+    "stores" has those with a projector, see `project`. Raises EgoGenError naming the file.
     """
     arrays, projected = {}, {}
     for name, spec in features.items():

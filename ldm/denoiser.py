@@ -1,8 +1,7 @@
 """The denoiser: the network that predicts noise, and the only place that knows what kind it is.
 
-Here it is the UNet of Stable Diffusion v1, as diffusers builds it. Sampling, training, checkpoints
-and the pipeline use the methods of `Denoiser`; another kind of network is another subclass, given
-to `LegoModel` among its parts.
+Sampling, training, checkpoints and the pipeline use the methods of `Denoiser`; another kind of
+network is another subclass, given to `LegoModel` among its parts.
 
 Letters: B batch, n distinct contexts, c latent channels, h w latent size, L context rows,
 C context width, D width of a linear layer.
@@ -45,14 +44,17 @@ class Denoiser:
         """-> predict(x, t), item i of whose batch attends to `contexts[rows[i]]` in every call.
 
         contexts: (n, L, C); rows: (B,) int64. What linear layers make of the contexts alone, keys
-        and values mostly, is computed once, in the first call. It belongs to the predictor and
-        nothing is put into the network, so that predictors of one network may be used at the same
-        time, and whatever processors and adapters somebody has given it are used. Compiled
+        and values mostly, is computed once, in the first call, and belongs to the predictor: the
+        network may have others at the same time, and any processors and adapters. Compiled
         networks compute everything in every call.
         """
         if self.dtype != torch.float32:
             contexts = contexts.to(self.dtype)
-        context = contexts[rows] if is_compiled(self.network) else held_context(contexts, rows)
+        context = contexts[rows]  # (B, L, C)
+        if not is_compiled(self.network):
+            context = context.as_subclass(HeldContext)
+            context.contexts, context.rows = contexts, rows
+            context.made = WeakTensorKeyDictionary()
         return lambda x, t: self(x, t, context)
 
     def released_name(self, name: str) -> str:
@@ -72,10 +74,6 @@ class Denoiser:
         if isinstance(dtype := getattr(self.network, "dtype", None), torch.dtype):
             return dtype
         return next(self.network.parameters()).dtype
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.network.parameters()).device
 
     def widened(self, weight: Tensor) -> Tensor:
         """`first_weight` (out, in, ...) with zeros for the input channels that it lacks."""
@@ -120,7 +118,7 @@ class HeldContext(Tensor):
     """A context (B, L, C) that keeps what linear layers make of it: a layer is computed once.
 
     At the real size (410 rows of 768) keys and values are 16 GFLOP a branch, a tenth of a denoising
-    step at 256 pixels. For everything else it is an ordinary tensor. Made by `held_context`.
+    step at 256 pixels. For everything else it is an ordinary tensor.
     """
 
     contexts: Tensor  # (n, L, C)
@@ -148,13 +146,6 @@ def is_compiled(network: nn.Module) -> bool:
         or hasattr(module.forward, "_torchdynamo_orig_callable")
         for module in network.modules()
     )
-
-
-def held_context(contexts: Tensor, rows: Tensor) -> Tensor:
-    """`contexts[rows]`, (n, L, C) and (B,) -> (B, L, C), for calls of a network with the same."""
-    held = contexts[rows].as_subclass(HeldContext)
-    held.contexts, held.rows, held.made = contexts, rows, WeakTensorKeyDictionary()
-    return held
 
 
 def build_unet(params: UNetParams) -> UNet2DConditionModel:

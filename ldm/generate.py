@@ -44,10 +44,8 @@ def run_folder(
     path = Path(ckpt)
     base = path.with_suffix("") if path.suffix in WEIGHT_SUFFIXES else path
     name = f"{base.name}-e={seed}-s={steps}-si={scale_img}"
-    if scale_txt != TEXT_SCALE:
-        name += f"-st={scale_txt}"
-    if sampler != SAMPLER:
-        name += f"-{sampler}"
+    name += f"-st={scale_txt}" if scale_txt != TEXT_SCALE else ""
+    name += f"-{sampler}" if sampler != SAMPLER else ""
     return base / name
 
 

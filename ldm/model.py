@@ -56,7 +56,7 @@ class LegoModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.execution_device or self.denoiser.device
+        return self.execution_device or next(self.denoiser.network.parameters()).device
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """(c, h, w) of images `resolution` pixels wide and high."""

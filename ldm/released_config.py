@@ -1,8 +1,7 @@
 """Config files of the released code, as this project's: class paths, names, and what has no effect.
 
 Every key of the released files either is one of `ldm.file_layout`, where it has its effect, or is
-in the tables here. `translate` is applied to each file and to each override before it is merged.
-So are keys that this project's files had once (`conditioner.variant`, `dropout_share`).
+in the tables here; so are keys that this project's files had once (`dropout_share`).
 """
 
 import difflib
@@ -22,15 +21,11 @@ TABLES: Any = OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("re
 AS_RELEASED: dict[str, Any] = TABLES["as_released"]
 CLASSES: dict[str, dict[str, str]] = TABLES["classes"]
 WITHOUT_EFFECT: dict[str, dict[str, Any]] = TABLES["without_effect"]
-OLD_TABLE = ("variant", "feature_dim", "image_rows", "text_rows")  # before features had names
 CONDITIONER = "model.params.conditioner"
 DATASETS = ("data.params", "data.params.train.params", "data.params.validation.params")
-SIZES = ("min_resize_res", "max_resize_res", "crop_res")  # of frames, three keys for one number
-RENAMED = {  # known to `translate` and to `take_old_table`
-    "dataset": (*SIZES, "additional_cross_attn"),
-    CONDITIONER: OLD_TABLE,
-    "model.params": ("dropout_share",),
-}
+RENAMED: dict[str, list[str]] = TABLES["renamed"]
+*SIZES, _ = RENAMED["dataset"]  # of frames, three keys for one number
+OLD_TABLE = RENAMED[CONDITIONER]
 
 
 def translate(layer: dict[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
@@ -69,10 +64,7 @@ class OldTable:
 
 
 def released_features(old: Mapping[str, Any]) -> dict[str, FeatureParams]:
-    """The table of features that the keys OLD_TABLE mean; those that are not given are released.
-
-    Raises EgoGenError for an unknown variant.
-    """
+    """The table of features that the keys OLD_TABLE mean; those that are not given are released."""
     keys = OldTable(**{name: old[name] for name in OLD_TABLE if name in old})
     rows, table = {"image": keys.image_rows, "text": keys.text_rows}, default_features()
     check_choice(f"config: {CONDITIONER}.variant", keys.variant, ("none", *table, "both"))

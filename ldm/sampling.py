@@ -94,8 +94,7 @@ def guided_denoiser(
     return denoise
 
 
-# ---- Samplers: functions of (denoise, x, sigmas, noise) ----------------------------------------
-#
+# Samplers are functions of (denoise, x, sigmas, noise):
 # denoise  (x (B, c, h, w), sigma ()) -> estimate of the clean latents (B, c, h, w)
 # x        (B, c, h, w) float32, standard normal: draw 0 of the noise; each sampler scales it
 # sigmas   (steps + 1,) falling to 0, on the CPU, where reading one does not wait for the device
@@ -193,8 +192,6 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
-# ---- Schedulers of diffusers: which sampler they stand for --------------------------------------
-
 PREDICTIONS = {"epsilon": "eps", "sample": "x0"}  # diffusers' names -> this project's
 # A scheduler in a folder has these beside its own settings: `X.from_config(scheduler.config)` hands
 # them to X, which then says what the sampler of that class does.
@@ -253,9 +250,6 @@ def sampler_of(scheduler: Any, sampler: str | None = None) -> str:
             wanted = " or ".join(map(repr, values))
             raise EgoGenError(f"scheduler: {name} with {key}={value!r}: expected {wanted}")
     return sampler
-
-
-# ---- Where the noise comes from ----------------------------------------------------------------
 
 
 def sample_noise(

@@ -1,11 +1,7 @@
 """One split of a dataset, opened once: its entries with their folders, and clip sizes, all checked.
 
-    splits = open_training(config)  # {"train": Split, "validation": Split}
-    split = open_generation(config, ckpt="logs/X.ckpt", n_chunk=8, chunk_idx=1)
-
-Whatever works on a split (training, `ldm.cache`, generation) is given the object. Opening raises
-EgoGenError that names a path, a folder or a key; after it nothing but the frames and the features
-of single entries can be missing.
+Opening raises EgoGenError that names a path, a folder or a key; after it nothing but the frames and
+the features of single entries can be missing.
 """
 
 import os
@@ -56,6 +52,7 @@ class Split:
 
 
 def open_training(config: TrainConfig) -> dict[str, Split]:
+    """-> "train" and "validation"."""
     features = config.model.conditioner.features
     parts = {"train": config.data.train, "validation": config.data.validation}
     paths: Paths = {}
@@ -134,11 +131,7 @@ def store_folder(item: Located, name: str) -> Path:
 
 
 def check_stores(items: Sequence[Located], features: Features) -> None:
-    """What stores say about themselves against the config, before any work.
-
-    Raises EgoGenError when features are of another width or number of rows than the model takes,
-    or when stores of different layouts or vision widths would meet in one batch.
-    """
+    """What stores say about themselves against the config and each other, before any work."""
     from egogen.features.store import INFO_FILE, read_info  # slow to import: paths come first
 
     for name, spec in features.items():

@@ -42,7 +42,7 @@ def read_folder(folder: str | os.PathLike, model: LegoModel, start: bool = False
     if start and not (folder / "conditioner").exists():
         own = {name: shape for name, shape in own.items() if not name.startswith("conditioner.")}
     index = read_object(folder / "model_index.json", needed=False)
-    ours = "LegoPipeline" in index.get("_class_name", ())  # a name or, with code, [file, name]
+    ours = "LegoPipeline" in str(index.get("_class_name"))  # a name or, with code, [file, name]
     live, ema = {}, {}
     for part, kind in NETWORKS.items():
         if not any(name.startswith(f"{part}.") for name in own):

@@ -1,8 +1,6 @@
-"""Names of weights in the released (CompVis) layout, for those of `ldm.model.LegoModel`.
-
-Both directions of every conversion and every loading use this one map. The layout is that of Stable
-Diffusion v1: `openaimodel.UNetModel`, `autoencoder.AutoencoderKL`, the CLIP text tower, and beside
-them LEGO's encoders of features.
+"""Names of weights in the released (CompVis) layout, for those of `ldm.model.LegoModel`: that of
+Stable Diffusion v1 and, beside it, LEGO's encoders of features. Loading and both directions of
+conversion use this one map.
 """
 
 import re
@@ -94,12 +92,8 @@ def unet_name(name: str, config: Any) -> str:
     layers, index, attends = config.layers_per_block, int(number), int(kind == "attentions")
     if side == "mid":
         return f"middle_block.{1 if attends else 2 * index}.{rest}"
-    first = int(level) * (layers + 1)
-    if kind == "downsamplers":
-        return f"input_blocks.{first + layers + 1}.0.{rest}"
+    first, place = int(level) * (layers + 1) + (side == "down"), attends
     if kind == "upsamplers":
         place = 2 if "CrossAttn" in config.up_block_types[int(level)] else 1
-        return f"output_blocks.{first + layers}.{place}.{rest}"
-    if side == "down":
-        return f"input_blocks.{first + index + 1}.{attends}.{rest}"
-    return f"output_blocks.{first + index}.{attends}.{rest}"
+    index = layers if kind.endswith("samplers") else index
+    return f"{'input' if side == 'down' else 'output'}_blocks.{first + index}.{place}.{rest}"

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image, ImageOps
@@ -104,8 +103,7 @@ class TrainingLog(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, *_) -> None:
         found = trainer.callback_metrics
-        names = [name for name in ("val_loss", "val_loss_vlb") if name in found]
-        values = {name: found[name].item() for name in names}
+        values = {n: found[n].item() for n in ("val_loss", "val_loss_vlb") if n in found}
         if self.progress is not None and values:
             self._write({"step": trainer.global_step, **values}, trainer)
 
@@ -171,8 +169,7 @@ class SampleImages(pl.Callback):
             sheet.save(temporary)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                array = np.asarray(sheet)
-                logger.experiment.add_image("samples", array, step, dataformats="HWC")
+                logger.experiment.add_image("samples", pil_to_tensor(sheet), step)
             else:
                 logger.log_image("samples", [sheet], step=step)
 

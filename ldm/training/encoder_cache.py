@@ -1,9 +1,7 @@
 """Outputs of the frozen encoders, computed once: latent moments of both frames and text embeddings.
 
-`python -m ldm.cache` makes them. A cache is a folder `<out>/<train|validation>` of shards and a
-`cache.json` that says what it belongs to: the entries, their texts and frames, the encoders'
-weights and the resolution. Training (config key data.params.cache_path) refuses a cache of anything
-else. A killed run continues.
+A cache is a folder `<out>/<train|validation>` of shards and a `cache.json` that says what it
+belongs to (`identity`). Training refuses a cache of anything else.
 
 Letters: n entries, B batch, R side of the squeezed frames, c latent channels, h w latent size, C
 context width.

@@ -1,13 +1,11 @@
-"""The order of training: which samples make up micro-batch k of epoch e, on every rank.
-
-Order is a function of (seed, epoch) alone, so a killed run continues with the very batch that an
+"""The order of training, of (seed, epoch) alone: a killed run continues with the very batch that an
 undisturbed one would have had next.
 """
 
 from collections.abc import Callable, Iterator
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from egogen.seeds import stable_seed
 
@@ -44,7 +42,7 @@ class EpochBatches:
             yield [(self.epoch, index) for index in order[first : first + self.batch_size]]
 
 
-class ValidationBatches:
+class ValidationBatches(BatchSampler):
     """Batches of (epoch, index), in order, dealt out to `world` ranks, as many to each.
 
     What is left over is left out, and samples fewer than ranks go to all of them. `epoch()` is
@@ -56,17 +54,12 @@ class ValidationBatches:
     ):
         even = samples // world * world
         indices = range(even)[rank::world] if even else range(samples)
-        self.batches = [
-            indices[start : start + batch_size] for start in range(0, len(indices), batch_size)
-        ]
+        super().__init__(indices, batch_size, drop_last=False)
         self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Address]]:
         epoch = self.epoch()
-        for batch in self.batches:
+        for batch in super().__iter__():
             yield [(epoch, index) for index in batch]
 
 

@@ -104,13 +104,13 @@ def build_data(
     splits: Mapping[str, Split], model: LegoModel, seed: int, cache_path: str | None, fixed: bool
 ) -> tuple[TrainingPairs, ...]:
     """Pairs of both splits; `fixed`: validation draws are the same every time."""
-
-    def pairs(part: str, split: Split) -> TrainingPairs:
+    pairs = []
+    for part, split in splits.items():
         cache = EncoderCache(Path(cache_path) / part, split, model) if cache_path else None
         shape, drawn_once = model.latent_shape(split.data.res), part == "validation" and fixed
-        return TrainingPairs(split, model.config.timesteps, shape, seed, cache, drawn_once)
-
-    return tuple(pairs(part, split) for part, split in splits.items())
+        rest = model.config.timesteps, shape, seed, cache, drawn_once
+        pairs.append(TrainingPairs(split, *rest))
+    return tuple(pairs)
 
 
 def build_logger(kind: str, folder: Path) -> Any:
@@ -186,14 +186,6 @@ def micro_batches(options: dict[str, Any], batch_size: int, samples: int, world:
     return int(limit)
 
 
-def batch_report(options: dict[str, Any], batch: int, samples: int, world: int) -> str:
-    accumulated = options.get("accumulate_grad_batches", 1)
-    return (
-        f"train: {samples} pairs; {batch} a batch x {world} processes x {accumulated} accumulated "
-        f"= {batch * world * accumulated} an optimizer step"
-    )
-
-
 def checkpoint_to_resume(folder: Path) -> Path | None:
     """The run's last.ckpt, checked: a file of another stage is refused by name."""
     path = folder / "checkpoints" / LAST
@@ -231,12 +223,16 @@ def train(
         Checkpoints(folder / "checkpoints", *often),
     ]
     trainer = build_trainer(settings, folder, gpus, callbacks)
-    sizes = settings.trainer, config.data.batch_size, len(train_pairs), trainer.world_size
-    log.total = micro_batches(*sizes)
-    log.batch = config.data.batch_size * trainer.world_size
-    first = rank_zero_only.rank == 0
+    each, world, first = config.data.batch_size, trainer.world_size, rank_zero_only.rank == 0
+    log.total = micro_batches(settings.trainer, each, len(train_pairs), world)
+    log.batch = each * world
     if first:
-        print(batch_report(*sizes), file=sys.stderr)
+        accumulated = settings.trainer.get("accumulate_grad_batches", 1)
+        print(
+            f"train: {len(train_pairs)} pairs; {each} a batch x {world} processes x {accumulated} "
+            f"accumulated = {each * world * accumulated} an optimizer step",
+            file=sys.stderr,
+        )
     data = PairData(train_pairs, val_pairs, config.data, seed)
     with lock(folder / ".lock", "training", needed=first), workers_errors_in_one_line():
         if first:
@@ -269,13 +265,10 @@ def _quiet() -> None:
     """Lightning's advertisements and advice that does not apply here."""
     for name in ("pytorch_lightning", "lightning_fabric", "pytorch_lightning.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for words in (
-        "does not have many workers",
-        "in eval mode at the start of training",
-        "treespec, LeafSpec",
-        "`srun` command is available",
-        "exists and is not empty",
-        "number of training batches.*smaller than the logging",
-        "lr_scheduler.step.*before.*optimizer.step",
-    ):
-        warnings.filterwarnings("ignore", f".*{words}.*")
+    words = (
+        "does not have many workers|in eval mode at the start of training|treespec, LeafSpec"
+        "|`srun` command is available|exists and is not empty"
+        "|number of training batches.*smaller than the logging"
+        "|lr_scheduler.step.*before.*optimizer.step"
+    )
+    warnings.filterwarnings("ignore", f".*({words}).*")

@@ -80,10 +80,8 @@ def build_autoencoder(params: AutoencoderParams, scale_factor: float) -> Autoenc
 def build_text_encoder(version: str) -> CLIPTextModel:
     """A randomly initialised text tower; its weights come from a checkpoint or from `version`."""
     if version == "openai/clip-vit-large-patch14":
-        config = CLIPTextConfig(**CLIP_VIT_L14_TEXT)
-    else:
-        config = _from_folder(CLIPTextConfig, version)
-    return CLIPTextModel(config)
+        return CLIPTextModel(CLIPTextConfig(**CLIP_VIT_L14_TEXT))
+    return CLIPTextModel(_from_folder(CLIPTextConfig, version))
 
 
 def load_tokenizer(version: str) -> CLIPTokenizer:

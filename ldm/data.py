@@ -116,11 +116,8 @@ class TrainingPairs(Dataset):
         self.timesteps, self.latent_shape, self.seed = timesteps, latent_shape, seed
         empty = [item.entry.key for item in split.items if not split.prompt(item).strip()]
         if empty:  # trained on as in the released code: the prompt of the unconditional branch
-            print(
-                f"note: {split.data.text_prompt_key} is empty in {len(empty)} entries, "
-                f"first {empty[0]}",
-                file=sys.stderr,
-            )
+            key, first = split.data.text_prompt_key, empty[0]
+            print(f"note: {key} is empty in {len(empty)} entries, first {first}", file=sys.stderr)
 
     def __len__(self) -> int:
         return len(self.split.items)

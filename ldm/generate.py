@@ -134,7 +134,7 @@ def generate_batch(
     pad_to: int = 1,
     noise: NoiseSource | None = None,
     decode: bool = True,
-    on_step: Callable[[], Any] | None = None,
+    on_step: Callable[[], Any] = lambda: None,
 ) -> Tensor:
     """Samples of `read_condition` -> decoded images (B, 3, R, R), about [-1, 1], or, without
     `decode`, scaled latents (B, c, h, w). `on_step` is called after each step. The model is left
@@ -161,8 +161,7 @@ def generate_batch(
 
         def step(x: Tensor, sigma: Tensor) -> Tensor:  # each sampler denoises once a step
             denoised = denoise(x, sigma)  # (B, c, h, w)
-            if on_step is not None:
-                on_step()
+            on_step()
             return denoised
 
         def padded(k: int) -> Tensor:

@@ -4,8 +4,7 @@
     frame = pipe(photo, "The right hand lifts the red mug.", "image.npy", "text.npy").images[0]
 
 A folder is made by `scripts/convert_checkpoint.py` from a released checkpoint or one of this
-project, or by `LegoPipeline.from_checkpoint(...).save_pretrained`. The sampling loop is the one of
-`metrics/inference.py`.
+project, or by `LegoPipeline.from_checkpoint(...).save_pretrained`.
 """
 
 import os

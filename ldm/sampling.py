@@ -159,16 +159,13 @@ def library_sigmas(schedule: NoiseSchedule, steps: int, **options: Any) -> Tenso
 
 
 class Sampler(NamedTuple):
-    """A row of SAMPLERS: the function, its sigmas (schedule, steps), its draws of noise (steps);
-    the scheduler of diffusers that samples so, if there is one, and its settings that are not that
-    class's defaults.
-    """
+    """A row of SAMPLERS; `settings`: of `scheduler`, where they are not that class's defaults."""
 
     run: Callable[[Denoise, Tensor, Tensor, NoiseSource], Tensor]
-    sigmas: Callable[[NoiseSchedule, int], Tensor]
-    scheduler: type | None = None
+    sigmas: Callable[[NoiseSchedule, int], Tensor]  # by the number of steps
+    scheduler: type | None = None  # the one of diffusers that samples so, if there is one
     settings: Mapping[str, Any] = {}
-    draws: Callable[[int], int] = lambda steps: 1  # the start included
+    draws: Callable[[int], int] = lambda steps: 1  # of noise, the start included
 
 
 EULER, KARRAS = EulerAncestralDiscreteScheduler, {"use_karras_sigmas": True}

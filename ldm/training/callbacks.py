@@ -24,6 +24,8 @@ from ldm.images import to_image
 from ldm.schema import TrainConfig
 from ldm.split import Split
 
+KEPT = {"loss": "losses", "loss_vlb": "loss_vlb"}  # in checkpoints
+
 
 class EMAUpdate(pl.Callback):
     """Updates the EMA after each optimizer step (`every_micro_batch`: after each micro-batch, as in
@@ -94,12 +96,11 @@ class TrainingLog(pl.Callback):
 
     def state_dict(self) -> dict[str, list[float]]:
         """Losses since the last line: a resumed run's next line is an undisturbed one's."""
-        held = {name: [loss.item() for loss in values] for name, values in self.losses.items()}
-        return {"losses": held["loss"], "loss_vlb": held["loss_vlb"]}
+        return {KEPT[name]: [x.item() for x in values] for name, values in self.losses.items()}
 
     def load_state_dict(self, state: dict[str, list[float]]) -> None:
-        held = {"loss": state["losses"], "loss_vlb": state.get("loss_vlb", [])}
-        self.losses = {name: [torch.tensor(x) for x in values] for name, values in held.items()}
+        for name, key in KEPT.items():
+            self.losses[name] = [torch.tensor(x) for x in state.get(key, [])]
 
     def on_validation_end(self, trainer: pl.Trainer, *_) -> None:
         found = trainer.callback_metrics

@@ -178,9 +178,7 @@ class SampleImages(pl.Callback):
 def contact_sheet(rows: Sequence[Sequence[Image.Image]], height: int) -> Image.Image:
     """Images of a row side by side, all `height` tall and in columns of equal width, thin gaps."""
     width = max(round(image.width / image.height * height) for row in rows for image in row)
-    tiles = [
-        pil_to_tensor(ImageOps.pad(image, (width, height), color="white"))
-        for row in rows
-        for image in row
-    ]
-    return to_pil_image(make_grid(tiles, len(rows[0]), max(2, height // 32), pad_value=255))
+    images = [ImageOps.pad(p, (width, height), color="white") for row in rows for p in row]
+    gap = max(2, height // 32)
+    grid = make_grid([pil_to_tensor(p) for p in images], len(rows[0]), gap, pad_value=255)
+    return to_pil_image(grid[:, gap:-gap, gap:-gap])

@@ -274,7 +274,7 @@ class ProcessNoise:
     def _take(self) -> list[Tensor]:
         """The draws (1, c, h, w) of the next sample, one call each, which decides the numbers."""
         self.position += 1
-        how = {"generator": self.generator, "device": self.device}
+        how: dict[str, Any] = {"generator": self.generator, "device": self.device}
         return [torch.randn((1, *self.shape), **how) for _ in range(self.count)]
 
     def of(self, positions: Sequence[int]) -> NoiseSource:

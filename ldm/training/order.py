@@ -66,6 +66,7 @@ class ValidationBatches(BatchSampler):
 class ResumableLoader(DataLoader):
     """A loader of `EpochBatches` that Lightning saves and restores."""
 
+    batch_sampler: EpochBatches
     position: Callable[[], tuple[int, int]]  # -> (epoch, finished batches); to be set
 
     def state_dict(self) -> dict[str, int]:

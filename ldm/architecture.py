@@ -1,5 +1,6 @@
 """Released (CompVis) network parameters -> diffusers and transformers modules."""
 
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,13 @@ def build_parts(params: ModelParams) -> dict[str, nn.Module | Denoiser]:
 
 def _check_channels(params: ModelParams) -> None:
     """The denoiser takes noisy latents and the source frame's, and gives latents."""
-    unet, vae, channels = params.unet, params.autoencoder, params.channels
-    for place, value, expected in (
-        ("model.unet.in_channels", unet.in_channels, 2 * channels),
-        ("model.unet.out_channels", unet.out_channels, channels),
-        ("model.autoencoder.embed_dim", vae.embed_dim, channels),
-        ("model.autoencoder.z_channels", vae.z_channels, channels),
-    ):
-        if value != expected:
+    channels = params.channels
+    wanted = {"unet.in_channels": 2 * channels, "unet.out_channels": channels}
+    wanted |= {"autoencoder.embed_dim": channels, "autoencoder.z_channels": channels}
+    for place, expected in wanted.items():
+        if (value := operator.attrgetter(place)(params)) != expected:
             raise EgoGenError(
-                f"config: {file_place(place)}={value}: expected {expected}, as "
+                f"config: {file_place(f'model.{place}')}={value}: expected {expected}, as "
                 f"model.params.channels={channels}"
             )
 
@@ -79,18 +77,11 @@ def build_autoencoder(params: AutoencoderParams, scale_factor: float) -> Autoenc
     )
 
 
-def downsampling_factor(params: AutoencoderParams) -> int:
-    """Pixels per latent cell along each side: 8 for Stable Diffusion."""
-    return 2 ** (len(params.ch_mult) - 1)
-
-
 def build_text_encoder(version: str) -> CLIPTextModel:
     """A randomly initialised text tower; its weights come from a checkpoint or from `version`."""
     if version == "openai/clip-vit-large-patch14":
-        config = CLIPTextConfig(**CLIP_VIT_L14_TEXT)
-    else:
-        config = _from_folder(CLIPTextConfig, version)
-    return CLIPTextModel(config)
+        return CLIPTextModel(CLIPTextConfig(**CLIP_VIT_L14_TEXT))
+    return CLIPTextModel(_from_folder(CLIPTextConfig, version))
 
 
 def load_tokenizer(version: str) -> CLIPTokenizer:

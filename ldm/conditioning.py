@@ -92,9 +92,7 @@ class FeatureConditioner(ModelMixin, ConfigMixin):
     def from_config(cls, config: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Also of folders saved before features had names (`variant`, `feature_dim` ...)."""
         if isinstance(config, Mapping) and "features" not in config:
-            config = dict(config)
-            table = released_features(config)
-            config["features"] = features_as_list(table)
+            config = {**config, "features": features_as_list(released_features(config))}
         return super().from_config(config, *args, **kwargs)
 
     def _fix_state_dict_keys_on_load(self, state_dict: dict[str, Tensor]) -> None:

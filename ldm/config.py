@@ -2,10 +2,7 @@
 
 A YAML names only what differs from the schema's defaults (`ldm.schema`). An unknown key is an error
 that names the nearest valid one. Everything is checked here, once; what comes out are the schema's
-dataclasses:
-
-    config = load_config(TrainConfig, ["configs/train_mini.yaml"], ["data.params.batch_size=4"])
-    config.data.batch_size  # 4
+dataclasses.
 """
 
 import difflib
@@ -17,15 +14,15 @@ from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import AnyNode, DictConfig, OmegaConf, StringNode
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from egogen import EgoGenError
 from egogen.layout import released
 from egogen.settings import SETTINGS, load_settings
 from ldm import file_layout, released_config
-from ldm.file_layout import TABLE, file_place
-from ldm.released_config import AS_RELEASED, CONDITIONER, DATASETS, OldTable, released_features
+from ldm.file_layout import FREE, OTHER_STORES, TABLE, file_place, flat
+from ldm.released_config import AS_RELEASED, CONDITIONER, DATASETS, check_choice
 from ldm.schema import FeatureParams, GenerateConfig, ModelParams, TrainConfig, default_features
 
 Config = TypeVar("Config", TrainConfig, GenerateConfig)
@@ -59,8 +56,8 @@ def _load(
 ) -> Config:
     load_settings()
     files = ", ".join(where for where, _ in layers)
-    kinds = file_layout.text_keys(schema)
-    layers += [(f"command line: {text}", _override(text, kinds)) for text in overrides]
+    known = file_layout.file_schema(schema, {})
+    layers += [(f"command line: {text}", _override(text, known)) for text in overrides]
     contents = []
     for where, layer in layers:
         content, lines = released_config.translate(OmegaConf.to_container(layer), where)
@@ -73,29 +70,30 @@ def _load(
         config = _merged(schema, table, contents, as_released=True)
     try:
         OmegaConf.resolve(config)
-    except OmegaConfBaseException as error:
-        raise EgoGenError(f"{files}: {error}") from None
-    _settle_paths(config, kinds, [text.lstrip("-").partition("=")[0] for text in overrides])
-    _check_values(config, schema)
-    try:
+        _settle_paths(config, [text.lstrip("-").partition("=")[0] for text in overrides])
+        _check_values(config, schema)
         return file_layout.from_file(schema, config)
     except MissingMandatoryValue as error:
         raise EgoGenError(f"config: {file_place(error.full_key)}: no value, expected one") from None
+    except OmegaConfBaseException as error:
+        raise EgoGenError(f"{files}: {str(error).splitlines()[0]}") from None
 
 
-def _override(text: str, kinds: dict[str, Any]) -> DictConfig:
+def _override(text: str, known: DictConfig) -> DictConfig:
     """`key=value` as a layer. A text or a path is taken as it stands, except `null` where there may
     be none, `[a, b]` where there may be a list, and ${oc.env:NAME}; other values are YAML.
     """
     key, equals, value = text.lstrip("-").partition("=")
     if not key or not equals or value == "???":  # OmegaConf's word for no value
         raise EgoGenError(f"command line: {text!r}: expected key=value")
-    kind = kinds.get(key, kinds.get(f"{key.rpartition('.')[0]}.*"))
-    listed = kind is Any and value.startswith("[") and value.endswith("]")
     try:
-        if kind is None or listed:
+        node = file_layout.node_at(known, key)
+        is_path = isinstance(node, AnyNode) or key.rpartition(".")[0].endswith(OTHER_STORES)
+        listed = is_path and value.startswith("[") and value.endswith("]")
+        if listed or not (is_path or isinstance(node, StringNode)):
             return OmegaConf.from_dotlist([f"{key}={value}"])
-        layer, none = OmegaConf.create(), kind is not str and value in ("", "null")
+        none = value in ("", "null") and (is_path or node._is_optional())
+        layer = OmegaConf.create()
         OmegaConf.update(layer, key, None if none else value)
     except Exception as error:  # yaml's errors share no base with OmegaConf's
         first = str(error).splitlines()[0]
@@ -103,23 +101,20 @@ def _override(text: str, kinds: dict[str, Any]) -> DictConfig:
     return layer
 
 
-def _settle_paths(config: DictConfig, kinds: dict[str, Any], typed: Collection[str]) -> None:
+def _settle_paths(config: DictConfig, typed: Collection[str]) -> None:
     """Relative paths of config files that are not there are looked for beside the project too;
     those that were `typed` are not; released folders by all their names. Raises EgoGenError for
     what is no path.
     """
-    for place in [key.removesuffix(".*") for key in kinds if key.endswith(".*")]:
-        names = OmegaConf.select(config, place)
-        kinds = kinds | {f"{place}.{name}": Any for name in names}
-    for key, kind in kinds.items():
-        value = OmegaConf.select(config, key)
-        paths = list(value) if isinstance(value, ListConfig) else [value]
-        if value is None or not (kind is Any or key.endswith(("_path", "version"))):
+    for key, value in flat(OmegaConf.to_container(config)).items():
+        is_path = "_path" in key or key.endswith(".version")
+        if value is None or not is_path or key.startswith((TABLE, "lightning.")):
             continue
+        paths = value if isinstance(value, list) else [value]
         if not all(isinstance(path, str) for path in paths):
             raise EgoGenError(f"config: {key}={value}: expected a path, or a list of them")
         found = [released(path if key in typed else _placed(path)) for path in paths]
-        OmegaConf.update(config, key, found if isinstance(value, ListConfig) else found[0])
+        OmegaConf.update(config, key, found if isinstance(value, list) else found[0])
 
 
 def _placed(path: str) -> str:
@@ -133,8 +128,8 @@ def _released_table(layers: list[tuple[str, dict[str, Any]]]) -> dict[str, Featu
     `conditioner.features` of the layers is merged over it. Raises EgoGenError where such a key
     comes after a row of a table that would overrule it.
     """
-    old = OmegaConf.create({"model": {"params": {"conditioner": OmegaConf.structured(OldTable)}}})
-    tabled = ""
+    old, tabled = OmegaConf.create(), ""
+    OmegaConf.update(old, CONDITIONER, OmegaConf.structured(released_config.OldTable))
     for where, content in layers:
         keys = released_config.take_old_table(content)
         if keys and tabled:
@@ -147,7 +142,7 @@ def _released_table(layers: list[tuple[str, dict[str, Any]]]) -> dict[str, Featu
         table = OmegaConf.select(OmegaConf.create(content), TABLE)
         if OmegaConf.is_dict(table) and set(table) & set(default_features()):
             tabled = where
-    return released_features(OmegaConf.to_container(OmegaConf.select(old, CONDITIONER)))
+    return released_config.released_features(OmegaConf.select(old, CONDITIONER))
 
 
 def _merged(
@@ -157,19 +152,13 @@ def _merged(
     as_released: bool,
 ) -> DictConfig:
     """All layers over the defaults; `as_released`: those of the released code where they differ."""
-    config = file_layout.file_schema(schema)
-    OmegaConf.update(config, TABLE, table, merge=False)
+    config = file_layout.file_schema(schema, table)
     for key, value in AS_RELEASED.items() if as_released else ():
         if OmegaConf.select(config, key) is not None:  # training keys are not in every schema
             OmegaConf.update(config, key, value)
     for where, layer in layers:
         config = _merge(config, OmegaConf.create(layer), where)
     return config
-
-
-def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise EgoGenError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
 
 
 def check_at_least(least: int, name: str, value: Any) -> None:
@@ -219,7 +208,7 @@ def _check_names(table: DictConfig, config: DictConfig) -> None:
     for name in table:
         if not name.isidentifier() or _is_taken(name):
             raise EgoGenError(f"config: {TABLE}.{name}: expected another name for a feature")
-    for place in (f"{dataset}.{file_layout.OTHER_STORES}" for dataset in DATASETS):
+    for place in (f"{dataset}.{OTHER_STORES}" for dataset in DATASETS):
         for name in OmegaConf.select(config, place) or ():
             if name not in table:
                 near = difflib.get_close_matches(name, [*table], n=1, cutoff=0.0)[:1]
@@ -263,17 +252,19 @@ def _merge(config: DictConfig, layer: DictConfig, where: str) -> DictConfig:
         raise EgoGenError(f"{where}: {key}{str(error).splitlines()[0]}") from None
 
 
-def _check_keys(config: Any, layer: DictConfig, where: str, prefix: str) -> None:
-    if prefix == f"{TABLE}.":
-        for name in (name for name in layer if OmegaConf.is_dict(layer[name])):
-            spec = OmegaConf.structured(FeatureParams)
-            _check_keys(spec, layer[name], where, f"{prefix}{name}.")
-        return
-    if not isinstance(config, DictConfig) or OmegaConf.get_type(config) is dict:
-        return  # free-form part, such as the trainer's arguments
+def _check_keys(config: DictConfig, layer: DictConfig, where: str, prefix: str) -> None:
+    """Raises EgoGenError for unknown keys, and for a value where keys are expected below it."""
     for key in layer:
-        if key not in list(config):  # `key in config` is false where a value is missing
+        is_row = prefix == f"{TABLE}."
+        if not is_row and key not in list(config):  # `in config` is false where a value is missing
             raise unknown_key(where, prefix, key, [*config, *released_config.released_keys(prefix)])
-        child = None if OmegaConf.is_missing(layer, key) else layer._get_node(key)
-        if isinstance(child, DictConfig) and isinstance(child._value(), dict):
-            _check_keys(config[key], child, where, f"{prefix}{key}.")
+        section = OmegaConf.select(config, key, throw_on_resolution_failure=False)
+        section = OmegaConf.structured(FeatureParams) if is_row else section
+        if not OmegaConf.is_dict(section) or OmegaConf.is_missing(layer, key):
+            continue
+        if OmegaConf.is_interpolation(layer, key) or (is_row and layer[key] is None):
+            continue
+        if not OmegaConf.is_dict(layer[key]):
+            raise EgoGenError(f"{where}: {prefix}{key}: expected keys below it")
+        if not f"{prefix}{key}.".endswith(FREE):
+            _check_keys(section, layer[key], where, f"{prefix}{key}.")

@@ -23,6 +23,7 @@ from ldm.images import read_pixels
 from ldm.split import Features, Located, Split, store_folder
 
 Sample = dict[str, Any]
+Shape = tuple[int, int, int]
 
 
 @lru_cache(maxsize=8)
@@ -73,8 +74,7 @@ def to_features(arrays: Mapping[str, np.ndarray], features: Features) -> dict[st
 def read_features(item: Located, features: Features) -> Sample:
     """-> {"features": {name: (n, D)}, "stores": {name: folder}}, half precision.
 
-    Features of a store with a projector are (n, vision width) and have their folder under "stores":
-    `project` makes them (n, D). Raises EgoGenError naming the file.
+    "stores" has those with a projector, see `project`. Raises EgoGenError naming the file.
     """
     arrays, projected = {}, {}
     for name, spec in features.items():
@@ -110,23 +110,14 @@ class TrainingPairs(Dataset):
     """
 
     def __init__(
-        self,
-        split: Split,
-        timesteps: int,
-        latent_shape: tuple[int, int, int],
-        seed: int,
-        cache=None,
-        fixed: bool = False,
+        self, split: Split, timesteps: int, latent_shape: Shape, seed: int, cache=None, fixed=False
     ):
         self.split, self.fixed, self.cache = split, fixed, cache
         self.timesteps, self.latent_shape, self.seed = timesteps, latent_shape, seed
         empty = [item.entry.key for item in split.items if not split.prompt(item).strip()]
         if empty:  # trained on as in the released code: the prompt of the unconditional branch
-            print(
-                f"note: {split.data.text_prompt_key} is empty in {len(empty)} entries, "
-                f"first {empty[0]}",
-                file=sys.stderr,
-            )
+            key, first = split.data.text_prompt_key, empty[0]
+            print(f"note: {key} is empty in {len(empty)} entries, first {first}", file=sys.stderr)
 
     def __len__(self) -> int:
         return len(self.split.items)

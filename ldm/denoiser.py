@@ -1,14 +1,12 @@
 """The denoiser: the network that predicts noise, and the only place that knows what kind it is.
 
-Here it is the UNet of Stable Diffusion v1, as diffusers builds it. Sampling, training, checkpoints
-and the pipeline use the methods of `Denoiser`; another kind of network is another subclass, given
-to `LegoModel` among its parts.
+Sampling, training, checkpoints and the pipeline use the methods of `Denoiser`; another kind of
+network is another subclass, given to `LegoModel` among its parts.
 
 Letters: B batch, n distinct contexts, c latent channels, h w latent size, L context rows,
 C context width, D width of a linear layer.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +17,7 @@ from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from egogen import EgoGenError
+from ldm.checkpoints.released_names import unet_name
 from ldm.schema import UNetParams
 
 Predictor = Callable[[Tensor, Tensor], Tensor]  # (x (B, 2c, h, w), t (B,)) -> (B, c, h, w)
@@ -45,14 +44,17 @@ class Denoiser:
         """-> predict(x, t), item i of whose batch attends to `contexts[rows[i]]` in every call.
 
         contexts: (n, L, C); rows: (B,) int64. What linear layers make of the contexts alone, keys
-        and values mostly, is computed once, in the first call. It belongs to the predictor and
-        nothing is put into the network, so that predictors of one network may be used at the same
-        time, and whatever processors and adapters somebody has given it are used. Compiled
+        and values mostly, is computed once, in the first call, and belongs to the predictor: the
+        network may have others at the same time, and any processors and adapters. Compiled
         networks compute everything in every call.
         """
         if self.dtype != torch.float32:
             contexts = contexts.to(self.dtype)
-        context = contexts[rows] if is_compiled(self.network) else held_context(contexts, rows)
+        context = contexts[rows]  # (B, L, C)
+        if not is_compiled(self.network):
+            context = context.as_subclass(HeldContext)
+            context.contexts, context.rows = contexts, rows
+            context.made = WeakTensorKeyDictionary()
         return lambda x, t: self(x, t, context)
 
     def released_name(self, name: str) -> str:
@@ -72,10 +74,6 @@ class Denoiser:
         if isinstance(dtype := getattr(self.network, "dtype", None), torch.dtype):
             return dtype
         return next(self.network.parameters()).dtype
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.network.parameters()).device
 
     def widened(self, weight: Tensor) -> Tensor:
         """`first_weight` (out, in, ...) with zeros for the input channels that it lacks."""
@@ -120,7 +118,7 @@ class HeldContext(Tensor):
     """A context (B, L, C) that keeps what linear layers make of it: a layer is computed once.
 
     At the real size (410 rows of 768) keys and values are 16 GFLOP a branch, a tenth of a denoising
-    step at 256 pixels. For everything else it is an ordinary tensor. Made by `held_context`.
+    step at 256 pixels. For everything else it is an ordinary tensor.
     """
 
     contexts: Tensor  # (n, L, C)
@@ -150,13 +148,6 @@ def is_compiled(network: nn.Module) -> bool:
     )
 
 
-def held_context(contexts: Tensor, rows: Tensor) -> Tensor:
-    """`contexts[rows]`, (n, L, C) and (B,) -> (B, L, C), for calls of a network with the same."""
-    held = contexts[rows].as_subclass(HeldContext)
-    held.contexts, held.rows, held.made = contexts, rows, WeakTensorKeyDictionary()
-    return held
-
-
 def build_unet(params: UNetParams) -> UNet2DConditionModel:
     """Released (CompVis) parameters -> diffusers' network."""
     channels = [params.model_channels * factor for factor in params.channel_mult]
@@ -180,48 +171,3 @@ def build_unet(params: UNetParams) -> UNet2DConditionModel:
         # diffusers' historical name: for Stable Diffusion v1 it is the number of heads
         attention_head_dim=params.num_heads,
     )
-
-
-RESNET_OF_UNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-ENDS_OF_UNET = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-}
-
-
-def unet_name(name: str, config: Any) -> str:
-    """Name in diffusers' UNet, of this config -> name below CompVis's `model.diffusion_model.`.
-
-    CompVis numbers all layers of the way down in one list, and all of the way up: each level has
-    its residual layers, on the way down one more to shrink; growing belongs to a level's last one.
-    """
-    head, tail = name.rsplit(".", 1)
-    if head in ENDS_OF_UNET:
-        return f"{ENDS_OF_UNET[head]}.{tail}"
-    parts = re.fullmatch(r"(down|mid|up)_blocks?(?:\.(\d+))?\.(\w+)\.(\d+)\.(.+)", name)
-    assert parts, name
-    side, level, kind, number, rest = parts.groups()
-    if kind == "resnets":  # the insides of the others have the same names on both sides
-        rest = f"{RESNET_OF_UNET[rest.rsplit('.', 1)[0]]}.{tail}"
-    layers, index, attends = config.layers_per_block, int(number), int(kind == "attentions")
-    if side == "mid":
-        return f"middle_block.{1 if attends else 2 * index}.{rest}"
-    first = int(level) * (layers + 1)
-    if kind == "downsamplers":
-        return f"input_blocks.{first + layers + 1}.0.{rest.replace('conv', 'op', 1)}"
-    if kind == "upsamplers":
-        place = 2 if "CrossAttn" in config.up_block_types[int(level)] else 1
-        return f"output_blocks.{first + layers}.{place}.{rest}"
-    if side == "down":
-        return f"input_blocks.{first + index + 1}.{attends}.{rest}"
-    return f"output_blocks.{first + index}.{attends}.{rest}"

@@ -1,38 +1,26 @@
 """Between the layout of config files (the released one) and the program's (`ldm.schema`).
 
-PLACES and STORES are the only tables. The typed schema that files and overrides are merged over is
-built from the program's dataclasses and these, so that every default stands once.
+PLACES and STORES are the only tables. What files and overrides are merged over is built from the
+program's dataclasses and these, so that every default stands once.
 """
 
 import dataclasses
 import operator
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
+from ldm.released_config import TABLES
 from ldm.schema import MISSING_PATH, FeatureParams, default_features
 
-# Program place -> place in files; the longest beginning of a path decides, others are the same.
-PLACES = {
-    "optimizer": "model",
-    "model": "model.params",
-    "model.learning_rate": "model.params.scheduler_config.params",
-    "model.unet": "model.params.unet_config.params",
-    "model.autoencoder": "model.params.first_stage_config.params.ddconfig",
-    "model.autoencoder.embed_dim": "model.params.first_stage_config.params.embed_dim",
-    "model.text_encoder": "model.params.cond_stage_config.params",
-    "metadata_path": "data.metadata_path",
-    "data": "data.params",
-    "data.train": "data.params.train.params",
-    "data.validation": "data.params.validation.params",
-    "lightning.image_logger": "lightning.callbacks.image_logger.params",
-}
+PLACES: dict[str, str] = TABLES["places"]  # program place -> place in files
 # Where a dataset's `features` stand in files: those of the released code, and all others.
 STORES = {"image": "additional_cond_path.llava_image", "text": "additional_cond_path.llava_text"}
 OTHER_STORES = "feature_path"
 TABLE = "model.params.conditioner.features"
+FREE = ("lightning.trainer.", f".{OTHER_STORES}.")  # below these any key may stand
 T = TypeVar("T")
 
 
@@ -51,39 +39,36 @@ def store_key(name: str) -> str:
     return STORES.get(name, f"{OTHER_STORES}.{name}")
 
 
-def file_schema(schema: type) -> DictConfig:
-    """The defaults of a schema (TrainConfig, GenerateConfig), typed, in the files' layout."""
-    tree: dict[str, Any] = {}
-    for place, kind, field in leaves(schema):
-        for where, file_kind, default in _in_files(place, kind, field):
-            *parents, name = where.split(".")
-            node = tree
-            for key in parents:
-                node = node.setdefault(key, {})
-            node[name] = (name, file_kind, default)
-    return OmegaConf.structured(_dataclass(schema.__name__, tree))
-
-
-def text_keys(schema: type) -> dict[str, Any]:
-    """{key in files: type} of the texts and paths in a schema: `str`, `str | None`, or Any for a
-    path or a list of paths. "KEY.*" stands for all keys below KEY.
+def file_schema(schema: type, table: Mapping[str, FeatureParams]) -> DictConfig:
+    """The defaults of a schema (TrainConfig, GenerateConfig) with this table of features, in the
+    files' layout; each value keeps the type that it has in the schema.
     """
-    keys = {}
-    for place, kind, field in leaves(schema):
-        for key, file_kind, _ in _in_files(place, kind, field):
-            if _is_stores(place) and key.endswith(OTHER_STORES):
-                keys[f"{key}.*"] = Any
-            elif file_kind in (str, str | None, Any):
-                keys[key] = file_kind
-    return keys
+    defaults, content = OmegaConf.structured(schema), OmegaConf.create()
+    for place, _, _ in leaves(schema):
+        if part := _dataset(place):
+            for key in STORES.values():
+                OmegaConf.update(content, f"{part}.{key}", MISSING_PATH)
+            OmegaConf.update(content, f"{part}.{OTHER_STORES}", {})
+        elif file_place(place) == TABLE:  # null leaves a feature out
+            rows = DictConfig(dict(table), element_type=FeatureParams | None)
+            OmegaConf.update(content, TABLE, rows)
+        else:
+            OmegaConf.update(content, file_place(place), node_at(defaults, place))
+    return content
+
+
+def node_at(config: DictConfig, key: str) -> Any:
+    """The node at a dotted key, which knows its type; None where there is none."""
+    section, _, name = key.rpartition(".")
+    found = OmegaConf.select(config, section) if section else config
+    return found._get_node(name) if OmegaConf.is_dict(found) else None
 
 
 def from_file(schema: type[T], content: DictConfig) -> T:
     """A config in the files' layout -> an object of the program's schema."""
     loaded = OmegaConf.structured(schema)
     for place, _, _ in leaves(schema):
-        if _is_stores(place):
-            part = file_place(place.removesuffix(".features"))
+        if part := _dataset(place):
             value = {n: OmegaConf.select(content, f"{part}.{key}") for n, key in STORES.items()}
             value |= OmegaConf.select(content, f"{part}.{OTHER_STORES}")
             value = {name: path for name, path in value.items() if path}
@@ -97,11 +82,10 @@ def from_file(schema: type[T], content: DictConfig) -> T:
 
 def to_file(config: Any) -> DictConfig:
     """The reverse: what is printed, and written into a run's folder."""
-    content = file_schema(type(config))
+    content = file_schema(type(config), default_features())
     for place, _, _ in leaves(type(config)):
         value = operator.attrgetter(place)(config)
-        if _is_stores(place):
-            part = file_place(place.removesuffix(".features"))
+        if part := _dataset(place):
             for name in {**STORES, **value}:
                 path = value.get(name, MISSING_PATH)
                 OmegaConf.update(content, f"{part}.{store_key(name)}", path, force_add=True)
@@ -114,17 +98,20 @@ def to_file(config: Any) -> DictConfig:
 
 def file_values(config: Any) -> dict[str, Any]:
     """{key in files: value} of everything in a config."""
-
-    def walk(node: Any, prefix: str) -> dict[str, Any]:
-        if not isinstance(node, dict):
-            return {prefix.rstrip("."): node}
-        return {k: v for key in node for k, v in walk(node[key], f"{prefix}{key}.").items()}
-
-    return walk(OmegaConf.to_container(to_file(config)), "")
+    return flat(OmegaConf.to_container(to_file(config)))
 
 
-def _is_stores(place: str) -> bool:
-    return place.startswith("data.") and place.endswith(".features")
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings -> {dotted key: value}."""
+    if not isinstance(node, dict):
+        return {prefix.rstrip("."): node}
+    return {k: v for key in node for k, v in flat(node[key], f"{prefix}{key}.").items()}
+
+
+def _dataset(place: str) -> str:
+    """Where in files a dataset stands whose `features` are at `place`; "" for other places."""
+    place, _, name = place.rpartition(".")
+    return file_place(place) if place.startswith("data") and name == "features" else ""
 
 
 def leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field]]:
@@ -136,29 +123,3 @@ def leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, dataclass
             yield from leaves(typing.cast(type, kind), f"{place}.")
         else:
             yield place, kind, field
-
-
-def _in_files(place: str, kind: Any, field: Any) -> Iterator[tuple[str, Any, Any]]:
-    """(place, type, new field) of each key that one leaf has in files."""
-    if _is_stores(place):
-        part = file_place(place.removesuffix(".features"))
-        for key in STORES.values():
-            yield f"{part}.{key}", Any, dataclasses.field(default=MISSING_PATH)
-        yield f"{part}.{OTHER_STORES}", dict[str, Any], dataclasses.field(default_factory=dict)
-        return
-    where = file_place(place)
-    if where == TABLE:
-        kind = dict[str, FeatureParams | None]  # null leaves a feature out
-    given = {"default": field.default, "default_factory": field.default_factory}
-    given = {name: value for name, value in given.items() if value is not dataclasses.MISSING}
-    yield where, kind, dataclasses.field(**given)
-
-
-def _dataclass(name: str, tree: dict[str, Any]) -> type:
-    fields = []
-    for key, node in tree.items():
-        if isinstance(node, dict):
-            kind = _dataclass(f"{name}_{key}", node)
-            node = (key, kind, dataclasses.field(default_factory=kind))
-        fields.append(node)
-    return dataclasses.make_dataclass(name, fields)

@@ -26,7 +26,7 @@ from ldm.checkpoints.load import load_weights, read_weights
 from ldm.data import collate, read_condition
 from ldm.images import to_image, write_image
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
-from ldm.sampling import SAMPLERS, NoiseSource, ProcessNoise, SampleNoise
+from ldm.sampling import SAMPLERS, NoiseSource, ProcessNoise, sample_noise
 from ldm.schema import GenerateConfig, InferenceConfig, ModelParams
 from ldm.split import Located, Split, as_list, open_generation
 
@@ -44,10 +44,8 @@ def run_folder(
     path = Path(ckpt)
     base = path.with_suffix("") if path.suffix in WEIGHT_SUFFIXES else path
     name = f"{base.name}-e={seed}-s={steps}-si={scale_img}"
-    if scale_txt != TEXT_SCALE:
-        name += f"-st={scale_txt}"
-    if sampler != SAMPLER:
-        name += f"-{sampler}"
+    name += f"-st={scale_txt}" if scale_txt != TEXT_SCALE else ""
+    name += f"-{sampler}" if sampler != SAMPLER else ""
     return base / name
 
 
@@ -135,9 +133,8 @@ def generate_batch(
     scale_txt: float,
     pad_to: int = 1,
     noise: NoiseSource | None = None,
-    uncond_context: Tensor | None = None,
     decode: bool = True,
-    on_step: Callable[[], Any] | None = None,
+    on_step: Callable[[], Any] = lambda: None,
 ) -> Tensor:
     """Samples of `read_condition` -> decoded images (B, 3, R, R), about [-1, 1], or, without
     `decode`, scaled latents (B, c, h, w). `on_step` is called after each step. The model is left
@@ -153,11 +150,9 @@ def generate_batch(
     samples = samples + samples[-1:] * (size - count)
     with model.sampling(), autocast(device, inference.precision):
         batch = collate(samples, model.conditioner.features, device)
-        conditioning = model.conditioning(
-            batch["pixels"], batch["prompt"], batch["features"], uncond_context
-        )
+        conditioning = model.conditioning(batch["pixels"], batch["prompt"], batch["features"])
         shape = tuple(conditioning.image_latents.shape[1:])
-        source = noise or SampleNoise(inference.seed, names, shape, device)
+        source = noise or sample_noise(inference.seed, names, shape, device)
         guidance = sampling.guidance_branches(conditioning, scale_txt, scale_img)
         predict = model.denoiser.hold(guidance.contexts, guidance.rows)
         denoise = sampling.guided_denoiser(
@@ -166,8 +161,7 @@ def generate_batch(
 
         def step(x: Tensor, sigma: Tensor) -> Tensor:  # each sampler denoises once a step
             denoised = denoise(x, sigma)  # (B, c, h, w)
-            if on_step is not None:
-                on_step()
+            on_step()
             return denoised
 
         def padded(k: int) -> Tensor:
@@ -193,8 +187,13 @@ def generate_chunk(
     failures: list[str] = []
 
     @functools.cache
-    def maker() -> FrameMaker:  # the model is loaded only if there is a frame to be made
-        return FrameMaker(load_model(config.model, ckpt, device), split, inference)
+    def loaded() -> tuple[LegoModel, ProcessNoise | None]:  # only if there is a frame to be made
+        model, stream = prepare(load_model(config.model, ckpt, device), inference), None
+        if inference.noise == "process":
+            draws = SAMPLERS[inference.sampler].draws(inference.steps)
+            shape = model.latent_shape(split.data.res)
+            stream = ProcessNoise(inference.seed, shape, draws, device)
+        return model, stream
 
     pairs = itertools.product(inference.scales_img, inference.scales_txt)
     for number, scales in enumerate(pairs):
@@ -209,12 +208,13 @@ def generate_chunk(
             whole = dict(zip(paths, pool.map(is_whole, paths.values()), strict=True))
         left = [item for item in items if not whole[item]]
         if left:
-            maker()
+            loaded()
         record_provenance(folder / "made_by.json", info, LATER)
         with Progress(len(items), "generate", "frames", len(items) - len(left)) as progress:
             for start in range(0, len(left), inference.batch_size):
                 batch = {item: places[item] for item in left[start : start + inference.batch_size]}
-                decoded, failed = maker().make(batch, scales)
+                model, stream = loaded()
+                decoded, failed = make_frames(model, split, inference, stream, batch, scales)
                 for item, x in decoded.items():
                     size = split.sizes[item.entry.clip]
                     image = to_image(x, size, inference.height, inference.picture)
@@ -229,37 +229,25 @@ def check_steps(name: str, steps: int, timesteps: int) -> None:
         raise EgoGenError(f"{name}={steps}: expected at most {timesteps}, the training's timesteps")
 
 
-class FrameMaker:
-    """A loaded model and what stays the same over all batches of a process."""
-
-    def __init__(self, model: LegoModel, split: Split, inference: InferenceConfig):
-        device = model.device
-        self.model, self.split, self.inference = prepare(model, inference), split, inference
-        with torch.no_grad(), autocast(device, inference.precision):
-            self.uncond_context = model.uncond_context(model.encode_text([""]))
-        self.shape = model.latent_shape(split.data.res)
-        self.stream = None
-        if inference.noise == "process":
-            draws = SAMPLERS[inference.sampler].draws(inference.steps)
-            self.stream = ProcessNoise(inference.seed, self.shape, draws, device)
-
-    def make(
-        self, places: dict[Located, int], scales: tuple[float, float]
-    ) -> tuple[dict[Located, Tensor], list[str]]:
-        """-> decoded images (3, R, R) of the items that can be read, a line for each other."""
-        inference, samples, failures = self.inference, {}, []
-        for item in places:
-            try:
-                samples[item] = read_condition(item, self.split)
-            except EgoGenError as error:
-                failures.append(f"{item.entry.key}: {error}")
-        if not samples:
-            return {}, failures
-        names = [(item.entry.clip, item.entry.action_id) for item in samples]
-        same: dict[str, Any] = {"pad_to": inference.batch_size}
-        same["uncond_context"] = self.uncond_context
-        if self.stream is not None:
-            same["noise"] = self.stream.of([places[item] for item in samples])
-        conditions = list(samples.values())
-        decoded = generate_batch(self.model, conditions, names, inference, *scales, **same)
-        return dict(zip(samples, decoded, strict=True)), failures
+def make_frames(
+    model: LegoModel,
+    split: Split,
+    inference: InferenceConfig,
+    stream: ProcessNoise | None,
+    places: dict[Located, int],
+    scales: tuple[float, float],
+) -> tuple[dict[Located, Tensor], list[str]]:
+    """-> decoded images (3, R, R) of the items that can be read, a line for each other."""
+    samples, failures = {}, []
+    for item in places:
+        try:
+            samples[item] = read_condition(item, split)
+        except EgoGenError as error:
+            failures.append(f"{item.entry.key}: {error}")
+    if not samples:
+        return {}, failures
+    names = [(item.entry.clip, item.entry.action_id) for item in samples]
+    noise = stream.of([places[item] for item in samples]) if stream else None
+    how = inference, *scales, inference.batch_size, noise
+    decoded = generate_batch(model, [*samples.values()], names, *how)
+    return dict(zip(samples, decoded, strict=True)), failures

@@ -94,5 +94,4 @@ def write_image(path: str | os.PathLike, image: Image.Image, quality: int) -> No
     """Written atomically; the suffix chooses the format, JPEG where Pillow knows none for it."""
     kind = Image.registered_extensions().get(Path(path).suffix.lower())
     with atomic_path(path) as temporary:
-        options: dict[str, Any] = {} if kind == "PNG" else {"quality": quality}
-        image.save(temporary, kind if kind in Image.SAVE else "JPEG", **options)
+        image.save(temporary, kind if kind in Image.SAVE else "JPEG", quality=quality)

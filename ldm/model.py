@@ -11,10 +11,11 @@ from threading import Lock
 from typing import Any, Self
 
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from ldm.architecture import build_parts, downsampling_factor, load_tokenizer
+from ldm.architecture import build_parts, load_tokenizer
 from ldm.conditioning import FeatureConditioner, dropout_masks, join_context
 from ldm.denoiser import Denoiser
 from ldm.sampling import Conditioning
@@ -55,12 +56,13 @@ class LegoModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.execution_device or self.denoiser.device
+        return self.execution_device or next(self.denoiser.network.parameters()).device
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """(c, h, w) of images `resolution` pixels wide and high."""
-        side = resolution // downsampling_factor(self.config.autoencoder)
-        return self.vae.config.latent_channels, side, side
+        config = self.vae.config
+        side = resolution // 2 ** (len(config.block_out_channels) - 1)
+        return config.latent_channels, side, side
 
     def train(self, mode: bool = True) -> Self:
         """Frozen parts stay in evaluation mode whatever happens to the rest."""
@@ -90,9 +92,8 @@ class LegoModel(nn.Module):
 
     def posterior_sample(self, moments: Tensor, noise: Tensor) -> Tensor:
         """Scaled posterior sample, which is diffused: (B, 2c, h, w) -> (B, c, h, w)."""
-        mean, log_variance = moments.chunk(2, dim=1)  # (B, c, h, w) each
-        std = (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
-        return self.scale_factor * (mean + std * noise)
+        posterior = DiagonalGaussianDistribution(moments)
+        return self.scale_factor * (posterior.mean + posterior.std * noise)
 
     @staticmethod
     def image_latents(moments: Tensor) -> Tensor:
@@ -150,23 +151,14 @@ class LegoModel(nn.Module):
 
     @torch.no_grad()
     def conditioning(
-        self,
-        pixels: Tensor,
-        prompts: list[str],
-        features: Mapping[str, Tensor],
-        uncond_context: Tensor | None = None,
+        self, pixels: Tensor, prompts: list[str], features: Mapping[str, Tensor]
     ) -> Conditioning:
-        """Everything the sampler needs for a batch; see `training_loss` for the shapes.
-
-        `uncond_context` (1, L, C), the same for every batch, is computed unless given.
-        """
+        """Everything the sampler needs for a batch; see `training_loss` for the shapes."""
         prompt = self.encode_text(prompts)
         rows = self.conditioner(features)
-        if uncond_context is None:
-            uncond_context = self.uncond_context(self.encode_text([""]))
         return Conditioning(
             context=join_context(prompt, rows.values()),
-            uncond_context=uncond_context,
+            uncond_context=self.uncond_context(self.encode_text([""])),
             image_latents=self.image_latents(self.encode_moments(pixels)),
         )
 

@@ -4,8 +4,7 @@
     frame = pipe(photo, "The right hand lifts the red mug.", "image.npy", "text.npy").images[0]
 
 A folder is made by `scripts/convert_checkpoint.py` from a released checkpoint or one of this
-project, or by `LegoPipeline.from_checkpoint(...).save_pretrained`. The sampling loop is the one of
-`metrics/inference.py`.
+project, or by `LegoPipeline.from_checkpoint(...).save_pretrained`.
 """
 
 import os
@@ -24,6 +23,7 @@ from diffusers import (
     SchedulerMixin,
     UNet2DConditionModel,
 )
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
@@ -36,12 +36,13 @@ from egogen.features.store import as_feature, load_feature
 from egogen.seeds import stable_seed
 from ldm.checkpoints.diffusers_folder import add_card, add_code
 from ldm.conditioning import FeatureConditioner
-from ldm.config import check_at_least, check_choice, check_scale, load_model_params
+from ldm.config import check_at_least, check_scale, load_model_params
 from ldm.data import to_features
 from ldm.denoiser import UNetDenoiser
 from ldm.generate import check_steps, generate_batch, load_model
 from ldm.images import as_photos, to_image, to_numpy, to_pixels
 from ldm.model import DTYPES, LegoModel
+from ldm.released_config import check_choice
 from ldm.sampling import HANDED_ON, PREDICTIONS, SAMPLERS, NoiseSource, sampler_of, scheduler_for
 from ldm.schema import FeatureParams, InferenceConfig, ModelParams
 
@@ -90,18 +91,11 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
     @classmethod
     def from_model(cls, model: LegoModel, ema_updates: int = 0) -> Self:
         """The parts of `model` are taken over, not copied."""
-        tokenizer = model.tokenizer
-        tokenizer.model_max_length = model.config.text_encoder.max_length
-        return cls(
-            vae=model.vae,
-            text_encoder=model.text_encoder,
-            tokenizer=tokenizer,
-            unet=model.denoiser.network,
-            # A network without weights cannot be saved.
-            conditioner=model.conditioner if model.conditioner.features else None,
-            scheduler=scheduler_for(model.config),
-            ema_updates=ema_updates,
-        )
+        model.tokenizer.model_max_length = model.config.text_encoder.max_length
+        parts = model.vae, model.text_encoder, model.tokenizer, model.denoiser.network
+        # A network without weights cannot be saved.
+        conditioner = model.conditioner if model.conditioner.features else None
+        return cls(*parts, conditioner, scheduler_for(model.config), ema_updates)
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
@@ -249,16 +243,17 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
             if name not in (*table, "image", "text"):
                 raise EgoGenError(f"features: {name}, expected one of {', '.join(table)}")
         rows = {name: _rows(name, spec, given, len(photos)) for name, spec in table.items()}
-        samples = []
-        for i, (photo, prompt) in enumerate(zip(photos, prompts, strict=True)):
-            features = to_features({name: rows[name][i] for name in table}, table)
-            pixels = to_pixels(photo, size)
-            samples.append({"pixels": pixels, "prompt": prompt, "features": features})
-        return samples
+        return [
+            {
+                "pixels": to_pixels(photo, size),
+                "prompt": prompts[i],
+                "features": to_features({name: rows[name][i] for name in table}, table),
+            }
+            for i, photo in enumerate(photos)
+        ]
 
     def _noise(self, generators: Any, count: int, latents: Tensor | None) -> NoiseSource:
-        cells = self.vae.config.sample_size // 2 ** (len(self.vae.config.block_out_channels) - 1)
-        shape = (count, self.vae.config.latent_channels, cells, cells)
+        shape = (count, *self.model.latent_shape(self.vae.config.sample_size))
         device = self._execution_device
         if latents is not None:
             if not isinstance(latents, Tensor) or latents.shape != shape:
@@ -276,13 +271,10 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
 
 
 def _as_output(made: Tensor, kind: str, photos: list[Image.Image], height: int) -> Any:
-    if kind == "latent":
-        return made  # (B, c, h, w)
-    if kind == "pil":
-        pairs = zip(made, photos, strict=True)
-        return [to_image(x, photo.size, height, "clamp") for x, photo in pairs]
-    images = (made.clamp(-1, 1) + 1) / 2  # (B, 3, R, R)
-    return images if kind == "pt" else images.permute(0, 2, 3, 1).cpu().numpy()
+    if kind != "pil":
+        return VaeImageProcessor().postprocess(made, kind)
+    pairs = zip(made, photos, strict=True)
+    return [to_image(x, photo.size, height, "clamp") for x, photo in pairs]
 
 
 def _one_each(name: str, value: Any, count: int, shared: bool = False) -> list:

@@ -1,13 +1,12 @@
 """Config files of the released code, as this project's: class paths, names, and what has no effect.
 
 Every key of the released files either is one of `ldm.file_layout`, where it has its effect, or is
-in the tables here. `translate` is applied to each file and to each override before it is merged.
-So are keys that this project's files had once (`conditioner.variant`, `dropout_share`).
+in the tables here; so are keys that this project's files had once (`dropout_share`).
 """
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,15 @@ from egogen import EgoGenError
 from ldm.schema import FeatureParams, default_features
 
 # Tables of what these files say, each explained there.
-_TABLES: Any = OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("released.yaml")))
-AS_RELEASED: dict[str, Any] = _TABLES["as_released"]
-CLASSES: dict[str, dict[str, str]] = _TABLES["classes"]
-WITHOUT_EFFECT: dict[str, dict[str, Any]] = _TABLES["without_effect"]
-OLD_TABLE = ("variant", "feature_dim", "image_rows", "text_rows")  # before features had names
+TABLES: Any = OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("released.yaml")))
+AS_RELEASED: dict[str, Any] = TABLES["as_released"]
+CLASSES: dict[str, dict[str, str]] = TABLES["classes"]
+WITHOUT_EFFECT: dict[str, dict[str, Any]] = TABLES["without_effect"]
 CONDITIONER = "model.params.conditioner"
 DATASETS = ("data.params", "data.params.train.params", "data.params.validation.params")
-SIZES = ("min_resize_res", "max_resize_res", "crop_res")  # of frames, three keys for one number
-RENAMED = {  # known to `translate` and to `take_old_table`
-    "dataset": (*SIZES, "additional_cross_attn"),
-    CONDITIONER: OLD_TABLE,
-    "model.params": ("dropout_share",),
-}
+RENAMED: dict[str, list[str]] = TABLES["renamed"]
+*SIZES, _ = RENAMED["dataset"]  # of frames, three keys for one number
+OLD_TABLE = RENAMED[CONDITIONER]
 
 
 def translate(layer: dict[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
@@ -69,23 +64,20 @@ class OldTable:
 
 
 def released_features(old: Mapping[str, Any]) -> dict[str, FeatureParams]:
-    """The table of features that the keys OLD_TABLE mean; those that are not given are released.
-
-    Raises EgoGenError for an unknown variant.
-    """
+    """The table of features that the keys OLD_TABLE mean; those that are not given are released."""
     keys = OldTable(**{name: old[name] for name in OLD_TABLE if name in old})
     rows, table = {"image": keys.image_rows, "text": keys.text_rows}, default_features()
-    variants = ("none", *table, "both")
-    if keys.variant not in variants:
-        expected = ", ".join(variants)
-        raise EgoGenError(
-            f"config: {CONDITIONER}.variant={keys.variant!r}: expected one of {expected}"
-        )
+    check_choice(f"config: {CONDITIONER}.variant", keys.variant, ("none", *table, "both"))
     return {
         name: replace(spec, width=keys.feature_dim, rows=rows[name])
         for name, spec in table.items()
         if keys.variant in (name, "both")
     }
+
+
+def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise EgoGenError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
 
 
 def _without_unused(node: dict, where: str, prefix: str, lines: list[str]) -> dict:
@@ -131,14 +123,13 @@ def _at(layer: dict, path: str) -> dict | None:
 
 def _translate_dataset(layer: dict, dataset: dict, where: str, path: str) -> None:
     """Three sizes -> `res`; `additional_cross_attn: false` -> conditioning variant "none"."""
-    sizes = {name: dataset.pop(name) for name in SIZES if name in dataset}
-    if len(set(sizes.values())) > 1:
-        raise EgoGenError(
-            f"{where}: {path}: {_listed(sizes)}: expected equal values, frames are not resized at "
-            "random"
-        )
-    if sizes and dataset.setdefault("res", next(iter(sizes.values()))) not in sizes.values():
-        raise EgoGenError(f"{where}: {path}: {_listed(sizes)} but res={dataset['res']}")
+    sizes = {name: dataset.pop(name) for name in (*SIZES, "res") if name in dataset}
+    for size in sizes.values():
+        if size != dataset.setdefault("res", size):
+            given = ", ".join(f"{name}={value}" for name, value in sizes.items())
+            raise EgoGenError(
+                f"{where}: {path}: {given}: expected equal values, frames are not resized at random"
+            )
     if dataset.pop("additional_cross_attn", True) is False:
         model = layer.setdefault("model", {}).setdefault("params", {})
         variant = model.setdefault("conditioner", {}).setdefault("variant", "none")
@@ -147,10 +138,6 @@ def _translate_dataset(layer: dict, dataset: dict, where: str, path: str) -> Non
                 f"{where}: {path}.additional_cross_attn=False is conditioner.variant=none, but "
                 f"the variant is {variant!r}"
             )
-
-
-def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def released_keys(prefix: str) -> list[str]:

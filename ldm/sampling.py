@@ -16,6 +16,7 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     UniPCMultistepScheduler,
 )
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from egogen import EgoGenError
@@ -93,8 +94,7 @@ def guided_denoiser(
     return denoise
 
 
-# ---- Samplers: functions of (denoise, x, sigmas, noise) ----------------------------------------
-#
+# Samplers are functions of (denoise, x, sigmas, noise):
 # denoise  (x (B, c, h, w), sigma ()) -> estimate of the clean latents (B, c, h, w)
 # x        (B, c, h, w) float32, standard normal: draw 0 of the noise; each sampler scales it
 # sigmas   (steps + 1,) falling to 0, on the CPU, where reading one does not wait for the device
@@ -150,23 +150,22 @@ def solver(kind: type, **settings: Any) -> Callable[[Denoise, Tensor, Tensor, No
 def library_sigmas(schedule: NoiseSchedule, steps: int, **options: Any) -> Tensor:
     """Sigmas as diffusers spaces them."""
     scheduler = DPMSolverMultistepScheduler(
-        num_train_timesteps=schedule.steps, trained_betas=schedule.betas.numpy(), **options
+        num_train_timesteps=schedule.steps,
+        trained_betas=schedule.betas.numpy(),
+        **options,
     )
     scheduler.set_timesteps(steps)
     return scheduler.sigmas
 
 
 class Sampler(NamedTuple):
-    """A row of SAMPLERS: the function, its sigmas (schedule, steps), its draws of noise (steps);
-    the scheduler of diffusers that samples so, if there is one, and its settings that are not that
-    class's defaults.
-    """
+    """A row of SAMPLERS; `settings`: of `scheduler`, where they are not that class's defaults."""
 
     run: Callable[[Denoise, Tensor, Tensor, NoiseSource], Tensor]
-    sigmas: Callable[[NoiseSchedule, int], Tensor]
-    scheduler: type | None = None
+    sigmas: Callable[[NoiseSchedule, int], Tensor]  # by the number of steps
+    scheduler: type | None = None  # the one of diffusers that samples so, if there is one
     settings: Mapping[str, Any] = {}
-    draws: Callable[[int], int] = lambda steps: 1  # the start included
+    draws: Callable[[int], int] = lambda steps: 1  # of noise, the start included
 
 
 EULER, KARRAS = EulerAncestralDiscreteScheduler, {"use_karras_sigmas": True}
@@ -189,8 +188,6 @@ SAMPLERS: dict[str, Sampler] = {
     "ddim": Sampler(solver(DPMPP, solver_order=1), trailing_sigmas, DDIMScheduler, TRAILING),
 }
 
-
-# ---- Schedulers of diffusers: which sampler they stand for --------------------------------------
 
 PREDICTIONS = {"epsilon": "eps", "sample": "x0"}  # diffusers' names -> this project's
 # A scheduler in a folder has these beside its own settings: `X.from_config(scheduler.config)` hands
@@ -252,26 +249,16 @@ def sampler_of(scheduler: Any, sampler: str | None = None) -> str:
     return sampler
 
 
-# ---- Where the noise comes from ----------------------------------------------------------------
-
-
-class SampleNoise:
+def sample_noise(
+    seed: int, names: Sequence[tuple[str, ...]], shape: tuple[int, ...], device: torch.device
+) -> NoiseSource:
     """Noise that belongs to each sample: draw k of sample i depends on (seed, names of i) alone.
 
     Each sample has a generator of its own on the CPU, so that neither batch composition nor the
-    device changes an image.
+    device changes an image. Draws come in order; the index is for sources that replay stored noise.
     """
-
-    def __init__(self, seed: int, names: Sequence[tuple[str, ...]], shape: tuple[int, ...], device):
-        self.generators = [
-            torch.Generator().manual_seed(stable_seed(seed, *parts)) for parts in names
-        ]
-        self.shape, self.device = shape, device
-
-    def __call__(self, index: int) -> Tensor:
-        """Draws come in order; `index` is for sources that replay stored noise."""
-        draws = [torch.randn(self.shape, generator=generator) for generator in self.generators]
-        return torch.stack(draws).to(self.device)
+    generators = [torch.Generator().manual_seed(stable_seed(seed, *parts)) for parts in names]
+    return lambda _: randn_tensor((len(names), *shape), generators, device, torch.float32)
 
 
 class ProcessNoise:
@@ -284,14 +271,11 @@ class ProcessNoise:
         self.shape, self.count, self.device = shape, draws, device
         self.position = 0
 
-    def _take(self) -> Tensor:
-        """(draws, c, h, w) of the next sample, one call a draw, which decides the numbers."""
+    def _take(self) -> list[Tensor]:
+        """The draws (1, c, h, w) of the next sample, one call each, which decides the numbers."""
         self.position += 1
-        draws = [
-            torch.randn((1, *self.shape), generator=self.generator, device=self.device)
-            for _ in range(self.count)
-        ]
-        return torch.cat(draws)
+        how: dict[str, Any] = {"generator": self.generator, "device": self.device}
+        return [torch.randn((1, *self.shape), **how) for _ in range(self.count)]
 
     def of(self, positions: Sequence[int]) -> NoiseSource:
         """Of the samples at rising `positions`; those between take their draws too."""
@@ -300,5 +284,4 @@ class ProcessNoise:
             while self.position < position:
                 self._take()
             draws.append(self._take())
-        stored = torch.stack(draws)  # (B, draws, c, h, w)
-        return lambda index: stored[:, index]
+        return lambda index: torch.cat([draw[index] for draw in draws])

@@ -12,17 +12,15 @@ class NoiseSchedule:
     """
 
     def __init__(self, linear_start: float = 0.00085, linear_end: float = 0.012, steps: int = 1000):
-        self.steps, vectors = steps, released_schedule(linear_start, linear_end, steps)
-        self.betas, self.alphas_cumprod = vectors["betas"], vectors["alphas_cumprod"]
-        self.sqrt_alphas_cumprod = vectors["sqrt_alphas_cumprod"]
-        self.sqrt_one_minus_alphas_cumprod = vectors["sqrt_one_minus_alphas_cumprod"]
-        self.sigmas = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
+        self.steps, self.vectors = steps, released_schedule(linear_start, linear_end, steps)
+        self.betas, product = self.vectors["betas"], self.vectors["alphas_cumprod"]
+        self.sigmas = ((1 - product) / product).sqrt()
         self.log_sigmas = self.sigmas.log()
 
     def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """q(x_t | x_0): x_0, noise (B, C, h, w), t (B,) int64 -> x_t (DDPM, equation 4)."""
-        signal = self.sqrt_alphas_cumprod.to(x_0.device)[t].view(-1, 1, 1, 1)
-        spread = self.sqrt_one_minus_alphas_cumprod.to(x_0.device)[t].view(-1, 1, 1, 1)
+        names = "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod"
+        signal, spread = (self.vectors[n].to(x_0.device)[t].view(-1, 1, 1, 1) for n in names)
         return signal * x_0 + spread * noise
 
     def sampling_sigmas(self, steps: int) -> Tensor:

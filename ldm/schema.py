@@ -1,10 +1,8 @@
 """The typed configuration of stage 2. Defaults are the values of the released code; where they are
 not, "released" in the comment gives the value there.
 
-These dataclasses are what the program works with. Files and dotted overrides have the layout of the
-released YAML files (`model.params.unet_config.params.num_heads`); `ldm.file_layout` has the table
-from one to the other. Each key has its effect; released keys that have none here are listed in
-`ldm.released_config`.
+Files and dotted overrides have the layout of the released YAML files, see `ldm.file_layout`;
+released keys that have no effect here are listed in `released.yaml`.
 """
 
 from dataclasses import MISSING, dataclass, field

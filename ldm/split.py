@@ -1,11 +1,7 @@
 """One split of a dataset, opened once: its entries with their folders, and clip sizes, all checked.
 
-    splits = open_training(config)  # {"train": Split, "validation": Split}
-    split = open_generation(config, ckpt="logs/X.ckpt", n_chunk=8, chunk_idx=1)
-
-Whatever works on a split (training, `ldm.cache`, generation) is given the object. Opening raises
-EgoGenError that names a path, a folder or a key; after it nothing but the frames and the features
-of single entries can be missing.
+Opening raises EgoGenError that names a path, a folder or a key; after it nothing but the frames and
+the features of single entries can be missing.
 """
 
 import os
@@ -56,6 +52,7 @@ class Split:
 
 
 def open_training(config: TrainConfig) -> dict[str, Split]:
+    """-> "train" and "validation"."""
     features = config.model.conditioner.features
     parts = {"train": config.data.train, "validation": config.data.validation}
     paths: Paths = {}
@@ -92,32 +89,35 @@ def as_list(value: Any) -> list[str]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _paths(data: DatasetParams, features: Features, place: str) -> Paths:
-    """Key in files -> path, of everything that a dataset's config names."""
+def _columns(data: DatasetParams, features: Features) -> dict[str, list[str]]:
+    """Key in files -> paths, one for each training set, of all that a dataset's config names."""
     named = {"data_path": data.data_path, "edit_path": data.edit_path}
-    named |= {store_key(name): data.features.get(name, "") for name in features}
+    named |= {store_key(name): data.features.get(name) for name in features}
+    return {key: as_list(value or MISSING_PATH) for key, value in named.items()}
+
+
+def _paths(data: DatasetParams, features: Features, place: str) -> Paths:
+    """Complete key in files -> path."""
     paths: Paths = {}
-    for key, value in named.items():
-        where, values = f"{file_place(place)}.{key}", as_list(value or MISSING_PATH)
+    for key, values in _columns(data, features).items():
+        where = f"{file_place(place)}.{key}"
         paths |= {where if len(values) == 1 else f"{where}[{i}]": x for i, x in enumerate(values)}
     return paths
 
 
 def locate_entries(data: DatasetParams, features: Features) -> list[Located]:
     """Paths in the config may be lists, one item per training set."""
-    columns = {"edit_path": as_list(data.edit_path), "data_path": as_list(data.data_path)}
-    stores = {store_key(name): as_list(data.features.get(name, "")) for name in features}
-    count = len(columns["edit_path"])
-    lengths = [len(column) for column in (columns | stores).values()]
-    if lengths[1] != count or not set(lengths[2:]) <= {1, count}:
+    columns = _columns(data, features)
+    count, edits, *lengths = [len(column) for column in columns.values()]
+    if edits != count or not set(lengths) <= {1, count}:
         raise EgoGenError(
-            f"config: {', '.join(columns | stores)} name {lengths} paths, expected the same number "
-            "each"
+            f"config: {', '.join(columns)} name {[count, edits, *lengths]} paths, expected the "
+            "same number each"
         )
     located = []
-    for i, (edit_path, frames) in enumerate(zip(*columns.values(), strict=True)):
-        folders = [column[i if len(column) > 1 else 0] for column in stores.values()]
-        named = dict(zip(features, folders, strict=True))
+    for i in range(count):
+        frames, edit_path, *stores = (x[i if len(x) > 1 else 0] for x in columns.values())
+        named = dict(zip(features, stores, strict=True))
         for entry in read_actions(edit_path, (data.text_prompt_key,)):
             located.append(Located(entry, frames, named))
     return located
@@ -131,11 +131,7 @@ def store_folder(item: Located, name: str) -> Path:
 
 
 def check_stores(items: Sequence[Located], features: Features) -> None:
-    """What stores say about themselves against the config, before any work.
-
-    Raises EgoGenError when features are of another width or number of rows than the model takes,
-    or when stores of different layouts or vision widths would meet in one batch.
-    """
+    """What stores say about themselves against the config and each other, before any work."""
     from egogen.features.store import INFO_FILE, read_info  # slow to import: paths come first
 
     for name, spec in features.items():

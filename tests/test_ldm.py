@@ -13,10 +13,10 @@ from ldm.config import TrainConfig, load_config
 from ldm.released_config import released_features
 from ldm.sampling import (
     Conditioning,
-    SampleNoise,
     guidance_branches,
     guided_denoiser,
     sample_euler_ancestral,
+    sample_noise,
 )
 from ldm.schedule import NoiseSchedule
 from ldm.schema import ConditionerParams
@@ -67,7 +67,7 @@ def test_sampling_does_not_depend_on_the_batch():
     def run(names, context, image):
         guidance = guidance_branches(Conditioning(context, torch.zeros(1, 3, 2), image), 7.5, 1.5)
         contexts = guidance.contexts[guidance.rows]
-        noise = SampleNoise(0, names, (4, 4, 4), "cpu")
+        noise = sample_noise(0, names, (4, 4, 4), torch.device("cpu"))
         denoise = guided_denoiser(lambda x, t: unet(x, t, contexts), schedule, guidance)
         return sample_euler_ancestral(denoise, noise(0), sigmas, noise)
 

@@ -368,6 +368,11 @@ def test_broken_folders_are_named(small, tmp_path):
     with pytest.raises(EgoGenError, match=told):
         load_start(model, str(folder))
     weights.write_bytes(content)
+    index = (folder / "model_index.json").read_text()
+    (folder / "model_index.json").write_text("[]")
+    with pytest.raises(EgoGenError, match="model_index.json: expected an object, found list"):
+        load_start(model, str(folder))
+    (folder / "model_index.json").write_text(index)
     shutil.rmtree(folder / "vae")
     with pytest.raises(EgoGenError, match="vae: not a readable AutoencoderKL"):
         load_start(model, str(folder))

@@ -163,6 +163,10 @@ REFUSED = {
     "inference.jpeg_quality=-1": "expected at least 1",
     "model.params.cond_drop_prob=.nan": "from 0 to 1",
     "data.params.validation.params.flip_prob=-0.1": "from 0 to 1",
+    "data.params.train.params.crop_res=[1]": "could not be converted to Integer",
+    "data.params.train.params=3": r"data.params.train.params: expected keys below it$",
+    "lightning.trainer=null": r"lightning.trainer: expected keys below it$",
+    "model.params.conditioner.features.image=3": r"features.image: expected keys below it$",
 }
 
 
@@ -173,13 +177,21 @@ def test_what_cannot_be_had_is_refused(override):
     assert override.split("=")[0] in str(caught.value)
 
 
+def test_a_section_may_refer_to_another():
+    words = ["data.params.train.params.res=64", "data.params.validation=${data.params.train}"]
+    data = load_config(TrainConfig, [], words).data
+    assert data.validation == data.train and data.train.res == 64
+    with pytest.raises(EgoGenError, match=r"Interpolation key 'data.params.nope' not found$"):
+        load_config(TrainConfig, [], ["data.params.validation=${data.params.nope}"])
+
+
 def test_the_three_sizes_of_frames_are_one():
     place = "data.params.train.params"
     dataset = {"min_resize_res": 128, "max_resize_res": 128, "crop_res": 128}
     assert translate(nested(place, dataset), "a")[0] == nested(place, {"res": 128})
     with pytest.raises(EgoGenError, match="max_resize_res=256, .*expected equal values"):
         translate(nested(place, dataset | {"max_resize_res": 256}), "a")
-    with pytest.raises(EgoGenError, match="crop_res=128 but res=64"):
+    with pytest.raises(EgoGenError, match="crop_res=128, res=64: expected equal values"):
         translate(nested(place, dataset | {"res": 64}), "a")
 
 

@@ -12,7 +12,7 @@ from egogen import EgoGenError
 from ldm.config import GenerateConfig, TrainConfig, load_config
 from ldm.generate import generate_batch, prepare
 from ldm.model import LegoModel
-from ldm.sampling import SAMPLERS, ProcessNoise, SampleNoise
+from ldm.sampling import SAMPLERS, ProcessNoise, sample_noise
 from ldm.schedule import NoiseSchedule
 from ldm.schema import SAMPLER_NAMES
 
@@ -101,7 +101,8 @@ def test_process_noise_is_one_stream_in_the_released_order():
 
 def test_sample_noise_depends_on_seed_and_names_alone():
     def draws(seed, *names):
-        noise = SampleNoise(seed, [(name, "0") for name in names], (4, 2, 2), "cpu")
+        names, device = [(name, "0") for name in names], torch.device("cpu")
+        noise = sample_noise(seed, names, (4, 2, 2), device)
         return [noise(k) for k in range(2)]
 
     both, alone, other = draws(0, "a", "b"), draws(0, "b"), draws(1, "b")

@@ -247,6 +247,7 @@ def test_old_keys_are_the_table(schema, tmp_path):
     assert table("feature_dim=9", "features.image.width=7")["image"].width == 7
     two = table(pose, "features.pose.encoder=self_attention", "features.pose.padded=true")
     assert two["pose"] == FeatureParams(34, 12, "self_attention", padded=True)
+    assert table("features.gaze_path={width: 2, rows: 3}")["gaze_path"] == FeatureParams(2, 3)
 
 
 REFUSED = {

@@ -124,9 +124,10 @@ def test_room_on_the_disk(run_overrides, tmp_path, monkeypatch, undisturbed):
 def test_only_the_newest_copies_are_kept(tmp_path):
     trainer = SimpleNamespace(is_global_zero=True, global_step=0)
     trainer.save_checkpoint = lambda path: path.write_text(str(trainer.global_step))
+    trainer.strategy = SimpleNamespace(reduce_boolean_decision=lambda asked, all: asked)
     checkpoints = Checkpoints(tmp_path, every=1, keep_every=2, keep_at_most=2)
     for trainer.global_step in range(1, 10):
-        checkpoints.save_if_due(trainer)
+        checkpoints.end_step(trainer)
     kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert kept == {"last.ckpt": "9", "step_00000006.ckpt": "6", "step_00000008.ckpt": "8"}
 

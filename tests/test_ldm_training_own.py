@@ -181,9 +181,10 @@ class Addresses:
 
 
 def loader(epoch: int = 0, done: int = 0) -> ResumableLoader:
-    return ResumableLoader(
-        Addresses(), EpochBatches(11, 2, seed=1), lambda: (epoch, done), collate_fn=list
-    )
+    batches = EpochBatches(11, 2, seed=1)
+    made = ResumableLoader(Addresses(), batch_sampler=batches, collate_fn=list)
+    made.position = lambda: (epoch, done)
+    return made
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
@@ -193,7 +194,7 @@ def test_a_loader_goes_on_at_its_place(epoch, done):
     undisturbed = []
     whole = loader()
     for number in range(4):
-        whole.batches.set_epoch(number)
+        whole.batch_sampler.set_epoch(number)
         undisturbed.append(list(whole))
     assert [len(batches) for batches in undisturbed] == [5] * 4
     resumed = loader()
@@ -201,7 +202,7 @@ def test_a_loader_goes_on_at_its_place(epoch, done):
     begun = undisturbed[epoch][done:] or undisturbed[epoch + 1]
     assert list(resumed) == begun
     following = begun[0][0][0] + 1
-    resumed.batches.set_epoch(following)
+    resumed.batch_sampler.set_epoch(following)
     assert list(resumed) == undisturbed[following]
 
 

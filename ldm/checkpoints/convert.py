@@ -1,9 +1,4 @@
-"""Checkpoints of stage 2 from one form into another, losslessly.
-
-released    .ckpt with the released (CompVis) names: live weights, the UNet's EMA, the schedule
-own         .ckpt of this project: live weights, and the EMA of all that was trained
-diffusers   a folder for `LegoPipeline.from_pretrained`: the EMA (the live weights where there is
-            none), and the live weights of what has an EMA as variant "non_ema"
+"""Checkpoints of stage 2 from one form into another, losslessly: `scripts/convert_checkpoint.py`.
 
 No form that is written here holds an optimizer: training starts from it, it does not continue.
 """
@@ -101,8 +96,8 @@ def _report(weights: Weights, form: str) -> list[str]:
     parts = sorted({name.split(".")[0] for name in weights.ema})
     if not parts:
         return ["holds live weights; there is no EMA"]
-    lines = [f"holds live weights and, after {weights.updates} updates, the EMA of: "]
-    lines[0] += ", ".join(parts)
+    names = ", ".join(parts)
+    lines = [f"holds live weights and, after {weights.updates} updates, the EMA of: {names}"]
     if form == "released" and "conditioner" in parts:
         lines.append(
             f"the conditioner's live weights stand under {LIVE!r}, which the released code ignores"

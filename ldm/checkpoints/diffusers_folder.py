@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from egogen import EgoGenError
-from egogen.atomic import read_json, write_text
+from egogen.atomic import read_json, read_object, write_text
 from egogen.weight_files import check_names, shapes_of
 from ldm.checkpoints.layouts import Weights
 from ldm.conditioning import FeatureConditioner
@@ -41,8 +41,8 @@ def read_folder(folder: str | os.PathLike, model: LegoModel, start: bool = False
     own = shapes_of(model.state_dict())
     if start and not (folder / "conditioner").exists():
         own = {name: shape for name, shape in own.items() if not name.startswith("conditioner.")}
-    index = read_json(folder / "model_index.json") if (folder / "model_index.json").exists() else {}
-    ours = "LegoPipeline" in index.get("_class_name", ())  # a name or, with code, [file, name]
+    index = read_object(folder / "model_index.json", needed=False)
+    ours = "LegoPipeline" in str(index.get("_class_name"))  # a name or, with code, [file, name]
     live, ema = {}, {}
     for part, kind in NETWORKS.items():
         if not any(name.startswith(f"{part}.") for name in own):

@@ -1,12 +1,13 @@
-"""Names of weights in the released (CompVis) layout, for those of `ldm.model.LegoModel`.
-
-Both directions of every conversion and every loading use this one map. The layout is that of Stable
-Diffusion v1: `openaimodel.UNetModel`, `autoencoder.AutoencoderKL`, the CLIP text tower, and beside
-them LEGO's encoders of features.
+"""Names of weights in the released (CompVis) layout, for those of `ldm.model.LegoModel`: that of
+Stable Diffusion v1 and, beside it, LEGO's encoders of features. Loading and both directions of
+conversion use this one map.
 """
 
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 if TYPE_CHECKING:
     from ldm.model import LegoModel
@@ -15,22 +16,11 @@ UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 TEXT = "cond_stage_model.transformer.text_model."
 CONDITIONER = "conditioner."  # of names here; in the released layout it has no prefix
-# Own names, which all features have alike -> names in files, which the released code chose.
-NAMED_BY_RELEASE = {
-    "encoders.image.projection.": "projection_img.",
-    "encoders.text.projection.": "projection_txt.",
-    "encoders.text.attention.": "self_attn_mix.",
-}
 EMA = "model_ema."
 LIVE = "live."  # this project's addition, see `ldm.checkpoints.layouts.to_released`
 
-ATTENTION_OF_VAE = {
-    "group_norm": "norm",
-    "to_q": "q",
-    "to_k": "k",
-    "to_v": "v",
-    "to_out.0": "proj_out",
-}
+RULES = yaml.safe_load(Path(__file__).with_name("names.yaml").read_text("utf-8"))
+NAMED_BY_RELEASE: dict[str, str] = RULES["conditioner"]
 # Linear layers here, 1x1 convolutions there: two more axes of length one.
 CONVOLVED = re.compile(re.escape(VAE) + r"(en|de)coder\.mid\.attn_1\.(q|k|v|proj_out)\.weight")
 
@@ -76,17 +66,34 @@ def shadow_name(name: str) -> str:
     return EMA + name.removeprefix("model.").replace(".", "")
 
 
+def _renamed(name: str, network: str) -> str:
+    for pattern, new in RULES[network].items():
+        name = re.sub(pattern, new, name)
+    return name
+
+
 def vae_name(name: str, levels: int) -> str:
     """Name in diffusers' autoencoder -> name below `VAE`; the decoder's levels count from below."""
-    name = name.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
-    name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
-    name = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", name)
-    name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", name)
-    found = re.match(r"decoder\.up_blocks\.(\d+)\.(resnets|upsamplers\.0)(.*)", name)
-    if found:
-        kind = "block" if found[2] == "resnets" else "upsample"
-        return f"decoder.up.{levels - 1 - int(found[1])}.{kind}{found[3]}"
-    found = re.match(r"(.*)mid_block\.attentions\.0\.(.*)\.(weight|bias)", name)
-    if found:
-        return f"{found[1]}mid.attn_1.{ATTENTION_OF_VAE[found[2]]}.{found[3]}"
-    return name
+    name = _renamed(name, "vae")
+    return re.sub(r"(?<=\.up\.)\d+", lambda found: str(levels - 1 - int(found[0])), name)
+
+
+def unet_name(name: str, config: Any) -> str:
+    """Name in diffusers' UNet, of this config -> name below `UNET`.
+
+    CompVis numbers all layers of the way down in one list, and all of the way up: each level has
+    its residual layers, on the way down one more to shrink; growing belongs to a level's last one.
+    """
+    name = _renamed(name, "unet")
+    found = re.fullmatch(r"(down|mid|up)_blocks?(?:\.(\d+))?\.(\w+)\.(\d+)\.(.+)", name)
+    if not found:
+        return name
+    side, level, kind, number, rest = found.groups()
+    layers, index, attends = config.layers_per_block, int(number), int(kind == "attentions")
+    if side == "mid":
+        return f"middle_block.{1 if attends else 2 * index}.{rest}"
+    first, place = int(level) * (layers + 1) + (side == "down"), attends
+    if kind == "upsamplers":
+        place = 2 if "CrossAttn" in config.up_block_types[int(level)] else 1
+    index = layers if kind.endswith("samplers") else index
+    return f"{'input' if side == 'down' else 'output'}_blocks.{first + index}.{place}.{rest}"

@@ -1,21 +1,19 @@
-"""The command that trains stage 2: `python main.py`, `python -m ldm.training`, `lego-train`."""
+"""Train the latent diffusion model of stage 2: python main.py, python -m ldm.training, lego-train.
 
-import argparse
+The same command continues a killed run; a finished one stays as it is.
+
+python main.py --name mini --base configs/train_mini.yaml --train model.base_learning_rate=2e-4
+"""
+
 from collections.abc import Sequence
 from pathlib import Path
 
-from egogen.errors import EgoGenError, run_command
+from egogen.errors import EgoGenError, command_parser, run_command
 from egogen.settings import setting
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python main.py",
-        description="Train the latent diffusion model of stage 2. The same command continues a "
-        "killed run; a finished one stays as it is.",
-        epilog="example: python main.py --name mini --base configs/train_mini.yaml --train "
-        "model.base_learning_rate=2e-4 lightning.trainer.max_steps=500",
-    )
+def main(argv: Sequence[str]) -> None:
+    parser = command_parser(__doc__, prog="python main.py")
     add = parser.add_argument
     add("-n", "--name", required=True, help="the run's folder in --logdir")
     add("-b", "--base", nargs="+", required=True, help="YAML files, later ones win")
@@ -25,11 +23,7 @@ def _parser() -> argparse.ArgumentParser:
     add("-s", "--seed", type=int, default=23)
     add("-r", "--resume", action="store_true", help="continue, even with changed config values")
     add("overrides", nargs="*", help="dotted config keys, key=value")
-    return parser
-
-
-def main(argv: Sequence[str]) -> None:
-    args = _parser().parse_intermixed_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if "/" in args.name or args.name in (".", ".."):
         raise EgoGenError(f"--name {args.name}: expected a plain name; --logdir chooses the folder")
     from ldm.config import TrainConfig, load_config, to_yaml

@@ -4,23 +4,27 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from pytorch_lightning.loggers import TensorBoardLogger
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+from torchvision.utils import make_grid
 
 from egogen.atomic import atomic_path, parse_json, write_text
 from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
 from egogen.jobs import Progress
-from ldm.data import TrainingPairs, read_condition
-from ldm.generate import generate_batch
+from ldm.generate import make_frames
 from ldm.images import to_image
-from ldm.schema import ImageLoggerParams, InferenceConfig
+from ldm.schema import TrainConfig
+from ldm.split import Split
+
+KEPT = {"loss": "losses", "loss_vlb": "loss_vlb"}  # in checkpoints
 
 
 class EMAUpdate(pl.Callback):
@@ -92,17 +96,15 @@ class TrainingLog(pl.Callback):
 
     def state_dict(self) -> dict[str, list[float]]:
         """Losses since the last line: a resumed run's next line is an undisturbed one's."""
-        held = {name: [loss.item() for loss in values] for name, values in self.losses.items()}
-        return {"losses": held["loss"], "loss_vlb": held["loss_vlb"]}
+        return {KEPT[name]: [x.item() for x in values] for name, values in self.losses.items()}
 
     def load_state_dict(self, state: dict[str, list[float]]) -> None:
-        held = {"loss": state["losses"], "loss_vlb": state.get("loss_vlb", [])}
-        self.losses = {name: [torch.tensor(x) for x in values] for name, values in held.items()}
+        for name, key in KEPT.items():
+            self.losses[name] = [torch.tensor(x) for x in state.get(key, [])]
 
     def on_validation_end(self, trainer: pl.Trainer, *_) -> None:
         found = trainer.callback_metrics
-        names = [name for name in ("val_loss", "val_loss_vlb") if name in found]
-        values = {name: found[name].item() for name in names}
+        values = {n: found[n].item() for n in ("val_loss", "val_loss_vlb") if n in found}
         if self.progress is not None and values:
             self._write({"step": trainer.global_step, **values}, trainer)
 
@@ -124,15 +126,10 @@ class SampleImages(pl.Callback):
     Generated with the EMA and the configured sampler, now and then and at the end.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        pairs: TrainingPairs,
-        settings: ImageLoggerParams,
-        inference: InferenceConfig,
-    ):
-        self.folder, self.pairs, self.inference = folder, pairs, inference
-        self.every, self.count = settings.batch_frequency, min(settings.max_images, len(pairs))
+    def __init__(self, folder: Path, split: Split, config: TrainConfig):
+        shown, self.folder, self.split = config.lightning.image_logger, folder, split
+        self.every, self.items = shown.batch_frequency, split.items[: shown.max_images]
+        self.inference = replace(config.inference, batch_size=1)  # nothing is padded
         self.drawn = -1
 
     def on_train_start(self, trainer: pl.Trainer, *_) -> None:
@@ -148,49 +145,40 @@ class SampleImages(pl.Callback):
 
     def draw(self, trainer: pl.Trainer, module) -> None:
         self.drawn = step = trainer.global_step
-        if not trainer.is_global_zero or not self.count:
+        if not trainer.is_global_zero or not self.items:
             return
-        split, inference = self.pairs.split, self.inference
-        samples, frames = {}, {}
-        for item in split.items[: self.count]:
-            try:
-                samples[item] = read_condition(item, split)
-                frames[item] = read_rgb(item.source), read_rgb(item.target)
-            except EgoGenError as error:  # training that reads a cache never looks at the frames
-                samples.pop(item, None)
-                print(f"no sample image: entry {item.entry.key}: {error}", file=sys.stderr)
-        if not samples:
-            return
-        names = [(item.entry.clip, item.entry.action_id) for item in samples]
+        inference, places = self.inference, dict.fromkeys(self.items, 0)
         scales = inference.scales_img[0], inference.scales_txt[0]
         with module.encoders(), module.ema_weights():
-            conditions = [*samples.values()]
-            decoded = generate_batch(module.model, conditions, names, inference, *scales)
+            how = self.split, inference, None, places, scales
+            made, failures = make_frames(module.model, *how)
         rows = []
-        for (source, target), x in zip(frames.values(), decoded, strict=True):
-            made = to_image(x, source.size, inference.height, inference.picture)
-            rows.append((source, made, target))
+        for item, x in made.items():
+            try:
+                source, target = read_rgb(item.source), read_rgb(item.target)
+            except EgoGenError as error:  # training that reads a cache never looks at the frames
+                failures.append(f"{item.entry.key}: {error}")
+                continue
+            frame = to_image(x, source.size, inference.height, inference.picture)
+            rows.append((source, frame, target))
+        for failure in failures:
+            print(f"no sample image: entry {failure}", file=sys.stderr)
+        if not rows:
+            return
         sheet = contact_sheet(rows, inference.height)
         with atomic_path(self.folder / f"step_{step:06d}.png") as temporary:
             sheet.save(temporary)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                array = np.asarray(sheet)
-                logger.experiment.add_image("samples", array, step, dataformats="HWC")
+                logger.experiment.add_image("samples", pil_to_tensor(sheet), step)
             else:
                 logger.log_image("samples", [sheet], step=step)
 
 
 def contact_sheet(rows: Sequence[Sequence[Image.Image]], height: int) -> Image.Image:
-    """Images of a row side by side, all `height` tall, with a thin gap."""
+    """Images of a row side by side, all `height` tall and in columns of equal width, thin gaps."""
+    width = max(round(image.width / image.height * height) for row in rows for image in row)
+    images = [ImageOps.pad(p, (width, height), color="white") for row in rows for p in row]
     gap = max(2, height // 32)
-    widths = [[round(p.width / p.height * height) for p in row] for row in rows]
-    width = max(sum(row) + gap * (len(row) - 1) for row in widths)
-    sheet = Image.new("RGB", (width, len(rows) * (height + gap) - gap), "white")
-    for number, row in enumerate(rows):
-        left = 0
-        for image, width in zip(row, widths[number], strict=True):
-            scaled = image.resize((width, height), Image.Resampling.BICUBIC)
-            sheet.paste(scaled, (left, number * (height + gap)))
-            left += width + gap
-    return sheet
+    grid = make_grid([pil_to_tensor(p) for p in images], len(rows[0]), gap, pad_value=255)
+    return to_pil_image(grid[:, gap:-gap, gap:-gap])

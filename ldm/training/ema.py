@@ -16,33 +16,30 @@ class EMA:
     """EMA of the trainable parameters of `module`, float32, kept outside the module tree."""
 
     def __init__(self, module: nn.Module, max_decay: float):
-        self.module = module
-        self.names = [name for name, p in module.named_parameters() if p.requires_grad]
-        self.ema = EMAModel(self._live(), decay=max_decay, foreach=True)
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.names, self.live = [*trained], [*trained.values()]
+        self.ema = EMAModel(self.live, decay=max_decay, foreach=True)
         # EMAModel's first update would copy, that of the released code averages: begin one later.
         self.ema.optimization_step = 1
-
-    def _live(self) -> list[nn.Parameter]:
-        return [p for p in self.module.parameters() if p.requires_grad]
 
     @property
     def updates(self) -> int:
         return self.ema.optimization_step - 1
 
     def update(self) -> None:
-        self.ema.to(device=self._live()[0].device)
-        self.ema.step(self._live())
+        self.ema.to(device=self.live[0].device)
+        self.ema.step(self.live)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside, the module holds the EMA weights."""
-        self.ema.to(device=self._live()[0].device)
-        self.ema.store(self._live())
-        self.ema.copy_to(self._live())
+        self.ema.to(device=self.live[0].device)
+        self.ema.store(self.live)
+        self.ema.copy_to(self.live)
         try:
             yield
         finally:
-            self.ema.restore(self._live())
+            self.ema.restore(self.live)
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(zip(self.names, self.ema.shadow_params, strict=True))

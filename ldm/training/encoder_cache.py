@@ -1,9 +1,7 @@
 """Outputs of the frozen encoders, computed once: latent moments of both frames and text embeddings.
 
-`python -m ldm.cache` makes them. A cache is a folder `<out>/<train|validation>` of shards and a
-`cache.json` that says what it belongs to: the entries, their texts and frames, the encoders'
-weights and the resolution. Training (config key data.params.cache_path) refuses a cache of anything
-else. A killed run continues.
+A cache is a folder `<out>/<train|validation>` of shards and a `cache.json` that says what it
+belongs to (`identity`). Training refuses a cache of anything else.
 
 Letters: n entries, B batch, R side of the squeezed frames, c latent channels, h w latent size, C
 context width.
@@ -19,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from egogen import EgoGenError
-from egogen.atomic import read_json, write_bytes
+from egogen.atomic import read_object, write_bytes
 from egogen.jobs import Progress, floor_chunk
 from egogen.provenance import check_provenance, record_provenance
 from ldm.images import read_pixels
@@ -83,22 +81,16 @@ def encode_shard(
 
 
 def write_cache(
-    folder: Path,
-    model: LegoModel,
-    split: Split,
-    dtype: str = "float32",
-    batch_size: int = 32,
-    n_chunk: int = 1,
-    chunk_idx: int = 1,
+    folder: Path, model: LegoModel, split: Split, dtype: str, batch_size: int, *chunk: int
 ) -> None:
-    """Make or finish one chunk (of shards) of the cache of one split.
+    """Make or finish one chunk (of shards; number and place) of the cache of one split.
 
     Shards that are there and complete are kept. Chunks may be made at the same time.
     """
     items, made_from = split.items, identity(split, model, dtype)
     info = folder / "cache.json"
     check_provenance(info, made_from)
-    numbers = floor_chunk(range(-(-len(items) // SHARD)), n_chunk, chunk_idx)
+    numbers = floor_chunk(range(-(-len(items) // SHARD)), *chunk)
     groups = {number: items[number * SHARD : (number + 1) * SHARD] for number in numbers}
     with Progress(sum(map(len, groups.values())), f"cache {folder.name}", "entries") as progress:
         for number, group in groups.items():
@@ -118,9 +110,7 @@ class EncoderCache:
         info = folder / "cache.json"
         if not info.exists():
             raise EgoGenError(f"{folder}: holds no cache; make it with python -m ldm.cache")
-        found = read_json(info)
-        dtype = found.get("dtype") if isinstance(found, dict) else None
-        check_provenance(info, identity(split, model, str(dtype)))
+        check_provenance(info, identity(split, model, str(read_object(info).get("dtype"))))
         for number in range(-(-len(split.items) // SHARD)):
             path = folder / SHARD_FILE.format(number)
             if not _complete(path):

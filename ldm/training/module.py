@@ -6,7 +6,7 @@ for them, so that they take no memory on the device; checkpoints hold them all t
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -54,6 +54,8 @@ def bound_weights(params: ModelParams) -> Tensor:
 class LegoTraining(pl.LightningModule):
     """`cached`: batches hold encoder outputs (see `ldm.cache`) in place of pixels and texts."""
 
+    _frozen: nn.ModuleDict  # the encoders that `model` is without
+
     def __init__(
         self,
         model: LegoModel,
@@ -75,40 +77,28 @@ class LegoTraining(pl.LightningModule):
             self.register_buffer("empty_prompt", model.encode_text([""]), persistent=False)
         self.register_buffer("bound_weights", bound_weights(params), persistent=False)
         self._validation = ExitStack()
-        self._frozen: dict[str, nn.Module] = {}
-        if cached:
-            self._frozen = {part: getattr(model, part) for part in FROZEN_PARTS}
-            for part in FROZEN_PARTS:
-                setattr(model, part, None)
+        frozen = {part: getattr(model, part) for part in FROZEN_PARTS} if cached else {}
+        self.__dict__["_frozen"] = nn.ModuleDict(frozen)  # not among the modules of this one
+        for part in frozen:
+            setattr(model, part, None)
 
     def frozen_parts(self) -> list[nn.Module]:
-        return [self._frozen.get(part) or getattr(self.model, part) for part in FROZEN_PARTS]
+        return [*self._frozen.values()] or [getattr(self.model, part) for part in FROZEN_PARTS]
 
     @contextmanager
     def encoders(self) -> Iterator[None]:
         """Inside, the frozen encoders are in the model and on its device."""
-        for part, module in self._frozen.items():
-            setattr(self.model, part, module.to(self.device))
+        for part, module in self._frozen.to(self.device).items():
+            setattr(self.model, part, module)
         try:
             yield
         finally:
-            for part, module in self._frozen.items():
+            for part in self._frozen.to("cpu"):
                 setattr(self.model, part, None)
-                module.to("cpu")
 
-    @contextmanager
-    def ema_weights(self) -> Iterator[None]:
-        """Inside, the model holds the EMA (where there is one) and is in evaluation mode."""
-        mode = self.model.training
-        self.model.eval()
-        try:
-            if self.ema is None:
-                yield
-            else:
-                with self.ema.applied():
-                    yield
-        finally:
-            self.model.train(mode)
+    def ema_weights(self) -> AbstractContextManager:
+        """Inside, the model holds the EMA, where there is one."""
+        return nullcontext() if self.ema is None else self.ema.applied()
 
     def encode(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A batch of `TrainingPairs` -> what `LegoModel.training_loss` takes."""
@@ -169,12 +159,9 @@ class LegoTraining(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """EMA and frozen parts join the state dict: the file generates without any other."""
         state = checkpoint["state_dict"]
-        for part, module in self._frozen.items():
-            for name, value in module.state_dict().items():
-                state[f"{OWN}{part}.{name}"] = value
+        state |= self._frozen.state_dict(prefix=OWN)
         if self.ema is not None:
-            for name, value in self.ema.state_dict().items():
-                state[OWN_EMA + name] = value
+            state |= {OWN_EMA + name: value for name, value in self.ema.state_dict().items()}
             checkpoint["ema_updates"] = self.ema.updates
         for name in list(state):  # in the state dict's order
             state[stored_name(name)] = state.pop(name)
@@ -188,8 +175,5 @@ class LegoTraining(pl.LightningModule):
         shadow = {name.removeprefix(OWN_EMA): state.pop(name) for name in names}
         if self.ema is not None:
             self.ema.load_state_dict(shadow, checkpoint["ema_updates"])
-        for part in self._frozen:
-            prefix = f"{OWN}{part}."
-            names = [name for name in state if name.startswith(prefix)]
-            values = {name.removeprefix(prefix): state.pop(name) for name in names}
-            self._frozen[part].load_state_dict(values)
+        frozen = {name: state.pop(OWN + name) for name in self._frozen.state_dict()}
+        self._frozen.load_state_dict(frozen)

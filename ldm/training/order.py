@@ -1,13 +1,11 @@
-"""The order of training: which samples make up micro-batch k of epoch e, on every rank.
-
-Order is a function of (seed, epoch) alone, so a killed run continues with the very batch that an
+"""The order of training, of (seed, epoch) alone: a killed run continues with the very batch that an
 undisturbed one would have had next.
 """
 
 from collections.abc import Callable, Iterator
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from egogen.seeds import stable_seed
 
@@ -44,7 +42,7 @@ class EpochBatches:
             yield [(self.epoch, index) for index in order[first : first + self.batch_size]]
 
 
-class ValidationBatches:
+class ValidationBatches(BatchSampler):
     """Batches of (epoch, index), in order, dealt out to `world` ranks, as many to each.
 
     What is left over is left out, and samples fewer than ranks go to all of them. `epoch()` is
@@ -56,33 +54,24 @@ class ValidationBatches:
     ):
         even = samples // world * world
         indices = range(even)[rank::world] if even else range(samples)
-        self.batches = [
-            indices[start : start + batch_size] for start in range(0, len(indices), batch_size)
-        ]
+        super().__init__(indices, batch_size, drop_last=False)
         self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Address]]:
         epoch = self.epoch()
-        for batch in self.batches:
+        for batch in super().__iter__():
             yield [(epoch, index) for index in batch]
 
 
 class ResumableLoader(DataLoader):
-    """A loader that Lightning saves and restores: `position()` -> (epoch, finished batches)."""
+    """A loader of `EpochBatches` that Lightning saves and restores."""
 
-    def __init__(
-        self, dataset, batches: EpochBatches, position: Callable[[], tuple[int, int]], **options
-    ):
-        super().__init__(dataset, batch_sampler=batches, **options)
-        self.batches, self.position = batches, position
+    batch_sampler: EpochBatches
+    position: Callable[[], tuple[int, int]]  # -> (epoch, finished batches); to be set
 
     def state_dict(self) -> dict[str, int]:
-        epoch, done = self.position()
-        return {"epoch": epoch, "done": done}
+        return dict(zip(("epoch", "done"), self.position(), strict=True))
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        epochs, self.batches.start = divmod(state["done"], len(self.batches))
-        self.batches.epoch = state["epoch"] + epochs
+        epochs, self.batch_sampler.start = divmod(state["done"], len(self.batch_sampler))
+        self.batch_sampler.epoch = state["epoch"] + epochs

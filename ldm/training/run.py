@@ -51,10 +51,10 @@ class PairData(pl.LightningDataModule):
         super().__init__()
         self.train, self.val, self.seed = train, val, seed
         self.batch_size = params.batch_size
-        self.options: dict[str, Any] = {"pin_memory": torch.cuda.is_available()}
-        if params.num_workers:
-            self.options |= {"num_workers": params.num_workers, "persistent_workers": True}
-            self.options["multiprocessing_context"] = "spawn"
+        count, pinned = params.num_workers, torch.cuda.is_available()
+        self.options: dict[str, Any] = {"num_workers": count, "pin_memory": pinned}
+        if count:
+            self.options |= {"persistent_workers": True, "multiprocessing_context": "spawn"}
 
     def position(self) -> tuple[int, int]:
         """(epoch, micro-batches of it that are behind us), of the running fit loop."""
@@ -65,13 +65,14 @@ class PairData(pl.LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         place = self.trainer.global_rank, self.trainer.world_size
         batches = EpochBatches(len(self.train), self.batch_size, self.seed, *place)
-        return ResumableLoader(self.train, batches, self.position, **self.options)
+        loader = ResumableLoader(self.train, batch_sampler=batches, **self.options)
+        loader.position = self.position
+        return loader
 
     def val_dataloader(self) -> DataLoader:
         place = self.trainer.global_rank, self.trainer.world_size
-        batches = ValidationBatches(
-            len(self.val), self.batch_size, lambda: self.trainer.current_epoch, *place
-        )
+        size, epoch = (len(self.val), self.batch_size), lambda: self.trainer.current_epoch
+        batches = ValidationBatches(*size, epoch, *place)
         return DataLoader(self.val, batch_sampler=batches, **self.options)
 
 
@@ -103,13 +104,13 @@ def build_data(
     splits: Mapping[str, Split], model: LegoModel, seed: int, cache_path: str | None, fixed: bool
 ) -> tuple[TrainingPairs, ...]:
     """Pairs of both splits; `fixed`: validation draws are the same every time."""
-
-    def pairs(part: str, split: Split) -> TrainingPairs:
+    pairs = []
+    for part, split in splits.items():
         cache = EncoderCache(Path(cache_path) / part, split, model) if cache_path else None
         shape, drawn_once = model.latent_shape(split.data.res), part == "validation" and fixed
-        return TrainingPairs(split, model.config.timesteps, shape, seed, cache, drawn_once)
-
-    return tuple(pairs(part, split) for part, split in splits.items())
+        rest = model.config.timesteps, shape, seed, cache, drawn_once
+        pairs.append(TrainingPairs(split, *rest))
+    return tuple(pairs)
 
 
 def build_logger(kind: str, folder: Path) -> Any:
@@ -185,14 +186,6 @@ def micro_batches(options: dict[str, Any], batch_size: int, samples: int, world:
     return int(limit)
 
 
-def batch_report(options: dict[str, Any], batch: int, samples: int, world: int) -> str:
-    accumulated = options.get("accumulate_grad_batches", 1)
-    return (
-        f"train: {samples} pairs; {batch} a batch x {world} processes x {accumulated} accumulated "
-        f"= {batch * world * accumulated} an optimizer step"
-    )
-
-
 def checkpoint_to_resume(folder: Path) -> Path | None:
     """The run's last.ckpt, checked: a file of another stage is refused by name."""
     path = folder / "checkpoints" / LAST
@@ -226,16 +219,20 @@ def train(
     callbacks = [  # in this order: a checkpoint is written when the rest of its step is done
         EMAUpdate(config.model.ema_every_micro_batch),
         log,
-        SampleImages(folder / "samples", val_pairs, settings.image_logger, config.inference),
+        SampleImages(folder / "samples", splits["validation"], config),
         Checkpoints(folder / "checkpoints", *often),
     ]
     trainer = build_trainer(settings, folder, gpus, callbacks)
-    sizes = settings.trainer, config.data.batch_size, len(train_pairs), trainer.world_size
-    log.total = micro_batches(*sizes)
-    log.batch = config.data.batch_size * trainer.world_size
-    first = rank_zero_only.rank == 0
+    each, world, first = config.data.batch_size, trainer.world_size, rank_zero_only.rank == 0
+    log.total = micro_batches(settings.trainer, each, len(train_pairs), world)
+    log.batch = each * world
     if first:
-        print(batch_report(*sizes), file=sys.stderr)
+        accumulated = settings.trainer.get("accumulate_grad_batches", 1)
+        print(
+            f"train: {len(train_pairs)} pairs; {each} a batch x {world} processes x {accumulated} "
+            f"accumulated = {each * world * accumulated} an optimizer step",
+            file=sys.stderr,
+        )
     data = PairData(train_pairs, val_pairs, config.data, seed)
     with lock(folder / ".lock", "training", needed=first), workers_errors_in_one_line():
         if first:
@@ -268,13 +265,10 @@ def _quiet() -> None:
     """Lightning's advertisements and advice that does not apply here."""
     for name in ("pytorch_lightning", "lightning_fabric", "pytorch_lightning.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for words in (
-        "does not have many workers",
-        "in eval mode at the start of training",
-        "treespec, LeafSpec",
-        "`srun` command is available",
-        "exists and is not empty",
-        "number of training batches.*smaller than the logging",
-        "lr_scheduler.step.*before.*optimizer.step",
-    ):
-        warnings.filterwarnings("ignore", f".*{words}.*")
+    words = (
+        "does not have many workers|in eval mode at the start of training|treespec, LeafSpec"
+        "|`srun` command is available|exists and is not empty"
+        "|number of training batches.*smaller than the logging"
+        "|lr_scheduler.step.*before.*optimizer.step"
+    )
+    warnings.filterwarnings("ignore", f".*({words}).*")

@@ -58,26 +58,26 @@ class Checkpoints(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
         self.place = trainer.fit_loop.state_dict()
         if not validation_follows(trainer):
-            self.save_if_due(trainer)
-            self.stop_if_asked(trainer)
+            self.end_step(trainer)
 
     def on_save_checkpoint(self, trainer, module, checkpoint) -> None:
         checkpoint["loops"]["fit_loop"] = self.place
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_) -> None:
         if validation_follows(trainer):
-            self.save_if_due(trainer)
-            self.stop_if_asked(trainer)
+            self.end_step(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, *_) -> None:
         if trainer.global_step != self.saved:
             self.save(trainer)
 
-    def save_if_due(self, trainer: pl.Trainer) -> None:
+    def end_step(self, trainer: pl.Trainer) -> None:
+        """Save where that is due, stop where that was asked for."""
         step = trainer.global_step
         due = step % self.every == 0 or (self.keep_every and step % self.keep_every == 0)
         if due and step != self.saved:
             self.save(trainer)
+        self.stop_if_asked(trainer)
 
     def save(self, trainer: pl.Trainer) -> None:
         """Called on every rank; the first one writes."""

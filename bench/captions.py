@@ -17,13 +17,12 @@ from pathlib import Path
 
 import torch
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
-from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
 sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 
 from bench.measuring import seconds  # noqa: E402
 from egogen.errors import command_parser, run_command  # noqa: E402
-from metrics.measures.captions import RULES, SIDE, SIZES, image_tower, text_config  # noqa: E402
+from metrics.measures.captions import RULES, SIDE, SIZES, Captioner  # noqa: E402
 from metrics.networks.beam_search import beam_search  # noqa: E402
 
 PROMPT = [30522, 1037, 3861, 1997]  # pieces of "a picture of", behind BLIP's first one
@@ -38,8 +37,9 @@ def plain(network: torch.nn.Module, pieces: torch.Tensor, *, past_key_values, **
 @torch.inference_mode()
 def measure(kind: str, count: int, batch_size: int, device: torch.device) -> dict:
     torch.manual_seed(0)
-    tower = image_tower(kind).eval().to(device)
-    decoder = BlipTextLMHeadModel(text_config(tower)).eval().to(device)
+    network = Captioner(kind).eval().to(device)
+    tower, decoder = network.visual_encoder, network.text_decoder
+    tower.init_weights()
     images = torch.randn(count, 3, SIDE, SIDE, device=device)
     captions: dict[str, list] = {"loop": [], "batched": []}
 

@@ -4,8 +4,7 @@ The captioner is always in evaluation mode. The released script leaves dropout o
 captions depend on the order, the batch size and what ran before, and cannot be reproduced.
 """
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from egogen.frames import read_rgb
 from metrics.frame_pairs import Pair
 from metrics.images import CLIP_MEAN, CLIP_STD, batches, read_ahead, to_tensor
 from metrics.networks.beam_search import SearchRules, beam_search
-from metrics.networks.loading import fill, library_network, load_state_dict, part_of
+from metrics.networks.loading import filled, load_state_dict
 from metrics.networks.text_similarity import similarities, text_tower, word_pieces
 from metrics.registry import METRICS, Measured, Settings, finite_mean
 
@@ -32,28 +31,19 @@ SIZES = {"base": {}, "large": {"embed_dim": 1024, "depth": 24, "num_heads": 16}}
 PARTS = ("visual_encoder.", "text_decoder.")  # of a released file
 
 
-def image_tower(kind: str) -> VisionTransformer:
-    """Images (n, 3, 384, 384) -> states (n, 577, w); timm's names are those of a released file."""
-    return VisionTransformer(SIDE, num_classes=0, global_pool="", **SIZES[kind])
-
-
-def text_config(tower: VisionTransformer) -> BlipTextConfig:
-    """Of the decoder that looks at what `tower` gives."""
-    return BlipTextConfig(num_attention_heads=12, encoder_hidden_size=tower.embed_dim)
-
-
 class Captioner(torch.nn.Module):
-    """The captioner of `kind` (base, large) from the tensors of the released file `path`."""
+    """BLIP of `kind`, base or large; its parameters have the names of a released file.
 
-    def __init__(self, kind: str, state: Mapping[str, torch.Tensor], path: str | os.PathLike):
+    The image tower takes (n, 3, 384, 384) and gives states (n, 577, width).
+    """
+
+    def __init__(self, kind: str):
         super().__init__()
-        with torch.device("meta"):
-            tower = image_tower(kind)
-        images, texts = (part_of(state, part) for part in PARTS)
-        self.visual_encoder = fill(tower, images, path)
-        config = text_config(tower)
-        self.text_decoder = library_network(BlipTextLMHeadModel, config, texts, path)
-        self.eval()
+        tower = VisionTransformer(
+            SIDE, num_classes=0, global_pool="", weight_init="skip", **SIZES[kind]
+        )
+        config = BlipTextConfig(num_attention_heads=12, encoder_hidden_size=tower.embed_dim)
+        self.visual_encoder, self.text_decoder = tower, BlipTextLMHeadModel(config)
 
 
 def image_input(image: Image.Image) -> torch.Tensor:
@@ -101,14 +91,15 @@ def by_entry(pairs: Sequence[Pair], texts: Sequence[str]) -> dict[str, dict[str,
 def _measure(kind: str, pairs: Sequence[Pair], settings: Settings) -> Measured:
     metric = METRICS[f"blip_{kind}"]
     blip, egovlp, distilbert, bert = metric.weight_files(settings)
-    network = Captioner(kind, load_state_dict(blip, PARTS), blip).to(settings.device)
+    state = load_state_dict(blip, PARTS)
+    network = filled(partial(Captioner, kind), state, blip).to(settings.device)
     tokenizer = caption_pieces(bert)
     inputs = [pair.generated for pair in pairs]
     read = read_ahead(lambda path: image_input(read_rgb(path)), inputs, settings, metric.name)
     texts: list[str] = []
     for batch in batches(read, settings.batch_size):
         texts += captions(network, tokenizer, torch.stack(batch).to(settings.device))
-    del network
+    del network, state
     descriptions = [pair.entry.texts[settings.llava_key] for pair in pairs]
     tower = text_tower(egovlp, settings.device)
     values = similarities(tower, distilbert, descriptions, texts, settings.batch_size)

@@ -1,9 +1,10 @@
 """Weight files under their released names -> state dicts, without running what they contain."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
+from torch.nn import Module
 
 from egogen.weight_files import check_names, fit_names, read_weight_file, shapes_of, tensors
 
@@ -24,12 +25,11 @@ def load_state_dict(
     return {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
 
 
-def fill(module: torch.nn.Module, state: Mapping, path: str | os.PathLike) -> torch.nn.Module:
+def fill(module: Module, state: Mapping, path: str | os.PathLike) -> Module:
     """Put `state` into `module` for evaluation; missing tensors or other shapes are errors.
 
     Names that the module does not have are left out (classifiers, text towers). Counters of batch
-    normalisation may be absent. The tensors are taken over, not copied, so the module may have been
-    made on the meta device.
+    normalisation may be absent. The tensors are taken over, not copied.
     """
     expected = {
         name: shape
@@ -42,19 +42,10 @@ def fill(module: torch.nn.Module, state: Mapping, path: str | os.PathLike) -> to
     return module.eval().requires_grad_(False)
 
 
-def library_network(kind, config, state: Mapping, path: str | os.PathLike) -> torch.nn.Module:
-    """A network of `kind`, a model class of transformers that takes `config`, see `fill`.
-
-    On the meta device it would lack the buffers that it computes.
-    """
+def filled(make: Callable[[], Module], state: Mapping, path: str | os.PathLike) -> Module:
+    """What `make` makes, with the tensors of `state` in place of its initial ones, see `fill`."""
     from transformers.initialization import no_init_weights  # here: reading needs no transformers
 
-    with no_init_weights():
-        network = kind(config)
+    with no_init_weights():  # on the meta device it would lack the buffers that it computes
+        network = make()
     return fill(network, state, path)
-
-
-def part_of(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
-    names = [name for name in state if name.startswith(prefix)]
-    return {name.removeprefix(prefix): state[name] for name in names}

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from egogen.actions import inside, read_actions
-from egogen.atomic import parse_json, read_json
+from egogen.atomic import parse_json, read_json, read_object
 from egogen.errors import EgoGenError
 from metrics.frame_pairs import frame_file
 from metrics.intervals import SUFFIX
 from metrics.registry import KEYS, METRICS
 from metrics.reporting.runs import Versus
-from metrics.results import SAMPLE_FILE, read_figures, read_object, read_table
+from metrics.results import SAMPLE_FILE, read_figures, read_table
 
 RANKED_BY = ("psnr_changed_gain", "psnr")  # the first that was measured orders the samples
 
@@ -177,7 +177,7 @@ def read_score(path: str | os.PathLike | None, required: Sequence[str] = ()) -> 
     """An optional JSON object of scores; numbers named in `required` must be there."""
     if path is None:
         return None
-    found = read_object(path, "scores")
+    found = read_object(path, "an object of scores")
     for name in required:
         if not isinstance(found.get(name), int | float):
             raise EgoGenError(f"{path}: field {name!r}: expected a number of mini.oracle.score")

@@ -12,7 +12,7 @@ TINY = ("--size", "tiny", "--repeats", "1")
 BENCHES = {  # script: (arguments, a key of what is printed)
     "captions": (("--kinds", "base", "--images", "1"), "base"),
     "sampling": (TINY, "step_ratio"),
-    "training": ((*TINY, "--memory-batch", "1"), "peak_memory"),
+    "training": (TINY, "ratio"),
     "describe": (("--samples", "1", "--batch-size", "1", "--tokens", "2"), "speedup"),
 }
 

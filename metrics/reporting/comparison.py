@@ -100,6 +100,8 @@ def draw_frames(axes: Axes, versus: Versus, found: Comparison, ink: str) -> None
 
 
 def _short(name: str) -> str:
+    """At most 34 letters; what stands between two dollars is no formula."""
+    name = name.replace("$", r"\$")
     return name if len(name) <= 34 else f"{name[:16]}\N{HORIZONTAL ELLIPSIS}{name[-16:]}"
 
 

@@ -195,9 +195,10 @@ def test_compare_through_the_command_line(runs, tmp_path):
 
 def test_a_run_s_name_is_no_formula(runs, tmp_path):
     """matplotlib would read what stands between two dollars as one, and stop at this."""
-    shutil.copytree(runs[0], tmp_path / r"lr $\rate$")
+    name = r"lr $\rate$ of a run whose name is long $\s$"
+    shutil.copytree(runs[0], tmp_path / name)
     out = f"--out={tmp_path / 'out'}"
-    assert compare.main([str(tmp_path / r"lr $\rate$"), str(runs[1]), out]) == 0
+    assert compare.main([str(tmp_path / name), str(runs[1]), out]) == 0
     assert (tmp_path / "out/compare.png").exists()
 
 

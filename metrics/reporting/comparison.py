@@ -99,8 +99,8 @@ def draw_frames(axes: Axes, versus: Versus, found: Comparison, ink: str) -> None
 
 def _short(name: str) -> str:
     """At most 34 letters; what stands between two dollars is no formula."""
-    name = name.replace("$", r"\$")
-    return name if len(name) <= 34 else f"{name[:16]}\N{HORIZONTAL ELLIPSIS}{name[-16:]}"
+    name = name if len(name) <= 34 else f"{name[:16]}\N{HORIZONTAL ELLIPSIS}{name[-16:]}"
+    return name.replace("$", r"\$")
 
 
 def effects(versus: Versus) -> list[tuple[str, float, list[float]]]:

@@ -27,7 +27,7 @@ PROMPT = "a picture of"
 BEGIN, SECOND = "[DEC]", "[ENC]"  # pieces that BLIP adds to BERT's, in this order
 RULES = SearchRules(beams=3, longest=20, shortest=5)
 # Of the image tower: what timm's is not by itself, which is the base.
-SIZES = {"base": {}, "large": {"embed_dim": 1024, "depth": 24, "num_heads": 16}}
+SIZES: dict[str, dict] = {"base": {}, "large": {"embed_dim": 1024, "depth": 24, "num_heads": 16}}
 PARTS = ("visual_encoder.", "text_decoder.")  # of a released file
 
 

@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch.nn import Module
 
 from egogen.weight_files import check_names, fit_names, read_weight_file, shapes_of, tensors
+
+Network = TypeVar("Network", bound=Module)
 
 
 def load_state_dict(
@@ -25,7 +28,7 @@ def load_state_dict(
     return {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
 
 
-def fill(module: Module, state: Mapping, path: str | os.PathLike) -> Module:
+def fill(module: Network, state: Mapping, path: str | os.PathLike) -> Network:
     """Put `state` into `module` for evaluation; missing tensors or other shapes are errors.
 
     Names that the module does not have are left out (classifiers, text towers). Counters of batch
@@ -42,7 +45,7 @@ def fill(module: Module, state: Mapping, path: str | os.PathLike) -> Module:
     return module.eval().requires_grad_(False)
 
 
-def filled(make: Callable[[], Module], state: Mapping, path: str | os.PathLike) -> Module:
+def filled(make: Callable[[], Network], state: Mapping, path: str | os.PathLike) -> Network:
     """What `make` makes, with the tensors of `state` in place of its initial ones, see `fill`."""
     from transformers.initialization import no_init_weights  # here: reading needs no transformers
 

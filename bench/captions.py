@@ -16,16 +16,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import BlipForConditionalGeneration
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 
 from bench.measuring import seconds  # noqa: E402
 from egogen.errors import command_parser, run_command  # noqa: E402
-from metrics.measures.captions import RULES, SIDE, SIZES, blip_config  # noqa: E402
+from metrics.measures.captions import RULES, SIDE, SIZES, Captioner  # noqa: E402
 from metrics.networks.beam_search import beam_search  # noqa: E402
-from metrics.networks.blip_attention import image_states  # noqa: E402
 
 PROMPT = [30522, 1037, 3861, 1997]  # pieces of "a picture of", behind BLIP's first one
 
@@ -39,22 +37,27 @@ def plain(network: torch.nn.Module, pieces: torch.Tensor, *, past_key_values, **
 @torch.inference_mode()
 def measure(kind: str, count: int, batch_size: int, device: torch.device) -> dict:
     torch.manual_seed(0)
-    network = BlipForConditionalGeneration(blip_config(kind)).eval().to(device)
-    tower, decoder = network.vision_model, network.text_decoder
+    network = Captioner(kind).eval().to(device)
+    tower, decoder = network.visual_encoder, network.text_decoder
+    tower.init_weights()
     images = torch.randn(count, 3, SIDE, SIDE, device=device)
     captions: dict[str, list] = {"loop": [], "batched": []}
 
+    def fuse(fused: bool) -> None:
+        for block in tower.blocks:
+            block.attn.fused_attn = fused
+
     def loop() -> None:
+        fuse(False)
         for image in images.split(1):
-            states = tower(image).last_hidden_state
-            captions["loop"] += beam_search(partial(plain, decoder), states, PROMPT, RULES)
+            captions["loop"] += beam_search(partial(plain, decoder), tower(image), PROMPT, RULES)
 
     def batched() -> None:
+        fuse(True)
         for batch in images.split(batch_size):
-            states = image_states(tower, batch)
-            captions["batched"] += beam_search(decoder, states, PROMPT, RULES)
+            captions["batched"] += beam_search(decoder, tower(batch), PROMPT, RULES)
 
-    beam_search(decoder, image_states(tower, images[:1]), PROMPT, RULES)  # warms up
+    beam_search(decoder, tower(images[:1]), PROMPT, RULES)  # warms up
     taken = {side.__name__: seconds(side, device) for side in (loop, batched)}
     same = [a[1] == b[1] for a, b in zip(captions["loop"], captions["batched"], strict=True)]
     return {

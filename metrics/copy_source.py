@@ -15,8 +15,9 @@ from collections.abc import Sequence
 
 from egogen.actions import inside, read_actions
 from egogen.atomic import atomic_path, write_bytes
-from egogen.errors import command_parser, run_command
+from egogen.errors import EgoGenError, command_parser, run_command
 from egogen.frames import read_rgb
+from metrics.frame_pairs import SUFFIXES
 
 
 def copy_sources(
@@ -33,6 +34,9 @@ def copy_sources(
         image = read_rgb(source)
         if source.suffix.lower() == target.suffix.lower():
             write_bytes(target, source.read_bytes())
+        elif target.suffix.lower() not in SUFFIXES:
+            where = f"{edit_file}: entry {entry.key}: image_1"
+            raise EgoGenError(f"{where} {entry.image_1!r}: expected .jpg or .png")
         else:
             with atomic_path(target) as temporary:
                 image.save(temporary, quality=95)

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from egogen.atomic import read_json, write_json, write_text
+from egogen.atomic import read_json, read_object, write_json, write_text
 from egogen.errors import EgoGenError
 from metrics.frame_pairs import Pair
 from metrics.registry import METRICS
@@ -186,12 +186,4 @@ def read_figures(folder: Path) -> dict[str, Any]:
             f"{folder}: holds no {METRIC_FILE}; measure first: "
             "python metrics/all_metrics_in_one.py --help"
         )
-    return read_object(path, "figures")
-
-
-def read_object(path: str | os.PathLike, what: str) -> dict[str, Any]:
-    """A JSON object; EgoGenError saying what was expected for any other value."""
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise EgoGenError(f"{path}: expected an object of {what}, found {type(found).__name__}")
-    return found
+    return read_object(path, "an object of figures")

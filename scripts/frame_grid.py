@@ -17,7 +17,7 @@ from egogen.actions import inside, read_actions  # noqa: E402
 from egogen.atomic import atomic_path  # noqa: E402
 from egogen.errors import EgoGenError, command_parser, run_command  # noqa: E402
 from egogen.frames import read_rgb  # noqa: E402
-from metrics.frame_pairs import frame_file  # noqa: E402
+from metrics.frame_pairs import SUFFIXES, frame_file  # noqa: E402
 from metrics.reporting.data import read_score  # noqa: E402
 
 COLUMNS = ("source", "generated", "ground truth")
@@ -49,6 +49,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--entries", type=int, default=4, help="rows at most (default: 4)")
     parser.add_argument("--out", required=True, type=Path, help="image file, as docs/frames.jpg")
     options = parser.parse_args(argv)
+    if options.out.suffix.lower() not in SUFFIXES:
+        raise EgoGenError(f"--out {options.out}: expected a name that ends in .jpg or .png")
     split = options.dataset_root, options.dataset, "val"
     frames = layout.frame_folder(*split)
     entries = read_actions(options.edit_file or layout.action_file(*split))

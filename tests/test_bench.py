@@ -12,11 +12,9 @@ TINY = ("--size", "tiny", "--repeats", "1")
 BENCHES = {  # script: (arguments, a key of what is printed)
     "captions": (("--kinds", "base", "--images", "1"), "base"),
     "sampling": (TINY, "step_ratio"),
-    "training": ((*TINY, "--memory-batch", "1"), "peak_memory"),
-    "annotations": (("--share", "0.002"), "ego4d-fho"),
+    "training": (TINY, "ratio"),
     "describe": (("--samples", "1", "--batch-size", "1", "--tokens", "2"), "speedup"),
 }
-SLOW = ("captions", "sampling", "training", "describe")  # tens of seconds
 
 
 def test_every_bench_is_here():
@@ -26,9 +24,8 @@ def test_every_bench_is_here():
     assert subprocess.run([sys.executable, "-c", line], cwd=ROOT, timeout=600).returncode == 0
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in BENCHES]
-)
+@pytest.mark.slow  # tens of seconds each
+@pytest.mark.parametrize("name", BENCHES)
 def test_a_bench_runs(name, tmp_path):
     arguments, key = BENCHES[name]
     command = [sys.executable, ROOT / f"bench/{name}.py", *arguments]

@@ -110,9 +110,10 @@ def test_bad_input_is_one_line_and_leaves_no_file(root, script, tmp_path, capsys
         (root, [f"--score={tmp_path / 'score.json'}"], "--entries 4 of 0"),
         (tmp_path / "copy/data", [], "no such image"),
     ]
+    cases.append((root, [f"--out={tmp_path / 'out/grid.xyz'}"], "ends in .jpg or .png"))
     for place, more, expected in cases:
         with pytest.raises(SystemExit) as stopped:
             run_command(script.main, arguments(place, tmp_path / "out/grid.jpg", *more))
         error = capsys.readouterr().err.strip()
         assert stopped.value.code == 2 and "\n" not in error and expected in error, error
-        assert not (tmp_path / "out/grid.jpg").exists()
+        assert not [*tmp_path.glob("out/*")]

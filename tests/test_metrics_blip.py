@@ -4,6 +4,7 @@ Full-size networks, weights filled by the recipe that the golden numbers were co
 """
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,9 +19,9 @@ from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
 from metrics.frame_pairs import find_pairs
 from metrics.measures import captions
+from metrics.measures.captions import Captioner
 from metrics.networks.beam_search import SearchRules, beam_search
-from metrics.networks.blip_attention import image_states
-from metrics.networks.loading import load_state_dict
+from metrics.networks.loading import filled, load_state_dict
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def compare(kind: str, network, tokenizer, count: int) -> torch.Tensor:
     np.testing.assert_allclose(
         inputs[0, :, ::16, ::16].numpy(), stored["first_input_384_stride16"], atol=1e-6
     )
-    states = image_states(network.vision_model, inputs)
+    states = network.visual_encoder(inputs)
     np.testing.assert_allclose(
         states[:, ::48, ::16].numpy(), arrays["visual_encoder_tok_stride48_ch_stride16"], atol=5e-4
     )
@@ -82,7 +83,7 @@ def without_end(row: list[int]) -> list[int]:
 
 
 def test_base_as_released_whatever_the_batch(tokenizer):
-    network = captions.captioner("base", state_dict("blip_base"), "model_base.pth")
+    network = filled(partial(Captioner, "base"), state_dict("blip_base"), "model_base.pth")
     assert not any(module.training for module in network.modules())
     states = compare("base", network, tokenizer, 2)
     figures, _ = golden("base")
@@ -95,7 +96,7 @@ def test_base_as_released_whatever_the_batch(tokenizer):
 @pytest.mark.timeout(7200)  # on a busy machine
 @pytest.mark.parametrize("kind,count", [("base", 3), ("large", 1)])
 def test_all_golden_pictures_as_released(kind, count, tokenizer):
-    network = captions.captioner(kind, state_dict(f"blip_{kind}"), f"model_{kind}.pth")
+    network = filled(partial(Captioner, kind), state_dict(f"blip_{kind}"), f"model_{kind}.pth")
     compare(kind, network, tokenizer, count)
 
 
@@ -205,4 +206,4 @@ def test_a_file_of_the_other_size_is_refused_by_name(tmp_path):
     torch.save({"model": state}, tmp_path / "model_large_caption.pth")
     found = load_state_dict(tmp_path / "model_large_caption.pth")
     with pytest.raises(EgoGenError, match="model_large_caption.pth: .*missing: "):
-        captions.captioner("large", found, tmp_path / "model_large_caption.pth")
+        filled(partial(Captioner, "large"), found, tmp_path / "model_large_caption.pth")

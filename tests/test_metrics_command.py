@@ -309,6 +309,15 @@ def test_a_source_frame_is_copied_byte_by_byte_whatever_the_case_of_its_suffix(t
     assert len({file.read_bytes() for file in files}) == 1
 
 
+def test_a_target_of_an_unknown_suffix_is_refused(root):
+    content = json.loads((root / "ego4d_val.json").read_text())
+    content["clip-000a"]["0"]["image_1"] = "clip-000a/0/frame.xyz"
+    (root / "ego4d_val.json").write_text(json.dumps(content))
+    argv = [f"--source-path={root / 'EgoGen/ego4d.fho/val'}", f"--out={root / 'copied'}"]
+    with pytest.raises(EgoGenError, match=r"entry clip-000a/0: image_1 .*xyz.*expected .jpg"):
+        copy_source.main([*argv, f"--edit_file={root / 'ego4d_val.json'}"])
+
+
 def test_the_evaluation_knows_no_network():
     """Nothing heavy is imported before the frames were checked."""
     code = (

@@ -193,6 +193,15 @@ def test_compare_through_the_command_line(runs, tmp_path):
     assert picture.std() > 10 and picture.shape[1] > 800
 
 
+def test_a_run_s_name_is_no_formula(runs, tmp_path):
+    """matplotlib would read what stands between two dollars as one, and stop at this."""
+    name = r"lr $\rate$ of a run whose name is long $\s$"
+    shutil.copytree(runs[0], tmp_path / name)
+    out = f"--out={tmp_path / 'out'}"
+    assert compare.main([str(tmp_path / name), str(runs[1]), out]) == 0
+    assert (tmp_path / "out/compare.png").exists()
+
+
 def test_comparing_the_other_way_round_mirrors_everything(runs):
     there, back = (compare_runs(*map(read_run, pair)).figures for pair in (runs, runs[::-1]))
     for first, second in zip(there, back, strict=True):

@@ -6,6 +6,7 @@ Full-size networks, weights filled by the recipe that the golden numbers were co
 import json
 import sys
 import types
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from egogen.errors import EgoGenError
 from metrics.frame_pairs import Pair, find_pairs
 from metrics.measures import egovlp
 from metrics.networks import text_similarity
+from metrics.networks.loading import filled
 from metrics.networks.text_similarity import word_pieces
 from metrics.networks.video_transformer import GroupedAttention
 
@@ -115,9 +117,8 @@ def test_ego4d_as_released_from_a_checkpoint_with_its_author_s_class(tmp_path):
     "dataset,manifest,count", [("ego4d", "egovlp_4f", 6), ("epickitchen", "egovlp_16f", 2)]
 )
 def test_all_golden_pairs_as_released(dataset, manifest, count, mode):
-    with torch.device("meta"):
-        network = egovlp.VideoTransformer(egovlp.FRAMES[dataset])
-    egovlp.fill(network, state_dict(manifest, "video_model|vid_proj"), manifest)
+    make = partial(egovlp.VideoTransformer, egovlp.FRAMES[dataset])
+    network = filled(make, state_dict(manifest, "video_model|vid_proj"), manifest)
     compare(network, dataset, mode, range(count))
 
 
@@ -173,7 +174,8 @@ def test_similarity_of_texts_as_released(vocabulary, tmp_path):
     long = "stir the soup with a spoon and " * 120
     ids = text_similarity.cut_ids(tokenizer, long)
     assert len(ids) == 512 and ids[-3:] == figures["long_text"]["last_ids"]
-    tower = text_similarity.TextTower(state_dict("egovlp_4f", r"text_model|txt_proj"), "x")
+    state = state_dict("egovlp_4f", r"text_model|txt_proj")
+    tower = filled(text_similarity.TextTower, state, "x")
     for name in ("description", "caption"):
         known = [entry[f"{name}_ids"] for entry in entries]
         for batch_size in (1, 4):

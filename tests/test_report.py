@@ -155,7 +155,9 @@ def test_the_headline_holds_eight_figures_and_first_the_action():
         return re.findall("<span>([^<]+)</span>", text[: text.index("<h2>Figures")])
 
     assert names() == order
-    data.score = {"done_rate": 0.25, "by_verb": [1]}  # another tool's: no table of verbs
+    data.score = {"by_verb": {"cut": 0.5}}  # another tool's: no rows of verbs
+    page(data, {"best": [], "worst": [], "others": []})
+    data.score = {"done_rate": 0.25, "by_verb": [1]}  # no table of verbs
     data.descriptions = {"hand": 0.125, "all": None, "count": 4}
     assert names() == ["Action done", "Descriptions right", *order[:6]]
     text = page(data, {"best": [], "worst": [], "others": []})
@@ -263,6 +265,9 @@ def test_bad_input_is_one_line(measured, tmp_path, capsys):
     good = arguments(measured)
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.json").write_text("[1, 2]")
+    (tmp_path / "texts.json").write_text('{"object": "0.5"}')
+    shutil.copytree(measured / "run/metric", tmp_path / "listed")
+    (tmp_path / "listed/blip.json").write_text("[]")
     (tmp_path / "none.jsonl").write_text('{"step": 1}\n')
     (tmp_path / "broken.jsonl").write_text('{"step"\n{"step": 1, "loss": 2}\n')
     shutil.copytree(measured / "run/metric", tmp_path / "metric")
@@ -270,7 +275,9 @@ def test_bad_input_is_one_line(measured, tmp_path, capsys):
     cases = [
         ([f"--metric={tmp_path / 'no'}"], "measure first: python metrics/all_metrics_in_one.py"),
         ([f"--metric={tmp_path / 'metric'}"], "not a table of per-sample figures"),
+        ([f"--metric={tmp_path / 'listed'}"], "blip.json: expected an object"),
         ([f"--score={tmp_path / 'list.json'}"], "expected an object of scores"),
+        ([f"--description-score={tmp_path / 'texts.json'}"], "field 'object': expected a number"),
         ([f"--stage1-log={tmp_path / 'list.json'}"], "log_history"),
         ([f"--stage2-log={tmp_path / 'none.jsonl'}"], "holds no losses"),
         ([f"--stage2-log={tmp_path / 'broken.jsonl'}"], "line 1: not valid JSON"),

@@ -4,22 +4,21 @@ The captioner is always in evaluation mode. The released script leaves dropout o
 captions depend on the order, the batch size and what ran before, and cannot be reproduced.
 """
 
-import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import BlipConfig, BlipForConditionalGeneration, BlipTextConfig, BlipVisionConfig
+from timm.models.vision_transformer import VisionTransformer
+from transformers import BlipTextConfig
+from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
 from egogen.frames import read_rgb
 from metrics.frame_pairs import Pair
 from metrics.images import CLIP_MEAN, CLIP_STD, batches, read_ahead, to_tensor
 from metrics.networks.beam_search import SearchRules, beam_search
-from metrics.networks.blip_attention import image_states
-from metrics.networks.loading import library_network, load_state_dict
+from metrics.networks.loading import filled, load_state_dict
 from metrics.networks.text_similarity import similarities, text_tower, word_pieces
 from metrics.registry import METRICS, Measured, Settings, finite_mean
 
@@ -27,43 +26,24 @@ SIDE = 384  # pixels
 PROMPT = "a picture of"
 BEGIN, SECOND = "[DEC]", "[ENC]"  # pieces that BLIP adds to BERT's, in this order
 RULES = SearchRules(beams=3, longest=20, shortest=5)
-# Of the vision tower; what is not named is as in BLIP's own configuration, the base.
-LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
-SIZES: dict[str, dict] = {"base": {}, "large": {**LARGE, "num_attention_heads": 16}}
-PARTS = ("visual_encoder.", "text_decoder.")
-# What the released files call the library's names, from left to right.
-NAMES = (
-    (r"^visual_encoder\.cls_token$", "vision_model.embeddings.class_embedding"),
-    (r"^visual_encoder\.pos_embed$", "vision_model.embeddings.position_embedding"),
-    (r"^visual_encoder\.patch_embed\.proj\.", "vision_model.embeddings.patch_embedding."),
-    (r"^visual_encoder\.norm\.", "vision_model.post_layernorm."),
-    (r"^visual_encoder\.blocks\.", "vision_model.encoder.layers."),
-    (r"^(vision_model\.encoder\..*)\.attn\.proj\.", r"\1.self_attn.projection."),
-    (r"^(vision_model\.encoder\..*)\.attn\.", r"\1.self_attn."),
-    (r"^(vision_model\.encoder\..*)\.norm([12])\.", r"\1.layer_norm\2."),
-)
+# Of the image tower: what timm's is not by itself, which is the base.
+SIZES: dict[str, dict] = {"base": {}, "large": {"embed_dim": 1024, "depth": 24, "num_heads": 16}}
+PARTS = ("visual_encoder.", "text_decoder.")  # of a released file
 
 
-def library_name(name: str) -> str:
-    """Name of a parameter in a released BLIP file -> in transformers."""
-    for pattern, replacement in NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+class Captioner(torch.nn.Module):
+    """BLIP of `kind`, base or large; its parameters have the names of a released file.
 
+    The image tower takes (n, 3, 384, 384) and gives states (n, 577, width).
+    """
 
-def blip_config(kind: str) -> BlipConfig:
-    """The released network of `kind`: base or large."""
-    text = BlipTextConfig(num_attention_heads=12)
-    vision = BlipVisionConfig(image_size=SIDE, layer_norm_eps=1e-6, **SIZES[kind])
-    return BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict())
-
-
-def captioner(
-    kind: str, state: Mapping[str, torch.Tensor], path: str | os.PathLike
-) -> BlipForConditionalGeneration:
-    """The captioner of `kind` (base, large) from the tensors of the released file `path`."""
-    renamed = {library_name(name): tensor for name, tensor in state.items()}
-    return library_network(BlipForConditionalGeneration, blip_config(kind), renamed, path)
+    def __init__(self, kind: str):
+        super().__init__()
+        tower = VisionTransformer(
+            SIDE, num_classes=0, global_pool="", weight_init="skip", **SIZES[kind]
+        )
+        config = BlipTextConfig(num_attention_heads=12, encoder_hidden_size=tower.embed_dim)
+        self.visual_encoder, self.text_decoder = tower, BlipTextLMHeadModel(config)
 
 
 def image_input(image: Image.Image) -> torch.Tensor:
@@ -93,9 +73,9 @@ def texts_of(tokenizer, found: Sequence[list[int]]) -> list[str]:
 
 
 @torch.inference_mode()
-def captions(network: BlipForConditionalGeneration, tokenizer, inputs: torch.Tensor) -> list[str]:
+def captions(network: Captioner, tokenizer, inputs: torch.Tensor) -> list[str]:
     """Inputs (n, 3, 384, 384) -> a caption each."""
-    states = image_states(network.vision_model, inputs)
+    states = network.visual_encoder(inputs)
     found = beam_search(network.text_decoder, states, prompt_pieces(tokenizer), RULES)
     return texts_of(tokenizer, [pieces for _, pieces in found])
 
@@ -111,14 +91,15 @@ def by_entry(pairs: Sequence[Pair], texts: Sequence[str]) -> dict[str, dict[str,
 def _measure(kind: str, pairs: Sequence[Pair], settings: Settings) -> Measured:
     metric = METRICS[f"blip_{kind}"]
     blip, egovlp, distilbert, bert = metric.weight_files(settings)
-    network = captioner(kind, load_state_dict(blip, PARTS), blip).to(settings.device)
+    state = load_state_dict(blip, PARTS)
+    network = filled(partial(Captioner, kind), state, blip).to(settings.device)
     tokenizer = caption_pieces(bert)
     inputs = [pair.generated for pair in pairs]
     read = read_ahead(lambda path: image_input(read_rgb(path)), inputs, settings, metric.name)
     texts: list[str] = []
     for batch in batches(read, settings.batch_size):
         texts += captions(network, tokenizer, torch.stack(batch).to(settings.device))
-    del network
+    del network, state
     descriptions = [pair.entry.texts[settings.llava_key] for pair in pairs]
     tower = text_tower(egovlp, settings.device)
     values = similarities(tower, distilbert, descriptions, texts, settings.batch_size)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
@@ -9,7 +10,7 @@ from torchvision.transforms.functional import normalize
 
 from metrics.frame_pairs import Pair
 from metrics.images import CLIP_MEAN, CLIP_STD, batches, read_ahead, read_unresized, squeezed
-from metrics.networks.loading import fill, load_state_dict, part_of
+from metrics.networks.loading import filled, load_state_dict
 from metrics.registry import METRICS, Measured, Settings, finite_mean
 
 SIDE, WIDTH = 224, 768  # pixels of the input, numbers of the embedding
@@ -18,9 +19,8 @@ SIDE, WIDTH = 224, 768  # pixels of the input, numbers of the embedding
 def image_tower(state: Mapping[str, torch.Tensor], path: str | os.PathLike) -> torch.nn.Module:
     """OpenAI's ViT-L/14 with QuickGELU from the `visual.*` tensors of the CLIP file `path`."""
     config = CLIPVisionCfg(layers=24, width=1024, patch_size=14, image_size=SIDE)
-    with torch.device("meta"):
-        tower = _build_vision_tower(WIDTH, config, quick_gelu=True)
-    return fill(tower, part_of(state, "visual."), path)
+    make = partial(_build_vision_tower, WIDTH, config, quick_gelu=True)
+    return filled(lambda: torch.nn.ModuleDict({"visual": make()}), state, path)["visual"]
 
 
 def image_inputs(images: Sequence[torch.Tensor], device: str | torch.device) -> torch.Tensor:

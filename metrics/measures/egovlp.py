@@ -14,7 +14,7 @@ from torchvision.transforms.functional import center_crop, normalize, resize
 
 from metrics.frame_pairs import Pair
 from metrics.images import batches, read_ahead, read_source, read_unresized, resized, to_tensor
-from metrics.networks.loading import fill, load_state_dict
+from metrics.networks.loading import filled, load_state_dict
 from metrics.networks.video_transformer import PARTS, SIDE, VideoTransformer
 from metrics.registry import METRICS, Measured, Settings, finite_mean
 
@@ -25,10 +25,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in 
 @lru_cache(maxsize=1)
 def video_network(path: Path, frames: int, device: str) -> VideoTransformer:
     """The network of an EgoVLP file; kept, since both metrics use it."""
-    with torch.device("meta"):
-        network = VideoTransformer(frames)
-    fill(network, load_state_dict(path, PARTS), path)
-    return network.to(device)
+    state = load_state_dict(path, PARTS)
+    return filled(partial(VideoTransformer, frames), state, path).to(device)
 
 
 def frame_input(image: torch.Tensor) -> torch.Tensor:

@@ -3,15 +3,16 @@
 Today's libraries divide a caption's log-probability by the number of generated word pieces, the
 end included; the old one by the number of all of them, the prompt included and the end not. The new
 rule prefers longer captions, so other captions win.
+
+Shapes: n images, w captions of each that go on (one reads the prompt, then b beams), l pieces.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
-
-Candidate = tuple[float, int, int]  # log-probability so far, beam, next piece
 
 
 @dataclass(frozen=True)
@@ -29,50 +30,9 @@ class SearchRules:
         return pieces if self.count_prompt else pieces - prompt + ended
 
 
-@dataclass
-class _Search:
-    """What is known about one image: its finished captions, at most as many as beams."""
-
-    rules: SearchRules
-    prompt: int
-    finished: list[tuple[float, list[int]]] = field(default_factory=list)
-    done: bool = False
-
-    def add(self, total: float, pieces: list[int], ended: bool) -> None:
-        score = total / self.rules.length(len(pieces), self.prompt, ended)
-        self.finished.append((score, pieces))
-        self.finished.sort(key=lambda caption: caption[0], reverse=True)
-        del self.finished[self.rules.beams :]
-
-    def advance(self, candidates: list[Candidate], beams: list[list[int]]) -> list[Candidate]:
-        """Take over what ends, and give the (total, beam, piece) that go on.
-
-        `candidates`: (total, beam, piece) with the best total first, twice as many as beams.
-        """
-        goes_on: list[Candidate] = []
-        for rank, (total, beam, piece) in enumerate(candidates):
-            if piece != self.rules.end:
-                goes_on.append((total, beam, piece))
-            elif rank < self.rules.beams:
-                self.add(total, beams[beam], True)
-            if len(goes_on) == self.rules.beams:
-                break
-        if len(self.finished) == self.rules.beams:
-            hope = candidates[0][0] / self.rules.length(len(beams[0]), self.prompt, True)
-            self.done = self.finished[-1][0] >= hope
-        return goes_on
-
-    def best(self, totals: list[float], beams: list[list[int]]) -> tuple[float, list[int]]:
-        """The caption; what was cut at the longest length competes with what ended by itself."""
-        if not self.done:
-            for total, pieces in zip(totals, beams, strict=True):
-                self.add(total, pieces, False)
-        return self.finished[0]
-
-
 @torch.inference_mode()
 def beam_search(
-    network: Callable, states: torch.Tensor, prompt: list[int], rules: SearchRules
+    network: Callable, states: Tensor, prompt: list[int], rules: SearchRules
 ) -> list[tuple[float, list[int]]]:
     """(score, pieces with the prompt, without the end) of the best caption of each image.
 
@@ -81,54 +41,51 @@ def beam_search(
     """
     # Keys and values of the image and of the pieces so far.
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    count, device, beams = len(states), states.device, rules.beams
-    width = 1  # one row an image reads the prompt, then `beams` rows go on
-    newest = pieces = torch.tensor([prompt] * count, device=device)
-    totals = torch.zeros(count, 1, device=device)
-    searches = [_Search(rules, len(prompt)) for _ in range(count)]
+    count, beams, length = len(states), rules.beams, len(prompt)
+    # Behind what is written there is the end; it is never written itself.
+    pieces = torch.full((count, 1, rules.longest), rules.end, device=states.device)  # (n, w, l)
+    pieces[..., :length] = torch.tensor(prompt)
+    newest = pieces[:, 0, :length]  # (n w, new ones)
+    totals = torch.zeros(count, 1, device=states.device)  # (n, w) log-probabilities
+    scores, ended = totals[:, :0], pieces[:, :0]  # at most b that ended, best first
+    done = torch.zeros_like(totals, dtype=torch.bool)  # (n, 1): none that goes on will be better
     while True:
-        logits = network(
-            newest, encoder_hidden_states=states, past_key_values=cache, use_cache=True
-        ).logits
-        log_probabilities = logits[:, -1].log_softmax(dim=-1)
-        if pieces.shape[1] < rules.shortest:
-            log_probabilities[:, rules.end] = -torch.inf
-        candidates = _candidates(log_probabilities, totals, 2 * beams)
-        rows = pieces.view(count, width, -1).tolist()
-        chosen = [
-            [(0.0, 0, rules.end)] * beams if search.done else search.advance(best, texts)
-            for search, best, texts in zip(searches, candidates, rows, strict=True)
-        ]
-        totals = torch.tensor([[total for total, _, _ in row] for row in chosen], device=device)
-        places = [number * width + beam for number, row in enumerate(chosen) for _, beam, _ in row]
-        order = torch.tensor(places, device=device)
-        newest = torch.tensor([[piece] for row in chosen for _, _, piece in row], device=device)
-        pieces = torch.cat([pieces[order], newest], dim=1)
-        if pieces.shape[1] >= rules.longest or all(search.done for search in searches):
+        read = {"encoder_hidden_states": states, "past_key_values": cache, "use_cache": True}
+        following = network(newest, **read).logits[:, -1].log_softmax(dim=-1)  # (n w, vocabulary)
+        if length < rules.shortest:
+            following[:, rules.end] = -torch.inf
+        sums = (totals[..., None] + following.view(*totals.shape, -1)).flatten(1)
+        best, places = sums.topk(2 * beams)  # (n, 2b), best first: b of them go on at least
+        beam, piece = places // following.shape[1], places % following.shape[1]
+        ends, divisor = piece == rules.end, rules.length(length, len(prompt), True)
+        values = (best / divisor).masked_fill(~ends | done, -torch.inf)[:, :beams]
+        scores, ended = _best(beams, (scores, values), (ended, _chosen(pieces, beam[:, :beams])))
+        done |= scores[:, -1:] >= best[:, :1] / divisor
+        going = ends.int().argsort(dim=1, stable=True)[:, :beams]
+        totals, beam, piece = (x.gather(1, going) for x in (best, beam, piece))
+        width, pieces = pieces.shape[1], _chosen(pieces, beam)
+        pieces[..., length], newest, length = piece, piece.view(-1, 1), length + 1
+        if length >= rules.longest or done.all():
             break
         if width == 1:
             cache.batch_repeat_interleave(beams)
-            states, width = states.repeat_interleave(beams, dim=0), beams
+            states = states.repeat_interleave(beams, dim=0)
         else:  # beams change places within their image, whose keys and values are equal
-            cache.self_attention_cache.reorder_cache(order)
-    rows = pieces.view(count, beams, -1).tolist()
-    return [
-        search.best(row, texts)
-        for search, row, texts in zip(searches, totals.tolist(), rows, strict=True)
-    ]
+            first = width * torch.arange(count, device=beam.device)[:, None]
+            cache.self_attention_cache.reorder_cache((first + beam).flatten())
+    # What was cut at the longest length competes with what ended by itself.
+    values = totals / rules.length(length, len(prompt), False)
+    scores, ended = _best(1, (scores, values.masked_fill(done, -torch.inf)), (ended, pieces))
+    rows = ([piece for piece in row if piece != rules.end] for row in ended[:, 0].tolist())
+    return list(zip(scores[:, 0].tolist(), rows, strict=True))
 
 
-def _candidates(
-    log_probabilities: torch.Tensor, totals: torch.Tensor, count: int
-) -> list[list[Candidate]]:
-    """Of each image the `count` best (total, beam, piece), best first.
+def _chosen(pieces: Tensor, numbers: Tensor) -> Tensor:
+    """Captions (n, w, l) by their numbers (n, k) -> (n, k, l)."""
+    return pieces.take_along_dim(numbers[..., None], dim=1)
 
-    `log_probabilities` (n * beams, vocabulary), `totals` (n, beams) of the beams so far.
-    """
-    vocabulary = log_probabilities.shape[1]
-    sums = totals[:, :, None] + log_probabilities.view(*totals.shape, vocabulary)
-    best = sums.flatten(1).topk(count)
-    return [
-        [(total, *divmod(place, vocabulary)) for total, place in zip(*row, strict=True)]
-        for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    ]
+
+def _best(count: int, scores: Sequence[Tensor], pieces: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The `count` best of captions in two parts, best first, of equals those of the first part."""
+    values, order = torch.cat([*scores], dim=1).sort(dim=1, descending=True, stable=True)
+    return values[:, :count], _chosen(torch.cat([*pieces], dim=1), order[:, :count])

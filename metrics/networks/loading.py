@@ -1,11 +1,15 @@
 """Weight files under their released names -> state dicts, without running what they contain."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
+from torch.nn import Module
 
 from egogen.weight_files import check_names, fit_names, read_weight_file, shapes_of, tensors
+
+Network = TypeVar("Network", bound=Module)
 
 
 def load_state_dict(
@@ -24,13 +28,11 @@ def load_state_dict(
     return {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
 
 
-def fitting(
-    module: torch.nn.Module, state: Mapping, path: str | os.PathLike
-) -> dict[str, torch.Tensor]:
-    """The tensors of `state` that `module` has; missing ones or other shapes are errors.
+def fill(module: Network, state: Mapping, path: str | os.PathLike) -> Network:
+    """Put `state` into `module` for evaluation; missing tensors or other shapes are errors.
 
     Names that the module does not have are left out (classifiers, text towers). Counters of batch
-    normalisation may be absent.
+    normalisation may be absent. The tensors are taken over, not copied.
     """
     expected = {
         name: shape
@@ -39,38 +41,14 @@ def fitting(
     }
     where = f"{path}: expected the weights of {type(module).__name__}"
     check_names(shapes_of(state), expected, where, unexpected=True)
-    return {name: state[name] for name in expected}
-
-
-def fill(module: torch.nn.Module, state: Mapping, path: str | os.PathLike) -> torch.nn.Module:
-    """Put `state` into `module` for evaluation, see `fitting`.
-
-    The tensors are taken over, not copied, so the module may have been made on the meta device.
-    """
-    module.load_state_dict(fitting(module, state, path), strict=False, assign=True)
+    module.load_state_dict({name: state[name] for name in expected}, strict=False, assign=True)
     return module.eval().requires_grad_(False)
 
 
-def library_network(kind, config, state: Mapping, path: str | os.PathLike):
-    """A network of `kind`, a model class of transformers, that takes over the tensors of `state`.
+def filled(make: Callable[[], Network], state: Mapping, path: str | os.PathLike) -> Network:
+    """What `make` makes, with the tensors of `state` in place of its initial ones, see `fill`."""
+    from transformers.initialization import no_init_weights  # here: reading needs no transformers
 
-    `config` is of that class. Raises EgoGenError naming `path` when `state` does not fit.
-    """
-    from transformers.utils import logging  # here: reading a file needs no transformers
-
-    with torch.device("meta"):
-        fit = fitting(kind(config), state, path)
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        network = kind.from_pretrained(None, config=config, state_dict=fit)
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-    return network.eval().requires_grad_(False)
-
-
-def part_of(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
-    names = [name for name in state if name.startswith(prefix)]
-    return {name.removeprefix(prefix): state[name] for name in names}
+    with no_init_weights():  # on the meta device it would lack the buffers that it computes
+        network = make()
+    return fill(network, state, path)

@@ -3,8 +3,7 @@
 Shapes: n texts, l word pieces of each.
 """
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from transformers import BertTokenizer, DistilBertConfig, DistilBertModel
 
 from egogen.errors import EgoGenError
 from metrics.images import equal_groups
-from metrics.networks.loading import fill, library_network, load_state_dict, part_of
+from metrics.networks.loading import filled, load_state_dict
 from metrics.networks.video_transformer import EMBEDDING, PARTS
 
 VOCABULARY = 30522  # word pieces; another one would not have the ids of the weights
@@ -25,14 +24,11 @@ LONGEST = 512  # word pieces of a text, the first and the last included
 class TextTower(nn.Module):
     """`text_model.*` and `txt_proj.*` of an EgoVLP file."""
 
-    def __init__(self, state: Mapping, path: str | os.PathLike):
+    def __init__(self):
         super().__init__()
-        config = DistilBertConfig()
-        inner = part_of(state, "text_model.")
-        self.text_model = library_network(DistilBertModel, config, inner, path)
-        with torch.device("meta"):
-            self.txt_proj = nn.Sequential(nn.ReLU(), nn.Linear(config.dim, EMBEDDING))
-        fill(nn.ModuleDict({"txt_proj": self.txt_proj}), state, path)
+        self.text_model = DistilBertModel(DistilBertConfig())
+        width = self.text_model.config.dim
+        self.txt_proj = nn.Sequential(nn.ReLU(), nn.Linear(width, EMBEDDING))
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Word pieces (n, l) int64 without padding -> (n, 256)."""
@@ -43,7 +39,7 @@ class TextTower(nn.Module):
 @lru_cache(maxsize=1)
 def text_tower(path: Path, device: str) -> TextTower:
     """The text side of an EgoVLP file; kept, since both captioners use it."""
-    return TextTower(load_state_dict(path, PARTS), path).to(device)
+    return filled(TextTower, load_state_dict(path, PARTS), path).to(device)
 
 
 @torch.inference_mode()

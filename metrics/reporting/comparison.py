@@ -5,10 +5,8 @@ from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
 from metrics.intervals import FLIPS, Comparison
 from metrics.registry import KEYS, Key
@@ -100,7 +98,9 @@ def draw_frames(axes: Axes, versus: Versus, found: Comparison, ink: str) -> None
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 34 else f"{name[:16]}\N{HORIZONTAL ELLIPSIS}{name[-16:]}"
+    """At most 34 letters; what stands between two dollars is no formula."""
+    name = name if len(name) <= 34 else f"{name[:16]}\N{HORIZONTAL ELLIPSIS}{name[-16:]}"
+    return name.replace("$", r"\$")
 
 
 def effects(versus: Versus) -> list[tuple[str, float, list[float]]]:
@@ -156,13 +156,13 @@ def panels(versus: Versus, ink: str = INK) -> list[Drawing]:
     ]
 
 
-def comparison_image(versus: Versus, dpi: int = 120) -> Image.Image:
-    """All panels and the names of the runs in one image, RGB."""
+def comparison_figure(versus: Versus) -> Figure:
+    """All panels and the names of the runs."""
     drawn = panels(versus, DARK) or [partial(_write_overall, figures=versus.figures)]
     columns = min(COLUMNS, max(2, len(drawn)))
     rows = -(-len(drawn) // columns)
-    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.6), layout="constrained")
-    figure.patch.set_facecolor(PAPER)
+    size = PANEL[0] * columns, PANEL[1] * rows + 0.6
+    figure = Figure(size, dpi=120, facecolor=PAPER, layout="constrained")
     title = f"A: {_short(versus.first.name)}   B: {_short(versus.second.name)}"
     count = f"{len(versus.frames)} frames of {versus.clips} clips"
     figure.suptitle(f"{title}   ({count})", color=DARK, fontsize=12, fontweight="bold")
@@ -172,10 +172,7 @@ def comparison_image(versus: Versus, dpi: int = 120) -> Image.Image:
         draw(axes)
     for axes in grid[len(drawn) :]:
         axes.set_axis_off()
-    canvas = FigureCanvasAgg(figure)
-    figure.set_dpi(dpi)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3].copy())
+    return figure
 
 
 def _write_overall(axes: Axes, figures: Sequence[Comparison]) -> None:

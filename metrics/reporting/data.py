@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from egogen.actions import inside, read_actions
-from egogen.atomic import parse_json, read_json
+from egogen.atomic import parse_json, read_json, read_object
 from egogen.errors import EgoGenError
 from metrics.frame_pairs import frame_file
 from metrics.intervals import SUFFIX
 from metrics.registry import KEYS, METRICS
 from metrics.reporting.runs import Versus
-from metrics.results import SAMPLE_FILE, read_figures, read_object, read_table
+from metrics.results import SAMPLE_FILE, read_figures, read_table
 
+# Of scores, where they are there; another tool's may hold other things under other names.
+SHARES = ("done_rate", "other_action_rate", "verb", "object", "hand", "target", "all")
 RANKED_BY = ("psnr_changed_gain", "psnr")  # the first that was measured orders the samples
 
 
@@ -128,7 +130,7 @@ def read_captions(metric_folder: str | os.PathLike) -> dict[str, dict[str, str]]
         if (path := Path(metric_folder) / name).exists():
             found[title] = {
                 f"{clip}/{action}": str(caption).strip()
-                for clip, actions in read_json(path).items()
+                for clip, actions in read_object(path).items()
                 for action, caption in actions.items()
             }
     return found
@@ -177,8 +179,8 @@ def read_score(path: str | os.PathLike | None, required: Sequence[str] = ()) -> 
     """An optional JSON object of scores; numbers named in `required` must be there."""
     if path is None:
         return None
-    found = read_object(path, "scores")
-    for name in required:
+    found = read_object(path, "an object of scores")
+    for name in (*required, *(name for name in SHARES if found.get(name) is not None)):
         if not isinstance(found.get(name), int | float):
             raise EgoGenError(f"{path}: field {name!r}: expected a number of mini.oracle.score")
     rows = found.get("rows", [])

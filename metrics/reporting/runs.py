@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from egogen.atomic import read_json
+from egogen.atomic import read_json, read_object
 from egogen.errors import EgoGenError
 from metrics.intervals import SUFFIX, Comparison, compare_columns, compare_resampled
 from metrics.registry import KEYS
@@ -78,8 +78,8 @@ def read_run(path: str | os.PathLike, name: str | None = None) -> Run:
         raise EgoGenError(f"{path}: no such folder, expected the results of a run")
     places = [folder, *(folder / inside for inside in INSIDE)]
     found = next((place for place in places if (place / METRIC_FILE).is_file()), folder)
-    overall, inputs = read_figures(found), read_json(found / INPUT_FILE)
-    if not isinstance(inputs, dict) or not {"metrics", "targets"} <= inputs.keys():
+    overall, inputs = read_figures(found), read_object(found / INPUT_FILE)
+    if not {"metrics", "targets"} <= inputs.keys():
         raise EgoGenError(
             f"{found / INPUT_FILE}: expected 'metrics' and 'targets'; of an earlier version? "
             "Measure again: python metrics/all_metrics_in_one.py --help"

@@ -31,8 +31,8 @@ class ActionEntry:
         return self.texts["action"]
 
 
-def safe_relative(value: Any, where: str) -> str:
-    """Check that `value` is a relative POSIX path that does not leave the root by its names.
+def safe_relative(value: Any, where: str, root: str = "the dataset root") -> str:
+    """Check that `value` is a relative POSIX path that does not leave `root` by its names.
 
     Links are not looked at: those in a folder were made by its owner.
     """
@@ -40,7 +40,7 @@ def safe_relative(value: Any, where: str) -> str:
     if not parts:
         raise EgoGenError(f"{where}: expected a relative path, found {value!r}")
     if value.startswith("/") or ".." in parts:
-        leaves = f"path {value!r} leaves the dataset root"
+        leaves = f"path {value!r} leaves {root}"
         raise EgoGenError(f"{where}: {leaves}, expected a relative path inside it")
     for part in parts:
         _file_name(part, f"{where}: path")
@@ -55,11 +55,12 @@ def inside(root: str | os.PathLike, relative: str) -> Path:
 def _file_name(value: str, where: str) -> None:
     """Names that every file system and archive takes; Windows reads a backslash as a slash."""
     if "\\" in value or "\0" in value or len(value.encode("utf-8", "replace")) > 255:
-        expected = "at most 255 bytes without backslash and zero byte"
+        expected = "at most 255 bytes with / between folders, no backslash and no zero"
         raise EgoGenError(f"{where} {value!r} cannot name a file, expected {expected}")
 
 
-def _identifier(value: str, where: str) -> str:
+def identifier(value: str, where: str) -> str:
+    """Check that `value` can name a folder. Raises EgoGenError."""
     if not value or value in (".", "..") or "/" in value:
         raise EgoGenError(f"{where}: {value!r} cannot name a folder, expected no slashes in it")
     _file_name(value, f"{where}: id")
@@ -70,8 +71,8 @@ def _entry(
     path: Path, clip: str, action_id: str, fields: Any, text_keys: tuple[str, ...]
 ) -> ActionEntry:
     where = f"{path}: entry {clip}/{action_id}"
-    _identifier(clip, f"{path}: clip")
-    _identifier(action_id, where)
+    identifier(clip, f"{path}: clip")
+    identifier(action_id, where)
     if not isinstance(fields, dict):
         raise EgoGenError(f"{where}: expected an object, found {type(fields).__name__}")
     for name in ("image_0", "image_1", *text_keys):

@@ -22,7 +22,7 @@ def read_records(path: Path) -> Records:
     if path.suffix.lower() == ".jsonl":
         return _json_lines(path)
     if path.suffix.lower() in (".pkl", ".pickle"):
-        from egogen.build.forms.pickled import read_pickle
+        from egogen.build.pickled import read_pickle
 
         return read_pickle(path)
     return [(where, dict(values)) for where, values in read_csv(path)]

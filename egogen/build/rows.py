@@ -5,10 +5,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
-from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from egogen.actions import safe_relative
 from egogen.errors import EgoGenError
 from egogen.layout import SPLITS
 
@@ -124,19 +124,9 @@ def split_of_file(path: Path, options: Options) -> str:
     return options.split or (named[-1] if named else SPLITS[0])
 
 
-@lru_cache  # a clip has many rows
 def check_clip(clip: str, what: str = "clip") -> None:
-    """Raises ValueError for what is no name of a file or folder below that of the videos."""
-    if "\\" in clip or not PurePosixPath(clip).parts:
-        raise ValueError(f"{what} {clip!r}, expected a name with / between folders")
-    if clip.startswith("/") or ".." in PurePosixPath(clip).parts:
-        raise ValueError(f"{what} {clip!r} leaves the folder of the videos")
-
-
-def check_id(name: str) -> None:
-    """Raises ValueError."""
-    if not name or "/" in name or "\\" in name or name in (".", ".."):
-        raise ValueError(f"id {name!r} cannot name a folder")
+    """Raises EgoGenError for what is no name of a file or folder below that of the videos."""
+    safe_relative(clip, what, "the folder of the videos")
 
 
 def check_texts(values: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from egogen.actions import identifier
 from egogen.atomic import write_text
 from egogen.build import rows as checks
 from egogen.build.records import Records, read_csv
@@ -66,7 +67,7 @@ def read_table(path: Path, options: Options) -> Table:
 def checked(path: Path, records: Records, make: Callable[[dict[str, Any]], Row]) -> Table:
     """What `make` gives of each record; the number within its clip is the id of a row without one.
 
-    Raises EgoGenError that names all that `make` refuses with a ValueError, and ids twice.
+    Raises EgoGenError that names all that `make` refuses, and ids twice.
     """
     rows: list[Row] = []
     bad: list[str] = []
@@ -78,13 +79,13 @@ def checked(path: Path, records: Records, make: Callable[[dict[str, Any]], Row])
             row = replace(
                 row, id=row.id or str(counts[row.clip]), split=checks.split_named(row.split)
             )
-            checks.check_id(row.id)
+            identifier(row.id, "id")
             if (row.clip, row.id) in taken:
                 raise ValueError(f"id {row.id} stands twice in clip {row.clip}")
             taken.add((row.clip, row.id))
             counts[row.clip] += 1
             rows.append(row)
-        except ValueError as error:
+        except (ValueError, EgoGenError) as error:
             bad.append(f"{where}: {error}")
     if bad:
         raise EgoGenError(f"{path}: {listed(bad, between='; ')}")

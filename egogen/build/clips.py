@@ -165,13 +165,9 @@ def clip_ids(places: Mapping[str, Path], clips: Iterable[str]) -> dict[str, str]
     ids = {}
     for clip, place in places.items():
         *folders, last = PurePosixPath(clip).parts
-        several = count[_folded(_stem(last))] > 1
-        ids[clip] = "_".join([*folders, clip_id(place)]) if several else clip_id(place)
+        name = place.name if place.is_dir() else _stem(place.name)
+        ids[clip] = "_".join([*folders, name]) if count[_folded(_stem(last))] > 1 else name
     return ids
-
-
-def clip_id(place: Path) -> str:
-    return place.name if place.is_dir() else _stem(place.name)
 
 
 @contextmanager

@@ -17,6 +17,8 @@ def read_records(path: Path) -> Records:
 
     Raises EgoGenError for a file that is not what its ending says.
     """
+    if not path.exists():
+        raise EgoGenError(f"{path}: no such file")
     if path.suffix.lower() == ".parquet":
         return _parquet(path)
     if path.suffix.lower() == ".jsonl":
@@ -80,8 +82,6 @@ def _parquet(path: Path) -> Records:
 
     try:
         rows = pyarrow.parquet.read_table(path).to_pylist()
-    except FileNotFoundError:
-        raise EgoGenError(f"{path}: no such file") from None
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise EgoGenError(f"{path}: not a parquet table ({error})") from None
     return [(f"row {number}", values) for number, values in enumerate(rows, 1)]

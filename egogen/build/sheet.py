@@ -1,12 +1,11 @@
 """Contact sheets: every pair side by side with its label, those with something wrong marked."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from egogen.atomic import write_bytes
+from egogen.atomic import atomic_path
 from egogen.build.judge import Limits
 from egogen.build.write import Pair, build_folder
 from egogen.frames import read_rgb
@@ -25,11 +24,9 @@ def write_sheets(
     written = []
     for page in range(min(pages, -(-len(ordered) // (COLUMNS * ROWS)))):
         group = ordered[page * COLUMNS * ROWS : (page + 1) * COLUMNS * ROWS]
-        encoded = io.BytesIO()
-        _sheet(root, dataset, group, limits).save(encoded, "PNG")
-        path = build_folder(root, dataset) / f"sheet_{page + 1}.png"
-        write_bytes(path, encoded.getvalue())
-        written.append(path)
+        written.append(build_folder(root, dataset) / f"sheet_{page + 1}.png")
+        with atomic_path(written[-1]) as temporary:
+            _sheet(root, dataset, group, limits).save(temporary)
     return written
 
 

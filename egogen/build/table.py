@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -71,19 +71,15 @@ def checked(path: Path, records: Records, make: Callable[[dict[str, Any]], Row])
     """
     rows: list[Row] = []
     bad: list[str] = []
-    taken: set[tuple[str, str]] = set()
-    counts: Counter[str] = Counter()  # clip -> rows so far
+    taken: dict[str, set[str]] = defaultdict(set)  # clip -> ids of its rows so far
     for where, values in records:
         try:
             row = make(values)
-            row = replace(
-                row, id=row.id or str(counts[row.clip]), split=checks.split_named(row.split)
-            )
-            identifier(row.id, "id")
-            if (row.clip, row.id) in taken:
+            ids = taken[row.clip]
+            row = replace(row, id=row.id or str(len(ids)), split=checks.split_named(row.split))
+            if identifier(row.id, "id") in ids:
                 raise ValueError(f"id {row.id} stands twice in clip {row.clip}")
-            taken.add((row.clip, row.id))
-            counts[row.clip] += 1
+            ids.add(row.id)
             rows.append(row)
         except (ValueError, EgoGenError) as error:
             bad.append(f"{where}: {error}")
@@ -97,21 +93,14 @@ def _row(values: dict[str, str], split: str) -> Row:
         if not values[name]:
             raise ValueError(f"{name} is empty")
     checks.check_texts(values)
-    times = _times(values)
+    said = {name: value for name, value in values.items() if value}
+    known: dict[str, Any] = {"start": None, "split": split, **said, **_times(values)}
     checks.check_clip(values["clip"])
-    rate = values.get("fps")
-    if rate and (not TIME.fullmatch(rate) or ":" in rate or not float(rate)):
-        raise ValueError(f"fps {rate!r}, expected frames a second")
-    return Row(
-        values["clip"],
-        times.pop("start", None),
-        values["action"],
-        split=values.get("split") or split,
-        id=values.get("id", ""),
-        description=values.get("description", ""),
-        fps=float(rate) if rate else None,
-        **times,
-    )
+    if rate := values.get("fps"):
+        if not TIME.fullmatch(rate) or ":" in rate or not float(rate):
+            raise ValueError(f"fps {rate!r}, expected frames a second")
+        known["fps"] = float(rate)
+    return Row(**known)
 
 
 def _times(values: dict[str, str]) -> dict[str, Any]:

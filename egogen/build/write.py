@@ -6,10 +6,11 @@ pair (pairs/<clip>/<id>.json), the table of all pairs with their figures (pairs.
 
 import csv
 import io
+import itertools
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -82,22 +83,16 @@ def write_pairs(
     done: dict[Row, Pair] = {}
     failures: list[str] = []
     with Progress(len(rows), "build", "pairs") as bar:
-        for clip, group in _by_clip(rows, request.timing).items():
-            for row, pair in _clip_pairs(root, places[clip], group, request):
+        # in the order of time a video is read fastest
+        ordered = sorted(rows, key=lambda row: (row.clip, row.times(request.timing)))
+        for clip, group in itertools.groupby(ordered, lambda row: row.clip):
+            for row, pair in _clip_pairs(root, places[clip], [*group], request):
                 if isinstance(pair, Pair):
                     done[row] = pair
                 else:
                     failures.append(f"{row.clip} {row.id}: {pair}")
                 bar.update()
     return [done[row] for row in rows if row in done], failures
-
-
-def _by_clip(rows: Iterable[Row], timing: Timing) -> dict[str, list[Row]]:
-    """Rows of each clip in the order of time, in which a video is read fastest."""
-    groups: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: row.times(timing)):
-        groups.setdefault(row.clip, []).append(row)
-    return groups
 
 
 def _clip_pairs(
@@ -138,7 +133,10 @@ def _write_pair(root: Path, clip, row: Row, request: Request) -> Pair:
         elif own:
             write_bytes(path, own)
         else:
-            encoded, image = io.BytesIO(), _scaled(frame.image, request.height)
+            encoded, image = io.BytesIO(), frame.image
+            if height := request.height:
+                width = max(round(image.width * height / image.height), 1)
+                image = image.resize((width, height), Image.Resampling.LANCZOS)
             try:
                 image.save(encoded, "JPEG", quality=JPEG_QUALITY)
             except (OSError, MemoryError) as error:  # a picture of more than 65,500 columns
@@ -180,13 +178,6 @@ def _link(source: Path, path: Path) -> None:
         os.link(os.path.realpath(source), path)
     except OSError:
         write_bytes(path, source.read_bytes())
-
-
-def _scaled(image: Image.Image, height: int | None) -> Image.Image:
-    if height is None or height == image.height:
-        return image
-    width = max(round(image.width * height / image.height), 1)
-    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _record_file(root: Path, request: Request, row: Row) -> Path:

@@ -1,6 +1,6 @@
 """Forms of annotation, official ones and the project's own table: each as rows."""
 
-import importlib
+import pkgutil
 from pathlib import Path
 
 from egogen.build.rows import Options, Table
@@ -21,5 +21,4 @@ FORMS = {
 
 def read_form(name: str, path: Path, options: Options) -> Table:
     """Rows of a file and what is left out of it. Raises EgoGenError: it is not of that form."""
-    module, function = FORMS[name].split(":")
-    return getattr(importlib.import_module(module), function)(path, options)
+    return pkgutil.resolve_name(FORMS[name])(path, options)

@@ -95,15 +95,12 @@ def _parsed(label: str) -> str:
         instrument = f" with the {possessive['part']}"
         text = text[possessive.end() :]
     words = re.split(r"(\s+)", text.strip(), maxsplit=1)
-    if words[0].lower() in _FORMS_OF_BE and len(words) == 3 and _is_progressive(words[2]):
-        words = re.split(r"(\s+)", words[2], maxsplit=1)
+    if words[0].lower() in _FORMS_OF_BE and len(words) == 3:
+        progressive = re.split(r"(\s+)", words[2], maxsplit=1)
+        first = progressive[0].lower()
+        words = progressive if first.endswith("ing") and verb_lemma(first) != first else words
     rest = " " + words[2] if len(words) == 3 else ""
     return verb_lemma(words[0]) + rest + instrument if words[0] else ""
-
-
-def _is_progressive(text: str) -> bool:
-    first = text.split(maxsplit=1)[0]
-    return first.lower().endswith("ing") and verb_lemma(first) != first.lower()
 
 
 def check_query(template: str) -> str:

@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Template
 
 from egogen import layout
 from egogen.errors import EgoGenError, run_command
@@ -52,13 +53,11 @@ def read_settings(path: Path | None = None) -> dict[str, str]:
 def _expanded(value: str, found: Mapping[str, str], where: str) -> str:
     """`value` with the home folder and the variables of earlier lines and of the environment."""
 
-    def variable(match: re.Match) -> str:
-        known, name = {**found, **os.environ}, match[1] or match[2]
-        if name not in known:
-            raise EgoGenError(f"{where}={value}: {match[0]} is no variable that is set")
-        return known[name]
-
-    value = re.sub(r"\$(?:(\w+)|\{(\w+)\}|)", variable, os.path.expanduser(value))
+    try:
+        value = Template(os.path.expanduser(value)).substitute({**found, **os.environ})
+    except (KeyError, ValueError) as error:
+        name = error.args[0] if isinstance(error, KeyError) else ""
+        raise EgoGenError(f"{where}={value}: ${name} is no variable that is set") from None
     if value.startswith("~"):
         raise EgoGenError(f"{where}={value}: there is no such user, expected ~/ or a path")
     return value

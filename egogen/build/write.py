@@ -47,11 +47,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Pair:
-    """A pair that has been written."""
+    """A pair that has been written; the two `frames` in its record lie below those of its split."""
 
     row: Row
-    image_0: str
-    image_1: str
     record: dict[str, Any]
 
 
@@ -144,7 +142,7 @@ def _write_pair(root: Path, clip, row: Row, request: Request) -> Pair:
             write_bytes(path, encoded.getvalue())
         record["frames"].append(name)
     write_json(_record_file(root, request, row), record)
-    return Pair(row, record["frames"][0], record["frames"][1], record)
+    return Pair(row, record)
 
 
 def _frames(clip, row: Row, request: Request) -> list[Frame]:
@@ -197,7 +195,7 @@ def _finished(root: Path, row: Row, request: Request) -> Pair | None:
         return None
     if "change" not in record:  # made before it was measured
         record["change"] = change(read_rgb(folder / source), read_rgb(folder / target))
-    return Pair(row, source, target, record)
+    return Pair(row, record)
 
 
 def write_dataset(root: Path, dataset: str, pairs: Sequence[Pair], kept: Sequence[Pair]) -> None:
@@ -205,10 +203,10 @@ def write_dataset(root: Path, dataset: str, pairs: Sequence[Pair], kept: Sequenc
     metadata: dict[str, dict[str, Any]] = {}
     actions: dict[str, dict[str, dict]] = {split: {} for split in SPLITS}
     for pair in kept:
-        texts = {"action": pair.row.action}
+        source, target = pair.record["frames"]
+        entry = {"image_0": source, "image_1": target, "action": pair.row.action}
         if pair.row.description:
-            texts[DESCRIPTION_KEY] = pair.row.description
-        entry = {"image_0": pair.image_0, "image_1": pair.image_1, **texts}
+            entry[DESCRIPTION_KEY] = pair.row.description
         actions[pair.row.split].setdefault(pair.row.clip_id, {})[pair.row.id] = entry
         fields = {n: pair.record[n] for n in ("width", "height", "fps") if pair.record[n]}
         clip = metadata.setdefault(pair.row.clip_id, fields)
@@ -235,11 +233,10 @@ def write_dataset(root: Path, dataset: str, pairs: Sequence[Pair], kept: Sequenc
 def _write_targets(root: Path, dataset: str, pairs: Sequence[Pair]) -> None:
     """`val_gt_for_metric`: the targets of val and nothing else (FID takes every file there)."""
     folder = frame_folder(root, dataset, GROUND_TRUTH)
-    wanted = {folder / pair.image_1: pair for pair in pairs}
-    for path in folder.rglob("*.jpg"):
-        if path not in wanted:
-            path.unlink()
-    for path, pair in wanted.items():
-        source = frame_folder(root, dataset, "val") / pair.image_1
+    wanted = {folder / pair.record["frames"][1] for pair in pairs}
+    for path in set(folder.rglob("*.jpg")) - wanted:
+        path.unlink()
+    for path in wanted:
+        source = frame_folder(root, dataset, "val") / path.relative_to(folder)
         if not (path.exists() and os.path.samefile(path, source)):
             _link(source, path)

@@ -78,11 +78,10 @@ def _entry(
     for name in ("image_0", "image_1", *text_keys):
         if name not in fields:
             raise EgoGenError(f"{where}: field {name!r} is missing")
-    for name in text_keys:
-        if (found := type(fields[name]).__name__) != "str":
+        if name not in text_keys:
+            safe_relative(fields[name], f"{where}: field {name!r}")
+        elif (found := type(fields[name]).__name__) != "str":
             raise EgoGenError(f"{where}: field {name!r}: expected text, found {found}")
-    for name in ("image_0", "image_1"):
-        safe_relative(fields[name], f"{where}: field {name!r}")
     texts = {name: text for name, text in fields.items() if isinstance(text, str)}
     return ActionEntry(clip, action_id, texts.pop("image_0"), texts.pop("image_1"), texts)
 

@@ -95,16 +95,13 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _inside(value: Any) -> Any:
-    return value.values() if type(value) is dict else value
-
-
 def _infinite(value: Any) -> bool:
     """Whether a float in it is. Raises ValueError for what is more than DEEPEST deep."""
     level, found = [[value]], False
     for _ in range(DEEPEST + 1):
-        found = found or any(math.inf in x or -math.inf in x for x in map(_inside, level))
-        level = [item for x in level for item in _inside(x) if type(item) in (dict, list)]
+        inside = [x.values() if type(x) is dict else x for x in level]
+        found = found or any(math.inf in x or -math.inf in x for x in inside)
+        level = [item for x in inside for item in x if type(item) in (dict, list)]
         if not level:
             return found
     raise ValueError(f"more than {DEEPEST} lists or objects in one another")

@@ -44,13 +44,10 @@ def _stem(name: str) -> str:
     return re.sub(r"(\.tar)?\.[a-zA-Z0-9]{1,5}$", "", name)
 
 
-def find_clips(
-    videos: Path, names: Iterable[str], missing: list[str] | None = None
-) -> dict[str, Path]:
+def find_clips(videos: Path, names: Iterable[str], needed: bool = True) -> dict[str, Path]:
     """Clip -> its video, archive or folder: below `videos` as it is written, else however deep.
 
-    Raises EgoGenError for all that several could be, or that are nowhere (those: unless `missing`
-    takes their names).
+    Raises EgoGenError for all that several could be, and, where all are `needed`, are nowhere.
     """
     places, problems = {}, []
     parts = {name: PurePosixPath(name).parts for name in dict.fromkeys(names)}
@@ -67,9 +64,7 @@ def find_clips(
         elif found:
             several = ", ".join(str(path.relative_to(videos)) for path in found)
             problems.append(f"{videos / name}: several of that name ({several}), expected one")
-        elif missing is not None:
-            missing.append(name)
-        else:
+        elif needed:
             problems.append(f"{videos / name}: no video or folder of that name, expected one")
     if problems:
         raise EgoGenError(listed(problems, "; "))

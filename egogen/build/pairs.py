@@ -9,7 +9,7 @@ from egogen.build.archives import SUFFIX, Archive, is_archive
 from egogen.build.clips import Frame
 from egogen.build.forms.reading import FIELDS, values_of
 from egogen.build.records import read_records
-from egogen.build.rows import Options, Row, Table, check_clip, check_texts, split_of_file
+from egogen.build.rows import Options, Row, Table, check_clip, split_of_file
 from egogen.build.table import checked
 from egogen.errors import EgoGenError
 from egogen.frames import JPEG, read_rgb
@@ -23,7 +23,6 @@ def read_pairs(path: Path, options: Options) -> Table:
 
 def _row(values: dict[str, Any], split: str) -> Row:
     texts = values_of({name.casefold(): value for name, value in values.items()}, "pairs")
-    check_texts(texts)
     for name in ("before", "after", "action"):
         if not texts[name]:
             raise ValueError(f"no {name}, expected one of {', '.join(FIELDS['pairs'][name][1:])}")

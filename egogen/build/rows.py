@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from egogen.actions import safe_relative
+from egogen.actions import identifier, safe_relative
 from egogen.errors import EgoGenError
 from egogen.layout import SPLITS
 
@@ -69,6 +69,17 @@ class Row:
         source = self.source if self.source is not None else start - timing.before
         return max(source, 0.0), target
 
+    def checked(self) -> Self:
+        """Itself, of one of SPLITS. ValueError or EgoGenError say what of it is no text or name."""
+        for name, value in vars(self).items():
+            if isinstance(value, str) and re.search(r"[\x00-\x1f]", value):
+                raise ValueError(f"{name} {value!r} holds a control character")
+        check_clip(self.clip)
+        identifier(self.id, "id")
+        if self.split.lower() not in SPLIT_NAMES:
+            raise ValueError(f"split {self.split!r}, expected {', '.join(SPLIT_NAMES)}")
+        return replace(self, split=SPLIT_NAMES[self.split.lower()])
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -110,13 +121,6 @@ def epic_rate(clip: str) -> float | None:
     return (50.0 if known[1] else 60.0) if known else None
 
 
-def split_named(name: str) -> str:
-    """One of SPLITS by what datasets call it. Raises ValueError."""
-    if name.lower() not in SPLIT_NAMES:
-        raise ValueError(f"split {name!r}, expected {', '.join(SPLIT_NAMES)}")
-    return SPLIT_NAMES[name.lower()]
-
-
 def split_of_file(path: Path, options: Options) -> str:
     """The split that was asked for, else the one in the file's name, else train."""
     words = re.split("[^a-z]+", path.stem.lower())  # EPIC_100_retrieval_train has no "val"
@@ -127,13 +131,6 @@ def split_of_file(path: Path, options: Options) -> str:
 def check_clip(clip: str, what: str = "clip") -> None:
     """Raises EgoGenError for what is no name of a file or folder below that of the videos."""
     safe_relative(clip, what, "the folder of the videos")
-
-
-def check_texts(values: Mapping[str, str]) -> None:
-    """Raises ValueError for a control character."""
-    for name, value in values.items():
-        if re.search(r"[\x00-\x1f]", value):
-            raise ValueError(f"{name} {value!r} holds a control character")
 
 
 def with_clip_ids(path: Path, rows: Sequence[Row], ids: Mapping[str, str]) -> list[Row]:

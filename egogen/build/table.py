@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from egogen.actions import identifier
 from egogen.atomic import write_text
-from egogen.build import rows as checks
 from egogen.build.records import Records, read_csv
 from egogen.build.rows import Options, Row, Table, Timing
 from egogen.errors import EgoGenError, listed
@@ -76,8 +74,8 @@ def checked(path: Path, records: Records, make: Callable[[dict[str, Any]], Row])
         try:
             row = make(values)
             ids = taken[row.clip]
-            row = replace(row, id=row.id or str(len(ids)), split=checks.split_named(row.split))
-            if identifier(row.id, "id") in ids:
+            row = replace(row, id=row.id or str(len(ids))).checked()
+            if row.id in ids:
                 raise ValueError(f"id {row.id} stands twice in clip {row.clip}")
             ids.add(row.id)
             rows.append(row)
@@ -92,10 +90,8 @@ def _row(values: dict[str, str], split: str) -> Row:
     for name in NEEDED:
         if not values[name]:
             raise ValueError(f"{name} is empty")
-    checks.check_texts(values)
     said = {name: value for name, value in values.items() if value}
     known: dict[str, Any] = {"start": None, "split": split, **said, **_times(values)}
-    checks.check_clip(values["clip"])
     if rate := values.get("fps"):
         if not TIME.fullmatch(rate) or ":" in rate or not float(rate):
             raise ValueError(f"fps {rate!r}, expected frames a second")

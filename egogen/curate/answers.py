@@ -37,13 +37,10 @@ def named_by(phrase: str, objects: Collection[str] = ()) -> set[str]:
     name = " ".join(takewhile(lambda word: word not in around and word.isalpha(), rest))
     boxed = [name for name in objects if not name.endswith(("hand", "hands"))]
     found = [WORD.findall(part.casefold()) for part in (*name.split(" of "), *boxed)]
-    found = [[word for word in part if not adverb(word)] for part in found]
-    heads = {part[-1] for part in found if part}
+    kinds = {word: getAllLemmas(word) for part in found for word in part}
+    adverbs = {word for word in kinds if "ADV" in kinds[word] and "NOUN" not in kinds[word]}
+    heads = {named[-1] for part in found if (named := [w for w in part if w not in adverbs])}
     return (heads or set(words[:1])) if phrase.isascii() else set()
-
-
-def adverb(word: str) -> bool:
-    return "ADV" in (kinds := getAllLemmas(word)) and "NOUN" not in kinds
 
 
 def forms(word: str) -> set[str]:

@@ -23,7 +23,7 @@ import os
 import posixpath
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,8 +45,7 @@ LAYOUTS = ("released", "compact")
 
 def feature_path(root: str | os.PathLike, image_0: str) -> Path:
     """Where the feature of source frame `image_0` (relative to its folder) lies under `root`."""
-    relative = PurePosixPath(safe_relative(image_0, f"{root}: image_0"))
-    return inside(root, str(relative.with_suffix(".npy")))
+    return inside(root, image_0).with_suffix(".npy")
 
 
 def find_feature(root: str | os.PathLike, image_0: str) -> Path:

@@ -8,10 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from egogen.actions import identifier
-from egogen.build import rows as checks
 from egogen.build.records import need_columns, read_records
-from egogen.build.rows import Options, Row, Skipped, Table
+from egogen.build.rows import Options, Row, Skipped, Table, split_of_file
 from egogen.build.table import seconds
 from egogen.errors import EgoGenError
 
@@ -75,7 +73,7 @@ class Reading:
 
     def __init__(self, path: Path, options: Options):
         self.path, self.timing = path, options.timing
-        self.split = checks.split_of_file(path, options)
+        self.split = split_of_file(path, options)
         self.table = Table([])
         self._taken: set[tuple[str, str]] = set()
 
@@ -127,11 +125,7 @@ class Reading:
         """Take a row if it is whole (with an end if it `ends`) and within a video of `length` s."""
         first = row.source if row.start is None else row.start
         try:
-            checks.check_clip(row.clip)
-            identifier(row.id, "id")
-            checks.check_texts({"action": row.action, "clip": row.clip, "id": row.id})
-            split = checks.split_named(split or self.split)
-            row = replace(row, action=row.action.rstrip(" ."), split=split)
+            row = replace(row, action=row.action.rstrip(" ."), split=split or self.split).checked()
         except (ValueError, EgoGenError) as error:
             raise self.bad(where, str(error)) from None
         reasons = {

@@ -55,7 +55,7 @@ def inside(root: str | os.PathLike, relative: str) -> Path:
 def _file_name(value: str, where: str) -> None:
     """Names that every file system and archive takes; Windows reads a backslash as a slash."""
     if "\\" in value or "\0" in value or len(value.encode("utf-8", "replace")) > 255:
-        expected = "at most 255 bytes with / between folders, no backslash and no zero"
+        expected = "at most 255 bytes without backslash and zero byte, with / between folders"
         raise EgoGenError(f"{where} {value!r} cannot name a file, expected {expected}")
 
 
@@ -78,10 +78,11 @@ def _entry(
     for name in ("image_0", "image_1", *text_keys):
         if name not in fields:
             raise EgoGenError(f"{where}: field {name!r} is missing")
-        if name not in text_keys:
-            safe_relative(fields[name], f"{where}: field {name!r}")
-        elif (found := type(fields[name]).__name__) != "str":
+    for name in text_keys:
+        if (found := type(fields[name]).__name__) != "str":
             raise EgoGenError(f"{where}: field {name!r}: expected text, found {found}")
+    for name in ("image_0", "image_1"):
+        safe_relative(fields[name], f"{where}: field {name!r}")
     texts = {name: text for name, text in fields.items() if isinstance(text, str)}
     return ActionEntry(clip, action_id, texts.pop("image_0"), texts.pop("image_1"), texts)
 

@@ -224,23 +224,22 @@ def main(argv: Sequence[str]) -> int:
         name: feature_folder(getattr(options, f"{name}_features"), f"--{name}-features", chosen)
         for name in FEATURES
     }
-    reports, empty = [], 0
+    reports, count = [], 0
     for pair in chosen:
         features = {name: found[pair] for name, found in folders.items() if pair in found}
         try:
             report = check_split(options.root, *pair, options.key, features, options.workers)
+            reports.append(report)
+            problems = report.problems
         except EgoGenError as error:
-            print(f"problem: {error}")
-            empty += 1
-            continue
-        reports.append(report)
-        for problem in report.problems:
+            problems = [str(error)]
+        for problem in problems:
             print(f"problem: {problem}")
+        count += len(problems)
     if reports:
         print(summary_table(reports))
-    count = empty + sum(len(report.problems) for report in reports)
     print(f"problems: {count or 'none'}")
-    if empty:
+    if len(reports) < len(chosen):
         return EXIT_BAD_INPUT
     return EXIT_INCOMPLETE if count else 0
 

@@ -5,11 +5,12 @@ import io
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from egogen.actions import safe_relative
 from egogen.build.archives import SUFFIX, Archive, is_archive
 from egogen.build.clips import Frame
 from egogen.build.forms.reading import FIELDS, values_of
 from egogen.build.records import read_records
-from egogen.build.rows import Options, Row, Table, check_clip, split_of_file
+from egogen.build.rows import VIDEOS, Options, Row, Table, split_of_file
 from egogen.build.table import checked
 from egogen.errors import EgoGenError
 from egogen.frames import JPEG, read_rgb
@@ -28,11 +29,11 @@ def _row(values: dict[str, Any], split: str) -> Row:
             raise ValueError(f"no {name}, expected one of {', '.join(FIELDS['pairs'][name][1:])}")
     tar = texts["tar"] and f"{texts['tar']}/"
     before, after = tar + texts["before"], tar + texts["after"]
-    check_clip(before, "image")
-    check_clip(after, "image")
+    for image in (before, after):
+        safe_relative(image, "image", VIDEOS)
     tops = {PurePosixPath(image).parts[0] for image in (before, after) if "/" in image}
     clip = texts["clip"] or (SUFFIX.sub("", tops.pop()) if len(tops) == 1 else "pairs")
-    check_clip(clip)
+    safe_relative(clip, "clip", VIDEOS)
     known: dict[str, Any] = {name: texts[name] for name in ("action", "id", "description")}
     named = "_".join(PurePosixPath(clip).parts)
     return Row(named, None, split=texts["split"] or split, before=before, after=after, **known)

@@ -14,6 +14,7 @@ from egogen.layout import SPLITS
 
 SPLIT_NAMES = {"train": "train", "val": "val", "validation": "val", "test": "val"}
 PRE_FRAMES = ("pre_15", "pre_30", "pre_45", "pre_frame")  # Ego4D's, before the state changes
+VIDEOS = "the folder of the videos"  # which no name of a clip or image leads out of
 LATER = ("source", "target", "fps", "boxes", "before", "after")  # unknown to the first folders
 
 
@@ -74,7 +75,7 @@ class Row:
         for name, value in vars(self).items():
             if isinstance(value, str) and re.search(r"[\x00-\x1f]", value):
                 raise ValueError(f"{name} {value!r} holds a control character")
-        check_clip(self.clip)
+        safe_relative(self.clip, "clip", VIDEOS)
         identifier(self.id, "id")
         if self.split.lower() not in SPLIT_NAMES:
             raise ValueError(f"split {self.split!r}, expected {', '.join(SPLIT_NAMES)}")
@@ -126,11 +127,6 @@ def split_of_file(path: Path, options: Options) -> str:
     words = re.split("[^a-z]+", path.stem.lower())  # EPIC_100_retrieval_train has no "val"
     named = [SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES]
     return options.split or (named[-1] if named else SPLITS[0])
-
-
-def check_clip(clip: str, what: str = "clip") -> None:
-    """Raises EgoGenError for what is no name of a file or folder below that of the videos."""
-    safe_relative(clip, what, "the folder of the videos")
 
 
 def with_clip_ids(path: Path, rows: Sequence[Row], ids: Mapping[str, str]) -> list[Row]:

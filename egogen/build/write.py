@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image
 
 from egogen.actions import DESCRIPTION_KEY
-from egogen.atomic import TEMPORARY_SUFFIX, read_json, write_bytes, write_json, write_text
+from egogen.atomic import TEMPORARY_SUFFIX, read_object, write_bytes, write_json, write_text
 from egogen.build.clips import Frame, open_clip
 from egogen.build.judge import change, measure, sharpness
 from egogen.build.rows import Row, Timing, epic_rate
@@ -184,17 +184,13 @@ def _record_file(root: Path, request: Request, row: Row) -> Path:
 
 def _finished(root: Path, row: Row, request: Request) -> Pair | None:
     """The pair when it has been written for this very row and its frames are there."""
-    path = _record_file(root, request, row)
-    if not path.exists():
-        return None
-    record = read_json(path)
-    source, target = record["frames"]
+    record = read_object(_record_file(root, request, row), needed=False)
     folder = frame_folder(root, request.dataset, row.split)
-    there = (folder / source).is_file() and (folder / target).is_file()
-    if not there or record["row"] != row.as_written():
+    frames = [folder / name for name in record.get("frames", ())]
+    if record.get("row") != row.as_written() or not all(path.is_file() for path in frames):
         return None
     if "change" not in record:  # made before it was measured
-        record["change"] = change(read_rgb(folder / source), read_rgb(folder / target))
+        record["change"] = change(*map(read_rgb, frames))
     return Pair(row, record)
 
 

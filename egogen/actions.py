@@ -31,16 +31,14 @@ class ActionEntry:
         return self.texts["action"]
 
 
-def safe_relative(value: Any, where: str) -> str:
-    """Check that `value` is a relative POSIX path that does not leave the root by its names.
-
-    Links are not looked at: those in a folder were made by its owner.
-    """
+def safe_relative(value: Any, where: str, root: str = "the dataset root") -> str:
+    """Check that `value` is a relative POSIX path that does not leave `root` by its names. Links
+    are not looked at: those in a folder were made by its owner."""
     parts = PurePosixPath(value).parts if isinstance(value, str) else ()
     if not parts:
         raise EgoGenError(f"{where}: expected a relative path, found {value!r}")
     if value.startswith("/") or ".." in parts:
-        leaves = f"path {value!r} leaves the dataset root"
+        leaves = f"path {value!r} leaves {root}"
         raise EgoGenError(f"{where}: {leaves}, expected a relative path inside it")
     for part in parts:
         _file_name(part, f"{where}: path")
@@ -55,11 +53,12 @@ def inside(root: str | os.PathLike, relative: str) -> Path:
 def _file_name(value: str, where: str) -> None:
     """Names that every file system and archive takes; Windows reads a backslash as a slash."""
     if "\\" in value or "\0" in value or len(value.encode("utf-8", "replace")) > 255:
-        expected = "at most 255 bytes without backslash and zero byte"
+        expected = "at most 255 bytes without backslash and zero byte, with / between folders"
         raise EgoGenError(f"{where} {value!r} cannot name a file, expected {expected}")
 
 
-def _identifier(value: str, where: str) -> str:
+def identifier(value: str, where: str) -> str:
+    """Check that `value` can name a folder. Raises EgoGenError."""
     if not value or value in (".", "..") or "/" in value:
         raise EgoGenError(f"{where}: {value!r} cannot name a folder, expected no slashes in it")
     _file_name(value, f"{where}: id")
@@ -70,8 +69,8 @@ def _entry(
     path: Path, clip: str, action_id: str, fields: Any, text_keys: tuple[str, ...]
 ) -> ActionEntry:
     where = f"{path}: entry {clip}/{action_id}"
-    _identifier(clip, f"{path}: clip")
-    _identifier(action_id, where)
+    identifier(clip, f"{path}: clip")
+    identifier(action_id, where)
     if not isinstance(fields, dict):
         raise EgoGenError(f"{where}: expected an object, found {type(fields).__name__}")
     for name in ("image_0", "image_1", *text_keys):
@@ -90,9 +89,7 @@ def scan_actions(
     path: str | os.PathLike, text_keys: tuple[str, ...] = ("action",)
 ) -> tuple[list[ActionEntry], list[str]]:
     """All good entries in the file's order, and one line for every entry that is not as released.
-
-    Raises EgoGenError when the file cannot be read at all as an action file.
-    """
+    Raises EgoGenError when the file cannot be read at all as an action file."""
     path = Path(path)
     entries: list[ActionEntry] = []
     problems: list[str] = []
@@ -113,9 +110,7 @@ def read_actions(
     path: str | os.PathLike, text_keys: tuple[str, ...] = ("action",)
 ) -> list[ActionEntry]:
     """All entries in the file's order; the fields named in `text_keys` must be there and be text.
-
-    Raises EgoGenError naming file, entry and field for the first thing that is not as released.
-    """
+    Raises EgoGenError naming file, entry and field for the first thing that is not as released."""
     entries, problems = scan_actions(path, text_keys)
     if problems:
         raise EgoGenError(problems[0])

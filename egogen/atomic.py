@@ -27,10 +27,8 @@ ESCAPE = re.compile(rf"\\(?:{HIGH}\\{LOW}|({HIGH}|{LOW})|.)", re.DOTALL)
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes that name, on any failure it goes.
-
     The file is flushed to disk before the rename, so after a crash `path` is either the old file or
-    the complete new one. The folder is made when missing.
-    """
+    the complete new one. The folder is made when missing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last, so that writers which choose a format by it (Pillow, numpy) still do;
@@ -49,10 +47,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def as_umask_says(path: Path) -> None:
-    """Give a file, or all below a folder, the mode that a new file gets.
-
-    safetensors makes its files for their owner alone, whatever the umask is.
-    """
+    """Give a file, or all below a folder, the mode that a new file gets. safetensors makes its
+    files for their owner alone, whatever the umask is."""
     private = [file for file in (path, *path.rglob("*")) if file.is_file()]
     private = [file for file in private if not file.stat().st_mode & 0o077]
     if private:
@@ -95,16 +91,13 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _inside(value: Any) -> Any:
-    return value.values() if type(value) is dict else value
-
-
 def _infinite(value: Any) -> bool:
     """Whether a float in it is. Raises ValueError for what is more than DEEPEST deep."""
     level, found = [[value]], False
     for _ in range(DEEPEST + 1):
-        found = found or any(math.inf in x or -math.inf in x for x in map(_inside, level))
-        level = [item for x in level for item in _inside(x) if type(item) in (dict, list)]
+        inside = [x.values() if type(x) is dict else x for x in level]
+        found = found or any(math.inf in x or -math.inf in x for x in inside)
+        level = [item for x in inside for item in x if type(item) in (dict, list)]
         if not level:
             return found
     raise ValueError(f"more than {DEEPEST} lists or objects in one another")
@@ -123,9 +116,7 @@ def _place_of_nan(value: Any) -> list | None:
 
 def read_json(path: str | os.PathLike, finite: bool = True, keep: Callable = dict) -> Any:
     """Read a JSON file in UTF-8, or in UTF-16 or 32 with a byte order mark, as `parse_json` does.
-
-    Raises EgoGenError when it is missing or a folder.
-    """
+    Raises EgoGenError when it is missing or a folder."""
     try:
         return parse_json(Path(path).read_bytes(), str(path), finite, keep)
     except FileNotFoundError:
@@ -137,10 +128,8 @@ def read_json(path: str | os.PathLike, finite: bool = True, keep: Callable = dic
 def read_object(
     path: str | os.PathLike, what: str = "an object", needed: bool = True, keep: Callable = dict
 ) -> dict[str, Any]:
-    """The object in a JSON file; {} for a file that is not there, where none is `needed`.
-
-    Raises EgoGenError for anything else, as `read_json` does.
-    """
+    """The object in a JSON file; {} for a file that is not there, where none is `needed`. Raises
+    EgoGenError for anything else, as `read_json` does."""
     value = read_json(path, keep=keep) if needed or Path(path).exists() else {}
     if not isinstance(value, dict):
         raise EgoGenError(f"{path}: expected {what}, found {type(value).__name__}")

@@ -116,17 +116,6 @@ def _file_tasks(
             yield FileTask(name, entry.key, folder, entry.image_0)
 
 
-def _check_widths(report: SplitReport, widths: Sequence[tuple[FileTask, int]]) -> None:
-    """All features of a split come from one model; files of another width are stale or foreign."""
-    usual = Counter(width for _, width in widths).most_common(1)[0][0] if widths else None
-    for task, width in widths:
-        if width != usual:
-            report.good[task.column] -= 1
-            feature = f"{task.root}/{task.relative}: {task.column} feature of entry {task.entry}"
-            expected = f"width {width}, expected {usual} as in most others"
-            report.problems.append(f"{feature} has {expected}")
-
-
 def check_split(
     root: str | os.PathLike,
     dataset: str,
@@ -135,11 +124,9 @@ def check_split(
     features: Mapping[str, str] | None = None,
     workers: int = WORKERS,
 ) -> SplitReport:
-    """Check one split of one dataset in the released layout.
-
-    `features`: name -> folder of the store. Raises EgoGenError when the action file cannot be read
-    at all or holds no entries: there is nothing to check then.
-    """
+    """Check one split of one dataset in the released layout. `features`: name -> folder of the
+    store. Raises EgoGenError when the action file cannot be read at all or holds no entries: there
+    is nothing to check then."""
     root = Path(root)
     report = SplitReport(f"{dataset} {split}", layout.action_file(root, dataset, split))
     report.entries, report.problems = scan_actions(report.action_file)
@@ -150,15 +137,16 @@ def check_split(
     _check_entries(report, key)
     _check_metadata(report, layout.metadata_file(root, dataset))
     tasks = list(_file_tasks(report, root, dataset, split, features or {}))
-    widths = []
     with ProcessPoolExecutor(max(workers, 1)) as pool:
         found = pool.map(read_task, tasks, chunksize=FILES_PER_MESSAGE)
-        results = track(found, len(tasks), f"check {report.name}", "files")
-        for task, (problem, shape) in zip(tasks, results, strict=True):
-            report.count(task.column, problem and f"{problem} (entry {task.entry})")
-            if shape is not None:
-                widths.append((task, shape[1]))
-    _check_widths(report, widths)
+        results = [*track(found, len(tasks), f"check {report.name}", "files")]
+    # All features of a split come from one model: those of another width are stale or foreign.
+    usual = Counter(shape[1] for _, shape in results if shape).most_common(1)
+    for task, (problem, shape) in zip(tasks, results, strict=True):
+        if shape and shape[1] != usual[0][0]:
+            odd = f"has width {shape[1]}, expected {usual[0][0]} as in most others"
+            problem = f"{task.root}/{task.relative}: {task.column} feature {odd}"
+        report.count(task.column, problem and f"{problem} (entry {task.entry})")
     return report
 
 
@@ -234,23 +222,22 @@ def main(argv: Sequence[str]) -> int:
         name: feature_folder(getattr(options, f"{name}_features"), f"--{name}-features", chosen)
         for name in FEATURES
     }
-    reports, empty = [], 0
+    reports, count = [], 0
     for pair in chosen:
         features = {name: found[pair] for name, found in folders.items() if pair in found}
         try:
             report = check_split(options.root, *pair, options.key, features, options.workers)
+            reports.append(report)
+            problems = report.problems
         except EgoGenError as error:
-            print(f"problem: {error}")
-            empty += 1
-            continue
-        reports.append(report)
-        for problem in report.problems:
+            problems = [str(error)]
+        for problem in problems:
             print(f"problem: {problem}")
+        count += len(problems)
     if reports:
         print(summary_table(reports))
-    count = empty + sum(len(report.problems) for report in reports)
     print(f"problems: {count or 'none'}")
-    if empty:
+    if len(reports) < len(chosen):
         return EXIT_BAD_INPUT
     return EXIT_INCOMPLETE if count else 0
 

@@ -130,9 +130,8 @@ def requeue() -> str:
     if job is None:
         return ""
     try:
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-    except OSError as error:
-        return f"job {job} was not requeued ({error})"
-    if done.returncode:
-        return f"job {job} was not requeued ({done.stderr.strip()})"
+        subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "stderr", "") or str(error)).strip()
+        return f"job {job} was not requeued ({said})"
     return f"job {job} is requeued"

@@ -43,11 +43,9 @@ def dataset_of(action_label: str | Path) -> str:
 
 @lru_cache(maxsize=4096)
 def verb_lemma(word: str, style: str = "parsed") -> str:
-    """Lower-cased base form of a verb: "picks" -> "pick".
-
-    "released" gives what WordNet 3.0's lemmatizer gives (the shortest verb that the endings allow:
-    "hoping" -> "hop", "fell" and unknown words unchanged).
-    """
+    """Lower-cased base form of a verb: "picks" -> "pick". "released" gives what WordNet 3.0's
+    lemmatizer gives (the shortest verb that the endings allow: "hoping" -> "hop", "fell" and
+    unknown words unchanged)."""
     word = word.lower()
     known = getLemma(word, upos="VERB", lemmatize_oov=False)
     if style == "parsed":
@@ -66,10 +64,8 @@ def _is_base_verb(word: str) -> bool:
 
 
 def clean_label(label: str, dataset: str, style: str = "parsed") -> str:
-    """The verb phrase of a label: "#C C picks up the knife" -> "pick up the knife".
-
-    Raises EgoGenError when `dataset` or `style` is unknown.
-    """
+    """The verb phrase of a label: "#C C picks up the knife" -> "pick up the knife". Raises
+    EgoGenError when `dataset` or `style` is unknown."""
     if dataset not in DATASETS:
         raise EgoGenError(f"dataset {dataset!r}: expected one of {', '.join(DATASETS)}")
     if style not in STYLES:
@@ -95,15 +91,12 @@ def _parsed(label: str) -> str:
         instrument = f" with the {possessive['part']}"
         text = text[possessive.end() :]
     words = re.split(r"(\s+)", text.strip(), maxsplit=1)
-    if words[0].lower() in _FORMS_OF_BE and len(words) == 3 and _is_progressive(words[2]):
-        words = re.split(r"(\s+)", words[2], maxsplit=1)
+    if words[0].lower() in _FORMS_OF_BE and len(words) == 3:
+        progressive = re.split(r"(\s+)", words[2], maxsplit=1)
+        first = progressive[0].lower()
+        words = progressive if first.endswith("ing") and verb_lemma(first) != first else words
     rest = " " + words[2] if len(words) == 3 else ""
     return verb_lemma(words[0]) + rest + instrument if words[0] else ""
-
-
-def _is_progressive(text: str) -> bool:
-    first = text.split(maxsplit=1)[0]
-    return first.lower().endswith("ing") and verb_lemma(first) != first.lower()
 
 
 def check_query(template: str) -> str:

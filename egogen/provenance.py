@@ -15,9 +15,7 @@ from egogen.errors import EgoGenError
 
 def check_provenance(path: Path, info: dict[str, Any], later: Collection[str] = ()) -> None:
     """Raises EgoGenError, naming what differs, when there is a record that does not say `info`.
-
-    Names in `later` may be missing in it: records have not always had them.
-    """
+    Names in `later` may be missing in it: records have not always had them."""
     if not path.exists():
         return
     known = read_object(path)
@@ -28,11 +26,9 @@ def check_provenance(path: Path, info: dict[str, Any], later: Collection[str] = 
 
 
 def record_provenance(path: Path, info: dict[str, Any], later: Collection[str] = ()) -> None:
-    """Write the record, or check the one that is there.
-
-    To be called when there is something to be written: a record left by a command that then found
-    its input wrong would refuse the next one.
-    """
+    """Write the record, or check the one that is there. To be called when there is something to be
+    written: a record left by a command that then found its input wrong would refuse the next
+    one."""
     check_provenance(path, info, later)
     if not path.exists():
         write_json(path, info)

@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Template
 
 from egogen import layout
 from egogen.errors import EgoGenError, run_command
@@ -22,11 +23,9 @@ LINE = re.compile(
 
 
 def read_settings(path: Path | None = None) -> dict[str, str]:
-    """The lines NAME=VALUE of the file (LEGO_SETTINGS names another one).
-
-    ~, $NAME and ${NAME} are replaced unless in single quotes. Raises EgoGenError, with the line,
-    for anything else, names that nothing reads, and what cannot be replaced.
-    """
+    """The lines NAME=VALUE of the file (LEGO_SETTINGS names another one). ~, $NAME and ${NAME} are
+    replaced unless in single quotes. Raises EgoGenError, with the line, for anything else, names
+    that nothing reads, and what cannot be replaced."""
     path = path or Path(os.environ.get("LEGO_SETTINGS") or SETTINGS)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -52,13 +51,11 @@ def read_settings(path: Path | None = None) -> dict[str, str]:
 def _expanded(value: str, found: Mapping[str, str], where: str) -> str:
     """`value` with the home folder and the variables of earlier lines and of the environment."""
 
-    def variable(match: re.Match) -> str:
-        known, name = {**found, **os.environ}, match[1] or match[2]
-        if name not in known:
-            raise EgoGenError(f"{where}={value}: {match[0]} is no variable that is set")
-        return known[name]
-
-    value = re.sub(r"\$(?:(\w+)|\{(\w+)\}|)", variable, os.path.expanduser(value))
+    try:
+        value = Template(os.path.expanduser(value)).substitute({**found, **os.environ})
+    except (KeyError, ValueError) as error:
+        name = error.args[0] if isinstance(error, KeyError) else ""
+        raise EgoGenError(f"{where}={value}: ${name} is no variable that is set") from None
     if value.startswith("~"):
         raise EgoGenError(f"{where}={value}: there is no such user, expected ~/ or a path")
     return value
@@ -73,9 +70,7 @@ def load_settings(path: Path | None = None) -> None:
 
 def require_paths(named: Mapping[str, str | os.PathLike | None]) -> None:
     """Raises EgoGenError that names, as 'NAME=PATH', all paths that do not exist or are empty.
-
-    Those that are None are not asked for.
-    """
+    Those that are None are not asked for."""
     missing = [
         f"{name}={path}" if path else f"{name} (not set)"
         for name, path in named.items()
@@ -94,10 +89,8 @@ def setting(name: str) -> Path:
 
 
 def stage_1_paths(dataset: str, split: str) -> dict[str, Path]:
-    """Where the scripts of stage 1 look, and write, where no path is given.
-
-    Features made here do not go where the released ones are: nothing would keep them apart there.
-    """
+    """Where the scripts of stage 1 look, and write, where no path is given. Features made here do
+    not go where the released ones are: nothing would keep them apart there."""
     data, home = setting("LEGO_DATASET"), setting("LEGO_OUTPUT") / "vllm" / "out" / dataset
     pretrained = layout.released(setting("LEGO_WEIGHTS") / "pretrained/llava_pretrained")
     return {

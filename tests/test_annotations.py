@@ -12,6 +12,7 @@ import pytest
 
 from egogen.build.__main__ import main
 from egogen.build.forms import FORMS, read_form
+from egogen.build.forms.reading import values_of
 from egogen.build.rows import PRE_FRAMES, Options, Timing, split_of_file
 from egogen.build.table import read_table
 from egogen.errors import EgoGenError
@@ -311,3 +312,14 @@ def test_tables_of_other_releases(tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "n.parquet")
     (row,) = read_form("hd-epic", tmp_path / "n.parquet", Options()).rows
     assert (row.action, row.description, row.end) == ("close pan lid", "Close it.", 2.0)
+
+
+def test_of_several_names_the_first_that_has_a_value_is_taken():
+    row = {
+        "unique_narration_id": " ",
+        "narration_id": 7.0,
+        "video_id": "P01",
+        "end_timestamp": math.nan,
+    }
+    found = values_of(row | {"stop_timestamp": "1:02.5"}, "hd-epic")
+    assert (found["id"], found["clip"], found["end"], found["start"]) == ("7", "P01", 62.5, None)

@@ -197,6 +197,7 @@ def test_times():
         (["/etc/x,1,a,,,,"], "leaves the folder"),
         (["kitchen,1,a,,,dev,"], "split 'dev', expected train, val"),
         (["kitchen,1,a,,,,a/b"], "cannot name a folder"),
+        (["x" * 256 + ",1,a,,,,"], "row 2: clip: .*at most 255 bytes"),
         (["kitchen,1,a,,,,1", "kitchen,2,a,,,,1"], "row 3: id 1 stands twice"),
         (["kitchen,1"], "fewer fields"),
         (["kitchen,1,a,,,,,,9"], "fewer fields"),

@@ -11,7 +11,7 @@ from made_films import number_in, picture, write_film
 
 from egogen.actions import read_actions
 from egogen.build.__main__ import main
-from egogen.build.clips import clip_id, find_clips, open_clip
+from egogen.build.clips import clip_ids, find_clips, open_clip
 from egogen.build.rows import Options
 from egogen.build.table import read_table, seconds
 from egogen.errors import EgoGenError
@@ -32,7 +32,7 @@ def put(videos: Path, *names: str, content: bytes) -> None:
 def found(videos: Path, name: str) -> tuple[str, str]:
     """-> (file below `videos`, id of the clip)."""
     place = find_clips(videos, [name])[name]
-    return str(place.relative_to(videos)), clip_id(place)
+    return str(place.relative_to(videos)), clip_ids({name: place}, [name])[name]
 
 
 NFC, NFD = (unicodedata.normalize(form, "küche") for form in ("NFC", "NFD"))

@@ -19,11 +19,6 @@ from egogen.errors import EXIT_INCOMPLETE, EgoGenError, command_parser, listed, 
 from egogen.jobs import lock
 from egogen.layout import DATASETS, SPLITS
 
-NARRATED = ("ego4d-fho", "egoexo4d")  # labels as "C picks up the cup"
-VIEWS = {  # of the several films of a clip that a form is about: the wearer's
-    "egoexo4d": ("*_214-1.*",),
-    "holoassist": ("Video_pitchshift.*", "Video_compress.*"),
-}
 EXAMPLE = """examples:
   python -m egogen.build data/own --table actions.csv --videos videos --drop similar blurred
   python -m egogen.build data/epic --from epic100 --table EPIC_100_train.csv --videos EPIC-KITCHENS
@@ -85,20 +80,19 @@ def main(argv: Sequence[str]) -> int:
     args = parse(argv)
     timing = Timing(args.before, args.fraction, args.after)
     options = Options(args.split, timing, args.pre, args.on, args.video_info)
-    name = args.name = args.name or ("ego4d" if args.form in NARRATED else "epickitchen")
+    name = args.name = args.name or FORMS[args.form].get("labels", "epickitchen")
     table = read_form(args.form, args.table, options)
+    views = tuple(args.view or FORMS[args.form].get("views", ())) or None
+    if table.rows and not args.table_only:
+        places, rows = located(args, table, views or ())
+    report_skipped(args.table, table, args.list_skipped)
     if not table.rows:
-        report_skipped(args.table, table, args.list_skipped)
         raise EgoGenError(f"{args.table}: no rows, expected one a pair at least")
     if args.table_only:
-        report_skipped(args.table, table, args.list_skipped)
         write_table(args.table_only, table.rows, timing)
         print(f"{args.table_only}: {len(table.rows)} rows, to be built with --name {name}")
         return EXIT_INCOMPLETE if table.skipped else 0
-    views = tuple(args.view or VIEWS.get(args.form, ())) or None
     request = Request(name, timing, args.height, args.fps, args.sharpest, views)
-    places, rows = located(args, table, views or ())
-    report_skipped(args.table, table, args.list_skipped)
     refuse_foreign(args.out, request)
     with lock(build_folder(args.out, name) / ".lock", "building"):
         return build(args, places, rows, request) or EXIT_INCOMPLETE * bool(table.skipped)
@@ -107,18 +101,15 @@ def main(argv: Sequence[str]) -> int:
 def located(
     args: argparse.Namespace, table: Table, views: Sequence[str]
 ) -> tuple[dict[str, Any], list[Row]]:
-    """What each clip is read from, and the rows with their clips' ids.
-
-    Official forms name more videos than people have: rows without are left out, if not all are.
-    """
+    """What each clip is read from, and the rows with their clips' ids. Official forms name more
+    videos than people have: rows without are left out, if not all are."""
     clips = list(dict.fromkeys(row.clip for row in table.rows))
     if args.form == "pairs":
         places: dict[str, Any] = dict.fromkeys(clips, Pictures(args.videos))
         return places, with_clip_ids(args.table, table.rows, {clip: clip for clip in clips})
-    missing: list[str] = []
-    found = find_clips(args.videos, clips, None if args.form == "csv" else missing)
-    if missing and not found:
-        raise EgoGenError(f"{args.videos}: none of the videos of {args.table}: {listed(missing)}")
+    found = find_clips(args.videos, clips, needed=args.form == "csv")
+    if not found:
+        raise EgoGenError(f"{args.videos}: none of the videos of {args.table}: {listed(clips)}")
     lacking = [row for row in table.rows if row.clip not in found]
     table.skipped.extend(Skipped(f"{row.clip} {row.id}", "no video") for row in lacking)
     rows = [row for row in table.rows if row.clip in found]

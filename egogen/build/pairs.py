@@ -5,24 +5,15 @@ import io
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from egogen.actions import safe_relative
 from egogen.build.archives import SUFFIX, Archive, is_archive
 from egogen.build.clips import Frame
+from egogen.build.forms.reading import FIELDS, values_of
 from egogen.build.records import read_records
-from egogen.build.rows import Options, Row, Table, check_clip, check_texts, split_of_file
+from egogen.build.rows import VIDEOS, Options, Row, Table, split_of_file
 from egogen.build.table import checked
 from egogen.errors import EgoGenError
 from egogen.frames import JPEG, read_rgb
-
-COLUMNS = {  # what they are called; the first that has a value is taken
-    "before": "before before_image image_before image_0 image0 source source_image input_image",
-    "after": "after after_image image_after image_1 image1 target target_image edited_image",
-    "action": "action label narration instruction edit_prompt prompt",
-    "description": "description enriched_description caption",
-    "split": "split subset",
-    "id": "id uid pair_id",
-    "clip": "clip clip_id video video_id video_uid",
-    "tar": "tar tar_file shard archive",  # in which both images are
-}
 
 
 def read_pairs(path: Path, options: Options) -> Table:
@@ -32,32 +23,20 @@ def read_pairs(path: Path, options: Options) -> Table:
 
 
 def _row(values: dict[str, Any], split: str) -> Row:
-    folded = {name.casefold(): value for name, value in values.items()}
-    texts = {name: _text(folded, name) for name in COLUMNS}
-    check_texts(texts)
+    texts = values_of({name.casefold(): value for name, value in values.items()}, "pairs")
     for name in ("before", "after", "action"):
         if not texts[name]:
-            raise ValueError(f"no {name}, expected one of {COLUMNS[name]}")
+            raise ValueError(f"no {name}, expected one of {', '.join(FIELDS['pairs'][name][1:])}")
     tar = texts["tar"] and f"{texts['tar']}/"
     before, after = tar + texts["before"], tar + texts["after"]
-    check_clip(before, "image")
-    check_clip(after, "image")
+    for image in (before, after):
+        safe_relative(image, "image", VIDEOS)
     tops = {PurePosixPath(image).parts[0] for image in (before, after) if "/" in image}
     clip = texts["clip"] or (SUFFIX.sub("", tops.pop()) if len(tops) == 1 else "pairs")
-    check_clip(clip)
+    safe_relative(clip, "clip", VIDEOS)
     known: dict[str, Any] = {name: texts[name] for name in ("action", "id", "description")}
     named = "_".join(PurePosixPath(clip).parts)
     return Row(named, None, split=texts["split"] or split, before=before, after=after, **known)
-
-
-def _text(values: dict[str, Any], name: str) -> str:
-    found = [values[column] for column in COLUMNS[name].split() if column in values]
-    value = next((v for v in found if v not in (None, "") and v == v), "")  # NaN is no value
-    if isinstance(value, float) and value.is_integer():  # a column with gaps
-        value = int(value)
-    if not isinstance(value, str | int):
-        raise ValueError(f"{name} {str(value)[:40]!r}, expected a text")
-    return " ".join(str(value).split())
 
 
 class Pictures:

@@ -14,15 +14,15 @@ Records = list[tuple[str, dict[str, Any]]]  # ("row 12", values by column)
 
 def read_records(path: Path) -> Records:
     """Rows of a file by its ending: .parquet, .jsonl, .pkl, else CSV (whose values are all text).
-
-    Raises EgoGenError for a file that is not what its ending says.
-    """
+    Raises EgoGenError for a file that is not what its ending says."""
+    if not path.exists():
+        raise EgoGenError(f"{path}: no such file")
     if path.suffix.lower() == ".parquet":
         return _parquet(path)
     if path.suffix.lower() == ".jsonl":
         return _json_lines(path)
     if path.suffix.lower() in (".pkl", ".pickle"):
-        from egogen.build.forms.pickled import read_pickle
+        from egogen.build.pickled import read_pickle
 
         return read_pickle(path)
     return [(where, dict(values)) for where, values in read_csv(path)]
@@ -45,9 +45,7 @@ def read_csv(
     path: Path, needed: Sequence[str] = (), known: Sequence[str] | None = None
 ) -> list[tuple[str, dict[str, str]]]:
     """Rows of text; blanks, empty last columns and empty rows left out, columns in lower case.
-
-    Raises EgoGenError as `need_columns` does, and for a row that does not fit the header.
-    """
+    Raises EgoGenError as `need_columns` does, and for a row that does not fit the header."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             first = file.readline()
@@ -80,8 +78,6 @@ def _parquet(path: Path) -> Records:
 
     try:
         rows = pyarrow.parquet.read_table(path).to_pylist()
-    except FileNotFoundError:
-        raise EgoGenError(f"{path}: no such file") from None
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise EgoGenError(f"{path}: not a parquet table ({error})") from None
     return [(f"row {number}", values) for number, values in enumerate(rows, 1)]

@@ -5,15 +5,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
-from functools import lru_cache
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
+from egogen.actions import identifier, safe_relative
 from egogen.errors import EgoGenError
 from egogen.layout import SPLITS
 
 SPLIT_NAMES = {"train": "train", "val": "val", "validation": "val", "test": "val"}
 PRE_FRAMES = ("pre_15", "pre_30", "pre_45", "pre_frame")  # Ego4D's, before the state changes
+VIDEOS = "the folder of the videos"  # which no name of a clip or image leads out of
 LATER = ("source", "target", "fps", "boxes", "before", "after")  # unknown to the first folders
 
 
@@ -69,6 +70,17 @@ class Row:
         source = self.source if self.source is not None else start - timing.before
         return max(source, 0.0), target
 
+    def checked(self) -> Self:
+        """Itself, of one of SPLITS. ValueError or EgoGenError say what of it is no text or name."""
+        for name, value in vars(self).items():
+            if isinstance(value, str) and re.search(r"[\x00-\x1f]", value):
+                raise ValueError(f"{name} {value!r} holds a control character")
+        safe_relative(self.clip, "clip", VIDEOS)
+        identifier(self.id, "id")
+        if self.split.lower() not in SPLIT_NAMES:
+            raise ValueError(f"split {self.split!r}, expected {', '.join(SPLIT_NAMES)}")
+        return replace(self, split=SPLIT_NAMES[self.split.lower()])
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -110,40 +122,11 @@ def epic_rate(clip: str) -> float | None:
     return (50.0 if known[1] else 60.0) if known else None
 
 
-def split_named(name: str) -> str:
-    """One of SPLITS by what datasets call it. Raises ValueError."""
-    if name.lower() not in SPLIT_NAMES:
-        raise ValueError(f"split {name!r}, expected {', '.join(SPLIT_NAMES)}")
-    return SPLIT_NAMES[name.lower()]
-
-
 def split_of_file(path: Path, options: Options) -> str:
     """The split that was asked for, else the one in the file's name, else train."""
     words = re.split("[^a-z]+", path.stem.lower())  # EPIC_100_retrieval_train has no "val"
     named = [SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES]
     return options.split or (named[-1] if named else SPLITS[0])
-
-
-@lru_cache  # a clip has many rows
-def check_clip(clip: str, what: str = "clip") -> None:
-    """Raises ValueError for what is no name of a file or folder below that of the videos."""
-    if "\\" in clip or not PurePosixPath(clip).parts:
-        raise ValueError(f"{what} {clip!r}, expected a name with / between folders")
-    if clip.startswith("/") or ".." in PurePosixPath(clip).parts:
-        raise ValueError(f"{what} {clip!r} leaves the folder of the videos")
-
-
-def check_id(name: str) -> None:
-    """Raises ValueError."""
-    if not name or "/" in name or "\\" in name or name in (".", ".."):
-        raise ValueError(f"id {name!r} cannot name a folder")
-
-
-def check_texts(values: Mapping[str, str]) -> None:
-    """Raises ValueError for a control character."""
-    for name, value in values.items():
-        if re.search(r"[\x00-\x1f]", value):
-            raise ValueError(f"{name} {value!r} holds a control character")
 
 
 def with_clip_ids(path: Path, rows: Sequence[Row], ids: Mapping[str, str]) -> list[Row]:

@@ -1,12 +1,11 @@
 """Contact sheets: every pair side by side with its label, those with something wrong marked."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from egogen.atomic import write_bytes
+from egogen.atomic import atomic_path
 from egogen.build.judge import Limits
 from egogen.build.write import Pair, build_folder
 from egogen.frames import read_rgb
@@ -25,11 +24,9 @@ def write_sheets(
     written = []
     for page in range(min(pages, -(-len(ordered) // (COLUMNS * ROWS)))):
         group = ordered[page * COLUMNS * ROWS : (page + 1) * COLUMNS * ROWS]
-        encoded = io.BytesIO()
-        _sheet(root, dataset, group, limits).save(encoded, "PNG")
-        path = build_folder(root, dataset) / f"sheet_{page + 1}.png"
-        write_bytes(path, encoded.getvalue())
-        written.append(path)
+        written.append(build_folder(root, dataset) / f"sheet_{page + 1}.png")
+        with atomic_path(written[-1]) as temporary:
+            _sheet(root, dataset, group, limits).save(temporary)
     return written
 
 
@@ -43,23 +40,16 @@ def _sheet(root: Path, dataset: str, pairs: Sequence[Pair], limits: Limits) -> I
         left = GAP + index % COLUMNS * (width + GAP)
         top = GAP + index // COLUMNS * (height + GAP)
         folder = frame_folder(root, dataset, pair.row.split)
-        for place, name in enumerate((pair.image_0, pair.image_1)):
-            image = ImageOps.contain(read_rgb(folder / name), CELL)
-            x = left + place * (CELL[0] + 4) + (CELL[0] - image.width) // 2
-            sheet.paste(image, (x, top + (CELL[1] - image.height) // 2))
-        reasons = limits.broken_by(pair.record)
-        if reasons:
+        for place, name in enumerate(pair.record["frames"]):
+            image = ImageOps.pad(read_rgb(folder / name), CELL, color=PAPER)
+            sheet.paste(image, (left + place * (CELL[0] + 4), top))
+        colour, below = INK, f"{pair.row.clip_id}/{pair.row.id} ({pair.row.split})"
+        if reasons := limits.broken_by(pair.record):
+            colour, below = WRONG, f"{', '.join(reasons)}: {below}"
             box = (left - 3, top - 3, left + width + 2, top + CELL[1] + 2)
             draw.rectangle(box, outline=WRONG, width=3)
-        where = f"{pair.row.clip_id}/{pair.row.id} ({pair.row.split})"
-        below = ", ".join(reasons) + ": " + where if reasons else where
-        draw.text((left, top + CELL[1] + 3), _short(draw, pair.row.action, width, font), INK, font)
-        colour = WRONG if reasons else INK
-        draw.text((left, top + CELL[1] + 18), _short(draw, below, width, font), colour, font)
+        for y, text, ink in ((3, pair.row.action, INK), (18, below, colour)):
+            while len(text) > 3 and draw.textlength(text, font) > width:
+                text = text[:-4] + "..."
+            draw.text((left, top + CELL[1] + y), text, ink, font)
     return sheet
-
-
-def _short(draw: ImageDraw.ImageDraw, text: str, width: int, font) -> str:
-    while len(text) > 3 and draw.textlength(text, font) > width:
-        text = text[:-4] + "..."
-    return text

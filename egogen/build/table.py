@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from egogen.atomic import write_text
-from egogen.build import rows as checks
 from egogen.build.records import Records, read_csv
 from egogen.build.rows import Options, Row, Table, Timing
 from egogen.errors import EgoGenError, listed
@@ -39,10 +38,8 @@ def seconds(text: str) -> float:
 
 
 def write_table(path: Path, rows: Sequence[Row], timing: Timing) -> None:
-    """The table as `read_table` takes it back, with the very times of both frames.
-
-    Raises EgoGenError where the target is the last frame of a video that nobody has looked at.
-    """
+    """The table as `read_table` takes it back, with the very times of both frames. Raises
+    EgoGenError where the target is the last frame of a video that nobody has looked at."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(WRITTEN)
@@ -55,36 +52,28 @@ def write_table(path: Path, rows: Sequence[Row], timing: Timing) -> None:
 
 
 def read_table(path: Path, options: Options) -> Table:
-    """Rows of the CSV, all of them.
-
-    Raises EgoGenError that names the columns that are missing or not known, or all bad rows.
-    """
+    """Rows of the CSV, all of them. Raises EgoGenError that names the columns that are missing or
+    not known, or all bad rows."""
     split = options.split or SPLITS[0]
     return checked(path, read_csv(path, NEEDED, KNOWN), lambda values: _row(values, split))
 
 
 def checked(path: Path, records: Records, make: Callable[[dict[str, Any]], Row]) -> Table:
     """What `make` gives of each record; the number within its clip is the id of a row without one.
-
-    Raises EgoGenError that names all that `make` refuses with a ValueError, and ids twice.
-    """
+    Raises EgoGenError that names all that `make` refuses, and ids twice."""
     rows: list[Row] = []
     bad: list[str] = []
-    taken: set[tuple[str, str]] = set()
-    counts: Counter[str] = Counter()  # clip -> rows so far
+    taken: dict[str, set[str]] = defaultdict(set)  # clip -> ids of its rows so far
     for where, values in records:
         try:
             row = make(values)
-            row = replace(
-                row, id=row.id or str(counts[row.clip]), split=checks.split_named(row.split)
-            )
-            checks.check_id(row.id)
-            if (row.clip, row.id) in taken:
+            ids = taken[row.clip]
+            row = replace(row, id=row.id or str(len(ids))).checked()
+            if row.id in ids:
                 raise ValueError(f"id {row.id} stands twice in clip {row.clip}")
-            taken.add((row.clip, row.id))
-            counts[row.clip] += 1
+            ids.add(row.id)
             rows.append(row)
-        except ValueError as error:
+        except (ValueError, EgoGenError) as error:
             bad.append(f"{where}: {error}")
     if bad:
         raise EgoGenError(f"{path}: {listed(bad, between='; ')}")
@@ -95,22 +84,13 @@ def _row(values: dict[str, str], split: str) -> Row:
     for name in NEEDED:
         if not values[name]:
             raise ValueError(f"{name} is empty")
-    checks.check_texts(values)
-    times = _times(values)
-    checks.check_clip(values["clip"])
-    rate = values.get("fps")
-    if rate and (not TIME.fullmatch(rate) or ":" in rate or not float(rate)):
-        raise ValueError(f"fps {rate!r}, expected frames a second")
-    return Row(
-        values["clip"],
-        times.pop("start", None),
-        values["action"],
-        split=values.get("split") or split,
-        id=values.get("id", ""),
-        description=values.get("description", ""),
-        fps=float(rate) if rate else None,
-        **times,
-    )
+    said = {name: value for name, value in values.items() if value}
+    known: dict[str, Any] = {"start": None, "split": split, **said, **_times(values)}
+    if rate := values.get("fps"):
+        if not TIME.fullmatch(rate) or ":" in rate or not float(rate):
+            raise ValueError(f"fps {rate!r}, expected frames a second")
+        known["fps"] = float(rate)
+    return Row(**known)
 
 
 def _times(values: dict[str, str]) -> dict[str, Any]:

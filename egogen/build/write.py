@@ -6,10 +6,11 @@ pair (pairs/<clip>/<id>.json), the table of all pairs with their figures (pairs.
 
 import csv
 import io
+import itertools
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 from PIL import Image
 
 from egogen.actions import DESCRIPTION_KEY
-from egogen.atomic import TEMPORARY_SUFFIX, read_json, write_bytes, write_json, write_text
+from egogen.atomic import TEMPORARY_SUFFIX, read_object, write_bytes, write_json, write_text
 from egogen.build.clips import Frame, open_clip
 from egogen.build.judge import change, measure, sharpness
 from egogen.build.rows import Row, Timing, epic_rate
@@ -46,11 +47,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Pair:
-    """A pair that has been written."""
+    """A pair that has been written; the two `frames` in its record lie below those of its split."""
 
     row: Row
-    image_0: str
-    image_1: str
     record: dict[str, Any]
 
 
@@ -70,10 +69,8 @@ def write_pairs(
     root: Path, places: Mapping[str, Any], rows: Sequence[Row], request: Request
 ) -> tuple[list[Pair], list[str]]:
     """Write the missing pairs -> (all pairs in the order of `rows`, a line per one that failed).
-
     `places`: clip -> video, archive or folder of frames, or `Pictures`. To be called by one process
-    at a time: files that a killed one has begun are removed.
-    """
+    at a time: files that a killed one has begun are removed."""
     frames = frame_folder(root, request.dataset, SPLITS[0]).parent
     for folder in (build_folder(root, request.dataset), frames):
         for path in folder.rglob(f".*{TEMPORARY_SUFFIX}*"):
@@ -82,22 +79,16 @@ def write_pairs(
     done: dict[Row, Pair] = {}
     failures: list[str] = []
     with Progress(len(rows), "build", "pairs") as bar:
-        for clip, group in _by_clip(rows, request.timing).items():
-            for row, pair in _clip_pairs(root, places[clip], group, request):
+        # in the order of time a video is read fastest
+        ordered = sorted(rows, key=lambda row: (row.clip, row.times(request.timing)))
+        for clip, group in itertools.groupby(ordered, lambda row: row.clip):
+            for row, pair in _clip_pairs(root, places[clip], [*group], request):
                 if isinstance(pair, Pair):
                     done[row] = pair
                 else:
                     failures.append(f"{row.clip} {row.id}: {pair}")
                 bar.update()
     return [done[row] for row in rows if row in done], failures
-
-
-def _by_clip(rows: Iterable[Row], timing: Timing) -> dict[str, list[Row]]:
-    """Rows of each clip in the order of time, in which a video is read fastest."""
-    groups: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: row.times(timing)):
-        groups.setdefault(row.clip, []).append(row)
-    return groups
 
 
 def _clip_pairs(
@@ -138,7 +129,10 @@ def _write_pair(root: Path, clip, row: Row, request: Request) -> Pair:
         elif own:
             write_bytes(path, own)
         else:
-            encoded, image = io.BytesIO(), _scaled(frame.image, request.height)
+            encoded, image = io.BytesIO(), frame.image
+            if height := request.height:
+                width = max(round(image.width * height / image.height), 1)
+                image = image.resize((width, height), Image.Resampling.LANCZOS)
             try:
                 image.save(encoded, "JPEG", quality=JPEG_QUALITY)
             except (OSError, MemoryError) as error:  # a picture of more than 65,500 columns
@@ -146,7 +140,7 @@ def _write_pair(root: Path, clip, row: Row, request: Request) -> Pair:
             write_bytes(path, encoded.getvalue())
         record["frames"].append(name)
     write_json(_record_file(root, request, row), record)
-    return Pair(row, record["frames"][0], record["frames"][1], record)
+    return Pair(row, record)
 
 
 def _frames(clip, row: Row, request: Request) -> list[Frame]:
@@ -182,31 +176,20 @@ def _link(source: Path, path: Path) -> None:
         write_bytes(path, source.read_bytes())
 
 
-def _scaled(image: Image.Image, height: int | None) -> Image.Image:
-    if height is None or height == image.height:
-        return image
-    width = max(round(image.width * height / image.height), 1)
-    return image.resize((width, height), Image.Resampling.LANCZOS)
-
-
 def _record_file(root: Path, request: Request, row: Row) -> Path:
     return build_folder(root, request.dataset) / "pairs" / row.clip_id / f"{row.id}.json"
 
 
 def _finished(root: Path, row: Row, request: Request) -> Pair | None:
     """The pair when it has been written for this very row and its frames are there."""
-    path = _record_file(root, request, row)
-    if not path.exists():
-        return None
-    record = read_json(path)
-    source, target = record["frames"]
+    record = read_object(_record_file(root, request, row), needed=False)
     folder = frame_folder(root, request.dataset, row.split)
-    there = (folder / source).is_file() and (folder / target).is_file()
-    if not there or record["row"] != row.as_written():
+    frames = [folder / name for name in record.get("frames", ())]
+    if record.get("row") != row.as_written() or not all(path.is_file() for path in frames):
         return None
     if "change" not in record:  # made before it was measured
-        record["change"] = change(read_rgb(folder / source), read_rgb(folder / target))
-    return Pair(row, source, target, record)
+        record["change"] = change(*map(read_rgb, frames))
+    return Pair(row, record)
 
 
 def write_dataset(root: Path, dataset: str, pairs: Sequence[Pair], kept: Sequence[Pair]) -> None:
@@ -214,10 +197,10 @@ def write_dataset(root: Path, dataset: str, pairs: Sequence[Pair], kept: Sequenc
     metadata: dict[str, dict[str, Any]] = {}
     actions: dict[str, dict[str, dict]] = {split: {} for split in SPLITS}
     for pair in kept:
-        texts = {"action": pair.row.action}
+        source, target = pair.record["frames"]
+        entry = {"image_0": source, "image_1": target, "action": pair.row.action}
         if pair.row.description:
-            texts[DESCRIPTION_KEY] = pair.row.description
-        entry = {"image_0": pair.image_0, "image_1": pair.image_1, **texts}
+            entry[DESCRIPTION_KEY] = pair.row.description
         actions[pair.row.split].setdefault(pair.row.clip_id, {})[pair.row.id] = entry
         fields = {n: pair.record[n] for n in ("width", "height", "fps") if pair.record[n]}
         clip = metadata.setdefault(pair.row.clip_id, fields)
@@ -244,11 +227,10 @@ def write_dataset(root: Path, dataset: str, pairs: Sequence[Pair], kept: Sequenc
 def _write_targets(root: Path, dataset: str, pairs: Sequence[Pair]) -> None:
     """`val_gt_for_metric`: the targets of val and nothing else (FID takes every file there)."""
     folder = frame_folder(root, dataset, GROUND_TRUTH)
-    wanted = {folder / pair.image_1: pair for pair in pairs}
-    for path in folder.rglob("*.jpg"):
-        if path not in wanted:
-            path.unlink()
-    for path, pair in wanted.items():
-        source = frame_folder(root, dataset, "val") / pair.image_1
+    wanted = {folder / pair.record["frames"][1] for pair in pairs}
+    for path in set(folder.rglob("*.jpg")) - wanted:
+        path.unlink()
+    for path in wanted:
+        source = frame_folder(root, dataset, "val") / path.relative_to(folder)
         if not (path.exists() and os.path.samefile(path, source)):
             _link(source, path)

@@ -28,22 +28,17 @@ AROUND = (
 
 def named_by(phrase: str, objects: Collection[str] = ()) -> set[str]:
     """Words of which a description must have one: the object of a phrase, or what boxes call it.
-
     "pick up the red mug from the table" -> {"mug"}; "take a slice of bread" -> {"slice", "bread"};
-    "stand up again" -> {"stand"}. Empty for phrases in other scripts.
-    """
+    "stand up again" -> {"stand"}. Empty for phrases in other scripts."""
     around, words = AROUND.split(), re.findall(r"[a-z]{2,}|[^\w\s'-]", phrase.casefold())
     rest = dropwhile(around.__contains__, words[1:])
     name = " ".join(takewhile(lambda word: word not in around and word.isalpha(), rest))
     boxed = [name for name in objects if not name.endswith(("hand", "hands"))]
     found = [WORD.findall(part.casefold()) for part in (*name.split(" of "), *boxed)]
-    found = [[word for word in part if not adverb(word)] for part in found]
-    heads = {part[-1] for part in found if part}
+    kinds = {word: getAllLemmas(word) for part in found for word in part}
+    adverbs = {word for word in kinds if "ADV" in kinds[word] and "NOUN" not in kinds[word]}
+    heads = {named[-1] for part in found if (named := [w for w in part if w not in adverbs])}
     return (heads or set(words[:1])) if phrase.isascii() else set()
-
-
-def adverb(word: str) -> bool:
-    return "ADV" in (kinds := getAllLemmas(word)) and "NOUN" not in kinds
 
 
 def forms(word: str) -> set[str]:
@@ -51,11 +46,9 @@ def forms(word: str) -> set[str]:
 
 
 def flaw(text: str, wanted: Collection[str] | None = None) -> str:
-    """What keeps a text from being a description; empty where nothing does.
-
-    An answer must have one of the words `wanted`, if any, in any form ("knives") or as the end of
-    another ("dishcloth"). None: the text is no answer, and of any length.
-    """
+    """What keeps a text from being a description; empty where nothing does. An answer must have one
+    of the words `wanted`, if any, in any form ("knives") or as the end of another ("dishcloth").
+    None: the text is no answer, and of any length."""
     odd = [c for c in text if unicodedata.category(c) in ("Cc", "Cs", "Co") or c == "\ufffd"]
     odd += [mark for mark in MARKS if mark in text]
     if odd or not text:
@@ -71,11 +64,9 @@ def flaw(text: str, wanted: Collection[str] | None = None) -> str:
 
 
 def said(reply: str) -> tuple[str, str]:
-    """A reply of chat.completions -> (text, what the server says is wrong with it).
-
-    The text is one line without what was thought before, and without quotation marks around it.
-    Raises ValueError for what is no such reply.
-    """
+    """A reply of chat.completions -> (text, what the server says is wrong with it). The text is one
+    line without what was thought before, and without quotation marks around it. Raises ValueError
+    for what is no such reply."""
     try:
         choice = json.loads(reply)["choices"][0]
         message, ended = choice["message"], choice.get("finish_reason")

@@ -28,10 +28,8 @@ class NoConnection(EgoGenError):
 
 
 def asked(what: str, call: Callable[[], T]) -> T:
-    """`call()`, again after a while where a busy server refused it or reset the connection.
-
-    The client's errors come as EgoGenError: `what`, the answer, and what to do about it.
-    """
+    """`call()`, again after a while where a busy server refused it or reset the connection. The
+    client's errors come as EgoGenError: `what`, the answer, and what to do about it."""
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
     waits = [*WAITS]
@@ -57,14 +55,16 @@ def asked(what: str, call: Callable[[], T]) -> T:
 
 def digest_of(path: Path, like: str = "") -> str:
     """Digest of the kind of `like`: CRC-32 (up to 10 digits), git's sha1 (40) or sha256, hex."""
-    crc, digest = 0, hashlib.sha256()
+    crc, digest = like.isdigit() and len(like) <= 10, hashlib.sha256()
     if len(like) == 40:
         digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with open(path, "rb") as file:
+        if not crc:
+            return hashlib.file_digest(file, lambda: digest).hexdigest()
+        found = 0
         while block := file.read(BLOCK):
-            crc = zlib.crc32(block, crc)
-            digest.update(block)
-    return str(crc) if like.isdigit() and len(like) <= 10 else digest.hexdigest()
+            found = zlib.crc32(block, found)
+    return str(found)
 
 
 def check_space(folder: Path, needed: float, what: str) -> None:

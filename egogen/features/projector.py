@@ -56,8 +56,7 @@ class Projector:
         rows = F.linear(features.float(), state["linear_1.weight"], state["linear_1.bias"])
         if self.layers == 1:
             return rows  # (..., P, D)
-        rows = F.gelu(rows)  # (..., P, D)
-        return F.linear(rows, state["linear_2.weight"], state["linear_2.bias"])  # (..., P, D)
+        return F.linear(F.gelu(rows), state["linear_2.weight"], state["linear_2.bias"])
 
     def same_as(self, other: Self) -> bool:
         same = (torch.equal(value, other.state[name]) for name, value in self.state.items())

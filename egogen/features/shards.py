@@ -52,20 +52,15 @@ class ShardReader:
     def __reduce__(self) -> tuple:
         return ShardReader, (self.root,)  # maps do not travel to other processes
 
-    def _refresh(self) -> bool:
-        """Look at the folder again; -> whether its files have changed."""
-        files = _files(self.root)
-        if files == self._files:
-            return False
-        place: dict[str, Any] = {}
-        for path in files:
-            handle = _open(path)
-            place.update(dict.fromkeys(handle.keys(), handle))
-        self._files, self._place = files, place
-        return True
-
     def __contains__(self, name: str) -> bool:
-        return name in self._place or (self._refresh() and name in self._place)
+        """Looks at the folder again for what was not there."""
+        if name not in self._place and (files := _files(self.root)) != self._files:
+            place: dict[str, Any] = {}
+            for path in files:
+                handle = _open(path)
+                place.update(dict.fromkeys(handle.keys(), handle))
+            self._files, self._place = files, place
+        return name in self._place
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Without reading the values. Raises KeyError when there is no such entry."""

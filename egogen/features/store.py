@@ -23,7 +23,7 @@ import os
 import posixpath
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,8 +45,7 @@ LAYOUTS = ("released", "compact")
 
 def feature_path(root: str | os.PathLike, image_0: str) -> Path:
     """Where the feature of source frame `image_0` (relative to its folder) lies under `root`."""
-    relative = PurePosixPath(safe_relative(image_0, f"{root}: image_0"))
-    return inside(root, str(relative.with_suffix(".npy")))
+    return inside(root, image_0).with_suffix(".npy")
 
 
 def find_feature(root: str | os.PathLike, image_0: str) -> Path:
@@ -187,11 +186,9 @@ def read_feature(
 def as_feature(
     array: np.ndarray, where: Any, width: int | None = None, rows: int | None = None
 ) -> np.ndarray:
-    """(n, d) of an array as the released code wrote it, checked; errors begin with `where`.
-
-    Half precision stays, all other floating point becomes float32, in this machine's byte order:
-    the one way of files and of arrays that a caller gives.
-    """
+    """(n, d) of an array as the released code wrote it, checked; errors begin with `where`. Half
+    precision stays, all other floating point becomes float32, in this machine's byte order: the one
+    way of files and of arrays that a caller gives."""
     found = _as_rows(_native(array, where), where)
     _check_shape(found.shape, where, width, rows, array.shape)
     _check_finite(found, where)
@@ -236,10 +233,8 @@ def record_store(
 
 
 class FeatureWriter:
-    """Writes the feature `name` of batches of frames: a .npy each, or shards.
-
-    `writer` is this job's own name among parallel ones. Shards get at most COMPACT_ROWS rows.
-    """
+    """Writes the feature `name` of batches of frames: a .npy each, or shards. `writer` is this
+    job's own name among parallel ones. Shards get at most COMPACT_ROWS rows."""
 
     def __init__(self, root: str | os.PathLike, name: str, layout: str, writer: str):
         self.root, self.most_rows = Path(root), COMPACT_ROWS.get(name)

@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from egogen.build import rows as checks
 from egogen.build.records import need_columns, read_records
-from egogen.build.rows import Options, Row, Skipped, Table
+from egogen.build.rows import Options, Row, Skipped, Table, split_of_file
 from egogen.build.table import seconds
 from egogen.errors import EgoGenError
 
@@ -19,14 +18,19 @@ TEXTS = ("text", "some text", "words")
 TRUTHS = {"0": False, "false": False, "1": True, "true": True}
 
 
-def converted(value: Any, kind: str) -> Any:
-    """A cell or JSON value as a type of fields.toml; None for an empty one, or a time "end".
-
-    Texts have single blanks, and may be "". Raises ValueError for a value of another type.
-    """
+def given(value: Any) -> Any:
+    """A cell or JSON value, texts with single blanks; None for an empty one and NaN."""
     if isinstance(value, str):
-        value = " ".join(value.split()) or None
-    if value is None or isinstance(value, float) and math.isnan(value):
+        return " ".join(value.split()) or None
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def converted(value: Any, kind: str) -> Any:
+    """A value (of `given`) as a type of fields.toml; None, "" as text, for an empty one, or a time
+    "end". Raises ValueError for a value of another type."""
+    if isinstance(value, float) and value.is_integer() and kind in TEXTS:  # a column with gaps
+        value = int(value)
+    if value is None:
         return "" if kind in TEXTS else None
     match kind:
         case "anything":
@@ -48,13 +52,28 @@ def converted(value: Any, kind: str) -> Any:
     raise ValueError
 
 
+def values_of(entry: Mapping, form: str) -> dict[str, Any]:
+    """What a row or object has, by our names in fields.toml. Raises ValueError."""
+    found = {}
+    for ours, (kind, *names) in FIELDS[form].items():
+        values = (given(entry.get(name)) for name in names)
+        value = next((value for value in values if value is not None), None)
+        try:
+            found[ours] = converted(value, kind)
+            if kind == "some text" and not found[ours]:
+                raise ValueError
+        except ValueError:
+            raise ValueError(f"{names[0]} {repr(value)[:60]}, expected {kind}") from None
+    return found
+
+
 class Reading:
     """Rows of one file as its reader finds them; every method raises EgoGenError, which names the
     place, for what is not of the form."""
 
     def __init__(self, path: Path, options: Options):
         self.path, self.timing = path, options.timing
-        self.split = checks.split_of_file(path, options)
+        self.split = split_of_file(path, options)
         self.table = Table([])
         self._taken: set[tuple[str, str]] = set()
 
@@ -62,19 +81,10 @@ class Reading:
         return EgoGenError(f"{self.path}: {where}: {what}")
 
     def values(self, where: str, entry: Mapping, form: str) -> dict[str, Any]:
-        """What a row or object has, by our names in fields.toml; None where it is empty."""
-        found = {}
-        for ours, (kind, *names) in FIELDS[form].items():
-            there = [name for name in names if name in entry]
-            value = entry[there[0]] if there else None
-            try:
-                found[ours] = converted(value, kind)
-                if kind == "some text" and not found[ours]:
-                    raise ValueError
-            except ValueError:
-                text = f"{names[0]} {repr(value)[:60]}, expected {kind}"
-                raise self.bad(where, text) from None
-        return found
+        try:
+            return values_of(entry, form)
+        except ValueError as error:
+            raise self.bad(where, str(error)) from None
 
     def rows(self, form: str) -> Iterator[tuple[str, dict]]:
         """Rows of a table by our names, with the places that they have in the file."""
@@ -115,12 +125,8 @@ class Reading:
         """Take a row if it is whole (with an end if it `ends`) and within a video of `length` s."""
         first = row.source if row.start is None else row.start
         try:
-            checks.check_clip(row.clip)
-            checks.check_id(row.id)
-            checks.check_texts({"action": row.action, "clip": row.clip, "id": row.id})
-            split = checks.split_named(split or self.split)
-            row = replace(row, action=row.action.rstrip(" ."), split=split)
-        except ValueError as error:
+            row = replace(row, action=row.action.rstrip(" ."), split=split or self.split).checked()
+        except (ValueError, EgoGenError) as error:
             raise self.bad(where, str(error)) from None
         reasons = {
             "no narration": not row.action,

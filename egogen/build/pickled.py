@@ -3,19 +3,20 @@
 import importlib
 import io
 import pickle
+import tomllib
 from pathlib import Path
 from typing import Any
 
-from egogen.build.forms.reading import FIELDS
 from egogen.build.records import Records
 from egogen.errors import EgoGenError, need_package
 
+ALLOWED = tomllib.loads(Path(__file__).with_name("pickles.toml").read_text(encoding="utf-8"))
 MOVED = {"pandas.core.indexes.numeric.Int64Index": "pandas.Index"}  # names of before -> today's
 _InPython: Any = pickle._Unpickler  # the library's own, whose opcodes can be replaced
 
 
 class Unpickler(_InPython):
-    """Calls what fields.toml allows, and gives a state only to what that made."""
+    """Calls what pickles.toml allows, and gives a state only to what that made."""
 
     dispatch = dict(_InPython.dispatch)
 
@@ -23,7 +24,7 @@ class Unpickler(_InPython):
         module = {"__builtin__": "builtins"}.get(module, module)  # as protocol 2 says
         full = f"{module}.{name}".replace("numpy.core.", "numpy._core.")
         module, _, name = MOVED.get(full, full).rpartition(".")
-        if name not in FIELDS["pickles"].get(module, "").split():
+        if name not in ALLOWED.get(module, "").split():
             raise pickle.UnpicklingError(f"it refers to {full}")
         return CHECKED.get(name) or getattr(importlib.import_module(module), name)
 

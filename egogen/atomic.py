@@ -27,8 +27,10 @@ ESCAPE = re.compile(rf"\\(?:{HIGH}\\{LOW}|({HIGH}|{LOW})|.)", re.DOTALL)
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes that name, on any failure it goes.
+
     The file is flushed to disk before the rename, so after a crash `path` is either the old file or
-    the complete new one. The folder is made when missing."""
+    the complete new one. The folder is made when missing.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last, so that writers which choose a format by it (Pillow, numpy) still do;

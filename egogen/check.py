@@ -124,9 +124,11 @@ def check_split(
     features: Mapping[str, str] | None = None,
     workers: int = WORKERS,
 ) -> SplitReport:
-    """Check one split of one dataset in the released layout. `features`: name -> folder of the
-    store. Raises EgoGenError when the action file cannot be read at all or holds no entries: there
-    is nothing to check then."""
+    """Check one split of one dataset in the released layout.
+
+    `features`: name -> folder of the store. Raises EgoGenError when the action file cannot be read
+    at all or holds no entries: there is nothing to check then.
+    """
     root = Path(root)
     report = SplitReport(f"{dataset} {split}", layout.action_file(root, dataset, split))
     report.entries, report.problems = scan_actions(report.action_file)

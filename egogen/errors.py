@@ -65,8 +65,10 @@ def run_command(
     main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None
 ) -> None:
     """Run `main(argv)` and exit: its return value, or one clear line on stderr and a code for it.
+
     `--debug` anywhere on the command line shows the traceback instead of hiding it. Errors that are
-    not the user's to mend (bugs) always show it."""
+    not the user's to mend (bugs) always show it.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr does: \xf6 where o umlaut is lacking
         sys.stdout.reconfigure(errors="backslashreplace")

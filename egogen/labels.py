@@ -43,9 +43,11 @@ def dataset_of(action_label: str | Path) -> str:
 
 @lru_cache(maxsize=4096)
 def verb_lemma(word: str, style: str = "parsed") -> str:
-    """Lower-cased base form of a verb: "picks" -> "pick". "released" gives what WordNet 3.0's
-    lemmatizer gives (the shortest verb that the endings allow: "hoping" -> "hop", "fell" and
-    unknown words unchanged)."""
+    """Lower-cased base form of a verb: "picks" -> "pick".
+
+    "released" gives what WordNet 3.0's lemmatizer gives (the shortest verb that the endings allow:
+    "hoping" -> "hop", "fell" and unknown words unchanged).
+    """
     word = word.lower()
     known = getLemma(word, upos="VERB", lemmatize_oov=False)
     if style == "parsed":

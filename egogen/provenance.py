@@ -26,9 +26,11 @@ def check_provenance(path: Path, info: dict[str, Any], later: Collection[str] = 
 
 
 def record_provenance(path: Path, info: dict[str, Any], later: Collection[str] = ()) -> None:
-    """Write the record, or check the one that is there. To be called when there is something to be
-    written: a record left by a command that then found its input wrong would refuse the next
-    one."""
+    """Write the record, or check the one that is there.
+
+    To be called when there is something to be written: a record left by a command that then found
+    its input wrong would refuse the next one.
+    """
     check_provenance(path, info, later)
     if not path.exists():
         write_json(path, info)

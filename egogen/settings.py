@@ -23,9 +23,11 @@ LINE = re.compile(
 
 
 def read_settings(path: Path | None = None) -> dict[str, str]:
-    """The lines NAME=VALUE of the file (LEGO_SETTINGS names another one). ~, $NAME and ${NAME} are
-    replaced unless in single quotes. Raises EgoGenError, with the line, for anything else, names
-    that nothing reads, and what cannot be replaced."""
+    """The lines NAME=VALUE of the file (LEGO_SETTINGS names another one).
+
+    ~, $NAME and ${NAME} are replaced unless in single quotes. Raises EgoGenError, with the line,
+    for anything else, names that nothing reads, and what cannot be replaced.
+    """
     path = path or Path(os.environ.get("LEGO_SETTINGS") or SETTINGS)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -198,9 +198,11 @@ def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def check_names(found: Shapes, expected: Shapes, where: object, unexpected: bool = False) -> None:
-    """Compare the names and shapes that were found with those that a model has. Raises one
-    EgoGenError that lists what is missing, unexpected (unless `unexpected` allows it) and of
-    another shape. `where` begins it."""
+    """Compare the names and shapes that were found with those that a model has.
+
+    Raises one EgoGenError that lists what is missing, unexpected (unless `unexpected` allows it)
+    and of another shape. `where` begins it.
+    """
     problems = {
         "missing": [name for name in expected if name not in found],
         "unexpected": [] if unexpected else [name for name in found if name not in expected],

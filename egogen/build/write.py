@@ -69,8 +69,10 @@ def write_pairs(
     root: Path, places: Mapping[str, Any], rows: Sequence[Row], request: Request
 ) -> tuple[list[Pair], list[str]]:
     """Write the missing pairs -> (all pairs in the order of `rows`, a line per one that failed).
+
     `places`: clip -> video, archive or folder of frames, or `Pictures`. To be called by one process
-    at a time: files that a killed one has begun are removed."""
+    at a time: files that a killed one has begun are removed.
+    """
     frames = frame_folder(root, request.dataset, SPLITS[0]).parent
     for folder in (build_folder(root, request.dataset), frames):
         for path in folder.rglob(f".*{TEMPORARY_SUFFIX}*"):

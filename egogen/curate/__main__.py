@@ -138,8 +138,10 @@ def show(args: argparse.Namespace, prompts: Sequence[Prompt]) -> int:
 
 def curate(args: argparse.Namespace, prompts: Sequence[Prompt]) -> tuple[Answers, list[str]]:
     """Ask what has not been answered yet -> (answers, a line for each question without one).
+
     Answers lie in `<out>.journal`, and beside it a record of what made them; a journal of another
-    origin is refused (EgoGenError)."""
+    origin is refused (EgoGenError).
+    """
     need_package("openai", "--base-url")
     read_key(args.base_url)
     examples = read_examples(args.examples)

@@ -28,8 +28,10 @@ AROUND = (
 
 def named_by(phrase: str, objects: Collection[str] = ()) -> set[str]:
     """Words of which a description must have one: the object of a phrase, or what boxes call it.
+
     "pick up the red mug from the table" -> {"mug"}; "take a slice of bread" -> {"slice", "bread"};
-    "stand up again" -> {"stand"}. Empty for phrases in other scripts."""
+    "stand up again" -> {"stand"}. Empty for phrases in other scripts.
+    """
     around, words = AROUND.split(), re.findall(r"[a-z]{2,}|[^\w\s'-]", phrase.casefold())
     rest = dropwhile(around.__contains__, words[1:])
     name = " ".join(takewhile(lambda word: word not in around and word.isalpha(), rest))
@@ -46,9 +48,11 @@ def forms(word: str) -> set[str]:
 
 
 def flaw(text: str, wanted: Collection[str] | None = None) -> str:
-    """What keeps a text from being a description; empty where nothing does. An answer must have one
-    of the words `wanted`, if any, in any form ("knives") or as the end of another ("dishcloth").
-    None: the text is no answer, and of any length."""
+    """What keeps a text from being a description; empty where nothing does.
+
+    An answer must have one of the words `wanted`, if any, in any form ("knives") or as the end of
+    another ("dishcloth"). None: the text is no answer, and of any length.
+    """
     odd = [c for c in text if unicodedata.category(c) in ("Cc", "Cs", "Co") or c == "\ufffd"]
     odd += [mark for mark in MARKS if mark in text]
     if odd or not text:
@@ -64,9 +68,11 @@ def flaw(text: str, wanted: Collection[str] | None = None) -> str:
 
 
 def said(reply: str) -> tuple[str, str]:
-    """A reply of chat.completions -> (text, what the server says is wrong with it). The text is one
-    line without what was thought before, and without quotation marks around it. Raises ValueError
-    for what is no such reply."""
+    """A reply of chat.completions -> (text, what the server says is wrong with it).
+
+    The text is one line without what was thought before, and without quotation marks around it.
+    Raises ValueError for what is no such reply.
+    """
     try:
         choice = json.loads(reply)["choices"][0]
         message, ended = choice["message"], choice.get("finish_reason")

@@ -76,8 +76,10 @@ def read_examples(path: Path) -> list[Message]:
 
 def boxes_of(metadata: dict[str, Any], entry: ActionEntry) -> Boxes:
     """Boxes in the source frame, of a metadata file's content: there a clip may have "actions".
+
     Those are {id: {"object", "bbox"}} or {id: lists of such}, with a "frame" each ("source" or
-    "target"); a bbox is left, top, width, height in pixels of the clip's "width" and "height"."""
+    "target"); a bbox is left, top, width, height in pixels of the clip's "width" and "height".
+    """
     found: dict[str, list[float]] = {}
     try:
         clip = metadata.get(entry.clip) or {}

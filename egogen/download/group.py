@@ -63,9 +63,11 @@ class Item:
 
 
 def fetch_group(files: list[dict], folder: Path, dry_run: bool = False) -> list[str]:
-    """Fetch and unpack what is not finished -> one line per file that could not be. Says first what
-    was found and where it goes; with `dry_run` that is all. Raises NoConnection, before anything is
-    fetched, where the hub cannot be reached."""
+    """Fetch and unpack what is not finished -> one line per file that could not be.
+
+    Says first what was found and where it goes; with `dry_run` that is all. Raises NoConnection,
+    before anything is fetched, where the hub cannot be reached.
+    """
     bad: list[str] = []
     todo: dict[Item, Files] = {}
     with lock(folder / RECORDS / "lock", "downloading", needed=not dry_run):

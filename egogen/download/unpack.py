@@ -49,9 +49,11 @@ def parts_of(archive: Path) -> list[Path]:
 
 
 def joined(archive: Path) -> Path:
-    """The archive as one file: itself, or its parts merged by the `zip` program. That program loses
-    bytes of a member that spans three parts or more; extraction then finds the member damaged. (The
-    released features have large parts.)"""
+    """The archive as one file: itself, or its parts merged by the `zip` program.
+
+    That program loses bytes of a member that spans three parts or more; extraction then finds the
+    member damaged. (The released features have large parts.)
+    """
     *parts, _ = parts_of(archive)
     for number, part in enumerate(parts, 1):
         if int(part.suffix[2:]) != number:

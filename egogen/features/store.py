@@ -186,9 +186,11 @@ def read_feature(
 def as_feature(
     array: np.ndarray, where: Any, width: int | None = None, rows: int | None = None
 ) -> np.ndarray:
-    """(n, d) of an array as the released code wrote it, checked; errors begin with `where`. Half
-    precision stays, all other floating point becomes float32, in this machine's byte order: the one
-    way of files and of arrays that a caller gives."""
+    """(n, d) of an array as the released code wrote it, checked; errors begin with `where`.
+
+    Half precision stays, all other floating point becomes float32, in this machine's byte order:
+    the one way of files and of arrays that a caller gives.
+    """
     found = _as_rows(_native(array, where), where)
     _check_shape(found.shape, where, width, rows, array.shape)
     _check_finite(found, where)

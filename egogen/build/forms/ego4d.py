@@ -18,9 +18,11 @@ LEVELS = ("ego4d-video", "ego4d-interval", "ego4d-action")
 
 
 def read_fho(path: Path, options: Options) -> Table:
-    """A row an interaction: from the PRE frame `options.pre` to the PNR frame of its video. With
-    `options.on` "clip": of its canonical clip. Seconds are frame / rate, 30 where the video's is
-    not known, so that they name the very frame."""
+    """A row an interaction: from the PRE frame `options.pre` to the PNR frame of its video.
+
+    With `options.on` "clip": of its canonical clip. Seconds are frame / rate, 30 where the video's
+    is not known, so that they name the very frame.
+    """
     found, chosen = Reading(path, options), {options.pre: "source", "pnr_frame": "target"}
     content = read_object(path, keep=lambda entry: _needed(entry, chosen))
     if "videos" not in content:
@@ -63,9 +65,11 @@ def _needed(entry: dict, chosen: dict[str, str]) -> dict:
 
 
 def _boxes(found: Reading, where: str, frames: list, chosen: dict[str, str]) -> str:
-    """`Row.boxes` of the chosen frames (name there -> here), in pixels of the video. An item of
-    `frames` has a frame_type, or, as in fho_hands, the frame below its name. A box is {"bbox": {x,
-    y, width, height}} of an object, or {"left_hand": [x, y, x, y]}."""
+    """`Row.boxes` of the chosen frames (name there -> here), in pixels of the video.
+
+    An item of `frames` has a frame_type, or, as in fho_hands, the frame below its name. A box is
+    {"bbox": {x, y, width, height}} of an object, or {"left_hand": [x, y, x, y]}.
+    """
     boxes = []
     try:
         for item, name in product(filter(None, frames), chosen):

@@ -32,8 +32,10 @@ class ActionEntry:
 
 
 def safe_relative(value: Any, where: str, root: str = "the dataset root") -> str:
-    """Check that `value` is a relative POSIX path that does not leave `root` by its names. Links
-    are not looked at: those in a folder were made by its owner."""
+    """Check that `value` is a relative POSIX path that does not leave `root` by its names.
+
+    Links are not looked at: those in a folder were made by its owner.
+    """
     parts = PurePosixPath(value).parts if isinstance(value, str) else ()
     if not parts:
         raise EgoGenError(f"{where}: expected a relative path, found {value!r}")
@@ -89,7 +91,9 @@ def scan_actions(
     path: str | os.PathLike, text_keys: tuple[str, ...] = ("action",)
 ) -> tuple[list[ActionEntry], list[str]]:
     """All good entries in the file's order, and one line for every entry that is not as released.
-    Raises EgoGenError when the file cannot be read at all as an action file."""
+
+    Raises EgoGenError when the file cannot be read at all as an action file.
+    """
     path = Path(path)
     entries: list[ActionEntry] = []
     problems: list[str] = []
@@ -110,7 +114,9 @@ def read_actions(
     path: str | os.PathLike, text_keys: tuple[str, ...] = ("action",)
 ) -> list[ActionEntry]:
     """All entries in the file's order; the fields named in `text_keys` must be there and be text.
-    Raises EgoGenError naming file, entry and field for the first thing that is not as released."""
+
+    Raises EgoGenError naming file, entry and field for the first thing that is not as released.
+    """
     entries, problems = scan_actions(path, text_keys)
     if problems:
         raise EgoGenError(problems[0])

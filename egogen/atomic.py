@@ -49,8 +49,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def as_umask_says(path: Path) -> None:
-    """Give a file, or all below a folder, the mode that a new file gets. safetensors makes its
-    files for their owner alone, whatever the umask is."""
+    """Give a file, or all below a folder, the mode that a new file gets.
+
+    safetensors makes its files for their owner alone, whatever the umask is.
+    """
     private = [file for file in (path, *path.rglob("*")) if file.is_file()]
     private = [file for file in private if not file.stat().st_mode & 0o077]
     if private:
@@ -118,7 +120,9 @@ def _place_of_nan(value: Any) -> list | None:
 
 def read_json(path: str | os.PathLike, finite: bool = True, keep: Callable = dict) -> Any:
     """Read a JSON file in UTF-8, or in UTF-16 or 32 with a byte order mark, as `parse_json` does.
-    Raises EgoGenError when it is missing or a folder."""
+
+    Raises EgoGenError when it is missing or a folder.
+    """
     try:
         return parse_json(Path(path).read_bytes(), str(path), finite, keep)
     except FileNotFoundError:
@@ -130,8 +134,10 @@ def read_json(path: str | os.PathLike, finite: bool = True, keep: Callable = dic
 def read_object(
     path: str | os.PathLike, what: str = "an object", needed: bool = True, keep: Callable = dict
 ) -> dict[str, Any]:
-    """The object in a JSON file; {} for a file that is not there, where none is `needed`. Raises
-    EgoGenError for anything else, as `read_json` does."""
+    """The object in a JSON file; {} for a file that is not there, where none is `needed`.
+
+    Raises EgoGenError for anything else, as `read_json` does.
+    """
     value = read_json(path, keep=keep) if needed or Path(path).exists() else {}
     if not isinstance(value, dict):
         raise EgoGenError(f"{path}: expected {what}, found {type(value).__name__}")

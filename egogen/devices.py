@@ -9,8 +9,10 @@ if TYPE_CHECKING:
 
 
 def usable_device(name: str | None) -> "torch.device":
-    """`name` ("cpu", "cuda", "cuda:1" ...), or by default a GPU where there is one. Raises
-    EgoGenError where no tensor can be put there."""
+    """`name` ("cpu", "cuda", "cuda:1" ...), or by default a GPU where there is one.
+
+    Raises EgoGenError where no tensor can be put there.
+    """
     import torch  # slow to import
 
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -118,8 +118,10 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _grey(image: Image.Image) -> Image.Image:
-    """Floats from 0 to 1, or whole numbers of 16 bits, as 8-bit grey; others are refused. Pillow
-    cuts them off at 255 without scaling: black or white pictures."""
+    """Floats from 0 to 1, or whole numbers of 16 bits, as 8-bit grey; others are refused.
+
+    Pillow cuts them off at 255 without scaling: black or white pictures.
+    """
     values, floats = np.asarray(image), image.mode == "F"
     low, high, top = values.min(), values.max(), 1 if floats else 0xFFFF
     if not 0 <= low <= high <= top:  # false for NaN too

@@ -66,8 +66,10 @@ def _is_base_verb(word: str) -> bool:
 
 
 def clean_label(label: str, dataset: str, style: str = "parsed") -> str:
-    """The verb phrase of a label: "#C C picks up the knife" -> "pick up the knife". Raises
-    EgoGenError when `dataset` or `style` is unknown."""
+    """The verb phrase of a label: "#C C picks up the knife" -> "pick up the knife".
+
+    Raises EgoGenError when `dataset` or `style` is unknown.
+    """
     if dataset not in DATASETS:
         raise EgoGenError(f"dataset {dataset!r}: expected one of {', '.join(DATASETS)}")
     if style not in STYLES:

@@ -15,7 +15,9 @@ from egogen.errors import EgoGenError
 
 def check_provenance(path: Path, info: dict[str, Any], later: Collection[str] = ()) -> None:
     """Raises EgoGenError, naming what differs, when there is a record that does not say `info`.
-    Names in `later` may be missing in it: records have not always had them."""
+
+    Names in `later` may be missing in it: records have not always had them.
+    """
     if not path.exists():
         return
     known = read_object(path)

@@ -72,7 +72,9 @@ def load_settings(path: Path | None = None) -> None:
 
 def require_paths(named: Mapping[str, str | os.PathLike | None]) -> None:
     """Raises EgoGenError that names, as 'NAME=PATH', all paths that do not exist or are empty.
-    Those that are None are not asked for."""
+
+    Those that are None are not asked for.
+    """
     missing = [
         f"{name}={path}" if path else f"{name} (not set)"
         for name, path in named.items()
@@ -91,8 +93,10 @@ def setting(name: str) -> Path:
 
 
 def stage_1_paths(dataset: str, split: str) -> dict[str, Path]:
-    """Where the scripts of stage 1 look, and write, where no path is given. Features made here do
-    not go where the released ones are: nothing would keep them apart there."""
+    """Where the scripts of stage 1 look, and write, where no path is given.
+
+    Features made here do not go where the released ones are: nothing would keep them apart there.
+    """
     data, home = setting("LEGO_DATASET"), setting("LEGO_OUTPUT") / "vllm" / "out" / dataset
     pretrained = layout.released(setting("LEGO_WEIGHTS") / "pretrained/llava_pretrained")
     return {

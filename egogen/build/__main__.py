@@ -101,8 +101,10 @@ def main(argv: Sequence[str]) -> int:
 def located(
     args: argparse.Namespace, table: Table, views: Sequence[str]
 ) -> tuple[dict[str, Any], list[Row]]:
-    """What each clip is read from, and the rows with their clips' ids. Official forms name more
-    videos than people have: rows without are left out, if not all are."""
+    """What each clip is read from, and the rows with their clips' ids.
+
+    Official forms name more videos than people have: rows without are left out, if not all are.
+    """
     clips = list(dict.fromkeys(row.clip for row in table.rows))
     if args.form == "pairs":
         places: dict[str, Any] = dict.fromkeys(clips, Pictures(args.videos))

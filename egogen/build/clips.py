@@ -46,7 +46,9 @@ def _stem(name: str) -> str:
 
 def find_clips(videos: Path, names: Iterable[str], needed: bool = True) -> dict[str, Path]:
     """Clip -> its video, archive or folder: below `videos` as it is written, else however deep.
-    Raises EgoGenError for all that several could be, and, where all are `needed`, are nowhere."""
+
+    Raises EgoGenError for all that several could be, and, where all are `needed`, are nowhere.
+    """
     places, problems = {}, []
     parts = {name: PurePosixPath(name).parts for name in dict.fromkeys(names)}
     below = _walk(videos, parts.values())
@@ -70,8 +72,10 @@ def find_clips(videos: Path, names: Iterable[str], needed: bool = True) -> dict[
 
 
 def _walk(videos: Path, clips: Iterable[Sequence[str]]) -> dict[str, list[Path]]:
-    """What a clip may be called after, by that name: all below but hidden files and folders. Clips'
-    own folders are not entered, as there are many frames, nor circles of links."""
+    """What a clip may be called after, by that name: all below but hidden files and folders.
+
+    Clips' own folders are not entered, as there are many frames, nor circles of links.
+    """
     wanted = {_folded(clip[-1]) for clip in clips}
     own = wanted - {_folded(part) for clip in clips for part in clip[:-1]}
     index: dict[str, list[Path]] = {}
@@ -86,8 +90,10 @@ def _walk(videos: Path, clips: Iterable[Sequence[str]]) -> dict[str, list[Path]]
 
 
 def _fitting(paths: Sequence[Path], wanted: str) -> Sequence[Path]:
-    """Those called so: a file exactly, else what is but for its ending; else without case. Of
-    several films stand before archives, and these before folders of frames."""
+    """Those called so: a file exactly, else what is but for its ending; else without case.
+
+    Of several films stand before archives, and these before folders of frames.
+    """
     forms: tuple[Callable[[str], str], ...] = (str, _folded)
     for same in forms:
         found = [path for path in paths if same(path.name) == same(wanted)]
@@ -128,7 +134,9 @@ def _is_image(name: str) -> bool:
 
 def film_in(place: Path, views: Sequence[str]) -> Path:
     """The film of a folder without images: that which the first of `views` fits, or the only one.
-    Of one that is there in several sizes the least deep; all else is itself. Raises EgoGenError."""
+
+    Of one that is there in several sizes the least deep; all else is itself. Raises EgoGenError.
+    """
     files = _files(place) if place.is_dir() and not _images(place) else []
     if not files:
         return place
@@ -144,8 +152,10 @@ def film_in(place: Path, views: Sequence[str]) -> Path:
 
 
 def clip_ids(places: Mapping[str, Path], clips: Iterable[str]) -> dict[str, str]:
-    """What clips are called in the dataset: as they were found, a file without its ending. Behind
-    their folders in the table where several of its `clips`, there or not, have one name."""
+    """What clips are called in the dataset: as they were found, a file without its ending.
+
+    Behind their folders in the table where several of its `clips`, there or not, have one name.
+    """
     count = Counter(_folded(_stem(PurePosixPath(clip).name)) for clip in clips)
     ids = {}
     for clip, place in places.items():

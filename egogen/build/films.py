@@ -88,7 +88,9 @@ class Video:
 
     def at(self, seconds: float) -> Frame:
         """The frame on screen at that time; of a film of a constant rate it is floor(time x rate).
-        Raises EgoGenError beyond the beginning and end."""
+
+        Raises EgoGenError beyond the beginning and end.
+        """
         try:
             self._go_to(seconds)
             return Frame(self._image(), self._name())

@@ -31,16 +31,20 @@ def grey(image: Image.Image, width: int) -> np.ndarray:
 
 
 def difference(source: Image.Image, target: Image.Image) -> float:
-    """Mean absolute difference of the two in grey levels, seen from afar (64 wide). The median
-    change is taken out: a lamp that flickers is no action."""
+    """Mean absolute difference of the two in grey levels, seen from afar (64 wide).
+
+    The median change is taken out: a lamp that flickers is no action.
+    """
     one, other = grey(source, 64), grey(target.resize(source.size), 64)
     change = one - other
     return float(np.abs(change - np.median(change)).mean())
 
 
 def change(source: Image.Image, target: Image.Image) -> float:
-    """How little of what is seen from afar (32 wide) stays in its place: 0 all, about 1 nothing. 1
-    less the contrast and structure of SSIM (Wang et al. 2004) in one window over the frame."""
+    """How little of what is seen from afar (32 wide) stays in its place: 0 all, about 1 nothing.
+
+    1 less the contrast and structure of SSIM (Wang et al. 2004) in one window over the frame.
+    """
     one, other = grey(source, 32), grey(target.resize(source.size), 32)
     common = ((one - one.mean()) * (other - other.mean())).mean()
     still = 58.5  # (0.03 x 255)^2, as there

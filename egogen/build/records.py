@@ -14,7 +14,9 @@ Records = list[tuple[str, dict[str, Any]]]  # ("row 12", values by column)
 
 def read_records(path: Path) -> Records:
     """Rows of a file by its ending: .parquet, .jsonl, .pkl, else CSV (whose values are all text).
-    Raises EgoGenError for a file that is not what its ending says."""
+
+    Raises EgoGenError for a file that is not what its ending says.
+    """
     if not path.exists():
         raise EgoGenError(f"{path}: no such file")
     if path.suffix.lower() == ".parquet":
@@ -45,7 +47,9 @@ def read_csv(
     path: Path, needed: Sequence[str] = (), known: Sequence[str] | None = None
 ) -> list[tuple[str, dict[str, str]]]:
     """Rows of text; blanks, empty last columns and empty rows left out, columns in lower case.
-    Raises EgoGenError as `need_columns` does, and for a row that does not fit the header."""
+
+    Raises EgoGenError as `need_columns` does, and for a row that does not fit the header.
+    """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             first = file.readline()

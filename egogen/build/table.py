@@ -38,8 +38,10 @@ def seconds(text: str) -> float:
 
 
 def write_table(path: Path, rows: Sequence[Row], timing: Timing) -> None:
-    """The table as `read_table` takes it back, with the very times of both frames. Raises
-    EgoGenError where the target is the last frame of a video that nobody has looked at."""
+    """The table as `read_table` takes it back, with the very times of both frames.
+
+    Raises EgoGenError where the target is the last frame of a video that nobody has looked at.
+    """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(WRITTEN)
@@ -52,15 +54,19 @@ def write_table(path: Path, rows: Sequence[Row], timing: Timing) -> None:
 
 
 def read_table(path: Path, options: Options) -> Table:
-    """Rows of the CSV, all of them. Raises EgoGenError that names the columns that are missing or
-    not known, or all bad rows."""
+    """Rows of the CSV, all of them.
+
+    Raises EgoGenError that names the columns that are missing or not known, or all bad rows.
+    """
     split = options.split or SPLITS[0]
     return checked(path, read_csv(path, NEEDED, KNOWN), lambda values: _row(values, split))
 
 
 def checked(path: Path, records: Records, make: Callable[[dict[str, Any]], Row]) -> Table:
     """What `make` gives of each record; the number within its clip is the id of a row without one.
-    Raises EgoGenError that names all that `make` refuses, and ids twice."""
+
+    Raises EgoGenError that names all that `make` refuses, and ids twice.
+    """
     rows: list[Row] = []
     bad: list[str] = []
     taken: dict[str, set[str]] = defaultdict(set)  # clip -> ids of its rows so far

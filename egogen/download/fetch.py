@@ -28,8 +28,10 @@ class NoConnection(EgoGenError):
 
 
 def asked(what: str, call: Callable[[], T]) -> T:
-    """`call()`, again after a while where a busy server refused it or reset the connection. The
-    client's errors come as EgoGenError: `what`, the answer, and what to do about it."""
+    """`call()`, again after a while where a busy server refused it or reset the connection.
+
+    The client's errors come as EgoGenError: `what`, the answer, and what to do about it.
+    """
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
     waits = [*WAITS]

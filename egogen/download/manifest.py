@@ -47,8 +47,10 @@ def choose(files: list[dict], source: str, only: Sequence[str] | None) -> list[d
 
 
 def files_of(entry: dict) -> Files:
-    """What belongs to an entry, with sizes and digests as far as they are known. Raises EgoGenError
-    where the hub cannot be asked, or has nothing that is picked."""
+    """What belongs to an entry, with sizes and digests as far as they are known.
+
+    Raises EgoGenError where the hub cannot be asked, or has nothing that is picked.
+    """
     if "repo" not in entry:
         size, digest = entry.get("gb", 0) * 10**9, entry.get("sha256", "")
         return {entry.get("file", entry["name"]): (entry["url"], size, digest)}

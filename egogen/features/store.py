@@ -235,8 +235,10 @@ def record_store(
 
 
 class FeatureWriter:
-    """Writes the feature `name` of batches of frames: a .npy each, or shards. `writer` is this
-    job's own name among parallel ones. Shards get at most COMPACT_ROWS rows."""
+    """Writes the feature `name` of batches of frames: a .npy each, or shards.
+
+    `writer` is this job's own name among parallel ones. Shards get at most COMPACT_ROWS rows.
+    """
 
     def __init__(self, root: str | os.PathLike, name: str, layout: str, writer: str):
         self.root, self.most_rows = Path(root), COMPACT_ROWS.get(name)

@@ -9,8 +9,10 @@ from egogen.build.rows import Options, Row, Table
 
 
 def read_egoexo4d(path: Path, options: Options) -> Table:
-    """Atomic descriptions or keysteps of the camera's wearer, numbered within their take. The clip
-    is the take's name; `--video-info takes.json` tells that of the atomic descriptions."""
+    """Atomic descriptions or keysteps of the camera's wearer, numbered within their take.
+
+    The clip is the take's name; `--video-info takes.json` tells that of the atomic descriptions.
+    """
     found, names = Reading(path, options), {}
     if options.video_info:
         info = Reading(options.video_info, options)
@@ -53,8 +55,10 @@ def read_holoassist(path: Path, options: Options) -> Table:
 
 
 def read_ssv2(path: Path, options: Options) -> Table:
-    """A row a video, from its first to its last frame. When that is says `--video-info` (video_id,
-    duration, fps), else the video when it is read."""
+    """A row a video, from its first to its last frame.
+
+    When that is says `--video-info` (video_id, duration, fps), else the video when it is read.
+    """
     found, times = Reading(path, options), video_times(options)
     for place, (row,) in found.walk("videos", read_json(path), "ssv2"):
         length, fps = times.get(row["id"], (math.inf, 1.0))

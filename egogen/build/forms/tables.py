@@ -10,8 +10,10 @@ from egogen.build.rows import Options, Row, Table, epic_rate
 
 
 def read_epic(path: Path, options: Options) -> Table:
-    """EPIC_100_train.csv: times by its time stamps, as its frame numbers are no video's. With
-    `--video-info EPIC_100_video_info.csv` what lies behind the end of a video is left out."""
+    """EPIC_100_train.csv: times by its time stamps, as its frame numbers are no video's.
+
+    With `--video-info EPIC_100_video_info.csv` what lies behind the end of a video is left out.
+    """
     found, times = Reading(path, options), video_times(options)
     for where, row in found.rows("epic100"):
         name = row.pop("id")
@@ -24,8 +26,11 @@ def read_epic(path: Path, options: Options) -> Table:
 
 
 def read_hd_epic(path: Path, options: Options) -> Table:
-    """HD_EPIC_Narrations.pkl, or the same table as CSV or parquet. The sentence of a narration is
-    its description; the main actions are its label, as "put down garbage bag and pick up mug"."""
+    """HD_EPIC_Narrations.pkl, or the same table as CSV or parquet.
+
+    The sentence of a narration is its description; the main actions are its label, as "put down
+    garbage bag and pick up mug".
+    """
     found = Reading(path, options)
     for where, row in found.rows("hd-epic"):
         pairs = row.pop("pairs")

@@ -76,8 +76,7 @@ class HubDescriber:
         try:
             self.features = {"image": Feature(hub.width, hub.rows), "text": Feature(hub.width)}
             # Whether processor and model fit shows in use only.
-            with quiet():
-                self.describe([hub.blank], ["How?"], seeds=[0], names=[("", "")], texts=["So."])
+            self.describe([hub.blank], ["How?"], seeds=[0], names=[("", "")], texts=["So."])
         except EgoGenError:
             raise
         except Exception as error:  # both raise what they like
@@ -105,6 +104,7 @@ class HubDescriber:
             return ""
         return f"{length} tokens with prompt, image and answer, expected at most {context}"
 
+    @quiet()
     @torch.inference_mode()
     def describe(
         self,

@@ -149,6 +149,7 @@ def test_the_documented_table(name, kind, settings, rows):
     whole = sum(part.numel() for part in model.parameters())  # a matrix that is used twice once
     four_bits = (0.516 * small + 2 * (whole - small)) / 1e9
     size, width = usual_size(config, {}), config.get_text_config().hidden_size
-    row = f"| {size} | {rows(size)} | {width:,} | {whole / 1e9:.2f} | {2 * whole / 1e9:.1f} | {four_bits:.1f} |"
+    row = f"| {size} | {rows(size):,} | {width:,} | {whole / 1e9:.2f} "
+    row += f"| {2 * whole / 1e9:.1f} | {four_bits:.1f} |"
     lines = [line for line in DOCS.read_text().splitlines() if line.startswith(f"| {name} |")]
     assert lines == [f"| {name} {row}"]

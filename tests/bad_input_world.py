@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import bad_input_curating
+import model_families
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
@@ -172,8 +173,9 @@ def write_mini(root: Path) -> None:
 
 
 def write_stage_1(root: Path) -> None:
-    """The tiny model, conversations over the train frames, results of two chunks over val."""
+    """The tiny models, conversations over the train frames, results of two chunks over val."""
     write_released(root / "vllm")
+    model_families.write("qwen2_5_vl", root / "hub")
     entries = json.loads(layout.action_file(root, DATASET, "train").read_text())
     turns = [{"from": "human", "value": "<image>\nHow?"}, {"from": "gpt", "value": "So."}]
     rows = [

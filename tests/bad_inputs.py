@@ -22,6 +22,7 @@ from bad_input_damage import (
 )
 from bad_input_download import DOWNLOADS
 from bad_input_files import CLIP, TRUTH, VAL_ACTIONS, field, products
+from bad_input_models import MODELS
 
 
 def first_row(**fields: object) -> Callable[[list], None]:
@@ -331,6 +332,7 @@ CASES = [
     *CURATING,
     *ANNOTATIONS,
     *DOWNLOADS,
+    *MODELS,
     *MEASURING,
     *CAPTIONS,
     *COMMAND_LINES,

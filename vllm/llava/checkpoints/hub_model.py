@@ -9,7 +9,8 @@ Letters: T positions of a text, in which an image has P; D language width.
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,16 +18,18 @@ from typing import Any
 
 import torch
 from accelerate.utils import align_module_device
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.utils import cached_file
 
 from egogen.atomic import read_object, write_json
 from egogen.devices import usable_device
 from egogen.errors import EgoGenError, listed
 from llava.checkpoints.fields import CONFIG_FILE
-from llava.checkpoints.load import pick_dtype, quantization_config
+from llava.checkpoints.load import pick_dtype, quantization_config, quiet
 from llava.image_processing import ImageProcessor
 from llava.model import runs_on
 from llava.tokens import padded
@@ -35,6 +38,10 @@ FRAMES_FILE = "frames.json"  # how the frames of a tuned model are made square
 DEFAULT_SIZE = 448  # pixels, for models that take any
 # Switches of image processors that cut one image into several views.
 VIEWS = ("do_image_splitting", "crop_to_patches", "do_pan_and_scan")
+JSON_FILES = [
+    f"{part}_config.json" for part in ("generation", "processor", "preprocessor", "tokenizer")
+]
+JSON_FILES.append("tokenizer.json")
 PAD_IDS = {"attention_mask": 0, "token_type_ids": 0, "mm_token_type_ids": 0}
 OPTIONS = {"enable_thinking": False}  # for chat templates that know them
 
@@ -52,22 +59,17 @@ class HubModel:
     frames: ImageProcessor
     folder: str
 
-    @cached_property
+    @property
     def image_id(self) -> int:
         """The id at whose positions the language model is given the rows of an image."""
-        number = getattr(self.model.config, "image_token_id", None)
-        if number is None:
-            raise EgoGenError(f"{self.folder}: config.json names no image_token_id, expected one")
-        return int(number)
+        return int(self.model.config.image_token_id)
 
     @cached_property
     def ends(self) -> set[int]:
         """The ids that end an answer."""
-        ends = self.model.generation_config.eos_token_id
-        return {
-            *(ends if isinstance(ends, list) else [ends]),
-            self.processor.tokenizer.eos_token_id,
-        }
+        named = self.model.generation_config.eos_token_id, self.processor.tokenizer.eos_token_id
+        ends = {end for part in named for end in (part if isinstance(part, list) else [part])}
+        return ends - {None}
 
     @cached_property
     def rows(self) -> int:
@@ -218,12 +220,12 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def usual_size(config: Any, settings: Mapping[str, Any]) -> int:
+def usual_size(config: Any, settings: Mapping[str, Any]) -> Any:
     """The size of frames of a model: the one it was tuned with, its tower's, or DEFAULT_SIZE."""
     size = settings.get("image_size") or getattr(
         getattr(config, "vision_config", None), "image_size", None
     )
-    return int(size[0] if isinstance(size, list | tuple) else size or DEFAULT_SIZE)
+    return (size[0] if isinstance(size, list | tuple) else size) or DEFAULT_SIZE
 
 
 def load_hub(
@@ -231,52 +233,94 @@ def load_hub(
     *,
     dtype: str = "auto",
     device: str | None = None,
-    device_map: Any = None,
     attn: str = "sdpa",
     quantization: str | None = None,
     image_size: int | None = None,
     aspect: str | None = None,
+    **places: Any,
 ) -> HubModel:
     """The model of a folder or a hub name, in evaluation mode, with its processor.
 
     `image_size` and `aspect` (square, pad, squeeze) say how frames are made square; by default as
-    the model was tuned, else its vision tower's size and "square". Raises EgoGenError for models
-    without images or a chat template, and for weights that config.json does not fit.
+    the model was tuned, else its vision tower's size and "square". `places` are those of
+    `llava.checkpoints.load.load_model`. Raises EgoGenError for models without images or a chat
+    template, and for weights that config.json does not fit.
     """
     name, target = str(folder), usable_device(device)
     precision = pick_dtype(dtype, target)
     try:
-        config = AutoConfig.from_pretrained(name)
-        if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-            where = Path(name) / CONFIG_FILE
-            raise EgoGenError(f"{where}: a {config.model_type} model, expected an image-text model")
-        processor = AutoProcessor.from_pretrained(name)
-        if not getattr(processor, "chat_template", None):
-            raise EgoGenError(f"{name}: its processor has no chat template, expected one")
-        options: dict[str, Any] = {"dtype": precision, "attn_implementation": attn}
-        if device_map or quantization or target.type != "cpu":
-            options["device_map"] = device_map or {"": target}
-        if quantization:
-            options["quantization_config"] = quantization_config(
-                quantization, precision, _skipped(config)
+        with quiet():
+            config, processor = _tools(name)
+            options: dict[str, Any] = {"dtype": precision, "attn_implementation": attn, **places}
+            if quantization or target.type != "cpu":
+                options["device_map"] = options.get("device_map") or {"": target}
+            if quantization:
+                options["quantization_config"] = quantization_config(
+                    quantization, precision, _skipped(config)
+                )
+            model, found = AutoModelForImageTextToText.from_pretrained(
+                name,
+                config=config,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # listed in `found`
+                output_loading_info=True,
+                **options,
             )
-        model, found = AutoModelForImageTextToText.from_pretrained(
-            name, config=config, output_loading_info=True, **options
-        )
-    except (ImportError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise EgoGenError(f"{name}: cannot be loaded ({str(error).strip()})") from error
-    wrong = [*found["missing_keys"], *(found.get("mismatched_keys") or ())]
+            path = cached_file(name, FRAMES_FILE, _raise_exceptions_for_missing_entries=False)
+    except EgoGenError:
+        raise
+    except Exception as error:  # files of any kind, and libraries raise what they like
+        said = str(error).strip().split("\n\n")[0]
+        raise EgoGenError(f"{name}: cannot be loaded ({said})") from error
+    wrong = [f"missing: {key}" for key in sorted(found["missing_keys"])]
+    wrong += [f"mis-shaped: {key}" for key, *_ in sorted(found["mismatched_keys"])]
     if wrong:
-        raise EgoGenError(
-            f"{name}: weights that config.json does not fit: {listed(sorted(map(str, wrong)))}"
-        )
+        raise EgoGenError(f"{name}: weights that config.json does not fit: {listed(wrong)}")
+    settings = read_object(Path(path)) if path else {}
+    size = usual_size(config, settings) if image_size is None else image_size
+    if not isinstance(size, int) or size < 1:
+        raise EgoGenError(f"{name}: frames of {size!r} pixels, expected at least 1")
+    frames = ImageProcessor(size, aspect or settings.get("image_aspect_ratio") or "square")
+    return HubModel(model.eval(), processor, frames, name)
+
+
+def _tools(name: str) -> tuple[Any, Any]:
+    """Configuration and processor; the processor makes one view of an image.
+
+    The hub is asked once for a name that is not in the cache: the libraries try for half a minute.
+    """
+    cached = try_to_load_from_cache(name, CONFIG_FILE) if not Path(name).is_dir() else name
+    if not isinstance(cached, str):
+        get_hf_file_metadata(hf_hub_url(name, CONFIG_FILE))
+    for file in JSON_FILES:  # the libraries pass over some that they cannot read
+        read_object(Path(name) / file, needed=False)
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    _check_kind(name, config)
+    processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
+    for part in ("tokenizer", "image_processor", "chat_template"):
+        if not getattr(processor, part, None):
+            raise EgoGenError(f"{name}: its processor has no {part}, expected one")
+    if processor.tokenizer.eos_token_id is None:
+        raise EgoGenError(f"{name}: its tokenizer has no eos_token, expected one")
     for switch in VIEWS:
         if hasattr(processor.image_processor, switch):
             setattr(processor.image_processor, switch, False)
-    settings = read_object(Path(name) / FRAMES_FILE, needed=False)
-    size = image_size or usual_size(config, settings)
-    frames = ImageProcessor(size, aspect or settings.get("image_aspect_ratio") or "square")
-    return HubModel(model.eval(), processor, frames, name)
+    return config, processor
+
+
+def _check_kind(name: str, config: Any) -> None:
+    """Raises EgoGenError unless it is a model whose language model reads rows of an image."""
+    where, kind = Path(name) / CONFIG_FILE, f"a {config.model_type} model"
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise EgoGenError(f"{where}: {kind}, expected an image-text model")
+    crossed = hasattr(config.get_text_config(), "cross_attention_layers")
+    if config.is_encoder_decoder or crossed:
+        raise EgoGenError(
+            f"{where}: {kind} looks at images by cross attention, expected one whose language "
+            "model reads them as rows among the words"
+        )
+    if getattr(config, "image_token_id", None) is None:
+        raise EgoGenError(f"{where}: {kind} that names no image_token_id, expected one")
 
 
 def _skipped(config: Any) -> list[str]:
@@ -286,14 +330,20 @@ def _skipped(config: Any) -> list[str]:
     return HubModel(model, None, ImageProcessor(), "").outside_blocks()
 
 
-def plain_generation(hub: HubModel, max_new_tokens: int) -> GenerationConfig:
-    """Settings of `generate` under which logits decide alone, whatever the folder asks for."""
+@contextmanager
+def plain_generation(hub: HubModel, max_new_tokens: int) -> Iterator[None]:
+    """Inside the block `generate` goes by logits alone, whatever the folder asks for."""
     own = hub.model.generation_config
-    return GenerationConfig(
+    # `generate` fills in from the model's own settings whatever an argument leaves open.
+    hub.model.generation_config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         eos_token_id=sorted(hub.ends),
         pad_token_id=hub.pad_id,
         bos_token_id=own.bos_token_id,
-        suppress_tokens=sorted({*(own.suppress_tokens or ()), hub.image_id} - hub.ends),
+        suppress_tokens=[hub.image_id],
     )
+    try:
+        yield
+    finally:
+        hub.model.generation_config = own

@@ -7,7 +7,8 @@ and that of Hugging Face's Llava. Their fields and names of weights are known in
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,6 +52,17 @@ class Loaded:
     image_processor: ImageProcessor
     template: Template
     folder: Path
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers' warnings stay out of the log inside the block: they are about its own use."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -182,21 +194,18 @@ def load_model(
         places["quantization_config"] = quantization_config(quantization, dtype)
         places["device_map"] = places.get("device_map") or {"": "cpu"}
     state = read_state(folder, config, vision_tower)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
     try:
-        model = Llava.from_pretrained(
-            None,
-            config=config,
-            state_dict=state,
-            dtype=dtype,
-            attn_implementation=attn,
-            **places,
-        )
+        with quiet():
+            model = Llava.from_pretrained(
+                None,
+                config=config,
+                state_dict=state,
+                dtype=dtype,
+                attn_implementation=attn,
+                **places,
+            )
     except (RuntimeError, ValueError, OSError, ImportError) as error:
         raise EgoGenError(f"{folder}: weights cannot be loaded ({error})") from error
-    finally:
-        logging.set_verbosity(verbosity)
     vars(model.config).pop(ADDED_ROWS, None)  # they are not in the model, nor in what it saves
     model.source_folder = folder
     return model.eval()

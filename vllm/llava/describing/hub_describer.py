@@ -17,7 +17,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from egogen.errors import EgoGenError
 from llava.checkpoints.hub_model import HubModel, Inputs, fingerprint, plain_generation
-from llava.checkpoints.load import quantization_of
+from llava.checkpoints.load import quantization_of, quiet
 from llava.describing.decoding import Choice, Decoding, Written, chooser, writing_settings
 from llava.describing.describer import Description, Feature, Name
 
@@ -73,7 +73,14 @@ class HubDescriber:
 
     def __init__(self, hub: HubModel, settings: Decoding | None = None):
         self.hub, self.settings, self.name = hub, settings, hub.folder
-        self.features = {"image": Feature(hub.width, hub.rows), "text": Feature(hub.width)}
+        try:
+            self.features = {"image": Feature(hub.width, hub.rows), "text": Feature(hub.width)}
+            # Whether processor and model fit shows in use only.
+            self.describe([hub.blank], ["How?"], seeds=[0], names=[("", "")], texts=["So."])
+        except EgoGenError:
+            raise
+        except Exception as error:  # both raise what they like
+            raise EgoGenError(f"{self.name}: processor and model do not fit: {error}") from error
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
@@ -97,6 +104,7 @@ class HubDescriber:
             return ""
         return f"{length} tokens with prompt, image and answer, expected at most {context}"
 
+    @quiet()
     @torch.inference_mode()
     def describe(
         self,
@@ -149,13 +157,12 @@ class HubDescriber:
             raise ValueError("no texts and no settings to write them with")
         size = len(hub.processor.tokenizer)
         chosen = Chosen(chooser(settings, seeds), len(seeds), size, hub.ends, hub.pad_id)
-        with watched(hub.model.get_output_embeddings()) as states:  # (B, 1, D) each
+        head = hub.model.get_output_embeddings()
+        with plain_generation(hub, settings.max_new_tokens), watched(head) as states:
             hub.model.generate(
-                **hub.to_device(batch),
-                generation_config=plain_generation(hub, settings.max_new_tokens),
-                logits_processor=LogitsProcessorList([chosen]),
+                **hub.to_device(batch), logits_processor=LogitsProcessorList([chosen])
             )
-        rows = torch.stack([state[:, -1] for state in states], 1).cpu()  # (B, n, D)
+        rows = torch.stack([state[:, -1] for state in states], 1).cpu()  # (B, n, D) of (B, 1, D)
         return [Written(ids, rows[row, : len(ids)]) for row, ids in enumerate(chosen.ids)]
 
     def _rows(self, batch: Inputs, answers: Sequence[Sequence[int]]) -> list[Written]:

@@ -182,8 +182,9 @@ class HubModel:
 
     def length(self, *turns: str, pictured: bool = True) -> int:
         """Positions of the prompt, those of the frame included."""
-        ids = self.processor.tokenizer(self.prompt(turns, pictured))["input_ids"]
-        return len(ids) + (self._expansion if pictured else 0)
+        if not pictured:
+            return self.encode(None, *turns)["input_ids"].shape[1]
+        return len(self.processor.tokenizer(self.prompt(turns))["input_ids"]) + self._expansion
 
     @cached_property
     def _expansion(self) -> int:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils.other import get_module_class_from_name
 from torch import Tensor
 
 from egogen.actions import inside
@@ -106,11 +105,9 @@ def prepare_hub(flags: Flags, **options: Any) -> HubModel:
     """
     (name, tower, *_), data, tuning = vars(flags.model).values(), flags.data, flags.tuning
     released = tuning.as_released or data.cut_rule == "released"
-    wrong = (
-        "--vision_tower" if tower else "--as_released and --cut_rule released" if released else ""
-    )
-    if wrong:
-        raise EgoGenError(f"{wrong}: only for LLaVA checkpoints, which {name} is not")
+    if tower or released:
+        flag = "--vision_tower" if tower else "--as_released and --cut_rule released"
+        raise EgoGenError(f"{flag}: only for LLaVA checkpoints, {name} is another model")
     size, aspect = data.image_size, data.image_aspect_ratio
     hub = load_hub(name, device="cpu", image_size=size, aspect=aspect, **options)
     model = hub.model
@@ -120,10 +117,8 @@ def prepare_hub(flags: Flags, **options: Any) -> HubModel:
     for part in hub.projector():
         model.get_submodule(part).requires_grad_(True)
     if tuning.fsdp:
-        found = [
-            kind for kind in model._no_split_modules if get_module_class_from_name(model, kind)
-        ]
-        tuning.fsdp_plugin_args["transformer_cls_names_to_wrap"] = ",".join(found)
+        units = {type(part).__name__ for part in model.modules()} & {*model._no_split_modules}
+        tuning.fsdp_plugin_args["transformer_cls_names_to_wrap"] = ",".join(sorted(units))
     # A checkpoint is read back by the model's own names; the result gets the names of the base.
     model.save_pretrained = partial(model.save_pretrained, save_original_format=False)
     return hub

@@ -23,7 +23,7 @@ from llava.describing.job import Decoding
 from llava.tokens import IGNORE
 from llava.train import merge_lora, trainer
 from llava.train.data import read_conversations
-from llava.train.hub_tuning import HubCollator, HubData, mean_over_targets
+from llava.train.hub_tuning import HubData, mean_over_targets
 from llava.train.train import main
 
 IN_DEPTH = ["qwen2_5_vl", "idefics3", "gemma3"]
@@ -87,8 +87,9 @@ def command(model, frames, output, *more, data="all.json", **options) -> list[st
 def samples(folder, frames, **options) -> tuple:
     """-> the model with its tools, its samples and what makes batches of them."""
     hub = load_hub(folder, device="cpu")
-    data = HubData(read_conversations(frames / "all.json", marks=False), frames, hub, **options)
-    return hub, data, HubCollator(hub)
+    rows = read_conversations(frames / "all.json")
+    data = HubData(rows, frames, hub, **{"max_length": 2048, "cache": 0, **options})
+    return hub, data, data.collate
 
 
 def texts(folder, frames) -> list[str]:

@@ -23,6 +23,7 @@ from bad_input_damage import (
 from bad_input_download import DOWNLOADS
 from bad_input_files import CLIP, TRUTH, VAL_ACTIONS, field, products
 from bad_input_models import MODELS
+from bad_input_tuning import TUNING
 
 
 def first_row(**fields: object) -> Callable[[list], None]:
@@ -330,6 +331,7 @@ CASES = [
     *METADATA,
     *BUILDING,
     *CURATING,
+    *TUNING,
     *ANNOTATIONS,
     *DOWNLOADS,
     *MODELS,

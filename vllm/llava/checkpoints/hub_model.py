@@ -9,6 +9,7 @@ Letters: T positions of a text, in which an image has P; D language width.
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_c
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.utils import cached_file
 
@@ -32,7 +34,7 @@ from llava.checkpoints.fields import CONFIG_FILE
 from llava.checkpoints.load import pick_dtype, quantization_config, quiet
 from llava.image_processing import ImageProcessor
 from llava.model import runs_on
-from llava.tokens import padded
+from llava.tokens import IGNORE, padded
 
 FRAMES_FILE = "frames.json"  # how the frames of a tuned model are made square
 DEFAULT_SIZE = 448  # pixels, for models that take any
@@ -42,7 +44,7 @@ JSON_FILES = [
     f"{part}_config.json" for part in ("generation", "processor", "preprocessor", "tokenizer")
 ]
 JSON_FILES.append("tokenizer.json")
-PAD_IDS = {"attention_mask": 0, "token_type_ids": 0, "mm_token_type_ids": 0}
+PAD_IDS = {"attention_mask": 0, "token_type_ids": 0, "mm_token_type_ids": 0, "labels": IGNORE}
 OPTIONS = {"enable_thinking": False}  # for chat templates that know them
 
 Inputs = dict[
@@ -180,9 +182,11 @@ class HubModel:
             for name, value in batch.items()
         }
 
-    def length(self, question: str) -> int:
-        """Positions of the prompt with the frame."""
-        return len(self.processor.tokenizer(self.prompt([question]))["input_ids"]) + self._expansion
+    def length(self, *turns: str, pictured: bool = True) -> int:
+        """Positions of the prompt, those of the frame included."""
+        if not pictured:
+            return self.encode(None, *turns)["input_ids"].shape[1]
+        return len(self.processor.tokenizer(self.prompt(turns))["input_ids"]) + self._expansion
 
     @cached_property
     def _expansion(self) -> int:
@@ -201,6 +205,25 @@ class HubModel:
         known = {module: name for name, module in self.model.named_modules()}
         apart = [known[child] for child in base.children() if child is not decoder]
         return [*apart, known[self.model.get_output_embeddings()]]
+
+    def projector(self) -> list[str]:
+        """Names of the parts from vision to language: beside the towers, or mergers in them."""
+        parts: list[nn.Module] = []
+        for name, child in self.model.base_model.named_children():
+            if isinstance(child, PreTrainedModel):  # a tower, or the language model
+                parts += [part for part in child.modules() if "Merger" in type(part).__name__]
+            elif "audio" not in name:
+                parts.append(child)
+        known = {module: name for name, module in self.model.named_modules()}
+        return [known[part] for part in parts if len(part.state_dict())]
+
+    def block_layers(self) -> str:
+        """A pattern of the names of all linear layers in the language model's blocks."""
+        inside, found = {*self.model.get_decoder().modules()}, set()
+        for name, part in self.model.named_modules():
+            if isinstance(part, nn.Linear) and part in inside:
+                found.add(re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name)))
+        return "|".join(sorted(pattern for pattern in found if r"\d" in pattern))
 
     def save_tools(self, folder: str | os.PathLike) -> None:
         """Processor files and the size of frames, so that a folder with weights is complete."""

@@ -53,6 +53,9 @@ class Loaded:
     template: Template
     folder: Path
 
+    def save_tools(self, folder: str | os.PathLike) -> None:
+        save_tools(self, folder)
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
@@ -69,7 +72,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """ "auto": half precision on a GPU, as in the released code, and float32 elsewhere."""
     if name == "auto":
         return torch.float32 if device.type == "cpu" else torch.float16
-    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
+    return getattr(torch, name.removeprefix("torch."))
 
 
 def read_state(

@@ -38,7 +38,7 @@ AS_RELEASED = {
 
 @dataclass
 class ModelArguments:
-    model_name_or_path: str = field(metadata={"help": "Folder of the pretrained model."})
+    model_name_or_path: str = field(metadata={"help": "Folder or hub name of the model."})
     vision_tower: str | None = HfArg(help="Its folder when the checkpoint lacks it.", default=None)
     version: str | None = HfArg(help="Prompt format (default: config.json's).", default=None)
     attn: str = HfArg(
@@ -53,6 +53,7 @@ class DataArguments:
     image_aspect_ratio: str | None = HfArg(
         help="square, pad or squeeze (default: config.json's).", default=None
     )
+    image_size: int | None = HfArg(help="Of the square frames (default: as tuned).", default=None)
     cut_rule: str = HfArg(
         help="'expanded': model_max_length counts all positions of an image; 'released': one, as "
         "in the released code.",
@@ -218,6 +219,8 @@ def _check(flags: Flags) -> None:
     for logger in flags.tuning.report_to:
         if logger in LOGGERS:
             need_package(logger, f"--report_to {logger}")
+    if flags.data.image_size is not None and flags.data.image_size < 1:
+        raise EgoGenError(f"--image_size {flags.data.image_size}: expected at least 1")
     if flags.lora.bits != 16 and not flags.lora.lora_enable:
         raise EgoGenError(
             f"--bits {flags.lora.bits}: quantized weights stay frozen, expected also "

@@ -1,9 +1,9 @@
 """Instruction-tuning data: the conversations file, and batches made of it."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from egogen.frames import read_rgb
 from llava.conversation import IMAGE_MARK, Template, escape_marks
 from llava.image_processing import ImageProcessor
 from llava.tokenizer import TextTokenizer
-from llava.tokens import Encoded, collate, cut, encode_conversation, expand_sample
+from llava.tokens import collate, cut, encode_conversation, expand_sample
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,14 @@ class TuningData(Dataset):
         cut_expanded: bool = True,
         cache: int = 0,
     ):
-        self.image_folder, self.processor, self.patches = Path(image_folder), processor, patches
-        self.pixels = lru_cache(maxsize=cache)(self._pixels) if cache else self._pixels
-        self.samples: list[tuple[Conversation, Encoded]] = []
+        self.template, self.tokenizer, self.processor = template, tokenizer, processor
+        self.patches, self.cut_expanded = patches, cut_expanded
+        self.fill(conversations, image_folder, max_length, cache)
+        del self.tokenizer  # samples are made, and go to other processes without it
+
+    def fill(self, conversations: Any, image_folder: Any, max_length: int, cache: int) -> None:
+        self.image_folder, self.max_length, self.cache = Path(image_folder), max_length, cache
+        self.samples: list[Any] = []
         self.dropped = 0
         for conversation in conversations:
             image = conversation.image
@@ -109,17 +114,26 @@ class TuningData(Dataset):
                     f"{self.image_folder / image}: no such image "
                     f"(conversation {conversation.name!r})"
                 )
-            turns = conversation.turns
-            encoded = encode_conversation(turns, template, tokenizer, image is not None)
-            encoded = cut(encoded, max_length, patches if cut_expanded else 1)
-            if encoded.targets:
-                self.samples.append((conversation, encoded))
-            else:
-                self.dropped += 1
+            made = self.samples_of(conversation)
+            self.samples += made
+            self.dropped += not made
         if not self.samples:
             raise EgoGenError(f"{image_folder}: no conversation has anything to learn")
 
-    def _pixels(self, image: str | None) -> torch.Tensor:
+    def samples_of(self, conversation: Conversation) -> list[Any]:
+        turns, pictured = conversation.turns, conversation.image is not None
+        encoded = encode_conversation(turns, self.template, self.tokenizer, pictured)
+        encoded = cut(encoded, self.max_length, self.patches if self.cut_expanded else 1)
+        return [(conversation, encoded)] if encoded.targets else []
+
+    @cached_property
+    def pixels(self) -> Callable[[str | None], Any]:
+        return lru_cache(maxsize=self.cache)(self._pixels)
+
+    def __getstate__(self) -> dict[str, Any]:  # of processes that load: each keeps its own images
+        return {name: part for name, part in vars(self).items() if name != "pixels"}
+
+    def _pixels(self, image: str | None) -> Any:
         if image is None:
             return torch.zeros(3, self.processor.size, self.processor.size)
         return self.processor(read_rgb(inside(self.image_folder, image)))

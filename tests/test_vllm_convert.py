@@ -29,7 +29,7 @@ from llava.checkpoints.convert import convert
 from llava.checkpoints.files import read_weights
 from llava.checkpoints.load import load, load_model, quantization_of, read_state, save_tools
 from llava.describing.llava_describer import model_info
-from llava.eval.arguments import load_asked
+from llava.eval.arguments import describer_asked
 from llava.eval.run_llava_in_loop import parse
 from llava.tokens import IMAGE_ID
 
@@ -246,7 +246,7 @@ def test_device_map(released, reference, tmp_path, device_map):
 def test_quantized(released, reference, bits, most):
     """Only the language model's layers lose bits: each layer's output is off by at most `most`."""
     flags = f"--model-path {released} --image-dir x --action-label x --save-path x --device cpu"
-    loaded = load_asked(parse([*flags.split(), f"--load-{bits}"]))
+    loaded = describer_asked(parse([*flags.split(), f"--load-{bits}"])).loaded
     assert quantization_of(loaded.model) == model_info(loaded)["quantization"] == bits
     assert model_info(loaded) != model_info(reference)
     pixels = loaded.image_processor.batch([golden_image()])

@@ -9,6 +9,7 @@ Letters: T positions of a text, in which an image has P; D language width.
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ from accelerate.utils import align_module_device
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from egogen.atomic import read_object, write_json
@@ -29,13 +31,13 @@ from llava.checkpoints.fields import CONFIG_FILE
 from llava.checkpoints.load import pick_dtype, quantization_config
 from llava.image_processing import ImageProcessor
 from llava.model import runs_on
-from llava.tokens import padded
+from llava.tokens import IGNORE, padded
 
 FRAMES_FILE = "frames.json"  # how the frames of a tuned model are made square
 DEFAULT_SIZE = 448  # pixels, for models that take any
 # Switches of image processors that cut one image into several views.
 VIEWS = ("do_image_splitting", "crop_to_patches", "do_pan_and_scan")
-PAD_IDS = {"attention_mask": 0, "token_type_ids": 0, "mm_token_type_ids": 0}
+PAD_IDS = {"attention_mask": 0, "token_type_ids": 0, "mm_token_type_ids": 0, "labels": IGNORE}
 OPTIONS = {"enable_thinking": False}  # for chat templates that know them
 
 Inputs = dict[
@@ -178,9 +180,10 @@ class HubModel:
             for name, value in batch.items()
         }
 
-    def length(self, question: str) -> int:
-        """Positions of the prompt with the frame."""
-        return len(self.processor.tokenizer(self.prompt([question]))["input_ids"]) + self._expansion
+    def length(self, *turns: str, pictured: bool = True) -> int:
+        """Positions of the prompt, those of the frame included."""
+        ids = self.processor.tokenizer(self.prompt(turns, pictured))["input_ids"]
+        return len(ids) + (self._expansion if pictured else 0)
 
     @cached_property
     def _expansion(self) -> int:
@@ -199,6 +202,27 @@ class HubModel:
         known = {module: name for name, module in self.model.named_modules()}
         apart = [known[child] for child in base.children() if child is not decoder]
         return [*apart, known[self.model.get_output_embeddings()]]
+
+    def projector(self) -> list[str]:
+        """Names of the parts from vision to language: beside the towers, or mergers in them."""
+        parts: list[nn.Module] = []
+        for name, child in self.model.base_model.named_children():
+            if isinstance(child, PreTrainedModel):  # a tower, or the language model
+                parts += [part for inner, part in child.named_children() if "merger" in inner]
+            elif "audio" not in name:
+                parts.append(child)
+        known = {module: name for name, module in self.model.named_modules()}
+        lists = [list(part) if isinstance(part, nn.ModuleList) else [part] for part in parts]
+        return [known[part] for parts in lists for part in parts if len(part.state_dict())]
+
+    def block_layers(self) -> str:
+        """A pattern of the names of all linear layers in the language model's blocks."""
+        decoder = self.model.get_decoder()
+        found = set()
+        for name, part in self.model.named_modules():
+            if isinstance(part, nn.Linear) and any(part is inner for inner in decoder.modules()):
+                found.add(re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name)))
+        return "|".join(sorted(pattern for pattern in found if r"\d" in pattern))
 
     def save_tools(self, folder: str | os.PathLike) -> None:
         """Processor files and the size of frames, so that a folder with weights is complete."""

@@ -52,6 +52,9 @@ class Loaded:
     template: Template
     folder: Path
 
+    def save_tools(self, folder: str | os.PathLike) -> None:
+        save_tools(self, folder)
+
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """ "auto": half precision on a GPU, as in the released code, and float32 elsewhere."""

@@ -12,9 +12,10 @@ import torch
 
 from egogen.atomic import read_object, write_json
 from egogen.errors import EgoGenError
-from llava.checkpoints.load import load_model, save_tools, with_tools
-from llava.model import Llava, projector_layers
-from llava.train.arguments import LoraArguments
+from llava.checkpoints.hub_model import HubModel, load_hub
+from llava.checkpoints.load import Loaded, load_model, with_tools
+from llava.model import projector_layers
+from llava.train.arguments import LoraArguments, ModelArguments
 from llava.train.saving import publish, staging_folder
 
 ADAPTER_FOLDER, ORIGIN_FILE = "adapter", "origin.json"
@@ -23,26 +24,34 @@ TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 KEPT_SETTINGS = ("conversation_template", "image_aspect_ratio")  # tuning may change them
 
 
-def add_adapters(model: Llava, base: str, lora: LoraArguments) -> Any:
+def places(loaded: Loaded | HubModel) -> tuple[str, list[str]]:
+    """Pattern of the layers with adapters, and names of the parts that learn as a whole."""
+    if isinstance(loaded, HubModel):
+        return loaded.block_layers(), loaded.projector()
+    # A base in transformers' layout has a second layer always. Where it is the identity the adapter
+    # does not name it, so that peft can put the adapter on such a base too.
+    one_layer = projector_layers(loaded.model.config) == 1
+    return TARGETS, ["multi_modal_projector" + (".linear_1" if one_layer else "")]
+
+
+def add_adapters(loaded: Loaded | HubModel, base: str, lora: LoraArguments) -> Any:
     """The model with adapters, in which only these and the projector learn (peft's PeftModel).
 
     `base` is the folder of the model. Raises EgoGenError when peft cannot place the adapters.
     """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
+    model, (layers, whole) = loaded.model, places(loaded)
     model.name_or_path = str(base)  # else peft asks the hub when it saves
     if lora.bits != 16:  # checkpointing is switched on by the trainer
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    # A base in transformers' layout has a second layer always. Where it is the identity the adapter
-    # does not name it, so that peft can put the adapter on such a base too.
-    one_layer = projector_layers(model.config) == 1
     config = LoraConfig(
         r=lora.lora_r,
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
         bias="none",
-        target_modules=TARGETS,
-        modules_to_save=["multi_modal_projector" + (".linear_1" if one_layer else "")],
+        target_modules=layers,
+        modules_to_save=whole,
     )
     try:
         model = get_peft_model(model, config)
@@ -55,12 +64,15 @@ def add_adapters(model: Llava, base: str, lora: LoraArguments) -> Any:
     return model
 
 
-def write_origin(adapter: Path, base: str, vision_tower: str | None, config: Any) -> None:
+def write_origin(adapter: Path, asked: ModelArguments, loaded: Loaded | HubModel) -> None:
     """What merging needs to know, beside the adapter."""
-    settings = {name: getattr(config, name) for name in KEPT_SETTINGS}
-    write_json(
-        adapter / ORIGIN_FILE, {"base": base, "vision_tower": vision_tower, "config": settings}
-    )
+    origin: dict[str, Any] = {"base": asked.model_name_or_path}
+    if isinstance(loaded, HubModel):
+        origin["frames"] = {"image_size": loaded.frames.size, "aspect": loaded.frames.aspect}
+    else:
+        settings = {name: getattr(loaded.model.config, name) for name in KEPT_SETTINGS}
+        origin |= {"vision_tower": asked.vision_tower, "config": settings}
+    write_json(adapter / ORIGIN_FILE, origin)
 
 
 def merge(
@@ -82,12 +94,18 @@ def merge(
     if not (adapter / "adapter_model.safetensors").exists():
         raise EgoGenError(f"{adapter}: holds no adapter, expected adapter_model.safetensors")
     folder = base or origin["base"]
-    model = load_model(folder, dtype=dtype, vision_tower=origin["vision_tower"])
-    for name, value in origin["config"].items():
-        setattr(model.config, name, value)
-    merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    loaded: Loaded | HubModel
+    if "frames" in origin:
+        precision = str(dtype).removeprefix("torch.")
+        loaded = load_hub(folder, dtype=precision, device="cpu", **origin["frames"])
+    else:
+        model = load_model(folder, dtype=dtype, vision_tower=origin["vision_tower"])
+        for name, value in origin["config"].items():
+            setattr(model.config, name, value)
+        loaded = with_tools(model, folder)
+    merged = PeftModel.from_pretrained(loaded.model, adapter).merge_and_unload()
     merged = merged.to(dtype)
     staging = staging_folder(output)
     merged.save_pretrained(staging)
-    save_tools(with_tools(merged, folder), staging)
+    loaded.save_tools(staging)
     publish(staging)

@@ -38,7 +38,7 @@ AS_RELEASED = {
 
 @dataclass
 class ModelArguments:
-    model_name_or_path: str = field(metadata={"help": "Folder of the pretrained model."})
+    model_name_or_path: str = field(metadata={"help": "Folder or hub name of the model."})
     vision_tower: str | None = HfArg(help="Its folder when the checkpoint lacks it.", default=None)
     version: str | None = HfArg(help="Prompt format (default: config.json's).", default=None)
     attn: str = HfArg(
@@ -52,6 +52,10 @@ class DataArguments:
     image_folder: str = field(metadata={"help": "Folder that its images are relative to."})
     image_aspect_ratio: str | None = HfArg(
         help="square, pad or squeeze (default: config.json's).", default=None
+    )
+    image_size: int | None = HfArg(
+        help="Pixels of the square frames (default: as tuned, the vision tower's, or 448).",
+        default=None,
     )
     cut_rule: str = HfArg(
         help="'expanded': model_max_length counts all positions of an image; 'released': one, as "

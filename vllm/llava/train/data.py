@@ -1,9 +1,9 @@
 """Instruction-tuning data: the conversations file, and batches made of it."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from egogen.frames import read_rgb
 from llava.conversation import IMAGE_MARK, Template, escape_marks
 from llava.image_processing import ImageProcessor
 from llava.tokenizer import TextTokenizer
-from llava.tokens import Encoded, collate, cut, encode_conversation, expand_sample
+from llava.tokens import collate, cut, encode_conversation, expand_sample
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,21 @@ class Conversation:
     image: str | None = None
 
 
-def read_conversations(path: str | os.PathLike) -> list[Conversation]:
+def read_conversations(path: str | os.PathLike, marks: bool = True) -> list[Conversation]:
     """The tuning file: a list of {"id", "image" (optional), "conversations": [{"from", "value"}]}.
 
     As in the released code, an answer before the first question is dropped, and the image mark goes
-    to the front of its turn (several in one turn are one). Prompt marks inside a turn are taken
-    apart. Raises EgoGenError that names the entry.
+    to the front of its turn (several in one turn are one). With `marks` those of LLaVA's prompts
+    are taken apart inside a turn. Raises EgoGenError that names the entry.
     """
     data = read_json(path)
     if not isinstance(data, list) or not data:
         raise EgoGenError(f"{path}: expected a list of conversations with at least one entry")
-    return [_conversation(item, f"{path}: entry {index}") for index, item in enumerate(data)]
+    text_of = escape_marks if marks else str
+    return [_conversation(item, f"{path}: entry {n}", text_of) for n, item in enumerate(data)]
 
 
-def _conversation(item: Any, where: str) -> Conversation:
+def _conversation(item: Any, where: str, text_of: Callable[[str], str]) -> Conversation:
     if not isinstance(item, dict) or not isinstance(item.get("conversations"), list):
         raise EgoGenError(f"{where}: expected an object with a list 'conversations'")
     image = item.get("image")
@@ -61,7 +62,7 @@ def _conversation(item: Any, where: str) -> Conversation:
             raise EgoGenError(f"{where}: turn {number}: expected human and gpt in turn")
         if speaker == "gpt" and not turn["value"].strip():
             raise EgoGenError(f"{where}: turn {number}: an empty answer, expected text")
-        turns.append(_turn(turn["value"], image is not None))
+        turns.append(_turn(text_of(turn["value"]), image is not None))
         if image is not None and sum(IMAGE_MARK in text for text in turns) > 1:
             raise EgoGenError(
                 f"{where}: turn {number}: a second {IMAGE_MARK}, expected one for its one image"
@@ -72,7 +73,6 @@ def _conversation(item: Any, where: str) -> Conversation:
 
 
 def _turn(text: str, pictured: bool) -> str:
-    text = escape_marks(text)
     if pictured and IMAGE_MARK in text:
         text = f"{IMAGE_MARK}\n{text.replace(IMAGE_MARK, '').strip()}".strip()
     return text
@@ -98,9 +98,15 @@ class TuningData(Dataset):
         cut_expanded: bool = True,
         cache: int = 0,
     ):
-        self.image_folder, self.processor, self.patches = Path(image_folder), processor, patches
-        self.pixels = lru_cache(maxsize=cache)(self._pixels) if cache else self._pixels
-        self.samples: list[tuple[Conversation, Encoded]] = []
+        self.template, self.tokenizer, self.processor = template, tokenizer, processor
+        self.patches, self.max_length, self.cut_expanded = patches, max_length, cut_expanded
+        self.fill(conversations, image_folder, cache)
+
+    def fill(
+        self, conversations: Iterable[Conversation], image_folder: str | os.PathLike, cache: int
+    ) -> None:
+        self.image_folder, self.cache = Path(image_folder), cache
+        self.samples: list[Any] = []
         self.dropped = 0
         for conversation in conversations:
             image = conversation.image
@@ -109,17 +115,27 @@ class TuningData(Dataset):
                     f"{self.image_folder / image}: no such image "
                     f"(conversation {conversation.name!r})"
                 )
-            turns = conversation.turns
-            encoded = encode_conversation(turns, template, tokenizer, image is not None)
-            encoded = cut(encoded, max_length, patches if cut_expanded else 1)
-            if encoded.targets:
-                self.samples.append((conversation, encoded))
-            else:
-                self.dropped += 1
+            made = self.samples_of(conversation)
+            self.samples += made
+            self.dropped += not made
         if not self.samples:
             raise EgoGenError(f"{image_folder}: no conversation has anything to learn")
 
-    def _pixels(self, image: str | None) -> torch.Tensor:
+    def samples_of(self, conversation: Conversation) -> list[Any]:
+        turns, pictured = conversation.turns, conversation.image is not None
+        encoded = encode_conversation(turns, self.template, self.tokenizer, pictured)
+        encoded = cut(encoded, self.max_length, self.patches if self.cut_expanded else 1)
+        return [(conversation, encoded)] if encoded.targets else []
+
+    @cached_property
+    def pixels(self) -> Callable[[str | None], Any]:
+        return lru_cache(maxsize=self.cache)(self._pixels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a process that loads samples is given: it keeps images of its own."""
+        return {name: value for name, value in vars(self).items() if name != "pixels"}
+
+    def _pixels(self, image: str | None) -> Any:
         if image is None:
             return torch.zeros(3, self.processor.size, self.processor.size)
         return self.processor(read_rgb(inside(self.image_folder, image)))

@@ -15,7 +15,8 @@ from transformers import TrainerCallback
 from egogen.atomic import as_umask_says, read_object, write_json
 from egogen.errors import EgoGenError
 from egogen.jobs import SIGNALS, StoppedBySignal, requeue
-from llava.checkpoints.load import Loaded, save_tools
+from llava.checkpoints.hub_model import HubModel
+from llava.checkpoints.load import Loaded
 from llava.train.parallel import any_process, is_first, wait_for_all
 
 COMPLETE_FILE = "whole.json"  # written last into a checkpoint folder
@@ -80,7 +81,7 @@ class CompleteCheckpoints(TrainerCallback):
     to continue from.
     """
 
-    def __init__(self, loaded: Loaded, kept: int | None, mark: dict[str, Any]):
+    def __init__(self, loaded: Loaded | HubModel, kept: int | None, mark: dict[str, Any]):
         self.loaded, self.kept, self.mark = loaded, kept, mark
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -88,7 +89,7 @@ class CompleteCheckpoints(TrainerCallback):
         wait_for_all()  # every process writes its part
         if not state.is_world_process_zero or not folder.is_dir():
             return
-        save_tools(self.loaded, folder)
+        self.loaded.save_tools(folder)
         flush(folder)
         write_json(folder / COMPLETE_FILE, {"step": state.global_step, **self.mark})
         older = [path for path in checkpoints(args.output_dir) if path != folder]

@@ -11,11 +11,14 @@ from transformers import set_seed
 from egogen.atomic import read_object, write_json
 from egogen.errors import EgoGenError, run_command
 from egogen.jobs import lock, track
-from llava.checkpoints.load import Loaded, load_model, save_tools, with_tools
+from llava.checkpoints.fields import is_llava
+from llava.checkpoints.hub_model import HubModel
+from llava.checkpoints.load import Loaded, load_model, with_tools
 from llava.conversation import find_template
 from llava.train.adapters import ADAPTER_FOLDER, add_adapters, merge, write_origin
 from llava.train.arguments import Flags, TuningArguments, parse
 from llava.train.data import Collator, TuningData, read_conversations
+from llava.train.hub_tuning import HubCollator, HubData, mean_over_targets, prepare_hub
 from llava.train.parallel import is_first, leave_deepspeed, leave_group, wait_for_all
 from llava.train.saving import newest_complete, publish, staging_folder
 from llava.train.trainer import Tuner
@@ -38,6 +41,7 @@ def settings_of(flags: Flags) -> dict[str, Any]:
         "version": flags.model.version,
         "data": flags.data.data_path,
         "image_aspect_ratio": flags.data.image_aspect_ratio,
+        "image_size": flags.data.image_size,
         "cut_rule": flags.data.cut_rule,
         "lora": vars(flags.lora) if flags.lora.lora_enable else None,
     }
@@ -74,17 +78,23 @@ def weights_dtype(flags: Flags) -> torch.dtype:
     return torch.float32
 
 
-def prepare(flags: Flags) -> Loaded:
+def prepare(flags: Flags) -> Loaded | HubModel:
     """The pretrained model with its tools; only language model and projector learn."""
-    quantized = flags.lora.bits != 16
-    model = load_model(
-        flags.model.model_name_or_path,
-        dtype=weights_dtype(flags),
-        attn=pick_attention(flags.model.attn, flags.tuning.bf16 or flags.tuning.fp16),
-        vision_tower=flags.model.vision_tower,
-        quantization=f"{flags.lora.bits}bit" if quantized else None,
-        device_map={"": flags.tuning.device} if quantized else None,
-    )
+    name, quantized = flags.model.model_name_or_path, flags.lora.bits != 16
+    options: dict[str, Any] = {
+        "attn": pick_attention(flags.model.attn, flags.tuning.bf16 or flags.tuning.fp16),
+        "quantization": f"{flags.lora.bits}bit" if quantized else None,
+        "device_map": {"": flags.tuning.device} if quantized else None,
+    }
+    dtype = weights_dtype(flags)
+    if not is_llava(name):
+        if flags.model.version and is_first():
+            print(f"--version {flags.model.version}: left out, {name} has its own chat template")
+        return prepare_hub(flags, dtype=str(dtype).removeprefix("torch."), **options)
+    model = load_model(name, dtype=dtype, vision_tower=flags.model.vision_tower, **options)
+    size = model.config.vision_config.image_size
+    if flags.data.image_size not in (None, size):
+        raise EgoGenError(f"--image_size {flags.data.image_size}: {name} has one size, {size}")
     if flags.model.version:
         name = RELEASED_VERSIONS.get(flags.model.version, flags.model.version)
         find_template(name, "--version")
@@ -95,22 +105,29 @@ def prepare(flags: Flags) -> Loaded:
     return with_tools(model, flags.model.model_name_or_path)
 
 
-def make_data(flags: Flags, loaded: Loaded, conversations: list[Any]) -> TuningData:
+def make_data(flags: Flags, loaded: Loaded | HubModel, conversations: list[Any]) -> dict[str, Any]:
+    """Data set, collator and loss, as the trainer takes them."""
     shown = track(conversations, len(conversations), "read", "conversations")
-    data = TuningData(
-        shown if is_first() else conversations,
-        flags.data.image_folder,
-        loaded.template,
-        loaded.tokenizer,
-        loaded.image_processor,
-        patches=loaded.model.patches,
-        max_length=flags.tuning.model_max_length,
-        cut_expanded=flags.data.cut_rule == "expanded",
-        cache=flags.data.image_cache,
-    )
+    given = shown if is_first() else conversations, flags.data.image_folder
+    limits = {"max_length": flags.tuning.model_max_length, "cache": flags.data.image_cache}
+    data: TuningData
+    if isinstance(loaded, HubModel):
+        data = HubData(*given, loaded, **limits)
+        parts = {"data_collator": HubCollator(loaded), "compute_loss_func": mean_over_targets}
+    else:
+        data = TuningData(
+            *given,
+            loaded.template,
+            loaded.tokenizer,
+            loaded.image_processor,
+            patches=loaded.model.patches,
+            cut_expanded=flags.data.cut_rule == "expanded",
+            **limits,
+        )
+        parts = {"data_collator": Collator(loaded.tokenizer.pad_id)}
     if data.dropped and is_first():
         print(f"{flags.data.data_path}: {data.dropped} conversations left without a target")
-    return data
+    return {"train_dataset": data, **parts}
 
 
 def tune(trainer: Tuner, tuning: TuningArguments) -> None:
@@ -123,11 +140,12 @@ def tune(trainer: Tuner, tuning: TuningArguments) -> None:
     trainer.stop.raise_if_stopped(Path(tuning.output_dir), trainer.state.global_step)
 
 
-def save(trainer: Tuner, loaded: Loaded, flags: Flags) -> None:
+def save(trainer: Tuner, loaded: Loaded | HubModel, flags: Flags) -> None:
     """The result in the output folder; with adapters also that of merging them."""
     output = Path(flags.tuning.output_dir)
     place = output / ADAPTER_FOLDER if flags.lora.lora_enable else output
     staging = place / ".half"
+    vars(loaded.model).pop("save_pretrained", None)  # that of checkpoints
     if is_first():
         staging_folder(place)
     wait_for_all()
@@ -137,10 +155,9 @@ def save(trainer: Tuner, loaded: Loaded, flags: Flags) -> None:
         return
     (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing needs
     if flags.lora.lora_enable:
-        names = flags.model
-        write_origin(staging, names.model_name_or_path, names.vision_tower, loaded.model.config)
+        write_origin(staging, flags.model, loaded)
     else:
-        save_tools(loaded, staging)
+        loaded.save_tools(staging)
     publish(staging)
     trainer.save_state()
     if flags.lora.lora_enable:
@@ -156,21 +173,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{output}: tuning is finished, nothing to do")
         return
     flags.tuning.settings = settings
-    conversations = read_conversations(flags.data.data_path)  # before a large model is loaded
+    marks = is_llava(flags.model.model_name_or_path)
+    conversations = read_conversations(flags.data.data_path, marks)  # before loading a large model
     set_seed(flags.tuning.seed)
     loaded = prepare(flags)
-    data = make_data(flags, loaded, conversations)
+    parts = make_data(flags, loaded, conversations)
     model: Any = loaded.model
     if flags.lora.lora_enable:
         set_seed(flags.tuning.seed)  # adapters start the same however the model was loaded
-        model = add_adapters(model, flags.model.model_name_or_path, flags.lora)
-    trainer = Tuner(
-        loaded,
-        model,
-        args=flags.tuning,
-        train_dataset=data,
-        data_collator=Collator(loaded.tokenizer.pad_id),
-    )
+        model = add_adapters(loaded, flags.model.model_name_or_path, flags.lora)
+    trainer = Tuner(loaded, model, args=flags.tuning, **parts)
     with lock(output / ".lock", "tuning", needed=is_first()):
         if is_first():
             write_json(output / SETTINGS_FILE, settings)

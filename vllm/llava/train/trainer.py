@@ -12,6 +12,7 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from egogen.jobs import LOG_EVERY_SECONDS, Progress
+from llava.checkpoints.hub_model import HubModel
 from llava.checkpoints.load import Loaded
 from llava.train.parallel import processes
 from llava.train.saving import CompleteCheckpoints, StopOnSignal
@@ -94,12 +95,12 @@ class StepProgress(TrainerCallback):
 
 
 class Tuner(Trainer):
-    """Trainer for `Llava`. Data order and learning rate depend on arguments and seed only."""
+    """Trainer of stage 1. Data order and learning rate depend on arguments and seed only."""
 
     lr_scheduler: Any
     optimizer: Any
 
-    def __init__(self, loaded: Loaded, model: Any, **options: Any):
+    def __init__(self, loaded: Loaded | HubModel, model: Any, **options: Any):
         super().__init__(model=model, **options)
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)

@@ -1,7 +1,8 @@
 """Make the small pretrained starting point of the mini world ("llava_pretrained" there).
 
-A vocabulary of the tuning texts, a CLIP vision tower whose features say what patches show, and
-a Llama that answers questions about the frames: all that tuning starts from, made on train only.
+A vocabulary of the tuning texts, a vision tower whose features say what patches show, and a
+language model that answers questions about the frames: all that tuning starts from, made on train
+only. It is a Llava, or with --base a model of another class of transformers.
 """
 
 import argparse
@@ -16,14 +17,15 @@ from egogen.errors import command_parser, run_command
 from egogen.labels import QUERY
 from llava.train.data import read_conversations
 from mini.start.vllm_llava import LlavaBase
-from mini.start.vllm_pretrain import Base, pretrain_language, pretrain_vision, scene_pixels
+from mini.start.vllm_pretrain import pretrain_language, pretrain_vision, scene_pixels
 from mini.start.vllm_qwen import QwenBase
 from mini.start.vllm_scenes import caption, label_words, mirror, questions, read_scenes
 
 EXAMPLE = """example:
-  python -m mini.start.vllm --dataset-root data/mini --name ego4d --out runs/mini/base"""
+  python -m mini.start.vllm --dataset-root data/mini --name ego4d --out runs/mini/base
+  python -m mini.start.vllm --dataset-root data/mini --base qwen2_5_vl --out runs/mini/qwen"""
 FINISHED_FILE = "finished.json"
-BASES = ("llava", "qwen2_5_vl")
+BASES = {"llava": LlavaBase, "qwen2_5_vl": QwenBase}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -32,26 +34,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--dataset-root", type=Path, required=True, help="root of a mini dataset")
     add("--name", nargs="+", default=["ego4d", "epickitchen"], help="datasets (default: both)")
     add("--out", type=Path, required=True)
-    add("--base", choices=BASES, default=BASES[0], help="kind of model (default: %(default)s)")
+    add("--base", choices=BASES, default="llava", help="class of the model")
     add("--seed", type=int, default=0)
     add("--vision-steps", type=int, default=200)
     add("--language-steps", type=int, default=600)
     return parser.parse_args(argv)
 
 
-def make_base(kind: str, texts: Sequence[str], folder: Path) -> Base:
-    """A model of the kind with random weights and a vocabulary of `texts`."""
-    return (LlavaBase if kind == "llava" else QwenBase)(texts, folder)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     settings = {name: str(value) for name, value in vars(args).items() if name != "out"}
-    if args.base == BASES[0]:  # which folders of before do not name
-        del settings["base"]
     path = args.out / FINISHED_FILE
-    # A folder of before says more of itself, the sizes that are constants now.
-    if path.exists() and settings.items() <= read_json(path)["settings"].items():
+    made = {"base": "llava", **read_json(path)["settings"]} if path.exists() else {}
+    # A folder of before says more of itself, the sizes that are constants now, and names no base.
+    if settings.items() <= made.items():
         print(f"{args.out}: finished, nothing to do")
         return
     path.unlink(missing_ok=True)
@@ -65,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for scene in scenes:
         rng = np.random.default_rng(args.seed)
         texts += [*caption(scene, rng), *questions(scene, rng, len(scene.things))]
-    base = make_base(args.base, texts, args.out)
+    base = BASES[args.base](texts, args.out)
     pixels = scene_pixels(scenes, base.frames)
     losses = {
         "vision": pretrain_vision(base, scenes, pixels, args.vision_steps, args.seed),

@@ -2,23 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
 from egogen.frames import read_rgb
 from egogen.seeds import stable_seed
 from llava.image_processing import ImageProcessor
 from llava.tokens import Encoded, collate
 from mini.start.learning import flat_rates, learn
+from mini.start.vllm_llava import LlavaBase
+from mini.start.vllm_qwen import QwenBase
 from mini.start.vllm_scenes import Scene, caption, label_words, patch_labels, questions
 
-VOCABULARY = 640  # pieces, the 256 bytes among them
-HIDDEN, LAYERS, HEADS = 96, 3, 3  # of the language model; the features are as wide
-VISION_HIDDEN = 64
+Base = LlavaBase | QwenBase
 BACKGROUND_WEIGHT = 0.1  # nearly all patches are table
 BATCH, RATE, DECAY = 16, 3e-3, 0.01  # scenes a step, highest learning rate, weight decay
 # In all but the last WHOLE share of the steps, language sees KEPT patches of an image, mostly of
@@ -26,39 +24,6 @@ BATCH, RATE, DECAY = 16, 3e-3, 0.01  # scenes a step, highest learning rate, wei
 # about. The last steps see complete images, half as many at a time.
 KEPT, WHOLE = 40, 0.25
 CAPTIONS, ROUNDS = 0.3, 6  # share of captions, the others are questions; questions on a scene
-
-
-class Base(Protocol):
-    """A model in the making, as pretraining sees it.
-
-    B samples, P patches of an image (a square of `grid` a side, line by line), C the width of what
-    the tower says of them, D that of what the language model is given for them, T positions.
-    """
-
-    model: Any  # that of transformers
-    tower: nn.Module
-    projector: nn.Module
-    grid: int
-    frames: ImageProcessor
-    pad_id: int
-
-    def word(self, word: str) -> list[int]:
-        """Ids of a word, or a few, inside a sentence."""
-
-    def see(self, pixels: Tensor) -> Tensor:
-        """(B, 3, size, size) -> (B, P, C)."""
-
-    def project(self, seen: Tensor) -> Tensor:
-        """(B, n, C) of any patches -> (B, n, D)."""
-
-    def encode(self, turns: Sequence[str], patches: int) -> Encoded:
-        """A conversation about a frame that takes `patches` positions; the answers are targets."""
-
-    def loss(self, batch: dict[str, Tensor], seen: Tensor, places: Tensor) -> Tensor:
-        """Of a batch of samples: each has `seen` (B, n, C) of the patches `places` (B, n)."""
-
-    def save(self, folder: Path) -> None:
-        """All files of a checkpoint that tuning starts from."""
 
 
 def scene_pixels(scenes: Sequence[Scene], processor: ImageProcessor) -> torch.Tensor:

@@ -4,7 +4,7 @@
 #   bash vllm/scripts/finetune_ego4d.sh MODEL DATA IMAGES OUTPUT [flags of llava.train.train]
 #
 # The four paths may also come from the environment, or as the flags of the entry:
-#   MODEL   --model_name_or_path  folder of the pretrained model
+#   MODEL   --model_name_or_path  folder of the pretrained model, or its name on the hub (OWNER/NAME)
 #   DATA    --data_path           the conversations file
 #   IMAGES  --image_folder        folder that its images are relative to
 #   OUTPUT  --output_dir          where checkpoints and the tuned model go
@@ -69,6 +69,8 @@ find_paths() { # find_paths "$@": sets paths and flags, or prints all that is wr
       wrong+=("$name (--$flag) is not given")
     elif [[ $name == DATA && ! -f "$value" ]]; then
       wrong+=("$name=$value: no such file")
+    elif [[ $name == MODEL && $value =~ ^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$ && ! -d ${value%/*} ]]; then
+      :  # OWNER/NAME on the hub
     elif [[ $name =~ ^(MODEL|IMAGES)$ && ! -d "$value" ]]; then
       wrong+=("$name=$value: no such folder")
     fi

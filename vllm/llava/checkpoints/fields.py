@@ -19,10 +19,8 @@ def read_fields(folder: str | os.PathLike) -> dict[str, Any]:
     fields = read_object(path)
     kind = fields.get("model_type")
     if not (is_released(fields) or (kind == "llava" and "vision_config" in fields)):
-        raise EgoGenError(
-            f"{path}: model type {kind!r}, expected a LLaVA checkpoint (others are in the "
-            "hub's layout already)"
-        )
+        hint = "others are in the hub's layout already"
+        raise EgoGenError(f"{path}: model type {kind!r}, expected a LLaVA checkpoint ({hint})")
     return fields
 
 

@@ -182,8 +182,9 @@ class HubModel:
 
     def length(self, *turns: str, pictured: bool = True) -> int:
         """Positions of the prompt, those of the frame included."""
-        ids = self.processor.tokenizer(self.prompt(turns, pictured))["input_ids"]
-        return len(ids) + (self._expansion if pictured else 0)
+        if not pictured:
+            return self.encode(None, *turns)["input_ids"].shape[1]
+        return len(self.processor.tokenizer(self.prompt(turns))["input_ids"]) + self._expansion
 
     @cached_property
     def _expansion(self) -> int:
@@ -208,19 +209,17 @@ class HubModel:
         parts: list[nn.Module] = []
         for name, child in self.model.base_model.named_children():
             if isinstance(child, PreTrainedModel):  # a tower, or the language model
-                parts += [part for inner, part in child.named_children() if "merger" in inner]
+                parts += [part for part in child.modules() if "Merger" in type(part).__name__]
             elif "audio" not in name:
                 parts.append(child)
         known = {module: name for name, module in self.model.named_modules()}
-        lists = [list(part) if isinstance(part, nn.ModuleList) else [part] for part in parts]
-        return [known[part] for parts in lists for part in parts if len(part.state_dict())]
+        return [known[part] for part in parts if len(part.state_dict())]
 
     def block_layers(self) -> str:
         """A pattern of the names of all linear layers in the language model's blocks."""
-        decoder = self.model.get_decoder()
-        found = set()
+        inside, found = {*self.model.get_decoder().modules()}, set()
         for name, part in self.model.named_modules():
-            if isinstance(part, nn.Linear) and any(part is inner for inner in decoder.modules()):
+            if isinstance(part, nn.Linear) and part in inside:
                 found.add(re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name)))
         return "|".join(sorted(pattern for pattern in found if r"\d" in pattern))
 

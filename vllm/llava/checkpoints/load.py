@@ -60,7 +60,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """ "auto": half precision on a GPU, as in the released code, and float32 elsewhere."""
     if name == "auto":
         return torch.float32 if device.type == "cpu" else torch.float16
-    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
+    return getattr(torch, name.removeprefix("torch."))
 
 
 def read_state(

@@ -24,14 +24,15 @@ TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 KEPT_SETTINGS = ("conversation_template", "image_aspect_ratio")  # tuning may change them
 
 
-def places(loaded: Loaded | HubModel) -> tuple[str, list[str]]:
+def places(loaded: Loaded | HubModel) -> dict[str, Any]:
     """Pattern of the layers with adapters, and names of the parts that learn as a whole."""
     if isinstance(loaded, HubModel):
-        return loaded.block_layers(), loaded.projector()
+        return {"target_modules": loaded.block_layers(), "modules_to_save": loaded.projector()}
     # A base in transformers' layout has a second layer always. Where it is the identity the adapter
     # does not name it, so that peft can put the adapter on such a base too.
     one_layer = projector_layers(loaded.model.config) == 1
-    return TARGETS, ["multi_modal_projector" + (".linear_1" if one_layer else "")]
+    whole = "multi_modal_projector" + (".linear_1" if one_layer else "")
+    return {"target_modules": TARGETS, "modules_to_save": [whole]}
 
 
 def add_adapters(loaded: Loaded | HubModel, base: str, lora: LoraArguments) -> Any:
@@ -41,7 +42,7 @@ def add_adapters(loaded: Loaded | HubModel, base: str, lora: LoraArguments) -> A
     """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
-    model, (layers, whole) = loaded.model, places(loaded)
+    model = loaded.model
     model.name_or_path = str(base)  # else peft asks the hub when it saves
     if lora.bits != 16:  # checkpointing is switched on by the trainer
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
@@ -50,8 +51,7 @@ def add_adapters(loaded: Loaded | HubModel, base: str, lora: LoraArguments) -> A
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
         bias="none",
-        target_modules=layers,
-        modules_to_save=whole,
+        **places(loaded),
     )
     try:
         model = get_peft_model(model, config)
@@ -96,15 +96,13 @@ def merge(
     folder = base or origin["base"]
     loaded: Loaded | HubModel
     if "frames" in origin:
-        precision = str(dtype).removeprefix("torch.")
-        loaded = load_hub(folder, dtype=precision, device="cpu", **origin["frames"])
+        loaded = load_hub(folder, dtype=str(dtype), device="cpu", **origin["frames"])
     else:
         model = load_model(folder, dtype=dtype, vision_tower=origin["vision_tower"])
         for name, value in origin["config"].items():
             setattr(model.config, name, value)
         loaded = with_tools(model, folder)
-    merged = PeftModel.from_pretrained(loaded.model, adapter).merge_and_unload()
-    merged = merged.to(dtype)
+    merged = PeftModel.from_pretrained(loaded.model, adapter).merge_and_unload().to(dtype)
     staging = staging_folder(output)
     merged.save_pretrained(staging)
     loaded.save_tools(staging)

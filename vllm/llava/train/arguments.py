@@ -53,10 +53,7 @@ class DataArguments:
     image_aspect_ratio: str | None = HfArg(
         help="square, pad or squeeze (default: config.json's).", default=None
     )
-    image_size: int | None = HfArg(
-        help="Pixels of the square frames (default: as tuned, the vision tower's, or 448).",
-        default=None,
-    )
+    image_size: int | None = HfArg(help="Of the square frames (default: as tuned).", default=None)
     cut_rule: str = HfArg(
         help="'expanded': model_max_length counts all positions of an image; 'released': one, as "
         "in the released code.",
@@ -222,6 +219,8 @@ def _check(flags: Flags) -> None:
     for logger in flags.tuning.report_to:
         if logger in LOGGERS:
             need_package(logger, f"--report_to {logger}")
+    if flags.data.image_size is not None and flags.data.image_size < 1:
+        raise EgoGenError(f"--image_size {flags.data.image_size}: expected at least 1")
     if flags.lora.bits != 16 and not flags.lora.lora_enable:
         raise EgoGenError(
             f"--bits {flags.lora.bits}: quantized weights stay frozen, expected also "

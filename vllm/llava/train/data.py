@@ -29,21 +29,20 @@ class Conversation:
     image: str | None = None
 
 
-def read_conversations(path: str | os.PathLike, marks: bool = True) -> list[Conversation]:
+def read_conversations(path: str | os.PathLike) -> list[Conversation]:
     """The tuning file: a list of {"id", "image" (optional), "conversations": [{"from", "value"}]}.
 
     As in the released code, an answer before the first question is dropped, and the image mark goes
-    to the front of its turn (several in one turn are one). With `marks` those of LLaVA's prompts
-    are taken apart inside a turn. Raises EgoGenError that names the entry.
+    to the front of its turn (several in one turn are one). Prompt marks inside a turn are taken
+    apart. Raises EgoGenError that names the entry.
     """
     data = read_json(path)
     if not isinstance(data, list) or not data:
         raise EgoGenError(f"{path}: expected a list of conversations with at least one entry")
-    text_of = escape_marks if marks else str
-    return [_conversation(item, f"{path}: entry {n}", text_of) for n, item in enumerate(data)]
+    return [_conversation(item, f"{path}: entry {index}") for index, item in enumerate(data)]
 
 
-def _conversation(item: Any, where: str, text_of: Callable[[str], str]) -> Conversation:
+def _conversation(item: Any, where: str) -> Conversation:
     if not isinstance(item, dict) or not isinstance(item.get("conversations"), list):
         raise EgoGenError(f"{where}: expected an object with a list 'conversations'")
     image = item.get("image")
@@ -62,7 +61,7 @@ def _conversation(item: Any, where: str, text_of: Callable[[str], str]) -> Conve
             raise EgoGenError(f"{where}: turn {number}: expected human and gpt in turn")
         if speaker == "gpt" and not turn["value"].strip():
             raise EgoGenError(f"{where}: turn {number}: an empty answer, expected text")
-        turns.append(_turn(text_of(turn["value"]), image is not None))
+        turns.append(_turn(turn["value"], image is not None))
         if image is not None and sum(IMAGE_MARK in text for text in turns) > 1:
             raise EgoGenError(
                 f"{where}: turn {number}: a second {IMAGE_MARK}, expected one for its one image"
@@ -73,6 +72,7 @@ def _conversation(item: Any, where: str, text_of: Callable[[str], str]) -> Conve
 
 
 def _turn(text: str, pictured: bool) -> str:
+    text = escape_marks(text)
     if pictured and IMAGE_MARK in text:
         text = f"{IMAGE_MARK}\n{text.replace(IMAGE_MARK, '').strip()}".strip()
     return text
@@ -99,13 +99,12 @@ class TuningData(Dataset):
         cache: int = 0,
     ):
         self.template, self.tokenizer, self.processor = template, tokenizer, processor
-        self.patches, self.max_length, self.cut_expanded = patches, max_length, cut_expanded
-        self.fill(conversations, image_folder, cache)
+        self.patches, self.cut_expanded = patches, cut_expanded
+        self.fill(conversations, image_folder, max_length, cache)
+        del self.tokenizer  # samples are made, and go to other processes without it
 
-    def fill(
-        self, conversations: Iterable[Conversation], image_folder: str | os.PathLike, cache: int
-    ) -> None:
-        self.image_folder, self.cache = Path(image_folder), cache
+    def fill(self, conversations: Any, image_folder: Any, max_length: int, cache: int) -> None:
+        self.image_folder, self.max_length, self.cache = Path(image_folder), max_length, cache
         self.samples: list[Any] = []
         self.dropped = 0
         for conversation in conversations:
@@ -131,9 +130,8 @@ class TuningData(Dataset):
     def pixels(self) -> Callable[[str | None], Any]:
         return lru_cache(maxsize=self.cache)(self._pixels)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What a process that loads samples is given: it keeps images of its own."""
-        return {name: value for name, value in vars(self).items() if name != "pixels"}
+    def __getstate__(self) -> dict[str, Any]:  # of processes that load: each keeps its own images
+        return {name: part for name, part in vars(self).items() if name != "pixels"}
 
     def _pixels(self, image: str | None) -> Any:
         if image is None:

@@ -18,7 +18,7 @@ from llava.conversation import find_template
 from llava.train.adapters import ADAPTER_FOLDER, add_adapters, merge, write_origin
 from llava.train.arguments import Flags, TuningArguments, parse
 from llava.train.data import Collator, TuningData, read_conversations
-from llava.train.hub_tuning import HubCollator, HubData, mean_over_targets, prepare_hub
+from llava.train.hub_tuning import HubData, mean_over_targets, prepare_hub
 from llava.train.parallel import is_first, leave_deepspeed, leave_group, wait_for_all
 from llava.train.saving import newest_complete, publish, staging_folder
 from llava.train.trainer import Tuner
@@ -90,7 +90,7 @@ def prepare(flags: Flags) -> Loaded | HubModel:
     if not is_llava(name):
         if flags.model.version and is_first():
             print(f"--version {flags.model.version}: left out, {name} has its own chat template")
-        return prepare_hub(flags, dtype=str(dtype).removeprefix("torch."), **options)
+        return prepare_hub(flags, dtype=str(dtype), **options)
     model = load_model(name, dtype=dtype, vision_tower=flags.model.vision_tower, **options)
     size = model.config.vision_config.image_size
     if flags.data.image_size not in (None, size):
@@ -106,14 +106,12 @@ def prepare(flags: Flags) -> Loaded | HubModel:
 
 
 def make_data(flags: Flags, loaded: Loaded | HubModel, conversations: list[Any]) -> dict[str, Any]:
-    """Data set, collator and loss, as the trainer takes them."""
     shown = track(conversations, len(conversations), "read", "conversations")
     given = shown if is_first() else conversations, flags.data.image_folder
     limits = {"max_length": flags.tuning.model_max_length, "cache": flags.data.image_cache}
-    data: TuningData
     if isinstance(loaded, HubModel):
-        data = HubData(*given, loaded, **limits)
-        parts = {"data_collator": HubCollator(loaded), "compute_loss_func": mean_over_targets}
+        data: Any = HubData(*given, loaded, **limits)
+        parts = {"data_collator": data.collate, "compute_loss_func": mean_over_targets}
     else:
         data = TuningData(
             *given,
@@ -173,8 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{output}: tuning is finished, nothing to do")
         return
     flags.tuning.settings = settings
-    marks = is_llava(flags.model.model_name_or_path)
-    conversations = read_conversations(flags.data.data_path, marks)  # before loading a large model
+    conversations = read_conversations(flags.data.data_path)  # before a large model is loaded
     set_seed(flags.tuning.seed)
     loaded = prepare(flags)
     parts = make_data(flags, loaded, conversations)

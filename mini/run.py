@@ -3,6 +3,7 @@
     python mini/run.py quick                      # what scripts/quickstart.sh calls
     python mini/run.py full --seed 1 --out runs/full1
     python mini/run.py ablation --out runs/full0  # the paper's ablation on that run's data
+    python mini/run.py quick --base qwen2_5_vl    # stage 1 of another class of models
 
 A step that has been done, and whose files nobody has touched, is not done again; one that was
 stopped in the middle goes on where it was (the commands see to that).
@@ -64,6 +65,10 @@ PRESETS = {
         train=("data.params.batch_size=4", "lightning.log_every=1"),
     ),
 }
+BASES = {  # of stage 1: overrides of both configs of stage 2
+    "llava": (),
+    "qwen2_5_vl": ("model.params.conditioner.features.image.rows=144",),
+}
 VARIANTS = {  # the paper's ablation: conditioning variant, and the text that is the prompt
     "label": ("none", "action"),
     "description": ("none", DESCRIPTION_KEY),
@@ -85,6 +90,7 @@ class Run:
     out: Path
     preset: Preset
     seed: int
+    base: str = "llava"
     before: str = ""  # key of the last step
 
     @property
@@ -173,6 +179,7 @@ def stage_1(run: Run) -> None:
     run.step("dataset", [data], [*made, "--datasets", NAME, "--workers", 2])
     base = python("-m", "mini.start.vllm", "--dataset-root", data, "--name", NAME)
     base += ["--out", out / "vllm_base", "--seed", run.seed, *preset.base]
+    base += [] if run.base == "llava" else ["--base", run.base]  # steps of before name no base
     run.step("base of stage 1", [out / "vllm_base"], base)
     tune = ["bash", "vllm/scripts/finetune_mini.sh", out / "vllm_base"]
     tune += [data / f"{NAME}_conversations.json", run.frames / "train", out / "vllm"]
@@ -208,7 +215,7 @@ def stage_2(run: Run, variant: str) -> Path:
     """Train, generate and score one variant -> folder of its frames."""
     out, preset = run.out, run.preset
     features, text = VARIANTS[variant]
-    both = [f"model.params.conditioner.variant={features}", *preset.both]
+    both = [f"model.params.conditioner.variant={features}", *preset.both, *BASES[run.base]]
     train, generate = [], [f"data.metadata_path={run.data / f'{NAME}_metadata.json'}"]
     for prefix, split, words in (
         ("data.params.train.params", "train", train),
@@ -284,13 +291,18 @@ def summary(run: Run, variants: Sequence[str]) -> str:
 def main(argv: Sequence[str]) -> None:
     parser = command_parser(__doc__)
     parser.add_argument("what", choices=[*PRESETS, "ablation"])
-    parser.add_argument("--out", type=Path, help="default: runs/quickstart, runs/full, runs/tiny")
+    parser.add_argument("--out", type=Path, help="default: runs/quickstart, runs/full ...")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--base", choices=BASES, default="llava", help="model of stage 1")
     parser.add_argument("--preset", choices=PRESETS, default="full", help="sizes of an ablation")
     args = parser.parse_args(argv)
     preset = args.preset if args.what == "ablation" else args.what
-    default = PROJECT / "runs" / ("quickstart" if preset == "quick" else preset)
-    run = Run((args.out or default).absolute(), PRESETS[preset], args.seed)
+    name = "quickstart" if preset == "quick" else preset
+    default = PROJECT / "runs" / (name if args.base == "llava" else f"{name}_{args.base}")
+    run = Run((args.out or default).absolute(), PRESETS[preset], args.seed, args.base)
+    config = run.out / "vllm_base" / "config.json"
+    if config.exists() and (kind := read_json(config)["model_type"]) != args.base:
+        raise EgoGenError(f"{config}: a {kind} model, expected {args.base}; choose another --out")
     begun = time.monotonic()
     stage_1(run)
     variants = list(VARIANTS) if args.what == "ablation" else [FULL_VARIANT]

@@ -1,6 +1,5 @@
 """Pretraining on mini scenes: vision on labels of patches, then language on what stands where."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,13 +9,14 @@ import torch.nn.functional as F
 
 from egogen.frames import read_rgb
 from egogen.seeds import stable_seed
-from llava.checkpoints.load import Loaded
-from llava.conversation import IMAGE_MARK
 from llava.image_processing import ImageProcessor
-from llava.tokens import Encoded, collate, encode_conversation, expand_sample
+from llava.tokens import Encoded, collate
 from mini.start.learning import flat_rates, learn
+from mini.start.vllm_llava import LlavaBase
+from mini.start.vllm_qwen import QwenBase
 from mini.start.vllm_scenes import Scene, caption, label_words, patch_labels, questions
 
+Base = LlavaBase | QwenBase
 BACKGROUND_WEIGHT = 0.1  # nearly all patches are table
 BATCH, RATE, DECAY = 16, 3e-3, 0.01  # scenes a step, highest learning rate, weight decay
 # In all but the last WHOLE share of the steps, language sees KEPT patches of an image, mostly of
@@ -37,18 +37,18 @@ def scene_pixels(scenes: Sequence[Scene], processor: ImageProcessor) -> torch.Te
     )
 
 
-def word_directions(loaded: Loaded) -> list[torch.Tensor]:
+def word_directions(base: Base) -> list[torch.Tensor]:
     """Per group of labels the unit directions (labels, D) of their words among the embeddings."""
-    table = loaded.model.get_input_embeddings().weight.detach()
+    table = base.model.get_input_embeddings().weight.detach()
     groups = []
     for words in label_words():
-        means = [table[torch.tensor(loaded.tokenizer.encode(word))].mean(0) for word in words]
+        means = [table[torch.tensor(base.word(word))].mean(0) for word in words]
         groups.append(F.normalize(torch.stack(means), dim=-1))
     return groups
 
 
 def pretrain_vision(
-    loaded: Loaded, scenes: Sequence[Scene], pixels: torch.Tensor, steps: int, seed: int
+    base: Base, scenes: Sequence[Scene], pixels: torch.Tensor, steps: int, seed: int
 ) -> float:
     """Train tower and projector so that features of patches say what kind of thing they show, where
     and in which condition.
@@ -56,10 +56,8 @@ def pretrain_vision(
     As with CLIP's tower, what a patch shows lies in the direction of the words for it; these are
     the language model's own embeddings, so that it finds words and patches alike.
     """
-    model, directions = loaded.model, word_directions(loaded)
-    vision = model.config.vision_config
-    grid = vision.image_size // vision.patch_size
-    labels = torch.from_numpy(np.stack([patch_labels(scene, grid) for scene in scenes]))
+    directions = word_directions(base)
+    labels = torch.from_numpy(np.stack([patch_labels(scene, base.grid) for scene in scenes]))
     labels = labels.flatten(2)  # (N, 3, P)
     weights = [torch.ones(len(words)) for words in directions]
     for weight in weights:
@@ -69,51 +67,49 @@ def pretrain_vision(
     def loss_of(_: int) -> tuple[torch.Tensor, float]:
         rows = torch.randint(len(scenes), (BATCH,), generator=generator)
         gain = 1 + 0.1 * torch.randn(BATCH, 3, 1, 1, generator=generator)
-        features = model.image_features(pixels[rows] * gain)  # (B, P, D)
+        features = base.project(base.see(pixels[rows] * gain))  # (B, P, D)
         total = torch.zeros(())
         for words, weight, target in zip(directions, weights, labels[rows].unbind(1), strict=True):
             logits = (features @ words.T).flatten(0, 1)
             total = total + F.cross_entropy(logits, target.flatten(), weight)
         return total, total.item()
 
-    parts = (model.model.vision_tower, model.model.multi_modal_projector)
+    parts = (base.tower, base.projector)
     parameters = [parameter for part in parts for parameter in part.parameters()]
     rates = flat_rates(steps, RATE)
     return learn(parameters, loss_of, rates, "pretrain vision", weight_decay=DECAY)
 
 
 def pretrain_language(
-    loaded: Loaded, scenes: Sequence[Scene], pixels: torch.Tensor, steps: int, seed: int
+    base: Base, scenes: Sequence[Scene], pixels: torch.Tensor, steps: int, seed: int
 ) -> float:
     """Train projector and language model to list, and to answer, what stands where."""
-    model, rng = loaded.model, np.random.default_rng(stable_seed(seed, "language"))
+    rng = np.random.default_rng(stable_seed(seed, "language"))
     generator = torch.Generator().manual_seed(stable_seed(seed, "patches"))
-    model.model.vision_tower.requires_grad_(False)
+    base.tower.requires_grad_(False)
     with torch.no_grad():
-        seen = torch.cat([model.vision_features(part) for part in pixels.split(64)])  # (N, P, C)
-    grid = math.isqrt(model.patches)
-    shown = torch.from_numpy(np.stack([patch_labels(scene, grid)[0] for scene in scenes]) > 0)
+        seen = torch.cat([base.see(part) for part in pixels.split(64)])  # (N, P, C)
+    shown = torch.from_numpy(np.stack([patch_labels(scene, base.grid)[0] for scene in scenes]) > 0)
     weights = torch.where(shown.flatten(1), 1.0, BACKGROUND_WEIGHT)  # (N, P)
 
     def sample(row: int, patches: int) -> Encoded:
         captioned = rng.random() < CAPTIONS
         turns = caption(scenes[row], rng) if captioned else questions(scenes[row], rng, ROUNDS)
-        turns[0] = f"{IMAGE_MARK}\n{turns[0]}"
-        encoded = encode_conversation(turns, loaded.template, loaded.tokenizer)
-        return expand_sample(encoded, patches)
+        return base.encode(turns, patches)
 
     def loss_of(step: int) -> tuple[torch.Tensor, float]:
         complete = step >= steps * (1 - WHOLE)
-        patches = model.patches if complete else KEPT
+        patches = base.grid**2 if complete else KEPT
         rows = rng.integers(len(scenes), size=BATCH // (1 + complete))
-        batch = collate([sample(int(row), patches) for row in rows], loaded.tokenizer.pad_id)
+        batch = collate([sample(int(row), patches) for row in rows], base.pad_id)
         features = seen[torch.from_numpy(rows)]
-        if not complete:
-            chosen = torch.multinomial(weights[rows], patches, generator=generator).sort(1).values
-            features = features.gather(1, chosen[..., None].expand(-1, -1, features.shape[-1]))
-        embeds = model.embed(batch.pop("input_ids"), model.model.multi_modal_projector(features))
-        loss = model(inputs_embeds=embeds, **batch).loss
+        if complete:
+            places = torch.arange(patches).expand(len(rows), -1)
+        else:
+            places = torch.multinomial(weights[rows], patches, generator=generator).sort(1).values
+            features = features.gather(1, places[..., None].expand(-1, -1, features.shape[-1]))
+        loss = base.loss(batch, features, places)
         return loss, loss.item()
 
     rates = flat_rates(steps, RATE)
-    return learn(model.parameters(), loss_of, rates, "pretrain language", weight_decay=DECAY)
+    return learn(base.model.parameters(), loss_of, rates, "pretrain language", weight_decay=DECAY)

@@ -18,6 +18,7 @@ import sys
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -82,75 +83,56 @@ def random_model(size: str, device: torch.device, dtype: torch.dtype) -> Loaded:
     return Loaded(model, SteadyTokenizer(), processor, TEMPLATES["llama_2"], Path("random"))
 
 
-def as_transformers(model: Llava) -> LlavaForConditionalGeneration:
-    """The same weights in transformers' own model."""
-    with torch.device("meta"):
-        own = LlavaForConditionalGeneration(model.config)
-    own.model, own.lm_head = model.model, model.lm_head
-    own.config.image_token_id = IMAGE_PIECE
-    return own.eval()
-
-
 @torch.inference_mode()
 def generate(model: Any, loaded: Loaded, tokens: int, images: list, texts: list) -> list[tuple]:
     """One `generate` call -> ids, text features (n, D), image features (P, D) of each image."""
-    kept: list[torch.Tensor] = []
-    hook = model.model.multi_modal_projector.register_forward_hook(
-        lambda module, inputs, output: kept.append(output)
-    )
     prompts = [expand(prompt_ids(loaded, text), loaded.model.patches) for text in texts]
-    ids = padded(prompts, 0, "left").to(model.device)  # (B, S)
-    ids[ids == IMAGE_ID] = IMAGE_PIECE
-    out = model.generate(
-        input_ids=ids,
-        pixel_values=loaded.image_processor.batch(images).to(model.device, model.dtype),
-        attention_mask=padded([[1] * len(prompt) for prompt in prompts], 0, "left").to(ids.device),
-        do_sample=False,
-        max_new_tokens=tokens,
-        min_new_tokens=tokens,
-        output_hidden_states=True,
-        return_dict_in_generate=True,
-        pad_token_id=0,
-    )
-    hook.remove()
+    ids = padded(prompts, 0, "left").to(model.device)  # (B, S); no prompt holds a 0
+    pixels = loaded.image_processor.batch(images).to(model.device, model.dtype)
+    options: dict[str, Any] = {
+        "do_sample": False,
+        "max_new_tokens": tokens,
+        "min_new_tokens": tokens,
+    }
+    options |= {"output_hidden_states": True, "return_dict_in_generate": True, "pad_token_id": 0}
+    options |= {"attention_mask": (ids != 0).long(), "pixel_values": pixels}
+    out = model.generate(ids.where(ids != IMAGE_ID, IMAGE_PIECE), **options)
     # A step's states are those of all layers and, at first, of all positions: these are not kept.
     rows = torch.stack([step[-1][:, -1] for step in out.hidden_states], dim=1)  # (B, n, D)
-    new = out.sequences[:, ids.shape[1] :].tolist()
-    features = (values.half().cpu().numpy() for values in (rows, kept[0]))
-    return list(zip(new, *features, strict=True))
-
-
-def inputs(count: int) -> tuple[list[Image.Image], list[str]]:
-    """Random images and the prompts about them."""
-    values = np.random.default_rng(0).integers(0, 256, (count, 256, 455, 3), dtype=np.uint8)
-    prompts = [question(ACTIONS[row % len(ACTIONS)]) for row in range(count)]
-    return [Image.fromarray(value) for value in values], prompts
+    features = (rows.half().cpu().numpy(), model.projected.half().cpu().numpy())
+    return list(zip(out.sequences[:, ids.shape[1] :].tolist(), *features, strict=True))
 
 
 def project(describer: LlavaDescriber, images: list, texts: list) -> list[tuple]:
+    """The same by this project."""
     names = [("bench", str(row)) for row in range(len(images))]
     made = describer.describe(images, texts, seeds=[0] * len(images), names=names)
     return [(one.ids, one.features["text"], one.features["image"]) for one in made]
 
 
 def run(side: Callable[[list, list], list[tuple]], samples: int, batch_size: int) -> list[tuple]:
-    (images, texts), found = inputs(samples), []
-    for first in range(0, samples, batch_size):
-        rows = slice(first, first + batch_size)
-        found += side(images[rows], texts[rows])
-    return found
+    """What a side makes of random images and prompts about them, batch by batch."""
+    values = np.random.default_rng(0).integers(0, 256, (samples, 256, 455, 3), dtype=np.uint8)
+    pairs = [
+        (Image.fromarray(v), question(a)) for v, a in zip(values, cycle(ACTIONS), strict=False)
+    ]
+    batches = (pairs[first : first + batch_size] for first in range(0, samples, batch_size))
+    return [one for batch in batches for one in side(*zip(*batch, strict=True))]
 
 
 def measure(loaded: Loaded, args: argparse.Namespace, device: torch.device) -> dict:
     """Samples a second and memory of each side, and how much they agree."""
-    own = partial(generate, as_transformers(loaded.model), loaded, args.tokens)
+    with torch.device("meta"):
+        same = LlavaForConditionalGeneration(loaded.model.config).eval()
+    same.model, same.lm_head = loaded.model.model, loaded.model.lm_head  # the same weights
+    same.config.image_token_id = IMAGE_PIECE
+    keep = lambda module, inputs, output: setattr(same, "projected", output)  # noqa: E731
+    same.model.multi_modal_projector.register_forward_hook(keep)
+    own = partial(generate, same, loaded, args.tokens)
     describer = LlavaDescriber(loaded, Decoding(temperature=0, max_new_tokens=args.tokens))
-    batches = args.samples, args.batch_size
-    sides = {
-        "alone": (own, min(args.samples, ALONE), 1),
-        "generate": (own, *batches),
-        "project": (partial(project, describer), *batches),
-    }
+    batched = args.samples, args.batch_size
+    sides = {"alone": (own, min(args.samples, ALONE), 1), "generate": (own, *batched)}
+    sides["project"] = (partial(project, describer), *batched)
     for side, _, _ in sides.values():
         run(side, 1, 1)  # picks kernels
     found: dict[str, list[tuple]] = {}
@@ -162,12 +144,12 @@ def measure(loaded: Loaded, args: argparse.Namespace, device: torch.device) -> d
         rates[name] = max(rates[name], asked[1] / taken)
         peaks[name] = peak_bytes(device) / 2**30
     pairs = list(zip(found["generate"], found["project"], strict=True))
-    differences = [np.abs(one[2].astype(np.float32) - other[2]).max() for one, other in pairs]
+    images = [np.abs(one[2].astype(np.float32) - other[2]).max() for one, other in pairs]
     return {
         "samples_per_second": rates,
-        **({"peak_gib": peaks} if device.type == "cuda" else {}),
+        "peak_gib": peaks if device.type == "cuda" else None,
         "same_tokens": float(np.mean([one[0] == other[0] for one, other in pairs])),
-        "largest_image_feature_difference": float(max(differences)),
+        "largest_image_feature_difference": float(max(images)),
         "speedup": rates["project"] / rates["alone"],
         "speedup_over_batched_generate": rates["project"] / rates["generate"],
     }
@@ -177,17 +159,15 @@ def main(argv: Sequence[str]) -> None:
     parser = command_parser(__doc__)
     parser.add_argument("--size", choices=SIZES, default="mid")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=2)
+    for name, count in {"samples": 8, "batch-size": 8, "tokens": 32, "repeats": 2}.items():
+        parser.add_argument(f"--{name}", type=int, default=count)
     args = parser.parse_args(argv)
-    device = usable_device(args.device)
+    device, dtype = usable_device(args.device), torch.float32
     torch.set_num_threads(1)
-    cpu = device.type == "cpu"
-    loaded = random_model(args.size, device, torch.float32 if cpu else torch.float16)
-    name = "cpu" if cpu else torch.cuda.get_device_name(device)
-    print(json.dumps(vars(args) | {"device": name} | measure(loaded, args, device), indent=2))
+    if device.type == "cuda":
+        dtype, args.device = torch.float16, torch.cuda.get_device_name(device)
+    loaded = random_model(args.size, device, dtype)
+    print(json.dumps(vars(args) | measure(loaded, args, device), indent=2))
 
 
 if __name__ == "__main__":

@@ -88,25 +88,20 @@ class BlockLayer(DynamicLayer):
     costs as much as the model itself at batch 8; this one copies once in BLOCK tokens.
     """
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        super().lazy_initialization(key_states, value_states)
-        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
-        self._buffers = [self.keys, self.values]
-
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of new positions, (B, H, new, W) each -> those of all, (B, H, L, W)."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        start = self.keys.shape[2]
+        start, both = self.get_seq_length(), (key_states, value_states)
         length = start + key_states.shape[2]
-        both = ((self.keys, key_states), (self.values, value_states))
-        for which, (known, new) in enumerate(both):
+        if not start:
+            self.lazy_initialization(*both)
+            self._buffers = [new[:, :, :0] for new in both]
+        for which, new in enumerate(both):
             if length > self._buffers[which].shape[2]:
-                batch, heads, _, width = new.shape
+                known, (batch, heads, _, width) = self._buffers[which], new.shape
                 self._buffers[which] = new.new_empty(batch, heads, length + BLOCK, width)
-                self._buffers[which][:, :, :start] = known
+                self._buffers[which][:, :, :start] = known[:, :, :start]
             self._buffers[which][:, :, start:length] = new  # (B, H, L + spare, W)
         self._view(length)
         return self.keys, self.values

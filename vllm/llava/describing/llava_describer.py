@@ -141,7 +141,19 @@ class LlavaDescriber:
         prompts = [self._prompt(question) for question in questions]
         tokenizer = self.loaded.tokenizer
         if texts is None:
-            written = self._write(prompts, features, seeds)
+            if self.settings is None:
+                raise ValueError("no texts and no settings to write them with")
+            written = decode(
+                self.model,
+                prompts,
+                features,
+                choose=chooser(self.settings, seeds),
+                max_new_tokens=self.settings.max_new_tokens,
+                eos_id=tokenizer.eos_id,
+                pad_id=tokenizer.pad_id,
+                vocabulary=len(tokenizer),
+                prefix=self._prefix,
+            )
             texts = [tokenizer.decode(made.ids).strip() for made in written]
         else:
             pairs = zip(questions, texts, strict=True)
@@ -162,21 +174,3 @@ class LlavaDescriber:
             )
             for row, (text, made) in enumerate(zip(texts, written, strict=True))
         ]
-
-    def _write(
-        self, prompts: Sequence[Sequence[int]], features: torch.Tensor, seeds: Sequence[int]
-    ) -> list[Written]:
-        """Batched decoding; each sample draws from its own seed."""
-        if self.settings is None:
-            raise ValueError("no texts and no settings to write them with")
-        return decode(
-            self.model,
-            prompts,
-            features,
-            choose=chooser(self.settings, seeds),
-            max_new_tokens=self.settings.max_new_tokens,
-            eos_id=self.loaded.tokenizer.eos_id,
-            pad_id=self.loaded.tokenizer.pad_id,
-            vocabulary=len(self.loaded.tokenizer),
-            prefix=self._prefix,
-        )

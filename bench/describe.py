@@ -1,21 +1,26 @@
-"""Stage 1's description against a plain loop of `generate`, on random weights.
+"""Stage 1's description against transformers' own `generate`, on random weights.
 
     python bench/describe.py                              # CPU, one thread, a mid-size model
-    python bench/describe.py --size 13b --device cuda     # the real size, half precision
+    python bench/describe.py --size 13b --device cuda --batch-size 32 --samples 64
 
-Both sides describe the same images with the same prompts and as many greedy tokens, and keep the
-same features. `plain` calls transformers' `generate` for one image after the other with
-`output_hidden_states=True`, as the published runs did; `project` calls
-`llava.describing.llava_describer`. Prints JSON: samples a second of each, and their ratio. On a CPU
-the time is that of the process, on a GPU that of the clock.
+All sides describe the same images with the same prompts and as many greedy tokens, by the same
+weights, and keep the same features. `alone` calls `generate` of transformers' own model, hidden
+states kept, for one image after the other, as the published runs did; `generate` calls it for
+batches, padded on the left; `project` calls `llava.describing.llava_describer`. They run in turns,
+and the best of `--repeats` counts. Prints JSON: samples a second of each, their ratios, and on a
+GPU the most memory that tensors took, weights included. On a CPU (float32) the time is that of the
+process, on a GPU (half precision) that of the clock.
 """
 
 import argparse
 import json
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:1] = [str(PROJECT), str(PROJECT / "vllm")]
@@ -23,9 +28,10 @@ sys.path[:1] = [str(PROJECT), str(PROJECT / "vllm")]
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
-from transformers import CLIPVisionConfig, LlamaConfig  # noqa: E402
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaForConditionalGeneration  # noqa: E402
 
-from bench.measuring import seconds  # noqa: E402
+from bench.measuring import peak_bytes, seconds  # noqa: E402
+from egogen.devices import usable_device  # noqa: E402
 from egogen.errors import command_parser, run_command  # noqa: E402
 from egogen.labels import question  # noqa: E402
 from llava.checkpoints.config import KNOWN_TOWERS  # noqa: E402
@@ -35,9 +41,10 @@ from llava.describing.decoding import Decoding  # noqa: E402
 from llava.describing.llava_describer import LlavaDescriber, prompt_ids  # noqa: E402
 from llava.image_processing import ImageProcessor  # noqa: E402
 from llava.model import Llava, build_config  # noqa: E402
-from llava.tokens import expand  # noqa: E402
+from llava.tokens import IMAGE_ID, expand, padded  # noqa: E402
 
-VOCABULARY = 32000
+VOCABULARY, IMAGE_PIECE = 32000, 2  # transformers' own model has a piece that stands for images
+ALONE = 4  # samples of the side that takes longest
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 SIZES = {  # the language model's SHAPE; the vision tower is ViT-L/14 in all
     "mid": (1024, 2816, 12, 16),
@@ -77,85 +84,90 @@ def random_model(size: str, device: torch.device, dtype: torch.dtype) -> Loaded:
 
 
 @torch.inference_mode()
-def plain(loaded: Loaded, image: Image.Image, text: str, tokens: int) -> tuple:
-    """One `generate` call, as published: -> ids, text features (n, D), image features (P, D)."""
-    model, kept = loaded.model, []
-    hook = model.model.multi_modal_projector.register_forward_hook(
-        lambda module, inputs, output: kept.append(output)
-    )
-    prompt = expand(prompt_ids(loaded, text), model.patches)
-    ids = torch.tensor([prompt], device=model.device)
-    out = model.generate(
-        input_ids=ids,
-        pixel_values=loaded.image_processor.batch([image]).to(model.device, model.dtype),
-        attention_mask=torch.ones_like(ids),
-        do_sample=False,
-        max_new_tokens=tokens,
-        min_new_tokens=tokens,
-        output_hidden_states=True,
-        return_dict_in_generate=True,
-        pad_token_id=0,
-    )
-    hook.remove()
-    rows = torch.stack([step[-1][0, -1] for step in out.hidden_states])
-    new = out.sequences[0, ids.shape[1] :].tolist()
-    return new, rows.half().cpu().numpy(), kept[0][0].half().cpu().numpy()
+def generate(model: Any, loaded: Loaded, tokens: int, images: list, texts: list) -> list[tuple]:
+    """One `generate` call -> ids, text features (n, D), image features (P, D) of each image."""
+    prompts = [expand(prompt_ids(loaded, text), loaded.model.patches) for text in texts]
+    ids = padded(prompts, 0, "left").to(model.device)  # (B, S); no prompt holds a 0
+    pixels = loaded.image_processor.batch(images).to(model.device, model.dtype)
+    options: dict[str, Any] = {
+        "do_sample": False,
+        "max_new_tokens": tokens,
+        "min_new_tokens": tokens,
+    }
+    options |= {"output_hidden_states": True, "return_dict_in_generate": True, "pad_token_id": 0}
+    options |= {"attention_mask": (ids != 0).long(), "pixel_values": pixels}
+    out = model.generate(ids.where(ids != IMAGE_ID, IMAGE_PIECE), **options)
+    # A step's states are those of all layers and, at first, of all positions: these are not kept.
+    rows = torch.stack([step[-1][:, -1] for step in out.hidden_states], dim=1)  # (B, n, D)
+    features = (rows.half().cpu().numpy(), model.projected.half().cpu().numpy())
+    return list(zip(out.sequences[:, ids.shape[1] :].tolist(), *features, strict=True))
 
 
-def inputs(count: int) -> tuple[list[Image.Image], list[str]]:
-    """Random images and the prompts about them."""
-    values = np.random.default_rng(0).integers(0, 256, (count, 256, 455, 3), dtype=np.uint8)
-    prompts = [question(ACTIONS[row % len(ACTIONS)]) for row in range(count)]
-    return [Image.fromarray(value) for value in values], prompts
+def project(describer: LlavaDescriber, images: list, texts: list) -> list[tuple]:
+    """The same by this project."""
+    names = [("bench", str(row)) for row in range(len(images))]
+    made = describer.describe(images, texts, seeds=[0] * len(images), names=names)
+    return [(one.ids, one.features["text"], one.features["image"]) for one in made]
 
 
-def run_plain(loaded: Loaded, args: argparse.Namespace) -> list[tuple]:
-    pairs = zip(*inputs(args.samples), strict=True)
-    return [plain(loaded, image, prompt, args.tokens) for image, prompt in pairs]
+def run(side: Callable[[list, list], list[tuple]], samples: int, batch_size: int) -> list[tuple]:
+    """What a side makes of random images and prompts about them, batch by batch."""
+    values = np.random.default_rng(0).integers(0, 256, (samples, 256, 455, 3), dtype=np.uint8)
+    pairs = [
+        (Image.fromarray(v), question(a)) for v, a in zip(values, cycle(ACTIONS), strict=False)
+    ]
+    batches = (pairs[first : first + batch_size] for first in range(0, samples, batch_size))
+    return [one for batch in batches for one in side(*zip(*batch, strict=True))]
 
 
-def run_project(loaded: Loaded, args: argparse.Namespace) -> list[tuple]:
-    (images, prompts), found = inputs(args.samples), []
-    settings = Decoding(temperature=0, max_new_tokens=args.tokens)
-    describer = LlavaDescriber(loaded, settings)
-    for first in range(0, args.samples, args.batch_size):
-        rows = slice(first, first + args.batch_size)
-        names = [("bench", str(row)) for row in range(args.samples)[rows]]
-        made = describer.describe(images[rows], prompts[rows], seeds=[0] * len(names), names=names)
-        found += [(one.ids, one.features["text"], one.features["image"]) for one in made]
-    return found
+def measure(loaded: Loaded, args: argparse.Namespace, device: torch.device) -> dict:
+    """Samples a second and memory of each side, and how much they agree."""
+    with torch.device("meta"):
+        same = LlavaForConditionalGeneration(loaded.model.config).eval()
+    same.model, same.lm_head = loaded.model.model, loaded.model.lm_head  # the same weights
+    same.config.image_token_id = IMAGE_PIECE
+    keep = lambda module, inputs, output: setattr(same, "projected", output)  # noqa: E731
+    same.model.multi_modal_projector.register_forward_hook(keep)
+    own = partial(generate, same, loaded, args.tokens)
+    describer = LlavaDescriber(loaded, Decoding(temperature=0, max_new_tokens=args.tokens))
+    batched = args.samples, args.batch_size
+    sides = {"alone": (own, min(args.samples, ALONE), 1), "generate": (own, *batched)}
+    sides["project"] = (partial(project, describer), *batched)
+    for side, _, _ in sides.values():
+        run(side, 1, 1)  # picks kernels
+    found: dict[str, list[tuple]] = {}
+    rates, peaks = dict.fromkeys(sides, 0.0), dict.fromkeys(sides, 0.0)
+    for name, asked in [*sides.items()] * args.repeats:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        taken = seconds(lambda: found.update({name: run(*asked)}), device)  # noqa: B023
+        rates[name] = max(rates[name], asked[1] / taken)
+        peaks[name] = peak_bytes(device) / 2**30
+    pairs = list(zip(found["generate"], found["project"], strict=True))
+    images = [np.abs(one[2].astype(np.float32) - other[2]).max() for one, other in pairs]
+    return {
+        "samples_per_second": rates,
+        "peak_gib": peaks if device.type == "cuda" else None,
+        "same_tokens": float(np.mean([one[0] == other[0] for one, other in pairs])),
+        "largest_image_feature_difference": float(max(images)),
+        "speedup": rates["project"] / rates["alone"],
+        "speedup_over_batched_generate": rates["project"] / rates["generate"],
+    }
 
 
 def main(argv: Sequence[str]) -> None:
     parser = command_parser(__doc__)
     parser.add_argument("--size", choices=SIZES, default="mid")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--samples", type=int, default=16)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=64)
+    for name, count in {"samples": 8, "batch-size": 8, "tokens": 32, "repeats": 2}.items():
+        parser.add_argument(f"--{name}", type=int, default=count)
     args = parser.parse_args(argv)
-    device, results, found = torch.device(args.device), {}, {}
-    cpu = device.type == "cpu"
+    device, dtype = usable_device(args.device), torch.float32
     torch.set_num_threads(1)
-    loaded = random_model(args.size, device, torch.float32 if cpu else torch.float16)
-    for name, side in (("plain", run_plain), ("project", run_project)):
-        side(loaded, argparse.Namespace(samples=1, batch_size=1, tokens=2))  # picks kernels
-        made = found[name] = []
-        taken = seconds(lambda: made.extend(side(loaded, args)), device)  # noqa: B023
-        results[name] = {"seconds": taken, "samples_per_second": len(made) / taken}
-    pairs = list(zip(found["plain"], found["project"], strict=True))
-    report = {
-        "model": args.size,
-        "device": "cpu" if cpu else torch.cuda.get_device_name(device),
-        **{name: getattr(args, name) for name in ("samples", "batch_size", "tokens")},
-        **results,
-        "same_tokens": float(np.mean([one[0] == other[0] for one, other in pairs])),
-        "largest_image_feature_difference": float(
-            max(np.abs(one[2].astype(np.float32) - other[2]).max() for one, other in pairs)
-        ),
-        "speedup": results["plain"]["seconds"] / results["project"]["seconds"],
-    }
-    print(json.dumps(report, indent=2))
+    if device.type == "cuda":
+        dtype, args.device = torch.float16, torch.cuda.get_device_name(device)
+    loaded = random_model(args.size, device, dtype)
+    print(json.dumps(vars(args) | measure(loaded, args, device), indent=2))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from egogen.atomic import read_object
@@ -36,7 +36,8 @@ def safe_relative(value: Any, where: str, root: str = "the dataset root") -> str
 
     Links are not looked at: those in a folder were made by its owner.
     """
-    parts = PurePosixPath(value).parts if isinstance(value, str) else ()
+    names = value.split("/") if isinstance(value, str) else []
+    parts = [name for name in names if name not in ("", ".")]
     if not parts:
         raise EgoGenError(f"{where}: expected a relative path, found {value!r}")
     if value.startswith("/") or ".." in parts:

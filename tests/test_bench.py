@@ -13,7 +13,11 @@ BENCHES = {  # script: (arguments, a key of what is printed)
     "captions": (("--kinds", "base", "--images", "1"), "base"),
     "sampling": (TINY, "step_ratio"),
     "training": (TINY, "ratio"),
-    "describe": (("--samples", "1", "--batch-size", "1", "--tokens", "2"), "speedup"),
+    "describe": (
+        ("--samples", "2", "--batch-size", "2", "--tokens", "2", "--repeats", "1"),
+        "speedup_over_batched_generate",
+    ),
+    "features": (("--mib", "1"), "vision"),
 }
 
 
@@ -31,4 +35,12 @@ def test_a_bench_runs(name, tmp_path):
     command = [sys.executable, ROOT / f"bench/{name}.py", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert key in json.loads(done.stdout)
+    found = json.loads(done.stdout)
+    assert key in found
+    if name == "describe":  # all sides do the same work
+        assert found["same_tokens"] == 1 and found["largest_image_feature_difference"] < 1e-2
+        assert set(found["samples_per_second"]) == {"alone", "generate", "project"}
+    if name == "features":
+        for layouts in found.values():
+            for side in layouts.values():
+                assert side["ratio"] == side["checked_s"] / side["bytes_s"] > 0

@@ -48,6 +48,7 @@ class ShardReader:
         self.root = Path(root)
         self._files: list[Path] = []
         self._place: dict[str, Any] = {}  # entry -> its open file (safetensors names no type)
+        self.checked: set[str] = set()  # entries of these files whose values a reader has checked
 
     def __reduce__(self) -> tuple:
         return ShardReader, (self.root,)  # maps do not travel to other processes
@@ -59,7 +60,7 @@ class ShardReader:
             for path in files:
                 handle = _open(path)
                 place.update(dict.fromkeys(handle.keys(), handle))
-            self._files, self._place = files, place
+            self._files, self._place, self.checked = files, place, set()
         return name in self._place
 
     def shape(self, name: str) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
 """Batched decoding: what is written for a sample depends on that sample and its seed, no other.
 
-Letters: B samples, S prompt positions (an image has P of them), P patches of an image, L positions
-so far, T of the longest prompt and answer, D language width, H heads, W width of a head, V
-vocabulary, k `Decoding.top_k`, n ids of an answer.
+Letters: B samples, S prompt positions behind the prefix (an image has P of them), P patches of an
+image, L positions so far, T of the longest prompt and answer, D language width, H heads, W width of
+a head, V vocabulary, k `Decoding.top_k`, n ids of an answer.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
@@ -87,25 +88,20 @@ class BlockLayer(DynamicLayer):
     costs as much as the model itself at batch 8; this one copies once in BLOCK tokens.
     """
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        super().lazy_initialization(key_states, value_states)
-        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
-        self._buffers = [self.keys, self.values]
-
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of new positions, (B, H, new, W) each -> those of all, (B, H, L, W)."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        start = self.keys.shape[2]
+        start, both = self.get_seq_length(), (key_states, value_states)
         length = start + key_states.shape[2]
-        both = ((self.keys, key_states), (self.values, value_states))
-        for which, (known, new) in enumerate(both):
+        if not start:
+            self.lazy_initialization(*both)
+            self._buffers = [new[:, :, :0] for new in both]
+        for which, new in enumerate(both):
             if length > self._buffers[which].shape[2]:
-                batch, heads, _, width = new.shape
+                known, (batch, heads, _, width) = self._buffers[which], new.shape
                 self._buffers[which] = new.new_empty(batch, heads, length + BLOCK, width)
-                self._buffers[which][:, :, :start] = known
+                self._buffers[which][:, :, :start] = known[:, :, :start]
             self._buffers[which][:, :, start:length] = new  # (B, H, L + spare, W)
         self._view(length)
         return self.keys, self.values
@@ -120,6 +116,17 @@ class BlockLayer(DynamicLayer):
 
 
 @torch.inference_mode()
+def read_prefix(model: Llava, ids: Sequence[int]) -> Cache:
+    """Keys and values of the ids that every prompt begins with, (1, H, length, W) in each layer."""
+    cache = Cache(layer_class_to_replicate=DynamicLayer)
+    known = torch.tensor([ids], device=runs_on(model.get_input_embeddings()))
+    model.model.language_model(
+        inputs_embeds=model.embed(known), past_key_values=cache, use_cache=True
+    )
+    return cache
+
+
+@torch.inference_mode()
 def decode(
     model: Llava,
     prompts: Sequence[Sequence[int]],
@@ -130,22 +137,29 @@ def decode(
     eos_id: int,
     pad_id: int,
     vocabulary: int,
+    prefix: Cache | None = None,
 ) -> list[Written]:
     """Continue each prompt (ids with the image expanded) until `eos_id` or `max_new_tokens`.
 
-    Ids from `vocabulary` on are never produced. Prompts are padded on the left; padding is masked
+    Ids from `vocabulary` on are never produced. `prefix` is `read_prefix` of what all prompts begin
+    with: that is not computed again. What follows it is padded on the left; padding is masked
     and positions are counted from each sample's own start. Samples that have ended leave the batch.
     Of all hidden states only those of the last layer that predict a token are kept, on the CPU.
     """
     device = runs_on(model.get_input_embeddings())
-    ids = padded(prompts, pad_id, "left").to(device)  # (B, S)
-    mask = padded([[True] * len(prompt) for prompt in prompts], False, "left").to(device)  # (B, S)
+    cache = Cache(layer_class_to_replicate=BlockLayer)
+    for number, layer in enumerate(prefix.layers if prefix else ()):
+        both = (each.expand(len(prompts), -1, -1, -1) for each in (layer.keys, layer.values))
+        cache.update(*both, number)
+    start = cache.get_seq_length()
+    ids = padded([prompt[start:] for prompt in prompts], pad_id, "left").to(device)  # (B, S)
+    mask = padded([[True] * (len(prompt) - start) for prompt in prompts], False, "left")  # (B, S)
+    mask = F.pad(mask, (start, 0), value=True).to(device)  # (B, L): prefix, padding, rest
     written: list[tuple[list[int], list[torch.Tensor]]] = [([], []) for _ in prompts]
     active = list(range(len(prompts)))
     embeds = model.embed(ids, features_BPD.to(device))  # (B, S, D)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)  # (B, S)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, start:]  # (B, S)
     masked = not bool(mask.all())  # without a mask faster kernels can be used
-    cache = Cache(layer_class_to_replicate=BlockLayer)
     for step in range(max_new_tokens):
         hidden = model.model.language_model(
             inputs_embeds=embeds,

@@ -76,7 +76,7 @@ def _load(
     except MissingMandatoryValue as error:
         raise EgoGenError(f"config: {file_place(error.full_key)}: no value, expected one") from None
     except OmegaConfBaseException as error:
-        raise EgoGenError(f"{files}: {str(error).splitlines()[0]}") from None
+        raise EgoGenError(f"{files or 'config'}: {str(error).splitlines()[0]}") from None
 
 
 def _override(text: str, known: DictConfig) -> DictConfig:

@@ -57,7 +57,7 @@ class ValidationBatches(BatchSampler):
         super().__init__(indices, batch_size, drop_last=False)
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[list[Address]]:
+    def __iter__(self) -> Iterator[list[Address]]:  # type: ignore[override]
         epoch = self.epoch()
         for batch in super().__iter__():
             yield [(epoch, index) for index in batch]

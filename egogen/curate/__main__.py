@@ -9,12 +9,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from egogen import served
 from egogen.actions import DESCRIPTION_KEY, ActionEntry, conversation, inside, read_actions
 from egogen.atomic import parse_json, read_json, read_object, write_json
 from egogen.curate.answers import flaw
 from egogen.curate.prompts import EXAMPLES, Prompt, boxes_of, read_examples
-from egogen.curate.server import ask, read_key
-from egogen.errors import EXIT_INCOMPLETE, EgoGenError, command_parser, need_package, run_command
+from egogen.curate.server import ask
+from egogen.errors import EXIT_INCOMPLETE, EgoGenError, command_parser, run_command
 from egogen.jobs import Progress, lock
 from egogen.labels import clean_label, question
 from egogen.layout import DATASETS, SPLITS, action_file, frame_folder, metadata_file
@@ -41,25 +42,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--actions-output", type=Path, help="write the action file with the descriptions too")
     add("--key", default="curated", help="their key there (default: %(default)s)")
     add("--from-column", metavar="KEY", help="take the action file's own texts; asks no server")
-    add("--base-url", help="address of an OpenAI-compatible server, up to /v1")
-    add("--model", help="name of a model there")
     add("--images", action="store_true", help="send the source frame too")
     add("--examples", type=Path, default=EXAMPLES, help="YAML of system text and examples")
     add("--dry-run", action="store_true", help="show the first prompts and what all would take")
     add("--limit", type=int, help="the first actions only")
-    add("--concurrency", type=int, default=8, help="questions at once (default: %(default)s)")
-    add("--requests-per-minute", type=float, help="at most (default: no limit)")
-    add("--retries", type=int, default=6, help="of a request that fails (default: %(default)s)")
-    add("--timeout", type=float, default=300, help="of a request, seconds (default: %(default)s)")
-    add("--request", type=json.loads, default={}, metavar="JSON", help="more fields of requests")
+    served.add_arguments(parser)
     add("--seed", type=int, default=42)
     args = parser.parse_args(argv)
-    for name in ("limit", "concurrency", "requests_per_minute", "timeout"):
-        value = getattr(args, name)
-        if value is not None and not 0 < value <= 1e6 or args.retries < 0:
-            raise EgoGenError(f"--{name} {value}, --retries {args.retries}: expected above 0")
-    if not isinstance(args.request, dict) or args.key in ("image_0", "image_1", "action"):
-        raise EgoGenError("--request, --key: expected a JSON object, and a key that is not taken")
+    served.check_arguments(args, "limit")
+    if args.key in ("image_0", "image_1", "action"):
+        raise EgoGenError("--key: expected a key that is not taken")
     if not (args.dry_run or args.out and (args.from_column or args.base_url and args.model)):
         raise EgoGenError("expected --dry-run, or --out and --base-url, --model or --from-column")
     taken = [action_file(args.root, args.name, args.split), metadata_file(args.root, args.name)]
@@ -142,8 +134,7 @@ def curate(args: argparse.Namespace, prompts: Sequence[Prompt]) -> tuple[Answers
     Answers lie in `<out>.journal`, and beside it a record of what made them; a journal of another
     origin is refused (EgoGenError).
     """
-    need_package("openai", "--base-url")
-    read_key(args.base_url)
+    served.read_key(args.base_url)
     examples = read_examples(args.examples)
     names = ("name", "split", "model", "images", "request", "seed")
     made_by = {name: getattr(args, name) for name in names}

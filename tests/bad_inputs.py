@@ -22,6 +22,7 @@ from bad_input_damage import (
 )
 from bad_input_download import DOWNLOADS
 from bad_input_files import CLIP, TRUTH, VAL_ACTIONS, field, products
+from bad_input_served import SERVED
 
 
 def first_row(**fields: object) -> Callable[[list], None]:
@@ -329,6 +330,7 @@ CASES = [
     *METADATA,
     *BUILDING,
     *CURATING,
+    *SERVED,
     *ANNOTATIONS,
     *DOWNLOADS,
     *MEASURING,

@@ -7,10 +7,11 @@ names those of the next ones.
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -169,3 +170,21 @@ def serving() -> Iterator[ChatServer]:
             yield server
         finally:
             server.shutdown()
+
+
+def beside(command: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
+    """`command` beside a server: {chat} stands for its address, {chat:html} for a fault's."""
+
+    def run(argv: Sequence[str]) -> int:
+        kept = os.environ.get("OPENAI_API_KEY")
+        with serving() as server:
+            os.environ["OPENAI_API_KEY"] = kept or KEY
+            words = [re.sub(r"{chat:?(\w*)}", lambda m: server.url(m[1]), word) for word in argv]
+            try:
+                return command(words)
+            finally:
+                os.environ.pop("OPENAI_API_KEY")
+                if kept:
+                    os.environ["OPENAI_API_KEY"] = kept
+
+    return run

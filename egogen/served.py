@@ -1,7 +1,4 @@
-"""Asking a model that an OpenAI-compatible server runs: flags, requests, when the server is left.
-
-For curation, which asks about labels, and for stage 1, which asks about frames.
-"""
+"""Asking a model of an OpenAI-compatible server: flags, requests, answers, when it is given up."""
 
 import asyncio
 import base64
@@ -73,7 +70,7 @@ def message(text: str, image: Image.Image | None = None, form: str = "PNG", **ho
 def said(reply: str) -> tuple[str, str]:
     """A reply of chat.completions -> (text, what the server says is wrong with it).
 
-    What was thought before the text is cut off. Raises ValueError for what is no such reply.
+    What was thought before it is cut off. Raises ValueError for what is no such reply.
     """
     try:
         choice = json.loads(reply)["choices"][0]
@@ -84,23 +81,24 @@ def said(reply: str) -> tuple[str, str]:
         text = text.rpartition("</think>")[2].strip()
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
         raise ValueError(f"expected choices[0].message.content, found {reply[:200]!r}") from None
+    if odd := re.search("<think|[\ud800-\udfff]", text):  # a thought without an end, half a letter
+        return text, f"holds {odd[0]!r}"
     if ended in ("length", "content_filter"):
         return text, f"was ended by the server ({ended})"
-    return text, "refuses" if refusal else ""
+    return text, "refuses" if refusal else "" if text else "is empty"
 
 
 class Server:
-    """The server of the flags; to be used in one event loop.
+    """That of the flags, for one event loop. Raises EgoGenError for no possible key or address.
 
     `sure`: it has answered before, so that questions it refuses are refused for what they are.
     """
 
     def __init__(self, args: Namespace, sure: bool = False):
-        """Raises EgoGenError for no possible key or address."""
-        import openai  # slow
-
         self.args, self.sure, self.key = args, sure, read_key(args.base_url)
         self.unanswered, self.free_at = 0, 0.0
+        import openai  # slow
+
         limits = {"max_retries": args.retries, "timeout": args.timeout}
         self.client = openai.AsyncOpenAI(api_key=self.key, base_url=args.base_url, **limits)
         self.errors = (openai.OpenAIError, ValueError)  # of a question without an answer

@@ -38,9 +38,9 @@ def row(what: str, said: tuple[str, ...], more: str = "", damage=untouched, code
 FLAGS = [
     row(f"option {more}", (said,), more)
     for more, said in (
-        ("--engine local", "--engine openai, --base-url, --model: expected all or none"),
+        ("--engine local", "--base-url, --model (not -path): expected all or none"),
         ("--base-url ''", "expected all or none"),
-        ("--model ''", "a folder is --model-path"),
+        ("--model ''", "(not -path)"),
         ("--engine vllm", "invalid choice"),
         ("--save-text-feature-path {root}/out/text", "--text-only: expected --engine openai, and"),
         ("--save-image-feature-path {root}/out/image", "no folders of features"),
@@ -87,8 +87,8 @@ ANSWERS = [
         ("tools", "the server's answer is empty"),
         ("refusal", "refuses"),
         ("filter", "content_filter"),
-        ("thought", "is a thought"),
-        ("half", "half a letter"),
+        ("thought", "<think"),
+        ("half", "holds"),
     )
 ]
 OTHERS = [

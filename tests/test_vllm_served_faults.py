@@ -133,8 +133,8 @@ def test_no_more_are_asked_at_once(server, line):
 
 
 SAID = {"nothing": "is empty", "blank": "is empty", "null": "is empty", "tools": "is empty"}
-SAID |= {"refusal": "refuses", "filter": "(content_filter)", "half": "half a letter"}
-SAID |= {"thought": "is a thought", "400": "max_tokens is not supported", "403": "not for you"}
+SAID |= {"refusal": "refuses", "filter": "(content_filter)", "half": "holds"}
+SAID |= {"thought": "<think", "400": "max_tokens is not supported", "403": "not for you"}
 SAID |= {"500": "500", "cut": "Connection error", "number": "choices[0].message.content"}
 SAID |= dict.fromkeys(BODIES, "choices[0].message.content")
 

@@ -6,20 +6,21 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from egogen import served
 from egogen.actions import DESCRIPTION_KEY, ActionEntry, conversation, inside, read_actions
 from egogen.atomic import parse_json, read_json, read_object, write_json
-from egogen.curate.answers import flaw
-from egogen.curate.prompts import EXAMPLES, Prompt, boxes_of, read_examples
-from egogen.curate.server import ask
+from egogen.curate.answers import flaw, named_by, said
+from egogen.curate.prompts import EXAMPLES, Message, Prompt, boxes_of, read_examples
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError, command_parser, run_command
 from egogen.jobs import Progress, lock
 from egogen.labels import clean_label, question
 from egogen.layout import DATASETS, SPLITS, action_file, frame_folder, metadata_file
 from egogen.provenance import check_provenance, record_provenance
+from egogen.seeds import stable_seed
+from egogen.served import TRIES, Server
 
 EXAMPLE = """examples:
   python -m egogen.curate ROOT --name ego4d --dry-run
@@ -157,6 +158,54 @@ def curate(args: argparse.Namespace, prompts: Sequence[Prompt]) -> tuple[Answers
 
             failures = asyncio.run(ask(args, examples, left, save, bool(known))) if left else []
     return {p.entry.key: known[p.key] for p in prompts if p.key in known}, failures
+
+
+async def describe(
+    server: Server, examples: list[Message], prompt: Prompt, seed: int
+) -> tuple[str, str]:
+    """The first good answer, else the last and what is wrong with it; ValueError for none."""
+    text = problem = ""
+    for number in range(TRIES):
+        asked = [*examples, await asyncio.to_thread(prompt.message, problem)]
+        own = stable_seed(seed, prompt.entry.clip, prompt.entry.action_id, number) % 2**31
+        try:
+            fields = {"temperature": 0, "max_tokens": 512, "seed": own}
+            text, problem = said(await server.reply(asked, fields))
+            problem = problem or flaw(text, named_by(prompt.phrase, prompt.boxes))
+            if not problem:
+                break
+        except ValueError:
+            if number == TRIES - 1:
+                raise
+    return text, problem
+
+
+async def ask(
+    args: argparse.Namespace,
+    examples: list[Message],
+    prompts: Sequence[Prompt],
+    save: Callable[[Prompt, str, str], None],
+    sure: bool,
+) -> list[str]:
+    """`save(prompt, text, what is wrong with it)` as answers come -> a line for each without one.
+
+    `sure`: see `Server`, whose errors it raises (EgoGenError).
+    """
+    server, waiting, failures = Server(args, sure), iter(prompts), []
+
+    async def worker() -> None:
+        for prompt in waiting:
+            try:
+                save(prompt, *await describe(server, examples, prompt, args.seed))
+                server.answered()
+            except (*server.errors, EgoGenError) as error:
+                failures.append(f"entry {prompt.entry.key}: {server.failure(error)}")
+
+    async with server.client:
+        await asyncio.gather(*(worker() for _ in range(args.concurrency)))
+    if failures and not server.sure:
+        raise EgoGenError(failures[0])
+    return failures
 
 
 def read_journal(path: Path) -> dict[tuple[str, str], tuple[str, str]]:

@@ -72,10 +72,6 @@ def flaw(text: str, wanted: Collection[str] | None = None) -> str:
 
 
 def said(reply: str) -> tuple[str, str]:
-    """A reply of chat.completions -> (text, what the server says is wrong with it).
-
-    The text is one line without what was thought before, and without quotation marks around it.
-    Raises ValueError for what is no such reply.
-    """
+    """As `egogen.served.said`; the text is one line, without quotation marks around it."""
     text, problem = served.said(reply)
     return " ".join(text.split()).strip('"“”'), problem

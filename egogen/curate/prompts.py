@@ -33,10 +33,9 @@ class Prompt:
         """`complaint`: what was wrong with the answer before."""
         again = f"\n(An earlier answer is of no use: it {complaint}. Describe the action anew.)"
         text = self.key[1] + (again if complaint else "")
-        if self.image is None:
-            return message(text)
-        image = read_rgb(self.image)
-        image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
+        image = read_rgb(self.image) if self.image else None
+        if image:
+            image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
         return message(text, image, "JPEG", quality=90)
 
 

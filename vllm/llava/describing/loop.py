@@ -66,8 +66,7 @@ def batches(
 ) -> Iterator[list[Sample]]:
     """Prepared samples, `batch_size` at a time; those of the next are prepared meanwhile.
 
-    With a source that is asked often at once, so many are prepared ahead. Where it does not answer
-    any more (EgoGenError), what it has answered comes first.
+    Where a source does not answer any more (EgoGenError), what it has answered comes first.
     """
     at_once = source.at_once if source else min(job.batch_size, 8)
     most = job.batch_size + max(job.batch_size, 2 * at_once)
@@ -95,7 +94,6 @@ def batches(
         pool.shutdown(wait=False, cancel_futures=True)
         if source:
             source.stop()
-        pool.shutdown()
 
 
 def describe_batch(
@@ -137,12 +135,11 @@ def run(job: Job, describer: Describer, source: TextSource | None = None) -> int
     entries = chunk_entries(job)
     made_by = provenance(job, describer, source)
     stores = FeatureStores(job, describer, made_by)
-    path = None
+    path = results.result_file(job.save_path, job.chunk_idx) if job.save_path else None
     # The number of chunks is part of it: files of another number overlap with these.
     record = {"num_chunks": job.num_chunks, **made_by}
-    if job.save_path:
-        path = results.result_file(job.save_path, job.chunk_idx)
-        check_provenance(job.save_path / results.RECORD_FILE, record)
+    if path:
+        check_provenance(path.with_name(results.RECORD_FILE), record)
     held = path.with_name(f".{path.stem}.lock") if path else Path(".lock")
     with lock(held, f"describing chunk {job.chunk_idx}", needed=path is not None):
         done = finished(path, entries, stores.hold)
@@ -150,8 +147,8 @@ def run(job: Job, describer: Describer, source: TextSource | None = None) -> int
         work = batches(job, describer, source, left)
         first = next(work, [])  # what never answers made nothing, and is not recorded
         stores.begin()
-        if job.save_path:
-            record_provenance(job.save_path / results.RECORD_FILE, record)
+        if path:
+            record_provenance(path.with_name(results.RECORD_FILE), record)
         if path and (not path.exists() or journal_of(path).exists()):
             write_results(path, entries, done)
         problems = []

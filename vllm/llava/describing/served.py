@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from argparse import Namespace
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -16,25 +15,22 @@ from llava.describing.texts import TextSource
 
 
 def served_texts(args: Namespace, settings: Decoding) -> TextSource:
-    """The texts of the server that the flags of `egogen.served` name.
-
-    Raises EgoGenError for no possible key or address.
-    """
+    """Texts of the server of the flags. Raises EgoGenError for no possible key or address."""
     server, loop = Server(args), asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
     fields = {"temperature": settings.temperature, "max_tokens": settings.max_new_tokens}
-    if settings.temperature:
-        fields["top_k"] = settings.top_k
+    fields |= {"top_k": settings.top_k} if settings.temperature else {}
 
     async def ask(asked: Message, seed: int) -> tuple[str, str]:
-        reply = await server.reply([asked], {**fields, "seed": seed % 2**31})
-        found = said(reply)
+        text, problem = said(await server.reply([asked], {**fields, "seed": seed % 2**31}))
         server.answered()
-        return found
+        if text and "(length)" in problem:  # is kept, as where the model writes here
+            problem = ""
+        return text, problem and f"the server's answer {problem}"
 
     async def answer(asked: Message, seed: int, size: tuple[int, int]) -> tuple[str, str]:
         try:
-            return checked(*await ask(asked, seed))
+            return await ask(asked, seed)
         except server.errors as error:
             if not server.sure:  # is it this question, or does it answer none?
                 try:
@@ -47,32 +43,20 @@ def served_texts(args: Namespace, settings: Decoding) -> TextSource:
         asked = answer(message(question, image, compress_level=1), seed, image.size)
         return asyncio.run_coroutine_threadsafe(asked, loop).result()
 
-    def cancel() -> None:
-        for task in asyncio.all_tasks():
-            task.cancel()
+    def stop() -> None:
+        for task in asyncio.all_tasks(loop):
+            loop.call_soon_threadsafe(task.cancel)
 
     address = args.base_url.rstrip("/").rpartition("@")[2]  # a password may stand in front
     origin = {"sampling": "server", "server": address, "served_model": args.model}
     origin |= {"request": args.request, **asdict(settings)}
-    return TextSource(text, origin, args.concurrency, lambda: loop.call_soon_threadsafe(cancel))
-
-
-def checked(text: str, problem: str) -> tuple[str, str]:
-    """An answer, and what keeps it from being a description; the limit of tokens does not."""
-    if "<think" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-        problem = "is a thought, or ends in half a letter"
-    elif not problem and not text:
-        problem = "is empty"
-    elif text and "(length)" in problem:
-        problem = ""
-    return text, problem and f"the server's answer {problem}"
+    return TextSource(text, origin, args.concurrency, stop)
 
 
 class TextOnly:
     """A `Describer` without a model: it takes texts as they come, and makes no features."""
 
-    name, provenance = "--text-only", dict[str, Any]()
-    features: Mapping[str, Feature] = {}
+    name, provenance, features = "--text-only", dict[str, Any](), dict[str, Feature]()
 
     def too_long(self, question, name, text=None):
         return ""

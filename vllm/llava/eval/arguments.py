@@ -66,12 +66,13 @@ def job_fields(args: argparse.Namespace, action_label: Path) -> dict[str, Any]:
     }
 
 
-def check_inputs(args: argparse.Namespace, job: Job) -> None:
+def check_inputs(args: argparse.Namespace, job: Job, weights: bool = True) -> None:
     """Raises EgoGenError for an action file or a model's folder that is none."""
-    if not args.model_path:
-        raise EgoGenError("--model-path: expected the folder of the tuned model")
     chunk_entries(job)
-    read_fields(args.model_path)
+    if weights and not args.model_path:
+        raise EgoGenError("--model-path: expected the folder of the tuned model")
+    if weights:
+        read_fields(args.model_path)
 
 
 def load_asked(args: argparse.Namespace) -> "Loaded":

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from bad_input_damage import Case, Damage, edited, gone, put, untouched
-from chat_server import KEY, serving
+from chat_server import beside
 
 from egogen.curate.__main__ import main
 
@@ -19,19 +16,7 @@ LINE = "{root} --name ego4d --split val --out {root}/out/talk.json --base-url {c
 LINE += "--retries 0 --concurrency 1"
 
 
-def curate(argv: Sequence[str]) -> int:
-    """The command beside a server: {chat} stands for its address, {chat:html} for a fault's."""
-    kept = os.environ.get("OPENAI_API_KEY")
-    with serving() as server:
-        os.environ["OPENAI_API_KEY"] = kept or KEY
-        try:
-            return main(
-                [re.sub(r"{chat:?(\w*)}", lambda m: server.url(m[1]), word) for word in argv]
-            )
-        finally:
-            os.environ.pop("OPENAI_API_KEY")
-            if kept:
-                os.environ["OPENAI_API_KEY"] = kept
+curate = beside(main)
 
 
 def boxes(value: object, **fields: object) -> Damage:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import bad_input_curating
+import bad_input_served
 import model_families
 import torch
 from omegaconf import OmegaConf
@@ -92,6 +93,7 @@ ENTRIES: dict[str, tuple[Callable, str]] = {
         f"{STAGE_1} --action-label {{root}}/ego4d_val.json --save-path {{root}}/out/chunks "
         "--temperature 0 --max-new-tokens 2",
     ),
+    "describe served": (bad_input_served.describe, bad_input_served.LINE),
     "merge": (
         script("vllm/scripts/merge_inference_results.py"),
         "{root}/chunks --output {root}/out/merged.json --action-label {root}/ego4d_val.json "

@@ -23,6 +23,7 @@ from bad_input_damage import (
 from bad_input_download import DOWNLOADS
 from bad_input_files import CLIP, TRUTH, VAL_ACTIONS, field, products
 from bad_input_models import MODELS
+from bad_input_served import SERVED
 from bad_input_tuning import TUNING
 
 
@@ -332,6 +333,7 @@ CASES = [
     *BUILDING,
     *CURATING,
     *TUNING,
+    *SERVED,
     *ANNOTATIONS,
     *DOWNLOADS,
     *MODELS,

@@ -7,10 +7,11 @@ names those of the next ones.
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -50,6 +51,7 @@ TEXTS: dict[str, Any] = {  # fault -> what is answered in place of a description
     "other": GOOD.format("stirs the soup"),
     "control": GOOD.format("picks up the thing\x07"),
     "half": GOOD.format("picks up the thing \ud83d"),
+    "thought": "<think>The right hand picks up the thing, or rather",
     "mark": GOOD.format("picks up the thing of the <image>"),
     "number": 7,
     "list": ["thing"],
@@ -82,6 +84,8 @@ class ChatServer(ThreadingHTTPServer):
         self.keys: list[str] = []
         self.times: list[float] = []
         self.delay = 0.0
+        self.together: threading.Barrier | None = None  # so many answers are given at once
+        self.busy, self.most, self.counting = 0, 0, threading.Lock()  # questions at once
 
     def url(self, fault: str = "") -> str:
         return f"http://127.0.0.1:{self.server_port}/{fault + '/' if fault else ''}v1"
@@ -101,6 +105,16 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_POST(self):
+        with self.server.counting:
+            self.server.busy += 1
+            self.server.most = max(self.server.most, self.server.busy)
+        try:
+            self.reply()
+        finally:
+            with self.server.counting:
+                self.server.busy -= 1
+
+    def reply(self):
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         server.asked.append(body)
@@ -112,6 +126,8 @@ class Handler(BaseHTTPRequestHandler):
             fault = server.faults.pop(0)
         if not self.path.endswith("/v1/chat/completions"):
             fault = "404"
+        if server.together:
+            server.together.wait(60)
         time.sleep(30 if fault == "slow" else server.delay)
         if fault in STATUSES:
             text = STATUSES[fault].format(key=key)
@@ -122,6 +138,8 @@ class Handler(BaseHTTPRequestHandler):
         elif fault in ("tokens", "filter"):
             reason = {"tokens": "length", "filter": "content_filter"}[fault]
             self.answer(200, completion(described(question_of(body)), reason))
+        elif fault == "tools":
+            self.answer(200, completion(None, "tool_calls", tool_calls=[{"type": "function"}]))
         elif fault == "refusal":
             self.answer(200, completion(None, refusal="no"))
         elif fault in TEXTS:
@@ -152,3 +170,21 @@ def serving() -> Iterator[ChatServer]:
             yield server
         finally:
             server.shutdown()
+
+
+def beside(command: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
+    """`command` beside a server: {chat} stands for its address, {chat:html} for a fault's."""
+
+    def run(argv: Sequence[str]) -> int:
+        kept = os.environ.get("OPENAI_API_KEY")
+        with serving() as server:
+            os.environ["OPENAI_API_KEY"] = kept or KEY
+            words = [re.sub(r"{chat:?(\w*)}", lambda m: server.url(m[1]), word) for word in argv]
+            try:
+                return command(words)
+            finally:
+                os.environ.pop("OPENAI_API_KEY")
+                if kept:
+                    os.environ["OPENAI_API_KEY"] = kept
+
+    return run

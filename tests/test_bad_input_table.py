@@ -17,6 +17,7 @@ from egogen.errors import run_command
 # What a command that was refused on its way may leave: the same command continues with it.
 BEGUN = {
     "curate": ("out", "out/.talk.json.lock"),
+    "describe served": ("out", "out/chunks", "out/chunks/.out_1.lock"),
     "download": ("out/.downloads/lock",),
     "tune": ("out", "out/.lock", "out/tuning_settings.json"),
     "train": (

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from real_server import serving_folder
 from small_dataset import write_dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -67,36 +64,9 @@ def write_model(folder: Path) -> Path:
 def served(tmp_path_factory):
     """(address, name of the model)"""
     folder = tmp_path_factory.mktemp("served")
-    model, log = write_model(folder / "model"), folder / "log.txt"
-    environment = {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(folder),
-        "OMP_NUM_THREADS": "1",
-    }
-    code = "from transformers.cli.transformers import main; main()"
-    line = [sys.executable, "-c", code, "serve", str(model), "--host", "127.0.0.1", "--port", "0"]
-    with (
-        open(log, "w") as file,
-        subprocess.Popen(
-            [*line, "--device", "cpu"], env=environment, stdout=file, stderr=file
-        ) as process,
-    ):
-        try:
-            yield address(log, process), str(model)
-        finally:
-            process.terminate()
-
-
-def address(log: Path, process: subprocess.Popen) -> str:
-    """Where it listens, as it says when it is ready."""
-    until = time.monotonic() + 300
-    while time.monotonic() < until and process.poll() is None:
-        for line in log.read_text().splitlines():
-            if "running on http" in line:
-                return f"http{line.split('running on http', 1)[1].split()[0]}/v1"
-        time.sleep(0.1)
-    raise AssertionError(log.read_text())
+    model = write_model(folder / "model")
+    with serving_folder(model, folder / "log.txt") as address:
+        yield address, str(model)
 
 
 @pytest.fixture

@@ -78,6 +78,18 @@ REFUSED = [  # entry, arguments, what the one line says
     ),
     ("llava.eval.run_llava_in_loop", f"{DESCRIBE} --save-path o --query Why", "one {} for the"),
     ("llava.eval.run_llava_in_loop", f"{DESCRIBE} --save-path o --top-k 0", "at least 1"),
+    ("llava.eval.run_llava_in_loop", f"{DESCRIBE} --save-path o --engine openai", "--base-url"),
+    (
+        "llava.eval.run_llava_in_loop",
+        f"{DESCRIBE} --save-path o --engine openai --model m --base-url localhost:1",
+        "--base-url: expected http",
+    ),
+    (
+        "llava.eval.run_llava_in_loop",
+        "--image-dir i --action-label {root}/ego4d_none.json --save-path o --engine openai "
+        "--model m --base-url http://localhost:1/v1 --text-only",
+        "no such file",
+    ),
     (
         "llava.eval.make_features",
         "--model-path {root}/model --image-dir i --descriptions {root}/ego4d_val.json "

@@ -135,6 +135,26 @@ def test_description_job_by_the_settings(tmp_path):
         assert words in result.stderr, words
 
 
+def test_description_job_with_the_texts_of_a_server(tmp_path):
+    """Texts alone need neither weights nor a GPU, and no folders of features."""
+    write_split(tmp_path, "ego4d", "val")
+    words = ["vllm/scripts/sbatch_inference.sh", "--save_path", tmp_path / "out" / "val"]
+    words += ["--image_dir", layout.frame_folder(tmp_path, "ego4d", "val"), "--action_label"]
+    words += [layout.action_file(tmp_path, "ego4d", "val"), "--engine", "openai", "--base-url"]
+    words += ["http://localhost:8000/v1", "--model", "m", "--dry-run"]
+    result = shell(*words, LEGO_DATASET="", LEGO_OUTPUT="")
+    assert result.returncode == 2 and "not given: model_path save_image" in result.stderr
+    result = shell(*words, "--text-only", "--concurrency", "64")
+    assert result.returncode == 0, result.stderr
+    describing, merging = result.stderr.splitlines()[:2]
+    flags = "--engine openai --base-url http://localhost:8000/v1 --model m"
+    assert f"{flags} --text-only --concurrency 64" in describing and "gpus" not in describing
+    assert "--model-path" not in describing and "feature-path" not in describing
+    assert f"--save-path {tmp_path / 'out' / 'val'} " in describing and "merge" in merging
+    served = shell(*words, "--text-only", "--dataset", "ego4d", LEGO_DATASET=str(tmp_path))
+    assert served.returncode == 0 and "feature-path" not in served.stderr, served.stderr
+
+
 def test_bad_values():
     result = shell("sbatch_inference/submit.sh", "a", "b", "--chunks")
     assert result.returncode == 2 and "--chunks needs a value" in result.stderr

@@ -6,19 +6,21 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from egogen import served
 from egogen.actions import DESCRIPTION_KEY, ActionEntry, conversation, inside, read_actions
 from egogen.atomic import parse_json, read_json, read_object, write_json
-from egogen.curate.answers import flaw
-from egogen.curate.prompts import EXAMPLES, Prompt, boxes_of, read_examples
-from egogen.curate.server import ask, read_key
-from egogen.errors import EXIT_INCOMPLETE, EgoGenError, command_parser, need_package, run_command
+from egogen.curate.answers import flaw, named_by, said
+from egogen.curate.prompts import EXAMPLES, Message, Prompt, boxes_of, read_examples
+from egogen.errors import EXIT_INCOMPLETE, EgoGenError, command_parser, run_command
 from egogen.jobs import Progress, lock
 from egogen.labels import clean_label, question
 from egogen.layout import DATASETS, SPLITS, action_file, frame_folder, metadata_file
 from egogen.provenance import check_provenance, record_provenance
+from egogen.seeds import stable_seed
+from egogen.served import TRIES, Server
 
 EXAMPLE = """examples:
   python -m egogen.curate ROOT --name ego4d --dry-run
@@ -41,25 +43,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--actions-output", type=Path, help="write the action file with the descriptions too")
     add("--key", default="curated", help="their key there (default: %(default)s)")
     add("--from-column", metavar="KEY", help="take the action file's own texts; asks no server")
-    add("--base-url", help="address of an OpenAI-compatible server, up to /v1")
-    add("--model", help="name of a model there")
     add("--images", action="store_true", help="send the source frame too")
     add("--examples", type=Path, default=EXAMPLES, help="YAML of system text and examples")
     add("--dry-run", action="store_true", help="show the first prompts and what all would take")
     add("--limit", type=int, help="the first actions only")
-    add("--concurrency", type=int, default=8, help="questions at once (default: %(default)s)")
-    add("--requests-per-minute", type=float, help="at most (default: no limit)")
-    add("--retries", type=int, default=6, help="of a request that fails (default: %(default)s)")
-    add("--timeout", type=float, default=300, help="of a request, seconds (default: %(default)s)")
-    add("--request", type=json.loads, default={}, metavar="JSON", help="more fields of requests")
+    served.add_arguments(parser)
     add("--seed", type=int, default=42)
     args = parser.parse_args(argv)
-    for name in ("limit", "concurrency", "requests_per_minute", "timeout"):
-        value = getattr(args, name)
-        if value is not None and not 0 < value <= 1e6 or args.retries < 0:
-            raise EgoGenError(f"--{name} {value}, --retries {args.retries}: expected above 0")
-    if not isinstance(args.request, dict) or args.key in ("image_0", "image_1", "action"):
-        raise EgoGenError("--request, --key: expected a JSON object, and a key that is not taken")
+    served.check_arguments(args, "limit")
+    if args.key in ("image_0", "image_1", "action"):
+        raise EgoGenError("--key: expected a key that is not taken")
     if not (args.dry_run or args.out and (args.from_column or args.base_url and args.model)):
         raise EgoGenError("expected --dry-run, or --out and --base-url, --model or --from-column")
     taken = [action_file(args.root, args.name, args.split), metadata_file(args.root, args.name)]
@@ -142,8 +135,7 @@ def curate(args: argparse.Namespace, prompts: Sequence[Prompt]) -> tuple[Answers
     Answers lie in `<out>.journal`, and beside it a record of what made them; a journal of another
     origin is refused (EgoGenError).
     """
-    need_package("openai", "--base-url")
-    read_key(args.base_url)
+    served.read_key(args.base_url)
     examples = read_examples(args.examples)
     names = ("name", "split", "model", "images", "request", "seed")
     made_by = {name: getattr(args, name) for name in names}
@@ -166,6 +158,54 @@ def curate(args: argparse.Namespace, prompts: Sequence[Prompt]) -> tuple[Answers
 
             failures = asyncio.run(ask(args, examples, left, save, bool(known))) if left else []
     return {p.entry.key: known[p.key] for p in prompts if p.key in known}, failures
+
+
+async def describe(
+    server: Server, examples: list[Message], prompt: Prompt, seed: int
+) -> tuple[str, str]:
+    """The first good answer, else the last and what is wrong with it; ValueError for none."""
+    text = problem = ""
+    for number in range(TRIES):
+        asked = [*examples, await asyncio.to_thread(prompt.message, problem)]
+        own = stable_seed(seed, prompt.entry.clip, prompt.entry.action_id, number) % 2**31
+        try:
+            fields = {"temperature": 0, "max_tokens": 512, "seed": own}
+            text, problem = said(await server.reply(asked, fields))
+            problem = problem or flaw(text, named_by(prompt.phrase, prompt.boxes))
+            if not problem:
+                break
+        except ValueError:
+            if number == TRIES - 1:
+                raise
+    return text, problem
+
+
+async def ask(
+    args: argparse.Namespace,
+    examples: list[Message],
+    prompts: Sequence[Prompt],
+    save: Callable[[Prompt, str, str], None],
+    sure: bool,
+) -> list[str]:
+    """`save(prompt, text, what is wrong with it)` as answers come -> a line for each without one.
+
+    `sure`: see `Server`, whose errors it raises (EgoGenError).
+    """
+    server, waiting, failures = Server(args, sure), iter(prompts), []
+
+    async def worker() -> None:
+        for prompt in waiting:
+            try:
+                save(prompt, *await describe(server, examples, prompt, args.seed))
+                server.answered()
+            except (*server.errors, EgoGenError) as error:
+                failures.append(f"entry {prompt.entry.key}: {server.failure(error)}")
+
+    async with server.client:
+        await asyncio.gather(*(worker() for _ in range(args.concurrency)))
+    if failures and not server.sure:
+        raise EgoGenError(failures[0])
+    return failures
 
 
 def read_journal(path: Path) -> dict[tuple[str, str], tuple[str, str]]:

@@ -1,12 +1,13 @@
 """Whether an answer is a description of the action that was asked about."""
 
-import json
 import re
 import unicodedata
 from collections.abc import Collection
 from itertools import dropwhile, takewhile
 
 from lemminflect import getAllLemmas
+
+from egogen import served
 
 LENGTH = (20, 1500)  # characters of a description, fewest and most
 WORD = re.compile(r"[^\W\d_]+")
@@ -68,20 +69,6 @@ def flaw(text: str, wanted: Collection[str] | None = None) -> str:
 
 
 def said(reply: str) -> tuple[str, str]:
-    """A reply of chat.completions -> (text, what the server says is wrong with it).
-
-    The text is one line without what was thought before, and without quotation marks around it.
-    Raises ValueError for what is no such reply.
-    """
-    try:
-        choice = json.loads(reply)["choices"][0]
-        message, ended = choice["message"], choice.get("finish_reason")
-        text, refusal = message["content"] or "", message.get("refusal")
-        if isinstance(text, list):  # parts, maybe with thoughts among them
-            text = "".join(part["text"] for part in text if part["type"] == "text")
-        text = " ".join(text.rpartition("</think>")[2].split()).strip('"“”')
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
-        raise ValueError(f"expected choices[0].message.content, found {reply[:200]!r}") from None
-    if ended in ("length", "content_filter"):
-        return text, f"was ended by the server ({ended})"
-    return text, "refuses" if refusal else ""
+    """As `egogen.served.said`; the text is one line, without quotation marks around it."""
+    text, problem = served.said(reply)
+    return " ".join(text.split()).strip('"“”'), problem

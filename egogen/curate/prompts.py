@@ -1,7 +1,5 @@
 """What a model is asked about an action: system text and examples of a YAML file, label, boxes."""
 
-import base64
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +8,11 @@ from typing import Any
 from egogen.actions import ActionEntry
 from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
+from egogen.served import Message, message
 
 EXAMPLES = Path(__file__).with_name("examples.yaml")
 IMAGE_SIDE = 768  # pixels; models scale larger frames down anyway
 Boxes = Mapping[str, list[float]]  # object -> left, top, right, bottom in percent of the frame
-Message = Any  # of chat.completions: {"role", "content"}
 
 
 @dataclass(frozen=True)
@@ -35,14 +33,10 @@ class Prompt:
         """`complaint`: what was wrong with the answer before."""
         again = f"\n(An earlier answer is of no use: it {complaint}. Describe the action anew.)"
         text = self.key[1] + (again if complaint else "")
-        if self.image is None:
-            return {"role": "user", "content": text}
-        image, data = read_rgb(self.image), io.BytesIO()
-        image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
-        image.save(data, "JPEG", quality=90)
-        url = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
-        parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
-        return {"role": "user", "content": parts}
+        image = read_rgb(self.image) if self.image else None
+        if image:
+            image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
+        return message(text, image, "JPEG", quality=90)
 
 
 def question(phrase: str, boxes: Boxes) -> str:

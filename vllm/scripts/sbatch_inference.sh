@@ -15,7 +15,9 @@
 #                          SAVE_PATH_actions.json
 # save_image_feature_path, save_text_feature_path   roots of the features
 #
-# FLAGS (--batch-size 16 ...) go to llava.eval.run_llava_in_loop. Options of the cluster (--account,
+# FLAGS (--batch-size 16, --engine openai --base-url URL --model NAME ...) go to
+# llava.eval.run_llava_in_loop; with --text-only no GPU is asked for, and neither model_path nor
+# save_*_feature_path are needed. A server's key is taken along from OPENAI_API_KEY. Options of the cluster (--account,
 # --partition, --qos, --gpus, --time, --dry-run ...) stand in scripts/slurm.sh. Logs: vllm/out/logs.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
@@ -35,11 +37,17 @@ while [ $# -gt 0 ]; do
   else flags+=("$1"); shift; fi
 done
 [ -z "$dataset" ] || from_settings "$dataset" "$split"
+if [[ " ${flags[*]-} " == *" --text-only "* ]]; then
+  names=(image_dir action_label save_path)
+  export LEGO_GPUS=0
+fi
 missing=()
 for name in "${names[@]}"; do [ -n "${!name:-}" ] || missing+=("$name"); done
 [ "${#missing[@]}" = 0 ] || fail "not given: ${missing[*]} (as --NAME VALUE or environment variable)"
 absent=()
-for name in model_path image_dir action_label; do [ -e "${!name}" ] || absent+=("$name=${!name}"); done
+for name in model_path image_dir action_label; do
+  [[ " ${names[*]} " != *" $name "* || -e ${!name} ]] || absent+=("$name=${!name}")
+done
 [ "${#absent[@]}" = 0 ] || fail "no such file or folder: ${absent[*]}"
 [[ $chunks =~ ^[1-9][0-9]*$ ]] || fail "--chunks $chunks: expected a number from 1"
 
@@ -47,12 +55,13 @@ logs="$root/vllm/out/logs"
 mkdir -p "$logs"
 export LEGO_ROOT="$root"
 save_path=${save_path%/}
+words=()
+for name in "${names[@]}"; do words+=("--${name//_/-}" "${!name}"); done
 # shellcheck disable=SC2154  # $names are set by name: environment, arguments or settings.env
 array=$(submit --job-name=lego-describe "--array=1-$chunks" "--output=$logs/describe_%A_%a.log" \
   "$root/vllm/scripts/sbatch_inference/inference_sbatch.sh" \
-  --model-path "$model_path" --image-dir "$image_dir" --action-label "$action_label" \
-  --save-path "$save_path" --save-image-feature-path "$save_image_feature_path" \
-  --save-text-feature-path "$save_text_feature_path" --num-chunks "$chunks" ${flags[@]+"${flags[@]}"})
+  "${words[@]}" --num-chunks "$chunks" ${flags[@]+"${flags[@]}"})
+# shellcheck disable=SC2154
 merge=$(LEGO_GPUS=0 submit --job-name=lego-merge "--dependency=afterany:$array" \
   "--output=$logs/merge_%j.log" "$root/vllm/scripts/sbatch_inference/merge_sbatch.sh" "$array" \
   "$save_path" --output "$save_path.json" \

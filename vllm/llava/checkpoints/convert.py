@@ -171,7 +171,9 @@ def fast_tokenizer(source: Path, tokenizer: TextTokenizer) -> PreTrainedTokenize
     otherwise.
     """
     if isinstance(tokenizer, SentencePieceTokenizer):
-        pieces = LlamaTokenizer.from_pretrained(source).backend_tokenizer
+        # It pads the shorter answers of a batch, and decoding would not skip a normalized one.
+        unknown = AddedToken("<unk>", special=True, normalized=False)
+        pieces = LlamaTokenizer.from_pretrained(source, unk_token=unknown).backend_tokenizer
         pieces.pre_tokenizer = None
         pieces.normalizer = normalizers.Sequence(
             [normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)]

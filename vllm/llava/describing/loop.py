@@ -8,7 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from egogen.errors import EXIT_INCOMPLETE, EgoGenError
 from egogen.frames import read_rgb
 from egogen.jobs import Progress, lock
 from egogen.labels import clean_label, question
-from egogen.provenance import record_provenance
+from egogen.provenance import check_provenance, record_provenance
 from egogen.seeds import stable_seed
 from llava.describing import results
 from llava.describing.describer import Describer
@@ -54,7 +54,10 @@ def prepare(
         return Sample(entry, action, asked, problem=str(error))
     if source:
         text, problem = source.text(image, asked, stable_seed(job.seed or 0, *name), name)
-        problem = problem or describer.too_long(asked, name, text)
+        try:
+            problem = problem or describer.too_long(asked, name, text)
+        except EgoGenError as error:  # a text that this model has no tokens for
+            problem = str(error)
     return Sample(entry, action, asked, image, text, problem)
 
 
@@ -63,23 +66,34 @@ def batches(
 ) -> Iterator[list[Sample]]:
     """Prepared samples, `batch_size` at a time; those of the next are prepared meanwhile.
 
-    With a source that may be asked often at once, so many are prepared ahead.
+    Where a source does not answer any more (EgoGenError), what it has answered comes first.
     """
-    at_once = source.at_once if source else 1
+    at_once = source.at_once if source else min(job.batch_size, 8)
     most = job.batch_size + max(job.batch_size, 2 * at_once)
     waiting: deque[Future[Sample]] = deque()
     left = iter(entries)
-    pool = ThreadPoolExecutor(max(min(job.batch_size, 8), at_once))
+    pool = ThreadPoolExecutor(at_once)
     try:
         while True:
             for entry in islice(left, most - len(waiting)):
                 waiting.append(pool.submit(prepare, job, describer, source, entry))
             if not waiting:
                 return
-            size = min(job.batch_size, len(waiting))
-            yield [waiting.popleft().result() for _ in range(size)]
+            batch: list[Sample] = []
+            try:
+                while waiting and len(batch) < job.batch_size:
+                    batch.append(waiting.popleft().result())
+            except EgoGenError:
+                batch += [one.result() for one in waiting if one.done() and not one.exception()]
+                batch = [sample for sample in batch if not sample.problem]
+                for start in range(0, len(batch), job.batch_size):
+                    yield batch[start : start + job.batch_size]
+                raise
+            yield batch
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+        if source:
+            source.stop()
 
 
 def describe_batch(
@@ -121,21 +135,25 @@ def run(job: Job, describer: Describer, source: TextSource | None = None) -> int
     entries = chunk_entries(job)
     made_by = provenance(job, describer, source)
     stores = FeatureStores(job, describer, made_by)
-    path = None
-    if job.save_path:
-        path = results.result_file(job.save_path, job.chunk_idx)
-        # The number of chunks is part of it: files of another number overlap with these.
-        record = {"num_chunks": job.num_chunks, **made_by}
-        record_provenance(job.save_path / results.RECORD_FILE, record)
+    path = results.result_file(job.save_path, job.chunk_idx) if job.save_path else None
+    # The number of chunks is part of it: files of another number overlap with these.
+    record = {"num_chunks": job.num_chunks, **made_by}
+    if path:
+        check_provenance(path.with_name(results.RECORD_FILE), record)
     held = path.with_name(f".{path.stem}.lock") if path else Path(".lock")
     with lock(held, f"describing chunk {job.chunk_idx}", needed=path is not None):
         done = finished(path, entries, stores.hold)
+        left = [entry for entry in entries if entry.key not in done]
+        work = batches(job, describer, source, left)
+        first = next(work, [])  # what never answers made nothing, and is not recorded
+        stores.begin()
+        if path:
+            record_provenance(path.with_name(results.RECORD_FILE), record)
         if path and (not path.exists() or journal_of(path).exists()):
             write_results(path, entries, done)
-        left = [entry for entry in entries if entry.key not in done]
         problems = []
         with Progress(len(entries), "describe", "frames", done=len(done)) as progress:
-            for batch in batches(job, describer, source, left):
+            for batch in chain([first], work):
                 problems += [sample for sample in batch if sample.problem]
                 ready = [sample for sample in batch if not sample.problem]
                 made = describe_batch(job, describer, ready, stores)

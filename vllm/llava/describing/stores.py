@@ -5,7 +5,8 @@ from typing import Any
 
 from egogen.actions import ActionEntry
 from egogen.errors import EgoGenError
-from egogen.features.store import FeatureWriter, open_store, record_store
+from egogen.features.store import INFO_FILE, FeatureWriter, open_store, record_store
+from egogen.provenance import check_provenance
 from llava.describing.describer import Describer, Description
 from llava.describing.job import Job
 
@@ -14,10 +15,11 @@ class FeatureStores:
     """A store per entry of `Job.feature_paths`; features that have none there are not saved."""
 
     def __init__(self, job: Job, describer: Describer, made_by: Mapping[str, Any]):
-        """Records `made_by` in every store. Raises EgoGenError where another origin is recorded,
-        or a feature is asked for that the describer does not make.
+        """Raises EgoGenError where another origin than `made_by` is recorded, or a feature is asked
+        for that the describer does not make.
         """
         self.roots, self.compact = job.feature_paths, job.feature_layout == "compact"
+        self.job, self.made_by = job, made_by
         self.features, self.writers = {}, {}
         for name, root in self.roots.items():
             if name not in describer.features:
@@ -25,8 +27,14 @@ class FeatureStores:
                     f"{root}: {describer.name} makes no feature {name!r}, expected one of "
                     f"{', '.join(describer.features)}"
                 )
-            feature = self.features[name] = describer.features[name]
-            info = {**made_by, "width": feature.width}
+            self.features[name] = describer.features[name]
+            check_provenance(root / INFO_FILE, dict(made_by))
+
+    def begin(self) -> None:
+        """Record in every store what makes it: there will be something to be written."""
+        for name, root in self.roots.items():
+            feature, job = self.features[name], self.job
+            info = {**self.made_by, "width": feature.width}
             if feature.rows is not None:
                 info["rows"] = feature.rows
             project = feature.projector if self.compact else None

@@ -19,7 +19,7 @@ ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All shared flags."""
     add = parser.add_argument
-    add("--model-path", required=True, help="folder of the tuned model, or a hub name")
+    add("--model-path", help="folder of the tuned model, or a hub name")
     add("--dtype", default="auto", choices=DTYPES, help="auto: float16 on a GPU, float32 on a CPU")
     add("--attn", default="sdpa", choices=ATTENTIONS, help="attention kernel (default: sdpa)")
     add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU when there is one)")
@@ -66,10 +66,13 @@ def job_fields(args: argparse.Namespace, action_label: Path) -> dict[str, Any]:
     }
 
 
-def check_inputs(args: argparse.Namespace, job: Job) -> None:
+def check_inputs(args: argparse.Namespace, job: Job, weights: bool = True) -> None:
     """Raises EgoGenError for an action file or a model's folder that is none."""
     chunk_entries(job)
-    is_llava(args.model_path)
+    if weights and not args.model_path:
+        raise EgoGenError("--model-path: expected the folder of the tuned model")
+    if weights:
+        is_llava(args.model_path)
 
 
 def describer_asked(args: argparse.Namespace, settings: Decoding | None = None) -> Describer:

@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from egogen.errors import command_parser, run_command
+from egogen import served
+from egogen.errors import EgoGenError, command_parser, run_command
 from llava.describing.job import TOP_K, Decoding, Job
 from llava.eval.arguments import (
     add_arguments,
@@ -20,7 +21,8 @@ EXAMPLE = """example:
       --save-path runs/described/vllm/val \\
       --save-image-feature-path runs/features/image/val \\
       --save-text-feature-path runs/features/text/val --num-chunks 5 --chunk-idx 1
-The same command again continues where it was stopped."""
+A server's texts: --engine openai --base-url http://localhost:8000/v1 --model NAME [--text-only]
+The same command again continues where it was stopped. A key is read from OPENAI_API_KEY."""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -35,10 +37,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--max-new-tokens", type=int, default=1024)
     about = "labels cut as in the published runs (--label-style released); nothing else"
     add("--as-released", action="store_true", help=about)
+    add("--engine", choices=("local", "openai"), default="local", help="openai: a server's texts")
+    add("--text-only", action="store_true", help="them alone: no weights, no features")
+    served.add_arguments(parser)
     args = parser.parse_args(argv)
     if args.as_released:
         args.label_style = "released"
     check_least(args, batch_size=1, top_k=1, max_new_tokens=1, temperature=0)
+    served.check_arguments(args)
+    if len({args.engine == "openai", bool(args.base_url), bool(args.model)}) > 1:
+        raise EgoGenError("--engine openai, --base-url, --model (not -path): expected all or none")
+    folders = args.save_image_feature_path or args.save_text_feature_path
+    if args.text_only and (folders or not args.model):
+        raise EgoGenError("--text-only: expected --engine openai, and no folders of features")
     return args
 
 
@@ -47,12 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     fields = job_fields(args, args.action_label)
     job = Job(**fields, save_path=args.save_path, seed=args.seed)
     settings = Decoding(args.temperature, args.top_k, args.max_new_tokens)
-    check_inputs(args, job)
+    check_inputs(args, job, weights=not args.text_only)
 
     # Slow to import: bad arguments and files are reported first.
     from llava.describing.loop import run
+    from llava.describing.served import TextOnly, served_texts
 
-    return run(job, describer_asked(args, settings))
+    source = served_texts(args, settings) if args.model else None
+    written = None if source else settings
+    return run(job, TextOnly() if args.text_only else describer_asked(args, written), source)
 
 
 if __name__ == "__main__":

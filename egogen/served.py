@@ -1,0 +1,138 @@
+"""Asking a model of an OpenAI-compatible server: flags, requests, answers, when it is given up."""
+
+import asyncio
+import base64
+import io
+import json
+import os
+import re
+import time
+from argparse import ArgumentParser, Namespace
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from PIL import Image
+
+from egogen.errors import EgoGenError, need_package
+
+TRIES = 3  # replies to one question that are looked at
+STOP_AFTER = 3  # questions in a row without an answer: the server is at fault then, not they
+Message = Any  # of chat.completions: {"role", "content"}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The flags of a server."""
+    add = parser.add_argument
+    add("--base-url", help="address of an OpenAI-compatible server, up to /v1")
+    add("--model", help="name of a model there")
+    add("--concurrency", type=int, default=8, help="questions at once (default: %(default)s)")
+    add("--requests-per-minute", type=float, help="at most (default: no limit)")
+    add("--retries", type=int, default=6, help="of a request that fails (default: %(default)s)")
+    add("--timeout", type=float, default=300, help="of a request, seconds (default: %(default)s)")
+    add("--request", type=json.loads, default={}, metavar="JSON", help="more fields of requests")
+
+
+def check_arguments(args: Namespace, *more: str) -> None:
+    """Raises EgoGenError for a number out of range, those named in `more` among them."""
+    for name in (*more, "concurrency", "requests_per_minute", "timeout"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value <= 1e6 or args.retries < 0:
+            raise EgoGenError(f"--{name} {value}, --retries {args.retries}: expected above 0")
+    if not isinstance(args.request, dict):
+        raise EgoGenError("--request: expected a JSON object")
+
+
+def read_key(url: str) -> str:
+    """OPENAI_API_KEY, "none" without one. Raises EgoGenError for no possible key or address."""
+    need_package("openai", "--base-url")
+    key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
+    if not key.isascii() or not key.isprintable():
+        raise EgoGenError("OPENAI_API_KEY: expected printable ASCII")
+    with suppress(ValueError):  # of the port
+        host = re.match(r"https?://[^/?#\s]+(/\S*)?$", url)
+        if host and url.isprintable() and urlsplit(url).port != 0:
+            return key
+    raise EgoGenError("--base-url: expected http://HOST:PORT/v1")
+
+
+def message(text: str, image: Image.Image | None = None, form: str = "PNG", **how: Any) -> Message:
+    """A question; an image in front of it is sent in this form, saved with the options `how`."""
+    if image is None:
+        return {"role": "user", "content": text}
+    data = io.BytesIO()
+    image.save(data, form, **how)
+    url = f"data:image/{form.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
+    return {"role": "user", "content": parts}
+
+
+def said(reply: str) -> tuple[str, str]:
+    """A reply of chat.completions -> (text, what the server says is wrong with it).
+
+    What was thought before it is cut off. Raises ValueError for what is no such reply.
+    """
+    try:
+        choice = json.loads(reply)["choices"][0]
+        message, ended = choice["message"], choice.get("finish_reason")
+        text, refusal = message["content"] or "", message.get("refusal")
+        if isinstance(text, list):  # parts, maybe with thoughts among them
+            text = "".join(part["text"] for part in text if part["type"] == "text")
+        text = text.rpartition("</think>")[2].strip()
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        raise ValueError(f"expected choices[0].message.content, found {reply[:200]!r}") from None
+    if odd := re.search("<think|[\ud800-\udfff]", text):  # a thought without an end, half a letter
+        return text, f"holds {odd[0]!r}"
+    if ended in ("length", "content_filter"):
+        return text, f"was ended by the server ({ended})"
+    return text, "refuses" if refusal else "" if text else "is empty"
+
+
+class Server:
+    """That of the flags, for one event loop. Raises EgoGenError for no possible key or address.
+
+    `sure`: it has answered before, so that questions it refuses are refused for what they are.
+    """
+
+    def __init__(self, args: Namespace, sure: bool = False):
+        self.args, self.sure, self.key = args, sure, read_key(args.base_url)
+        self.unanswered, self.free_at = 0, 0.0
+        import openai  # slow
+
+        limits = {"max_retries": args.retries, "timeout": args.timeout}
+        self.client = openai.AsyncOpenAI(api_key=self.key, base_url=args.base_url, **limits)
+        self.errors = (openai.OpenAIError, ValueError)  # of a question without an answer
+
+    def _hidden(self, text: str) -> str:
+        """Servers may repeat what they were sent."""
+        return text.replace(self.key, "***") if len(self.key) > 7 else text
+
+    async def reply(self, messages: list[Message], fields: dict[str, Any]) -> str:
+        """A reply as it came; fields that are None, after those of --request, are left out."""
+        fields = {k: v for k, v in {**fields, **self.args.request}.items() if v is not None}
+        if self.args.requests_per_minute:
+            now = time.monotonic()
+            self.free_at = max(now, self.free_at + 60 / self.args.requests_per_minute)
+            await asyncio.sleep(self.free_at - now)
+        raw = await self.client.chat.completions.with_raw_response.create(
+            model=self.args.model, messages=messages, extra_body=fields
+        )
+        return self._hidden(raw.http_response.text)
+
+    def answered(self) -> None:
+        self.unanswered, self.sure = 0, True
+
+    def failure(self, error: Exception) -> str:
+        """What is known, in one line, of a question that got no answer.
+
+        Raises EgoGenError where the server refuses key or model, or does not answer any more.
+        """
+        response, status = getattr(error, "response", None), getattr(error, "status_code", 0)
+        found = f"{error} {error.__cause__ or ''}" if response is None else response.text
+        text = self._hidden(" ".join(f"{status or ''} {found}".split()))[:400]
+        alone = isinstance(error, EgoGenError) or self.sure and 400 <= status < 429
+        self.unanswered += not alone
+        if status in (401, 404) or self.unanswered >= STOP_AFTER:
+            hint = "expected a server up to /v1 that knows model and key"
+            raise EgoGenError(f"--base-url: no answer ({text}); {hint}") from None
+        return text

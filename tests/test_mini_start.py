@@ -1,17 +1,22 @@
 """The frozen networks of the mini world: the shipped ones work, and their command runs."""
 
+import io
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from ldm.checkpoints.load import load_start, read_weights
 from ldm.config import TrainConfig, load_config
+from ldm.images import to_image, to_pixels
 from ldm.model import LegoModel
+from mini.oracle.score import score_frame, summary
 from mini.start.ldm import CONFIG
 from mini.start.ldm import main as start_main
 from mini.start.ldm_autoencoder import frame_paths, psnr_of, read_frames
 from mini.start.ldm_text_tower import FACTS, fact_labels, sample_texts
+from mini.world.clips import Clip
 from mini.world.write import write_dataset
 
 START = CONFIG.parent / "mini" / "start.safetensors"
@@ -43,6 +48,29 @@ def test_shipped_autoencoder(root, model):
     error = (model.decode(latents) - pixels).square().mean().item()
     assert psnr_of(error) > 27
     assert START.stat().st_size < 2_000_000
+
+
+@torch.no_grad()
+def test_the_oracle_reads_what_the_shipped_autoencoder_lets_through(model):
+    """Decoded targets bound what stage 2 can reach: most actions are seen done, none that is not.
+
+    (Measured on 150 targets: 94 % done, +9.7 dB.)
+    """
+    rows = []
+    for index in range(10):
+        clip = Clip(9, "ego4d", "val", index, 3, 3)
+        source, *targets = (Image.open(io.BytesIO(data)) for data in clip.images())
+        actions = clip.truth()["actions"]
+        for name, target in zip(actions, targets, strict=True):
+            moments = model.encode_moments(to_pixels(target, 64)[None])
+            decoded = model.decode(model.scale_factor * model.image_latents(moments))[0]
+            image = to_image(decoded, target.size, 256, "clamp")
+            others = {key: action for key, action in actions.items() if key != name}
+            scores = score_frame(source, target, image, actions[name], others)
+            rows.append({"verb": actions[name]["verb"], **scores})
+    found = summary(rows)
+    assert found["count"] == 30 and found["done_rate"] > 0.8 and found["psnr_gain"] > 8
+    assert found["other_action_rate"] < 0.05
 
 
 def test_shipped_text_tower_tells_texts_apart(model):

@@ -25,7 +25,7 @@ EXAMPLE = """example:
   python -m mini.start.vllm --dataset-root data/mini --name ego4d --out runs/mini/base
   python -m mini.start.vllm --dataset-root data/mini --base qwen2_5_vl --out runs/mini/qwen"""
 FINISHED_FILE = "finished.json"
-BASES = {"llava": LlavaBase, "qwen2_5_vl": QwenBase}
+BASES: dict[str, type[LlavaBase] | type[QwenBase]] = {"llava": LlavaBase, "qwen2_5_vl": QwenBase}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

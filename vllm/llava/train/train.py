@@ -108,7 +108,7 @@ def prepare(flags: Flags) -> Loaded | HubModel:
 def make_data(flags: Flags, loaded: Loaded | HubModel, conversations: list[Any]) -> dict[str, Any]:
     shown = track(conversations, len(conversations), "read", "conversations")
     given = shown if is_first() else conversations, flags.data.image_folder
-    limits = {"max_length": flags.tuning.model_max_length, "cache": flags.data.image_cache}
+    limits: dict[str, Any] = {"max_length": flags.tuning.model_max_length, "cache": flags.data.image_cache}
     if isinstance(loaded, HubModel):
         data: Any = HubData(*given, loaded, **limits)
         parts = {"data_collator": data.collate, "compute_loss_func": mean_over_targets}
@@ -143,7 +143,7 @@ def save(trainer: Tuner, loaded: Loaded | HubModel, flags: Flags) -> None:
     output = Path(flags.tuning.output_dir)
     place = output / ADAPTER_FOLDER if flags.lora.lora_enable else output
     staging = place / ".half"
-    vars(loaded.model).pop("save_pretrained", None)  # that of checkpoints
+    loaded.model.__dict__.pop("save_pretrained", None)  # that of checkpoints
     if is_first():
         staging_folder(place)
     wait_for_all()

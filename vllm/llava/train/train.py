@@ -108,7 +108,8 @@ def prepare(flags: Flags) -> Loaded | HubModel:
 def make_data(flags: Flags, loaded: Loaded | HubModel, conversations: list[Any]) -> dict[str, Any]:
     shown = track(conversations, len(conversations), "read", "conversations")
     given = shown if is_first() else conversations, flags.data.image_folder
-    limits: dict[str, Any] = {"max_length": flags.tuning.model_max_length, "cache": flags.data.image_cache}
+    limits: dict[str, Any] = {"max_length": flags.tuning.model_max_length}
+    limits["cache"] = flags.data.image_cache
     if isinstance(loaded, HubModel):
         data: Any = HubData(*given, loaded, **limits)
         parts = {"data_collator": data.collate, "compute_loss_func": mean_over_targets}

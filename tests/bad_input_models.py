@@ -83,8 +83,8 @@ MODELS = [
 ] + [
     Case("describe", f"hub model: {what}", untouched, said, more=f"{HUB} {more}")
     for what, more, said in (
-        ("frames of 0 pixels", "--image-size 0", ("0 pixels",)),
-        ("frames of -3 pixels", "--image-size -3", ("-3 pixels",)),
+        ("frames of 0 pixels", "--image-size 0", ("--image-size 0",)),
+        ("frames of -3 pixels", "--image-size -3", ("--image-size -3",)),
         ("tower beside it", "--vision-tower {root}/vllm", ("--vision-tower",)),
         ("4 bits without the library", "--load-4bit", ("bitsandbytes",)),
         ("kernels that are not there", "--attn flash_attention_2", ("hub", "Flash")),

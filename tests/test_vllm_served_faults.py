@@ -109,6 +109,14 @@ def test_frame_and_question_go_there(root, server, line, tmp_path, capsys):
     assert list(texts(tmp_path).values()) == [described(asked) for asked in server.questions()]
 
 
+def test_frames_are_made_square_where_asked(root, server, line):
+    assert main(line("--image-size", "32")) == 0
+    for body in server.asked:
+        _, data = body["messages"][-1]["content"][0]["image_url"]["url"].split(",")
+        with Image.open(io.BytesIO(base64.b64decode(data))) as sent:
+            assert sent.size == (32, 32)
+
+
 def test_greedy_and_more_fields(server, line):
     assert main(line("--temperature", "0", "--request", '{"max_tokens": null, "min_p": 0.1}')) == 0
     assert {"temperature", "min_p", "seed"} < set(server.asked[0])

@@ -72,7 +72,7 @@ class HubDescriber:
     """
 
     def __init__(self, hub: HubModel, settings: Decoding | None = None):
-        self.hub, self.settings, self.name = hub, settings, hub.folder
+        self.hub, self.settings, self.name, self.frames = hub, settings, hub.folder, hub.frames
         try:
             self.features = {"image": Feature(hub.width, hub.rows), "text": Feature(hub.width)}
             # Whether processor and model fit shows in use only.

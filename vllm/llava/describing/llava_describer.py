@@ -92,7 +92,7 @@ class LlavaDescriber:
 
     def __init__(self, loaded: Loaded, settings: Decoding | None = None):
         self.loaded, self.model, self.settings = loaded, loaded.model, settings
-        self.name = str(loaded.folder)
+        self.name, self.frames = str(loaded.folder), loaded.image_processor
         width = self.model.config.text_config.hidden_size
         self.features = {
             "image": Feature(width, self.model.patches, partial(projector_of, self.model)),

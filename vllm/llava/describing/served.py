@@ -12,10 +12,16 @@ from egogen.served import STOP_AFTER, Message, Server, message, said
 from llava.describing.describer import Description, Feature, Name
 from llava.describing.job import Decoding
 from llava.describing.texts import TextSource
+from llava.image_processing import ImageProcessor
 
 
-def served_texts(args: Namespace, settings: Decoding) -> TextSource:
-    """Texts of the server of the flags. Raises EgoGenError for no possible key or address."""
+def served_texts(
+    args: Namespace, settings: Decoding, frames: ImageProcessor | None = None
+) -> TextSource:
+    """Texts of the server of the flags; `frames` makes what it sees square (None: as it is).
+
+    Raises EgoGenError for no possible key or address.
+    """
     server, loop = Server(args), asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
     fields = {"temperature": settings.temperature, "max_tokens": settings.max_new_tokens}
@@ -40,6 +46,7 @@ def served_texts(args: Namespace, settings: Decoding) -> TextSource:
             return "", server.failure(error)
 
     def text(image: Image.Image, question: str, seed: int, name: Name) -> tuple[str, str]:
+        image = frames.square(image) if frames else image
         asked = answer(message(question, image, compress_level=1), seed, image.size)
         return asyncio.run_coroutine_threadsafe(asked, loop).result()
 
@@ -54,9 +61,16 @@ def served_texts(args: Namespace, settings: Decoding) -> TextSource:
 
 
 class TextOnly:
-    """A `Describer` without a model: it takes texts as they come, and makes no features."""
+    """A `Describer` without a model: it takes texts as they come, and makes no features.
 
-    name, provenance, features = "--text-only", dict[str, Any](), dict[str, Feature]()
+    Frames are made squares of `image_size` pixels, if any, before they are sent.
+    """
+
+    name, features = "--text-only", dict[str, Feature]()
+
+    def __init__(self, image_size: int | None = None):
+        self.frames = ImageProcessor(image_size) if image_size else None
+        self.provenance: dict[str, Any] = {"image_size": image_size} if image_size else {}
 
     def too_long(self, question, name, text=None):
         return ""

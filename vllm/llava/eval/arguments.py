@@ -69,6 +69,8 @@ def job_fields(args: argparse.Namespace, action_label: Path) -> dict[str, Any]:
 def check_inputs(args: argparse.Namespace, job: Job, weights: bool = True) -> None:
     """Raises EgoGenError for an action file or a model's folder that is none."""
     chunk_entries(job)
+    if args.image_size is not None:
+        check_least(args, image_size=1)
     if weights and not args.model_path:
         raise EgoGenError("--model-path: expected the folder of the tuned model")
     if weights:

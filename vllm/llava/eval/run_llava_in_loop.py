@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from egogen import served
 from egogen.errors import EgoGenError, command_parser, run_command
@@ -64,9 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from llava.describing.loop import run
     from llava.describing.served import TextOnly, served_texts
 
-    source = served_texts(args, settings) if args.model else None
-    written = None if source else settings
-    return run(job, TextOnly() if args.text_only else describer_asked(args, written), source)
+    if args.text_only:
+        describer: Any = TextOnly(args.image_size)
+    else:
+        describer = describer_asked(args, None if args.model else settings)
+    source = served_texts(args, settings, describer.frames) if args.model else None
+    return run(job, describer, source)
 
 
 if __name__ == "__main__":

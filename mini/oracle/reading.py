@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image, ImageFilter
-from scipy.ndimage import uniform_filter
 
 from mini.world.kinds import HOLD, SIDES
 
@@ -118,6 +117,8 @@ def _hue(rgb: np.ndarray, value: np.ndarray, chroma: np.ndarray) -> np.ndarray:
 
 def _sums(mask: np.ndarray, wide: int, high: int) -> np.ndarray:
     """Number of set pixels in the box of odd size (wide, high) around every pixel."""
+    from scipy.ndimage import uniform_filter  # slow to import
+
     shares = uniform_filter(mask.astype(float), (high, wide), mode="constant")
     return np.rint(shares * (wide * high))
 

@@ -6,7 +6,7 @@ from PIL import Image, ImageFilter
 
 from egogen import EgoGenError
 from metrics.measures.psnr import changed_mask
-from mini.oracle.oracle import action_done, judge
+from mini.oracle.oracle import judge
 from mini.oracle.reading import read_image
 from mini.world.clips import Clip
 from mini.world.render import Renderer
@@ -46,9 +46,9 @@ def test_actions_are_found_done_on_their_own_frames_alone(scenes, soft, least, m
             shown = [degraded(picture, (number, k)) for k, picture in enumerate(shown)]
         readings = [read_image(picture) for picture in shown]
         for k, action in enumerate(actions):
-            done.append(action_done(before, readings[k], action))
+            done.append(judge(before, readings[k], action)[0])
             wrong += [
-                action_done(before, reading, action) for j, reading in enumerate(readings) if j != k
+                judge(before, reading, action)[0] for j, reading in enumerate(readings) if j != k
             ]
     assert np.mean(done) >= least
     assert np.mean(wrong) <= most
@@ -58,10 +58,10 @@ def test_the_hand_and_the_object_count(scenes):
     for _, source, targets, actions in scenes[:20]:
         for target, action in zip(targets, actions, strict=True):
             hand = "left" if action["hand"] == "right" else "right"
-            assert not action_done(source, target, {**action, "hand": hand})
+            assert not judge(source, target, {**action, "hand": hand})[0]
             if action["verb"] == "pick up":
                 thing = "mug" if action["object"] != "mug" else "jar"
-                assert not action_done(source, target, {**action, "object": thing})
+                assert not judge(source, target, {**action, "object": thing})[0]
 
 
 def test_reading_finds_things_their_state_and_their_holder(scenes):
@@ -100,7 +100,7 @@ def test_pictures_without_a_scene_are_read_too():
         assert not reading.hands
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     action = {"verb": "pick up", "object": "mug", "hand": "left", "target": None}
-    assert not action_done(Image.fromarray(noise), Image.fromarray(noise), action)
+    assert not judge(Image.fromarray(noise), Image.fromarray(noise), action)[0]
 
 
 def test_reasons_are_given_and_unknown_verbs_refused(scenes):
@@ -109,7 +109,7 @@ def test_reasons_are_given_and_unknown_verbs_refused(scenes):
     done, why = judge(source, source, actions[0])
     assert not done and why
     with pytest.raises(EgoGenError, match="unknown verb"):
-        action_done(source, source, {"verb": "juggle", "object": "apple", "hand": "left"})
+        judge(source, source, {"verb": "juggle", "object": "apple", "hand": "left"})
 
 
 def test_changed_region_holds_the_change_and_little_more():

@@ -12,26 +12,20 @@ from dataclasses import dataclass
 from PIL import Image
 
 from egogen.errors import EgoGenError
-from mini.oracle.reading import Reading, Seen, SeenHand, read_image
+from mini.oracle.reading import Reading, Seen, read_image
 from mini.world.kinds import HOLD
-
-__all__ = ["action_done", "judge", "read_image"]
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 STILL = 0.1  # an idle hand that moved less stayed where it was
 
 
-def action_done(
-    source: Reading | Image.Image, result: Reading | Image.Image, action: Mapping
-) -> bool:
-    """Whether `action` (verb, object, hand, target, tool as in the truth file) happened."""
-    return judge(source, result, action)[0]
-
-
 def judge(
     source: Reading | Image.Image, result: Reading | Image.Image, action: Mapping
 ) -> tuple[bool, str]:
-    """(done, why not). Raises EgoGenError for a verb that the mini world does not know."""
+    """Whether `action` (verb, object, hand, target, tool as in the truth file) happened; why not.
+
+    Raises EgoGenError for a verb that the mini world does not know.
+    """
     verb = action.get("verb")
     if verb not in CHECKS:
         raise EgoGenError(f"action {dict(action)}: unknown verb, expected one of {sorted(CHECKS)}")
@@ -41,7 +35,7 @@ def judge(
     return not why, why
 
 
-def _apart(a: Seen | SeenHand, b: Seen | SeenHand) -> float:
+def _apart(a: Seen, b: Seen) -> float:
     return math.hypot(a.x - b.x, a.y - b.y)
 
 
@@ -62,7 +56,7 @@ def _box(thing: Seen, grow: float = 1.0) -> Box:
     return thing.x - wide, thing.y - high, thing.x + wide, thing.y + high
 
 
-def _near(hand: SeenHand, thing: Seen, across: float, above: float, below: float) -> bool:
+def _near(hand: Seen, thing: Seen, across: float, above: float, below: float) -> bool:
     """Whether a hand is beside a thing: `across` each way, from `above` it to `below` it."""
     return abs(hand.x - thing.x) < across and -above < hand.y - thing.y < below
 
@@ -126,69 +120,64 @@ def _put(before: Reading, now: Reading, action: Mapping) -> str:
 
 @dataclass(frozen=True)
 class Work:
-    """A held thing, where it is now, and what it works on."""
+    """Where a held tool must come to: `moved` at least, `across` from its target to the acting
+    hand's side and `down` from it within (least, most); the hand is `near` the tool across.
+    """
 
-    tool: Seen
-    target: Seen
-    moved: float  # how far the tool came
-    across: float  # from the target to the tool, positive on the acting hand's side
-    down: float
+    tool: str
+    where: str
+    moved: float
+    across: tuple[float, float]
+    down: tuple[float, float]
+    near: float
 
 
-def _work(before: Reading, now: Reading, tool: str, kind: str, side: str) -> Work | None:
-    found, new = _things(before, tool, kind), now.objects.get(tool)
+WORKS = {
+    "pour": Work("bottle", "above", 0.07, (0.0, 0.24), (-0.42, -0.08), 0.2),
+    "cut": Work("knife", "over", 0.05, (-0.06, 0.15), (-0.32, 0.0), 0.24),
+    "wash": Work("sponge", "on", 0.06, (-0.04, 0.16), (-0.15, 0.15), 0.2),
+}
+
+
+def _worked(before: Reading, now: Reading, action: Mapping) -> str:
+    side, work = action["hand"], WORKS[action["verb"]]
+    kind = action["target"] or action["object"]
+    found, new = _things(before, work.tool, kind), now.objects.get(work.tool)
     if found is None or new is None:
-        return None
+        return f"no {work.tool} or no {kind} to be seen"
     was, target = found
-    outer = -1 if side == "left" else 1
-    return Work(new, target, _apart(was, new), (new.x - target.x) * outer, new.y - target.y)
+    across, down = new.x - target.x, new.y - target.y
+    outer = -across if side == "left" else across
+    there = work.across[0] < outer < work.across[1] and work.down[0] < down < work.down[1]
+    if _apart(was, new) < work.moved or not there:
+        return f"the {work.tool} is not {work.where} the {kind}"
+    if why := _trace(before, now, action["verb"], target):
+        return why
+    near = _near(now.hands[side], new, work.near, 0.2, 0.25)
+    return "" if near else f"no {side} hand at the {work.tool}"
 
 
 def _around(thing: Seen, across: float, above: float, below: float) -> Box:
     return thing.x - across, thing.y - above, thing.x + across, thing.y + below
 
 
-def _poured(before: Reading, now: Reading, action: Mapping) -> str:
-    side, where = action["hand"], action["target"]
-    work = _work(before, now, "bottle", where, side)
-    if work is None:
-        return "no bottle to be seen"
-    if work.moved < 0.07 or not (0.0 < work.across < 0.24 and -0.42 < work.down < -0.08):
-        return f"the bottle is not above the {where}"
-    milk = now.share("white", _box(work.target)) - before.share("white", _box(work.target))
-    if milk < 0.02:
-        return f"no milk in the {where}"
-    near = _near(now.hands[side], work.tool, 0.2, 0.2, 0.25)
-    return "" if near else f"no {side} hand at the bottle"
+def _trace(before: Reading, now: Reading, verb: str, target: Seen) -> str:
+    """Milk, foam or flesh must have come to the target, and a cut have parted it."""
+    kind = target.kind
 
+    def more(name: str, box: Box) -> float:
+        return now.share(name, box) - before.share(name, box)
 
-def _cut(before: Reading, now: Reading, action: Mapping) -> str:
-    kind, side = action["object"], action["hand"]
-    work = _work(before, now, "knife", kind, side)
-    if work is None:
-        return f"no knife or no {kind} to be seen"
-    if work.moved < 0.05 or not (-0.06 < work.across < 0.15 and -0.32 < work.down < 0.0):
-        return f"the knife is not over the {kind}"
-    middle, around = _around(work.target, 0.02, 0.05, 0.09), _around(work.target, 0.14, 0.12, 0.12)
+    if verb == "pour":
+        return "" if more("white", _box(target)) >= 0.02 else f"no milk in the {kind}"
+    if verb == "wash":
+        around = _around(target, 0.08, 0.12, 0.05)
+        foam = now.share("white", around) if kind == "plate" else more("white", around)
+        return "" if foam >= 0.05 else f"no foam on the {kind}"
+    middle, around = _around(target, 0.02, 0.05, 0.09), _around(target, 0.14, 0.12, 0.12)
     if now.share(kind, middle) > 0.5 * before.share(kind, middle):
         return f"the {kind} is in one piece"
-    if now.share("flesh", around) - before.share("flesh", around) < 0.02:
-        return f"the {kind} shows no flesh"
-    near = _near(now.hands[side], work.tool, 0.24, 0.2, 0.25)
-    return "" if near else f"no {side} hand at the knife"
-
-
-def _washed(before: Reading, now: Reading, action: Mapping) -> str:
-    kind, side = action["object"], action["hand"]
-    work = _work(before, now, "sponge", kind, side)
-    if work is None:
-        return f"no sponge or no {kind} to be seen"
-    if work.moved < 0.06 or not (-0.04 < work.across < 0.16 and abs(work.down) < 0.15):
-        return f"the sponge is not on the {kind}"
-    around = _around(work.target, 0.08, 0.12, 0.05)
-    if now.share("white", around) - (kind != "plate") * before.share("white", around) < 0.05:
-        return f"no foam on the {kind}"
-    return "" if _near(now.hands[side], work.tool, 0.2, 0.2, 0.25) else f"no {side} hand there"
+    return "" if more("flesh", around) >= 0.02 else f"the {kind} shows no flesh"
 
 
 CHECKS = {
@@ -196,7 +185,7 @@ CHECKS = {
     "open": _lid,
     "close": _lid,
     "put": _put,
-    "pour": _poured,
-    "cut": _cut,
-    "wash": _washed,
+    "pour": _worked,
+    "cut": _worked,
+    "wash": _worked,
 }

@@ -35,25 +35,18 @@ WALL = 0.2  # things out of focus above this height are neither plates nor pans
 
 @dataclass(frozen=True)
 class Seen:
-    """One object: centre, width and height (relative), share of the image, state, holder."""
+    """An object or a hand's skin: centre, width, height (relative), share of the image; of objects
+    also state and holder.
+    """
 
-    kind: str
     x: float
     y: float
     width: float
     height: float
     area: float
+    kind: str = ""
     state: str = ""  # open, closed, cut, washed, filled, or nothing special
     held_by: str | None = None
-
-
-@dataclass(frozen=True)
-class SeenHand:
-    """Centre of the skin of one hand, and its share of the image."""
-
-    x: float
-    y: float
-    area: float
 
 
 @dataclass(frozen=True)
@@ -62,7 +55,7 @@ class Reading:
     white, flesh and dark."""
 
     objects: dict[str, Seen]
-    hands: dict[str, SeenHand]
+    hands: dict[str, Seen]
     masks: dict[str, np.ndarray] = field(repr=False, compare=False)
 
     def share(self, name: str, box: tuple[float, float, float, float]) -> float:
@@ -124,17 +117,16 @@ def _hue(rgb: np.ndarray, value: np.ndarray, chroma: np.ndarray) -> np.ndarray:
 
 def _sums(mask: np.ndarray, wide: int, high: int) -> np.ndarray:
     """Number of set pixels in the box of odd size (wide, high) around every pixel."""
-    padded = np.pad(
-        mask.astype(np.float32), ((high // 2 + 1, high // 2), (wide // 2 + 1, wide // 2))
-    )
-    sums = padded.cumsum(0).cumsum(1)
-    return sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
+    from scipy.ndimage import uniform_filter  # slow to import
+
+    shares = uniform_filter(mask.astype(float), (high, wide), mode="constant")
+    return np.rint(shares * (wide * high))
 
 
 def _densest(mask: np.ndarray, window: tuple[float, float]) -> tuple[int, int]:
     """Centre (column, row) of the box of size `window` (relative) that holds most of the mask."""
     boxes = _sums(mask, round(window[0] * GRID) | 1, round(window[1] * GRID) | 1)
-    best = boxes >= boxes.max() - 0.5  # the middle of all equally good places
+    best = boxes == boxes.max()  # the middle of all equally good places
     rows, columns = np.nonzero(best)
     return round(columns.mean()), round(rows.mean())
 
@@ -157,7 +149,6 @@ def locate(mask: np.ndarray, window: tuple[float, float] = WINDOW) -> Seen | Non
     left, right = np.percentile(columns, (3, 97)) + near[1].start
     top, bottom = np.percentile(rows, (3, 97)) + near[0].start
     return Seen(
-        "",
         float(columns.mean() + near[1].start + 0.5) / GRID,
         float(rows.mean() + near[0].start + 0.5) / GRID,
         float(right - left + 1) / GRID,
@@ -183,7 +174,7 @@ def read_image(image: Image.Image) -> Reading:
         half[:, GRID // 2 :] &= side == "right"
         half[:, : GRID // 2] &= side == "left"
         if seen := locate(half, (0.16, 0.26)):
-            hands[side] = SeenHand(seen.x, seen.y, seen.area)
+            hands[side] = seen
     kinds = (*HUES, "plate", "pan")
     found = {kind: seen for kind in kinds if (seen := locate(masks[kind]))}
     reading = Reading(found, hands, masks)

@@ -6,14 +6,9 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-TEXTURE = 256  # side of the table's texture map, which repeats
+from mini.world.kinds import WORLD
 
-TONES = {  # albedo of the table: low saturation, middle lightness, so that every kind stands out
-    "planks": ((0.60, 0.53, 0.45), (0.50, 0.44, 0.38), (0.63, 0.58, 0.52), (0.44, 0.39, 0.35)),
-    "stone": ((0.52, 0.52, 0.53), (0.46, 0.45, 0.44), (0.60, 0.59, 0.56)),
-    "cloth": ((0.60, 0.58, 0.54), (0.49, 0.51, 0.54), (0.54, 0.57, 0.52)),
-    "laminate": ((0.62, 0.61, 0.58), (0.53, 0.55, 0.56), (0.58, 0.54, 0.49)),
-}
+TEXTURE = 256  # side of the table's texture map, which repeats
 
 
 @lru_cache(maxsize=64)
@@ -88,7 +83,8 @@ def backdrop(rng: np.random.Generator, size: tuple[int, int], table: str) -> np.
     shift = rng.uniform(0, TEXTURE, 2)
     columns = (across * 1.1 + turn * away + shift[0]).astype(np.int32) % TEXTURE
     rows = (away * 0.9 + shift[1]).astype(np.int32) % TEXTURE
-    tone = np.array(TONES[table][rng.integers(len(TONES[table]))], np.float32)
+    tones = WORLD["tables"][table]
+    tone = np.array(tones[rng.integers(len(tones))], np.float32)
     tone = tone * rng.uniform(0.95, 1.06)
     canvas = np.empty((height, width, 3), np.float32)
     canvas[:edge] = _wall(rng, size, edge)

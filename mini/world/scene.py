@@ -8,14 +8,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mini.world.kinds import CUTTABLE, JITTER, KINDS, PLACES, POURABLE, SIDES, WASHABLE
+from mini.world.kinds import CUTTABLE, JITTER, KINDS, PLACES, POURABLE, SIDES, WASHABLE, WORLD
 
 # (stored size, size of the original video, probability)
 SIZES = {
     "ego4d": (((455, 256), (1920, 1080), 0.6), ((341, 256), (1440, 1080), 0.4)),
     "epickitchen": (((456, 256), (1920, 1080), 1.0),),
 }
-TABLES = ("planks", "stone", "cloth", "laminate")
 HELD = {"apple": 0.17, "carrot": 0.17, "mug": 0.1, "bottle": 0.2, "knife": 0.16, "sponge": 0.2}
 CONDITIONS = {"open": "open", "close": "closed", "cut": "cut", "wash": "washed"}  # verb -> after it
 VERB_WEIGHTS = {"pick up": 0.3, "open": 1.2, "close": 1.2, "put": 1.0, "pour": 1.3, "cut": 1.2}
@@ -83,23 +82,6 @@ class Scene:
         return 25.0 + 0.103 * self.size[0]
 
 
-SKINS = (
-    (0.87, 0.64, 0.54),
-    (0.80, 0.57, 0.45),
-    (0.72, 0.49, 0.38),
-    (0.61, 0.41, 0.31),
-    (0.50, 0.325, 0.245),
-)
-SLEEVES = (
-    (0.50, 0.51, 0.53),
-    (0.25, 0.28, 0.36),
-    (0.55, 0.52, 0.44),
-    (0.36, 0.36, 0.37),
-    (0.57, 0.56, 0.54),
-    (0.36, 0.40, 0.37),
-)
-
-
 def other(side: str) -> str:
     return "right" if side == "left" else "left"
 
@@ -115,12 +97,12 @@ def sample_scene(rng: np.random.Generator, dataset: str, wanted_actions: int = 3
     return Scene(
         size=size,
         video_size=video_size,
-        table=str(rng.choice(TABLES, p=(0.4, 0.2, 0.2, 0.2))),
+        table=str(rng.choice([*WORLD["tables"]], p=(0.4, 0.2, 0.2, 0.2))),
         look_seed=int(rng.integers(2**31)),
         lit=float(rng.uniform(-1, 1)),
         gain=float(rng.uniform(0.97, 1.1)),
-        skin=SKINS[rng.integers(len(SKINS))],
-        sleeve=SLEEVES[rng.integers(len(SLEEVES))],
+        skin=WORLD["skins"][rng.integers(len(WORLD["skins"]))],
+        sleeve=WORLD["sleeves"][rng.integers(len(WORLD["sleeves"]))],
         sway={side: tuple(rng.uniform(-0.015, 0.015, 2).tolist()) for side in SIDES},
         tones={kind: _tone(rng) for kind in KINDS},
         state=state,

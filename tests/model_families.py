@@ -371,7 +371,7 @@ def write(family: str, folder: Path, seed: int = 0) -> Path:
 
     Matrices are drawn wide, so that greedy texts depend on picture and question (words that are
     also the head are drawn narrow, or every word would call for itself again). The model hardly
-    ever writes a special token: their rows of the head are zero.
+    ever writes a special token: their rows of the head are small.
     """
     from transformers import AutoModelForImageTextToText, GenerationConfig
 
@@ -386,7 +386,9 @@ def write(family: str, folder: Path, seed: int = 0) -> Path:
         head = model.get_output_embeddings().weight
         if head is model.get_input_embeddings().weight:
             head.mul_(0.1)
-        head[VOCABULARY:] = 0
+            head[VOCABULARY:] *= 0.2  # not 0: they are embeddings too, and a norm divides by them
+        else:
+            head[VOCABULARY:] = 0
     model.generation_config = GenerationConfig(
         bos_token_id=words.bos_token_id,
         eos_token_id=[words.convert_tokens_to_ids(end) for end in ends],

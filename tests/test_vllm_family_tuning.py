@@ -203,9 +203,7 @@ def test_a_step_of_every_family(family, folders, frames, tmp_path):
     learns = {name for name in known if not name.startswith(frozen) or name.startswith(whole)}
     assert changed <= learns, "the vision encoder stays as it is"
     assert {name for name in known if name.startswith(whole)} <= changed
-    # Attention as sharp as that of the tiny Gemma 4 has gradients too small for a first step.
-    assert learns - changed <= (learns if family == "gemma4" else set())
-    assert len(changed) > len(learns) / 2
+    assert changed == learns
     generation = "generation_config.json"
     assert read_json(tmp_path / "out" / generation) == read_json(base / generation)
     theirs, ours = (AutoProcessor.from_pretrained(place) for place in (base, tmp_path / "out"))

@@ -11,7 +11,7 @@ from vllm_tiny import write_released
 
 from egogen.labels import question
 from llava.checkpoints.convert import convert
-from llava.checkpoints.load import load, save_tools
+from llava.checkpoints.load import load
 from llava.conversation import (
     IMAGE_MARK,
     TEMPLATES,
@@ -218,7 +218,7 @@ def test_it_is_taken_off_on_the_way_back(folder, tmp_path):
 def test_tuning_with_another_template_writes_that_one(folder, tmp_path):
     loaded = load(folder[1], device="cpu")
     loaded.template = TEMPLATES["vicuna_v1"]
-    save_tools(loaded, tmp_path)
+    loaded.save_tools(tmp_path)
     written = (tmp_path / "chat_template.jinja").read_text()
     assert written == chat_template(TEMPLATES["vicuna_v1"])
     assert IMAGE_MARK in written

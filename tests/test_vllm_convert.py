@@ -27,7 +27,7 @@ from llava.checkpoints import load as checkpoint
 from llava.checkpoints.config import read_config
 from llava.checkpoints.convert import convert
 from llava.checkpoints.files import read_weights
-from llava.checkpoints.load import load, load_model, quantization_of, read_state, save_tools
+from llava.checkpoints.load import load, load_model, quantization_of, read_state
 from llava.describing.llava_describer import model_info
 from llava.eval.arguments import describer_asked
 from llava.eval.run_llava_in_loop import parse
@@ -66,7 +66,7 @@ def hub(released, tmp_path_factory):
 def test_tuned_models_load_in_transformers(reference, tmp_path):
     """A folder as tuning leaves it: here as it was, there with every weight."""
     reference.model.save_pretrained(tmp_path)
-    save_tools(reference, tmp_path)
+    reference.save_tools(tmp_path)
     assert_same(load(tmp_path, device="cpu"), reference)
     theirs, report = LlavaForConditionalGeneration.from_pretrained(
         tmp_path, output_loading_info=True
@@ -142,7 +142,7 @@ def test_hub_to_released_and_back(two_layers, tmp_path):
     loaded = load(two_layers, device="cpu")
     loaded.model.config.conversation_template = "llama_2_short"
     loaded.model.save_pretrained(tmp_path / "tuned")
-    save_tools(loaded, tmp_path / "tuned")
+    loaded.save_tools(tmp_path / "tuned")
     convert(tmp_path / "tuned", tmp_path / "llava", "llava")
     assert "model.mm_projector.2.weight" in load_file(tmp_path / "llava" / "model.safetensors")
     again = load(tmp_path / "llava", device="cpu")

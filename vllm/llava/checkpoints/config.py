@@ -139,18 +139,21 @@ def released_fields(
     `origin` are the released fields that the model began with; where they still say what `config`
     says they are kept as they were.
     """
+    tower = (tower_name(origin) if origin else None) or tower
+    fields = _fields_of(config, tower)
     if origin:
         began = _released_config(origin, Path(CONFIG_FILE), config.vision_config)
-        if _meaning(began) == _meaning(config):
+        if _fields_of(began, tower) == fields:
             # Both matrices are written, and may have been tuned apart.
             return origin | ({"tie_word_embeddings": False} if ties_head(origin) else {})
-        tower = tower_name(origin) or tower
+    return {**_RELEASED["defaults"], **(origin or {}), **fields}
+
+
+def _fields_of(config: LlavaConfig, tower: str) -> dict[str, Any]:
     rope = dict(config.text_config.rope_parameters)
     theta, rope_type = rope.pop("rope_theta"), rope.pop("rope_type")
     full = config.vision_feature_select_strategy == "full"
     return {
-        **_RELEASED["defaults"],
-        **(origin or {}),
         **{name: getattr(config.text_config, name) for name in TEXT_FIELDS},
         "tie_word_embeddings": False,
         "rope_theta": theta,
@@ -162,17 +165,4 @@ def released_fields(
         "mm_vision_select_feature": "cls_patch" if full else "patch",
         "image_aspect_ratio": config.image_aspect_ratio,
         "conversation_template": config.conversation_template,
-    }
-
-
-def _meaning(config: LlavaConfig) -> dict[str, Any]:
-    """The fields of a config that decide numbers and prompts, the frozen vision tower aside."""
-    text = config.text_config.to_dict()
-    names = (
-        "vision_feature_layer vision_feature_select_strategy image_aspect_ratio "
-        "conversation_template projector_hidden_act"
-    )
-    return {
-        "text": {name: text.get(name) for name in (*TEXT_FIELDS, "rope_parameters")},
-        **{name: getattr(config, name) for name in names.split()},
     }

@@ -54,7 +54,12 @@ class Loaded:
     folder: Path
 
     def save_tools(self, folder: str | os.PathLike) -> None:
-        save_tools(self, folder)
+        """Tokenizer and image processor files, so that a folder with weights is complete."""
+        save_tokenizer(self.tokenizer, folder)
+        self.image_processor.save(folder)
+        copy_files(HUB_FILES, self.folder, Path(folder))
+        if (self.folder / CHAT_FILE).exists():  # tuning may have chosen another template
+            write_text(Path(folder) / CHAT_FILE, chat_template(self.template))
 
 
 @contextmanager
@@ -243,12 +248,3 @@ def with_tools(model: Llava, folder: str | os.PathLike) -> Loaded:
 
 def image_processor_of(folder: str | os.PathLike, config: LlavaConfig) -> ImageProcessor:
     return load_image_processor(folder, config.vision_config.image_size, config.image_aspect_ratio)
-
-
-def save_tools(loaded: Loaded, folder: str | os.PathLike) -> None:
-    """Tokenizer and image processor files, so that a folder with weights is complete."""
-    save_tokenizer(loaded.tokenizer, folder)
-    loaded.image_processor.save(folder)
-    copy_files(HUB_FILES, loaded.folder, Path(folder))
-    if (loaded.folder / CHAT_FILE).exists():  # tuning may have chosen another template
-        write_text(Path(folder) / CHAT_FILE, chat_template(loaded.template))

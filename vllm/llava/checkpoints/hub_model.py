@@ -40,16 +40,12 @@ FRAMES_FILE = "frames.json"  # how the frames of a tuned model are made square
 DEFAULT_SIZE = 448  # pixels, for models that take any
 # Switches of image processors that cut one image into several views.
 VIEWS = ("do_image_splitting", "crop_to_patches", "do_pan_and_scan")
-JSON_FILES = [
-    f"{part}_config.json" for part in ("generation", "processor", "preprocessor", "tokenizer")
-]
-JSON_FILES.append("tokenizer.json")
+JSON_FILES = ["generation_config", "processor_config", "preprocessor_config"]
+JSON_FILES += ["tokenizer_config", "tokenizer"]
 PAD_IDS = {"attention_mask": 0, "token_type_ids": 0, "mm_token_type_ids": 0, "labels": IGNORE}
 OPTIONS = {"enable_thinking": False}  # for chat templates that know them
 
-Inputs = dict[
-    str, Tensor
-]  # what a processor makes of one sample: (1, T) of texts, others of images
+Inputs = dict[str, Tensor]  # what a processor makes of a sample: (1, T) of texts, others of images
 
 
 @dataclass
@@ -316,7 +312,7 @@ def _tools(name: str) -> tuple[Any, Any]:
     if not isinstance(cached, str):
         get_hf_file_metadata(hf_hub_url(name, CONFIG_FILE))
     for file in JSON_FILES:  # the libraries pass over some that they cannot read
-        read_object(Path(name) / file, needed=False)
+        read_object(Path(name) / f"{file}.json", needed=False)
     config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     _check_kind(name, config)
     processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)

@@ -13,13 +13,7 @@ from egogen.actions import DESCRIPTION_KEY, read_actions
 from egogen.atomic import read_json
 from egogen.errors import EgoGenError, command_parser, run_command
 from llava.describing.job import Job
-from llava.eval.arguments import (
-    add_arguments,
-    check_inputs,
-    check_least,
-    describer_asked,
-    job_fields,
-)
+from llava.eval import arguments as shared
 
 RESULT_KEY = "description"  # the field of the description loop's own results
 EXAMPLE = """example:
@@ -58,13 +52,13 @@ def read_texts(path: Path, action_label: Path, key: str | None) -> dict[tuple[st
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser(__doc__, EXAMPLE, "python -m llava.eval.make_features")
-    add_arguments(parser)
+    shared.add_arguments(parser)
     add = parser.add_argument
     add("--descriptions", required=True, type=Path, help="JSON with the texts")
     add("--action-label", type=Path, help="action file of the split (default: --descriptions)")
     add("--key", help="field of the text (default: that of action files or of merged results)")
     args = parser.parse_args(argv)
-    check_least(args, batch_size=1)
+    shared.check_least(args, batch_size=1)
     if not (args.save_image_feature_path or args.save_text_feature_path):
         raise EgoGenError("nothing to make: expected --save-image-feature-path or the one for text")
     return args
@@ -74,14 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     action_label = args.action_label or args.descriptions
     texts = read_texts(args.descriptions, action_label, args.key)
-    job = Job(**job_fields(args, action_label), seed=None)
-    check_inputs(args, job)
+    job = Job(**shared.job_fields(args, action_label), seed=None)
+    shared.check_inputs(args, job)
 
     # Slow to import: bad arguments and files are reported first.
     from llava.describing.loop import run
     from llava.describing.texts import given_texts
 
-    return run(job, describer_asked(args), given_texts(texts))
+    return run(job, shared.describer_asked(args), given_texts(texts))
 
 
 if __name__ == "__main__":

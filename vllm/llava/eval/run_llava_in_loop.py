@@ -8,13 +8,7 @@ from typing import Any
 from egogen import served
 from egogen.errors import EgoGenError, command_parser, run_command
 from llava.describing.job import TOP_K, Decoding, Job
-from llava.eval.arguments import (
-    add_arguments,
-    check_inputs,
-    check_least,
-    describer_asked,
-    job_fields,
-)
+from llava.eval import arguments as shared
 
 EXAMPLE = """example:
   python -m llava.eval.run_llava_in_loop --model-path runs/vllm \\
@@ -28,7 +22,7 @@ The same command again continues where it was stopped. A key is read from OPENAI
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser(__doc__, EXAMPLE, "python -m llava.eval.run_llava_in_loop")
-    add_arguments(parser)
+    shared.add_arguments(parser)
     add = parser.add_argument
     add("--action-label", required=True, type=Path, help="action file of the split")
     add("--save-path", required=True, type=Path, help="folder of the result file")
@@ -44,7 +38,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.as_released:
         args.label_style = "released"
-    check_least(args, batch_size=1, top_k=1, max_new_tokens=1, temperature=0)
+    shared.check_least(args, batch_size=1, top_k=1, max_new_tokens=1, temperature=0)
     served.check_arguments(args)
     if len({args.engine == "openai", bool(args.base_url), bool(args.model)}) > 1:
         raise EgoGenError("--engine openai, --base-url, --model (not -path): expected all or none")
@@ -56,10 +50,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    fields = job_fields(args, args.action_label)
+    fields = shared.job_fields(args, args.action_label)
     job = Job(**fields, save_path=args.save_path, seed=args.seed)
     settings = Decoding(args.temperature, args.top_k, args.max_new_tokens)
-    check_inputs(args, job, weights=not args.text_only)
+    shared.check_inputs(args, job, weights=not args.text_only)
 
     # Slow to import: bad arguments and files are reported first.
     from llava.describing.loop import run
@@ -68,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.text_only:
         describer: Any = TextOnly(args.image_size)
     else:
-        describer = describer_asked(args, None if args.model else settings)
+        describer = shared.describer_asked(args, None if args.model else settings)
     source = served_texts(args, settings, describer.frames) if args.model else None
     return run(job, describer, source)
 

@@ -233,7 +233,7 @@ def stage_2(run: Run, variant: str) -> Path:
     steps = f"lightning.trainer.max_steps={preset.train_steps}"
 
     make = python("-m", "ldm.cache", "--config", "configs/train_mini.yaml", "--out", cache)
-    run.step(cache.name, [cache], [*make, *train])
+    run.step(cache.name, [cache], [*make, *train, *BASES[run.base]])
     learn = python("main.py", "--name", variant, "--logdir", out / "logs", "--seed", run.seed)
     learn += ["--base", "configs/train_mini.yaml", "--train", *train, *both]
     learn += [f"data.params.cache_path={cache}", schedule, steps, *preset.train]

@@ -43,18 +43,6 @@ def train_tokenizer(texts: Iterable[str], folder: Path, size: int) -> TextTokeni
     return load_tokenizer(folder)
 
 
-def build(vocabulary: int) -> Llava:
-    """A model with random weights. Complete frames are squeezed into the square.
-
-    Weights start larger and rotary positions turn slower than Llama's: with so few and so narrow
-    heads, words would else not find patches by what these show, hundreds of positions away. The
-    last layer of its vision tower is never run (layer -2 is read).
-    """
-    config = LlavaConfig.from_pretrained(FOLDER)
-    config.text_config.vocab_size = vocabulary
-    return Llava(config)
-
-
 class LlavaBase:
     """A model in the making, as pretraining sees it; its vocabulary is made of `texts`.
 
@@ -66,8 +54,12 @@ class LlavaBase:
 
     def __init__(self, texts: Iterable[str], folder: Path):
         tokenizer = train_tokenizer(texts, folder, VOCABULARY)
-        self.model = build(len(tokenizer))
-        config, parts = self.model.config, self.model.model
+        # Weights start larger and rotary positions turn slower than Llama's: with so few and narrow
+        # heads, words would else not find patches by what these show, hundreds of positions away.
+        config = LlavaConfig.from_pretrained(FOLDER)
+        config.text_config.vocab_size = len(tokenizer)
+        self.model = Llava(config)
+        parts = self.model.model
         self.frames = ImageProcessor(config.vision_config.image_size, config.image_aspect_ratio)
         self.grid = math.isqrt(self.model.patches)
         template = find_template(config.conversation_template)
@@ -83,13 +75,9 @@ class LlavaBase:
         return expand_sample(encoded, patches)
 
     def loss(self, batch: dict[str, Tensor], seen: Tensor, places: Tensor) -> Tensor:
-        """Of encoded samples that see (B, n, C) of the patches `places` (B, n).
-
-        Here patches just stand in their order.
-        """
-        embeds = self.model.embed(batch["input_ids"], self.project(seen))
-        mask, labels = batch["attention_mask"], batch["labels"]
-        return self.model(inputs_embeds=embeds, attention_mask=mask, labels=labels).loss
+        """Of samples that see (B, n, C) of the patches `places` (B, n), here only in that order."""
+        embeds = self.model.embed(batch.pop("input_ids"), self.project(seen))
+        return self.model(inputs_embeds=embeds, **batch).loss
 
     def save(self, folder: Path) -> None:
         """All files of a checkpoint that tuning starts from."""

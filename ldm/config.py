@@ -111,7 +111,10 @@ def _settle_paths(config: DictConfig, typed: Collection[str]) -> None:
         if value is None or not is_path or key.startswith((TABLE, "lightning.")):
             continue
         paths = value if isinstance(value, list) else [value]
-        if not all(isinstance(path, str) for path in paths):
+        section = key.rpartition(".")[0]
+        stores = (OTHER_STORES, "additional_cond_path")  # a path for each feature
+        named = section.endswith("_path") and not section.endswith(stores)
+        if named or not all(isinstance(path, str) for path in paths):
             raise EgoGenError(f"config: {key}={value}: expected a path, or a list of them")
         found = [released(path if key in typed else _placed(path)) for path in paths]
         OmegaConf.update(config, key, found if isinstance(value, list) else found[0])

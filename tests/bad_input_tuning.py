@@ -49,7 +49,7 @@ TUNING = [
         ("family and a tower", family(), (FOLDER, "--vision_tower"), f"{MODEL} --vision_tower x"),
         ("family of pads", family(), ("'pads'", "square"), f"{MODEL} --image_aspect_ratio pads"),
         ("nothing to learn", family(), ("anything to learn",), f"{MODEL} --model_max_length 8"),
-        ("no chat template", family("chat_template.jinja"), (FOLDER, "no chat template"), MODEL),
+        ("no chat template", family("chat_template.jinja"), (FOLDER, "no chat_template"), MODEL),
         ("capitals", family(damage=shouting), (FOLDER, "answer as it is"), MODEL),
         ("no weights", family("model.safetensors"), (FOLDER, "cannot be loaded"), MODEL),
         ("no tokenizer", family("tokenizer.json"), (FOLDER, "cannot be loaded"), MODEL),

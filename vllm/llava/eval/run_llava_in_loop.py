@@ -42,6 +42,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     served.check_arguments(args)
     if len({args.engine == "openai", bool(args.base_url), bool(args.model)}) > 1:
         raise EgoGenError("--engine openai, --base-url, --model (not -path): expected all or none")
+    if args.base_url:
+        served.read_key(args.base_url)  # refuses what is no address
     folders = args.save_image_feature_path or args.save_text_feature_path
     if args.text_only and (folders or not args.model):
         raise EgoGenError("--text-only: expected --engine openai, and no folders of features")

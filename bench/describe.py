@@ -89,12 +89,9 @@ def generate(model: Any, loaded: Loaded, tokens: int, images: list, texts: list)
     prompts = [expand(prompt_ids(loaded, text), loaded.model.patches) for text in texts]
     ids = padded(prompts, 0, "left").to(model.device)  # (B, S); no prompt holds a 0
     pixels = loaded.image_processor.batch(images).to(model.device, model.dtype)
-    options: dict[str, Any] = {
-        "do_sample": False,
-        "max_new_tokens": tokens,
-        "min_new_tokens": tokens,
-    }
-    options |= {"output_hidden_states": True, "return_dict_in_generate": True, "pad_token_id": 0}
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": tokens, "pad_token_id": 0}
+    options |= {"min_new_tokens": tokens, "output_hidden_states": True}
+    options |= {"return_dict_in_generate": True}
     options |= {"attention_mask": (ids != 0).long(), "pixel_values": pixels}
     out = model.generate(ids.where(ids != IMAGE_ID, IMAGE_PIECE), **options)
     # A step's states are those of all layers and, at first, of all positions: these are not kept.

@@ -42,9 +42,9 @@ def main(argv: Sequence[str]) -> None:
     model = LegoModel(config.model)
     load_start(model, config.model.ckpt_path)
     model.to(device).eval()
-    how = args.dtype, args.batch_size, args.n_chunk, args.chunk_idx
+    chunk = args.n_chunk, args.chunk_idx
     for part, split in splits.items():
-        write_cache(Path(out) / part, model, split, *how)
+        write_cache(Path(out) / part, model, split, args.dtype, args.batch_size, *chunk)
     print(f"{out}: chunk {args.chunk_idx} of {args.n_chunk} finished")
 
 

@@ -2,7 +2,10 @@
 
 A YAML names only what differs from the schema's defaults (`ldm.schema`). An unknown key is an error
 that names the nearest valid one. Everything is checked here, once; what comes out are the schema's
-dataclasses.
+dataclasses:
+
+    config = load_config(TrainConfig, ["configs/train_mini.yaml"], ["data.params.batch_size=4"])
+    config.data.batch_size  # 4
 """
 
 import difflib
@@ -21,7 +24,7 @@ from egogen import EgoGenError
 from egogen.layout import released
 from egogen.settings import SETTINGS, load_settings
 from ldm import file_layout, released_config
-from ldm.file_layout import FREE, OTHER_STORES, TABLE, file_place, flat
+from ldm.file_layout import FREE, OTHER_STORES, TABLE, file_place, flat, node_at
 from ldm.released_config import AS_RELEASED, CONDITIONER, DATASETS, check_choice
 from ldm.schema import FeatureParams, GenerateConfig, ModelParams, TrainConfig, default_features
 
@@ -70,7 +73,7 @@ def _load(
         config = _merged(schema, table, contents, as_released=True)
     try:
         OmegaConf.resolve(config)
-        _settle_paths(config, [text.lstrip("-").partition("=")[0] for text in overrides])
+        _settle_paths(config, known, [text.lstrip("-").partition("=")[0] for text in overrides])
         _check_values(config, schema)
         return file_layout.from_file(schema, config)
     except MissingMandatoryValue as error:
@@ -87,7 +90,7 @@ def _override(text: str, known: DictConfig) -> DictConfig:
     if not key or not equals or value == "???":  # OmegaConf's word for no value
         raise EgoGenError(f"command line: {text!r}: expected key=value")
     try:
-        node = file_layout.node_at(known, key)
+        node = node_at(known, key)
         is_path = isinstance(node, AnyNode) or key.rpartition(".")[0].endswith(OTHER_STORES)
         listed = is_path and value.startswith("[") and value.endswith("]")
         if listed or not (is_path or isinstance(node, StringNode)):
@@ -101,23 +104,22 @@ def _override(text: str, known: DictConfig) -> DictConfig:
     return layer
 
 
-def _settle_paths(config: DictConfig, typed: Collection[str]) -> None:
+def _settle_paths(config: DictConfig, known: DictConfig, typed: Collection[str]) -> None:
     """Relative paths of config files that are not there are looked for beside the project too;
     those that were `typed` are not; released folders by all their names. Raises EgoGenError for
     what is no path.
     """
-    for key, value in flat(OmegaConf.to_container(config)).items():
-        is_path = "_path" in key or key.endswith(".version")
-        if value is None or not is_path or key.startswith((TABLE, "lightning.")):
+    sections = [f"{dataset}.{OTHER_STORES}" for dataset in DATASETS]
+    stores = [f"{at}.{name}" for at in sections for name in OmegaConf.select(config, at) or ()]
+    for key in [*flat(OmegaConf.to_container(known)), *stores]:
+        value, is_any = OmegaConf.select(config, key), isinstance(node_at(known, key), AnyNode)
+        if value is None or not (is_any or key in stores or key.endswith(("_path", ".version"))):
             continue
-        paths = value if isinstance(value, list) else [value]
-        section = key.rpartition(".")[0]
-        stores = (OTHER_STORES, "additional_cond_path")  # a path for each feature
-        named = section.endswith("_path") and not section.endswith(stores)
-        if named or not all(isinstance(path, str) for path in paths):
+        paths = [*value] if OmegaConf.is_list(value) else [value]
+        if not all(isinstance(path, str) for path in paths):
             raise EgoGenError(f"config: {key}={value}: expected a path, or a list of them")
         found = [released(path if key in typed else _placed(path)) for path in paths]
-        OmegaConf.update(config, key, found if isinstance(value, list) else found[0])
+        OmegaConf.update(config, key, found if OmegaConf.is_list(value) else found[0])
 
 
 def _placed(path: str) -> str:

@@ -23,7 +23,6 @@ from ldm.images import read_pixels
 from ldm.split import Features, Located, Split, store_folder
 
 Sample = dict[str, Any]
-Shape = tuple[int, int, int]
 
 
 @lru_cache(maxsize=8)
@@ -74,7 +73,8 @@ def to_features(arrays: Mapping[str, np.ndarray], features: Features) -> dict[st
 def read_features(item: Located, features: Features) -> Sample:
     """-> {"features": {name: (n, D)}, "stores": {name: folder}}, half precision.
 
-    "stores" has those with a projector, see `project`. Raises EgoGenError naming the file.
+    Features of a store with a projector are (n, vision width) and have their folder under "stores":
+    `project` makes them (n, D). Raises EgoGenError naming the file.
     """
     arrays, projected = {}, {}
     for name, spec in features.items():
@@ -110,7 +110,13 @@ class TrainingPairs(Dataset):
     """
 
     def __init__(
-        self, split: Split, timesteps: int, latent_shape: Shape, seed: int, cache=None, fixed=False
+        self,
+        split: Split,
+        timesteps: int,
+        latent_shape: tuple[int, int, int],
+        seed: int,
+        cache=None,
+        fixed: bool = False,
     ):
         self.split, self.fixed, self.cache = split, fixed, cache
         self.timesteps, self.latent_shape, self.seed = timesteps, latent_shape, seed

@@ -237,7 +237,11 @@ def make_frames(
     places: dict[Located, int],
     scales: tuple[float, float],
 ) -> tuple[dict[Located, Tensor], list[str]]:
-    """-> decoded images (3, R, R) of the items that can be read, a line for each other."""
+    """-> decoded images (3, R, R) of the items that can be read, a line for each other.
+
+    `places`: their numbers in the noise that `stream`, if any, draws in turn; `scales`: of the
+    image and of the text.
+    """
     samples, failures = {}, []
     for item in places:
         try:
@@ -248,6 +252,7 @@ def make_frames(
         return {}, failures
     names = [(item.entry.clip, item.entry.action_id) for item in samples]
     noise = stream.of([places[item] for item in samples]) if stream else None
-    how = inference, *scales, inference.batch_size, noise
-    decoded = generate_batch(model, [*samples.values()], names, *how)
+    decoded = generate_batch(
+        model, [*samples.values()], names, inference, *scales, inference.batch_size, noise
+    )
     return dict(zip(samples, decoded, strict=True)), failures

@@ -92,10 +92,16 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
     def from_model(cls, model: LegoModel, ema_updates: int = 0) -> Self:
         """The parts of `model` are taken over, not copied."""
         model.tokenizer.model_max_length = model.config.text_encoder.max_length
-        parts = model.vae, model.text_encoder, model.tokenizer, model.denoiser.network
-        # A network without weights cannot be saved.
-        conditioner = model.conditioner if model.conditioner.features else None
-        return cls(*parts, conditioner, scheduler_for(model.config), ema_updates)
+        return cls(
+            vae=model.vae,
+            text_encoder=model.text_encoder,
+            tokenizer=model.tokenizer,
+            unet=model.denoiser.network,
+            # A network without weights cannot be saved.
+            conditioner=model.conditioner if model.conditioner.features else None,
+            scheduler=scheduler_for(model.config),
+            ema_updates=ema_updates,
+        )
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:

@@ -64,7 +64,10 @@ class OldTable:
 
 
 def released_features(old: Mapping[str, Any]) -> dict[str, FeatureParams]:
-    """The table of features that the keys OLD_TABLE mean; those that are not given are released."""
+    """The table of features that the keys OLD_TABLE mean; those that are not given are released.
+
+    Raises EgoGenError for an unknown variant.
+    """
     keys = OldTable(**{name: old[name] for name in OLD_TABLE if name in old})
     rows, table = {"image": keys.image_rows, "text": keys.text_rows}, default_features()
     check_choice(f"config: {CONDITIONER}.variant", keys.variant, ("none", *table, "both"))

@@ -150,9 +150,7 @@ def solver(kind: type, **settings: Any) -> Callable[[Denoise, Tensor, Tensor, No
 def library_sigmas(schedule: NoiseSchedule, steps: int, **options: Any) -> Tensor:
     """Sigmas as diffusers spaces them."""
     scheduler = DPMSolverMultistepScheduler(
-        num_train_timesteps=schedule.steps,
-        trained_betas=schedule.betas.numpy(),
-        **options,
+        num_train_timesteps=schedule.steps, trained_betas=schedule.betas.numpy(), **options
     )
     scheduler.set_timesteps(steps)
     return scheduler.sigmas

@@ -52,7 +52,7 @@ class Split:
 
 
 def open_training(config: TrainConfig) -> dict[str, Split]:
-    """-> "train" and "validation"."""
+    """{"train": Split, "validation": Split}. Raises EgoGenError, see above."""
     features = config.model.conditioner.features
     parts = {"train": config.data.train, "validation": config.data.validation}
     paths: Paths = {}
@@ -131,7 +131,11 @@ def store_folder(item: Located, name: str) -> Path:
 
 
 def check_stores(items: Sequence[Located], features: Features) -> None:
-    """What stores say about themselves against the config and each other, before any work."""
+    """What stores say about themselves against the config, before any work.
+
+    Raises EgoGenError when features are of another width or number of rows than the model takes,
+    or when stores of different layouts or vision widths would meet in one batch.
+    """
     from egogen.features.store import INFO_FILE, read_info  # slow to import: paths come first
 
     for name, spec in features.items():

@@ -225,3 +225,20 @@ def test_a_compact_image_feature_takes_a_fifth(tmp_path):
     writer.write({f"clip_{k:04d}/{k}/pre_frame.jpg": vision for k in range(8)})
     share = sum(path.stat().st_size for path in files(tmp_path)) / 8 / (256 * 5120 * 2)
     assert 0.19 < share <= 0.25
+
+
+def test_an_entry_is_looked_at_once_until_the_files_change(tmp_path, monkeypatch):
+    from egogen.features import store
+
+    looked, real = [], store._check_finite
+    monkeypatch.setattr(store, "_check_finite", lambda *given: (looked.append(1), real(*given)))
+    write_json(tmp_path / INFO_FILE, {"kind": "text", "layout": "compact", "width": 5})
+    writer = ShardWriter(tmp_path, "1-of-1", shard=2)
+    writer.write(items(0))
+    opened, counts = open_store(tmp_path), []
+    for number in (0, 0, 1, 0):
+        if number == 1:
+            writer.write(items(1))
+        opened.stored(f"clip/{number}/frame.jpg")
+        counts.append(len(looked))
+    assert counts == [1, 1, 2, 3]

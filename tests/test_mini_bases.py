@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_world import write_world
 
 from egogen.frames import read_rgb
 from llava.checkpoints.hub_model import load_hub
@@ -21,7 +22,6 @@ from mini.start.vllm_pretrain import (
 )
 from mini.start.vllm_qwen import QwenBase
 from mini.start.vllm_scenes import KIND_NAMES, caption, label_words, questions, read_scenes
-from mini.world.write import write_dataset
 
 ROOT = Path(__file__).parents[1]
 QUESTION, ANSWER = "Where is the mug?", "The blue mug is at the near side left of the middle."
@@ -29,10 +29,7 @@ QUESTION, ANSWER = "Where is the mug?", "The blue mug is at the near side left o
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("mini")
-    request = {"seed": 3, "pairs": 18, "val_pairs": 3, "actions_per_clip": 3}
-    write_dataset(root, {**request, "datasets": ["ego4d"]})
-    return root
+    return write_world(tmp_path_factory.mktemp("mini"))
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,7 @@ def test_what_is_no_value_is_one_line(override):
 @pytest.mark.parametrize("value", ["0755", "{a: b}", "[a, 3]", "[a, null]"])
 def test_a_config_whose_path_is_none_is_refused(tmp_path, value):
     (tmp_path / "a.yaml").write_text(f"data: {{params: {{data_path: {value}}}}}")
-    with pytest.raises(EgoGenError, match="config: data.params.data_path.*: expected a path"):
+    with pytest.raises(EgoGenError, match="config: data.params.data_path=.*: expected a path"):
         load_config(GenerateConfig, [str(tmp_path / "a.yaml")])
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from small_world import write_world
 
 from llava.checkpoints.load import load
 from llava.image_processing import ImageProcessor
@@ -20,7 +21,6 @@ from mini.start.vllm_scenes import (
     read_scenes,
 )
 from mini.world.texts import parse_description
-from mini.world.write import write_dataset
 
 GRID = 16
 TINY = "--vision-steps 2 --language-steps 4"
@@ -28,10 +28,7 @@ TINY = "--vision-steps 2 --language-steps 4"
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("mini")
-    request = {"seed": 3, "pairs": 18, "val_pairs": 3, "actions_per_clip": 3}
-    write_dataset(root, {**request, "datasets": ["ego4d"]})
-    return root
+    return write_world(tmp_path_factory.mktemp("mini"))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """What tuning learns from, and how it learns, against the released code's numbers."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from vllm_tiny import DATA, read, write_released
 
 from egogen.errors import EgoGenError
 from egogen.labels import clean_label, question
-from llava.checkpoints.load import load
+from llava.checkpoints.load import Loaded, load
 from llava.conversation import TEMPLATES, prompt_for, render
 from llava.image_processing import ImageProcessor
 from llava.tokenizer import load_tokenizer
@@ -63,14 +64,7 @@ def test_tuning_file(tmp_path):
     assert second.image == "clip_uid_b/4/pre_frame.jpg"
     text = TOKENS["samples"]["legacy_True"][4]
     assert text["image_all_zero"]
-    data = TuningData(
-        [conversations()[4]],
-        tmp_path,
-        LLAMA_2,
-        load_tokenizer(DATA, True),
-        ImageProcessor(224),
-        patches=256,
-    )
+    data = text_data(tmp_path, [conversations()[4]])
     assert not data[0]["pixel_values"].any()
     assert data[0]["pixel_values"].shape == tuple(text["image_shape"])
 
@@ -198,8 +192,9 @@ def test_one_image_in_a_conversation(tmp_path):
 
 
 def text_data(tmp_path, conversations, **options) -> TuningData:
-    tools = (LLAMA_2, load_tokenizer(DATA, True), ImageProcessor(224))
-    return TuningData(conversations, tmp_path, *tools, patches=256, **options)
+    model, tokenizer = SimpleNamespace(patches=256), load_tokenizer(DATA, True)
+    loaded = Loaded(model, tokenizer, ImageProcessor(224), LLAMA_2, DATA)
+    return TuningData(conversations, tmp_path, loaded, **options)
 
 
 def test_samples_without_a_target_are_left_out_and_counted(tmp_path):

@@ -76,6 +76,12 @@ def texts(out: Path) -> dict[str, str]:
     }
 
 
+def sent_frame(body: dict) -> Image.Image:
+    head, data = body["messages"][-1]["content"][0]["image_url"]["url"].split(",")
+    assert head == "data:image/png;base64"
+    return Image.open(io.BytesIO(base64.b64decode(data)))
+
+
 def refused(capsys, command: list[str], *said: str) -> None:
     """One line, exit 2, no record of anything."""
     with pytest.raises(SystemExit) as stopped:
@@ -94,11 +100,9 @@ def test_frame_and_question_go_there(root, server, line, tmp_path, capsys):
     frames = layout.frame_folder(root, DATASET, "val")
     entries = read_actions(layout.action_file(root, DATASET, "val"))
     for body, entry in zip(server.asked, entries, strict=True):
-        image, text = body["messages"][-1]["content"]
-        head, data = image["image_url"]["url"].split(",")
-        assert head == "data:image/png;base64" and len(body["messages"]) == 1
-        with Image.open(io.BytesIO(base64.b64decode(data))) as sent:
-            assert np.array_equal(sent, Image.open(frames / entry.image_0))
+        (message,) = body["messages"]
+        text = message["content"][1]
+        assert np.array_equal(sent_frame(body), Image.open(frames / entry.image_0))
         assert text == {"type": "text", "text": question(f"pick up thing {entry.action_id}")}
         seed = stable_seed(42, entry.clip, entry.action_id) % 2**31
         fields = {"model": "m", "temperature": 0.2, "max_tokens": 30, "top_k": 9, "seed": seed}
@@ -111,10 +115,7 @@ def test_frame_and_question_go_there(root, server, line, tmp_path, capsys):
 
 def test_frames_are_made_square_where_asked(root, server, line):
     assert main(line("--image-size", "32")) == 0
-    for body in server.asked:
-        _, data = body["messages"][-1]["content"][0]["image_url"]["url"].split(",")
-        with Image.open(io.BytesIO(base64.b64decode(data))) as sent:
-            assert sent.size == (32, 32)
+    assert {sent.size for sent in map(sent_frame, server.asked)} == {(32, 32)}
 
 
 def test_greedy_and_more_fields(server, line):
@@ -318,6 +319,7 @@ def test_server_and_local_texts_are_not_mixed(root, server, weights, tmp_path, c
         commands[name] = describe_words(root, out, *words, *feature_words(out))
         assert main(commands[name]) == 0
     assert len(server.asked) == COUNT
+    assert {sent.size for sent in map(sent_frame, server.asked)} == {(224, 224)}, "as the weights"
     for first, (name, command) in zip(("served", "local"), commands.items(), strict=True):
         files = {"--save-path": "made_by", "--save-text-feature-path": "feature_info"}
         for flag, file in files.items():

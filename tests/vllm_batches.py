@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 from PIL import Image
 from recipe import image
@@ -10,7 +12,7 @@ from vllm_tiny import DATA
 from llava.conversation import TEMPLATES
 from llava.tokenizer import load_tokenizer
 from llava.tokens import encode_conversation, expand_sample
-from llava.train.data import Collator, read_conversations
+from llava.train.data import TuningData, read_conversations
 
 # The released code masks a whole sample whose text holds "[/INST] " or "</s>"; here the mark is
 # taken apart, so these two cannot be equal.
@@ -42,4 +44,4 @@ def tuning_batch(processor, which) -> dict[str, torch.Tensor]:
             name = items[k].image.split("/")[0]
             pixels = processor(Image.fromarray(image(name, 256, 455)))
         rows.append({"encoded": expand_sample(samples[k], 256), "pixel_values": pixels})
-    return Collator(0)(rows)
+    return TuningData.collate(SimpleNamespace(pad_id=0), rows)

@@ -150,8 +150,7 @@ class SampleImages(pl.Callback):
         inference, places = self.inference, dict.fromkeys(self.items, 0)
         scales = inference.scales_img[0], inference.scales_txt[0]
         with module.encoders(), module.ema_weights():
-            how = self.split, inference, None, places, scales
-            made, failures = make_frames(module.model, *how)
+            made, failures = make_frames(module.model, self.split, inference, None, places, scales)
         rows = []
         for item, x in made.items():
             try:

@@ -1,7 +1,9 @@
 """Outputs of the frozen encoders, computed once: latent moments of both frames and text embeddings.
 
-A cache is a folder `<out>/<train|validation>` of shards and a `cache.json` that says what it
-belongs to (`identity`). Training refuses a cache of anything else.
+`python -m ldm.cache` makes them. A cache is a folder `<out>/<train|validation>` of shards and a
+`cache.json` that says what it belongs to: the entries, their texts and frames, the encoders'
+weights and the resolution. Training (config key data.params.cache_path) refuses a cache of anything
+else. A killed run continues.
 
 Letters: n entries, B batch, R side of the squeezed frames, c latent channels, h w latent size, C
 context width.
@@ -81,16 +83,22 @@ def encode_shard(
 
 
 def write_cache(
-    folder: Path, model: LegoModel, split: Split, dtype: str, batch_size: int, *chunk: int
+    folder: Path,
+    model: LegoModel,
+    split: Split,
+    dtype: str,
+    batch_size: int,
+    n_chunk: int = 1,
+    chunk_idx: int = 1,
 ) -> None:
-    """Make or finish one chunk (of shards; number and place) of the cache of one split.
+    """Make or finish one chunk (of shards) of the cache of one split.
 
     Shards that are there and complete are kept. Chunks may be made at the same time.
     """
     items, made_from = split.items, identity(split, model, dtype)
     info = folder / "cache.json"
     check_provenance(info, made_from)
-    numbers = floor_chunk(range(-(-len(items) // SHARD)), *chunk)
+    numbers = floor_chunk(range(-(-len(items) // SHARD)), n_chunk, chunk_idx)
     groups = {number: items[number * SHARD : (number + 1) * SHARD] for number in numbers}
     with Progress(sum(map(len, groups.values())), f"cache {folder.name}", "entries") as progress:
         for number, group in groups.items():

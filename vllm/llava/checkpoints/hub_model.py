@@ -160,13 +160,12 @@ class HubModel:
         """One batch of samples: texts filled up on one side, what belongs to images joined."""
         batch: Inputs = {}
         for name in dict.fromkeys(name for sample in samples for name in sample):
-            parts = [sample[name] for sample in samples if name in sample]
-            lengths = [sample["input_ids"].shape for sample in samples if name in sample]
-            if [part.shape for part in parts] == lengths:
-                fill = PAD_IDS.get(name, self.pad_id)
-                batch[name] = padded([part[0].tolist() for part in parts], fill, side)
+            having = [sample for sample in samples if name in sample]
+            if all(sample[name].shape == sample["input_ids"].shape for sample in having):
+                rows = [sample[name][0].tolist() for sample in having]
+                batch[name] = padded(rows, PAD_IDS.get(name, self.pad_id), side)
             else:
-                batch[name] = torch.cat(parts)
+                batch[name] = torch.cat([sample[name] for sample in having])
         return batch
 
     def to_device(self, batch: Inputs) -> Inputs:

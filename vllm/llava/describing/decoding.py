@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
+from egogen.errors import EgoGenError
 from llava.describing.job import Decoding
 from llava.model import Llava, runs_on
 from llava.tokens import padded
@@ -81,6 +82,24 @@ def writing_settings(settings: Decoding | None) -> dict[str, Any]:
     """What texts written here depend on besides model, question and seed, for the provenance."""
     # Earlier versions could also draw all samples from one stream, and said so in their records.
     return {**asdict(settings), "sampling": "per-sample"} if settings else {}
+
+
+def no_room(config: Any, prompt: int, answer: Sequence | None, settings: Decoding | None) -> str:
+    """Why `prompt` tokens and an answer, known or to be written, have no room in a model, or ""."""
+    longest = settings.max_new_tokens if answer is None and settings else len(answer or ())
+    length = prompt + longest
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if context is None or length <= context:
+        return ""
+    return f"{length} tokens with prompt, image and answer, expected at most {context}"
+
+
+def in_half(values: torch.Tensor, where: str) -> np.ndarray:
+    """As float16 on the CPU. Raises EgoGenError for what is not finite there."""
+    half = values.to(torch.float16).cpu().numpy()
+    if not np.isfinite(half).all():
+        raise EgoGenError(f"{where}: features overflow in half precision, expected finite ones")
+    return half
 
 
 class BlockLayer(DynamicLayer):

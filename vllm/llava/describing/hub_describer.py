@@ -6,10 +6,9 @@ T of the longest prompt and answer, V vocabulary, n tokens of a text.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -18,7 +17,15 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from egogen.errors import EgoGenError
 from llava.checkpoints.hub_model import HubModel, Inputs, fingerprint, plain_generation
 from llava.checkpoints.load import quantization_of, quiet
-from llava.describing.decoding import Choice, Decoding, Written, chooser, writing_settings
+from llava.describing.decoding import (
+    Choice,
+    Decoding,
+    Written,
+    chooser,
+    in_half,
+    no_room,
+    writing_settings,
+)
 from llava.describing.describer import Description, Feature, Name
 
 
@@ -59,10 +66,6 @@ def watched(module: nn.Module, name: str | None = None) -> Iterator[list[Tensor]
         handle.remove()
 
 
-def _half(values: Tensor) -> np.ndarray:
-    return values.to(torch.float16).cpu().numpy()
-
-
 class HubDescriber:
     """A `Describer`. Its features are "image", the rows that the language model is given for the
     frame (P, D), and "text", a hidden state after the final norm (n, D) for each token of the text,
@@ -96,13 +99,8 @@ class HubDescriber:
 
     def too_long(self, question: str, name: Name, text: str | None = None) -> str:
         """Why prompt and answer have no room in the model's context, or ""."""
-        most = self.settings.max_new_tokens if self.settings else 0
-        longest = most if text is None else len(self.hub.answer_ids([question], text))
-        length = self.hub.length(question) + longest
-        context = getattr(self.hub.model.config.get_text_config(), "max_position_embeddings", None)
-        if context is None or length <= context:
-            return ""
-        return f"{length} tokens with prompt, image and answer, expected at most {context}"
+        answer = None if text is None else self.hub.answer_ids([question], text)
+        return no_room(self.hub.model.config, self.hub.length(question), answer, self.settings)
 
     @quiet()
     @torch.inference_mode()
@@ -116,38 +114,27 @@ class HubDescriber:
         texts: Sequence[str] | None = None,
     ) -> list[Description]:
         """Raises EgoGenError when the model produces no finite features."""
-        hub, pairs = self.hub, list(zip(images, questions, strict=True))
+        hub = self.hub
+        answers: list[list[int]] = [[] for _ in questions]
+        if texts is not None:
+            pairs = zip(questions, texts, strict=True)
+            answers = [hub.answer_ids([question], text) for question, text in pairs]
+        samples = [
+            hub.encode(image, question, answer=ids)
+            for image, question, ids in zip(images, questions, answers, strict=True)
+        ]
+        batch = hub.collate(samples, "left" if texts is None else "right")
         with watched(hub.model.get_decoder(), "inputs_embeds") as embedded:
-            if texts is None:
-                batch = hub.collate([hub.encode(*pair) for pair in pairs], "left")
-                written = self._write(batch, seeds)
-                tokenizer = hub.processor.tokenizer
-                texts = [
-                    tokenizer.decode(made.ids, skip_special_tokens=True).strip() for made in written
-                ]
-            else:
-                answers = [
-                    hub.answer_ids([question], text)
-                    for question, text in zip(questions, texts, strict=True)
-                ]
-                batch = hub.collate(
-                    [
-                        hub.encode(*pair, answer=ids)
-                        for pair, ids in zip(pairs, answers, strict=True)
-                    ],
-                    "right",
-                )
-                written = self._rows(batch, answers)
+            written = self._write(batch, seeds) if texts is None else self._rows(batch, answers)
+        if texts is None:
+            decode = partial(hub.processor.tokenizer.decode, skip_special_tokens=True)
+            texts = [decode(made.ids).strip() for made in written]
         of_image = batch["input_ids"] == hub.image_id  # (B, S)
         seen = embedded[0][of_image.to(embedded[0].device)]  # (B * P, D)
-        image_BPD = _half(seen.view(len(pairs), hub.rows, hub.width))
-        if not np.isfinite(image_BPD).all():
-            raise EgoGenError(
-                f"{self.name}: image features overflow in half precision, expected finite numbers"
-            )
+        seen = seen.view(len(samples), hub.rows, hub.width)  # (B, P, D)
         return [
-            Description(text, {"image": image, "text": _half(made.rows)}, ids=made.ids)
-            for text, image, made in zip(texts, image_BPD, written, strict=True)
+            Description(text, {"image": image, "text": in_half(made.rows, self.name)}, ids=made.ids)
+            for text, image, made in zip(texts, in_half(seen, self.name), written, strict=True)
         ]
 
     def _write(self, batch: Inputs, seeds: Sequence[int]) -> list[Written]:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import align_module_device
 from PIL import Image
@@ -23,6 +22,8 @@ from llava.describing.decoding import (
     Written,
     chooser,
     decode,
+    in_half,
+    no_room,
     read_prefix,
     text_rows,
     writing_settings,
@@ -79,10 +80,6 @@ def projector_of(model: Llava) -> Projector:
     return Projector({name: value.cpu() for name, value in state.items()}, "the model's projector")
 
 
-def _half(values: torch.Tensor) -> np.ndarray:
-    return values.to(torch.float16).cpu().numpy()
-
-
 class LlavaDescriber:
     """A `Describer`. Its features are "image", the projector's output (P, D), and "text", a hidden
     state (n, D) for each token of the text, the end mark included; both are float16.
@@ -114,13 +111,8 @@ class LlavaDescriber:
 
     def too_long(self, question: str, name: Name, text: str | None = None) -> str:
         """Why prompt and answer have no room in the model's context, or ""."""
-        most = self.settings.max_new_tokens if self.settings else 0
-        longest = most if text is None else len(answer_ids(self.loaded, question, text))
-        length = len(self._prompt(question)) + longest
-        context = self.model.config.text_config.max_position_embeddings
-        if length <= context:
-            return ""
-        return f"{length} tokens with prompt, image and answer, expected at most {context}"
+        answer = None if text is None else answer_ids(self.loaded, question, text)
+        return no_room(self.model.config, len(self._prompt(question)), answer, self.settings)
 
     @torch.inference_mode()
     def describe(
@@ -160,15 +152,12 @@ class LlavaDescriber:
             answers = [answer_ids(self.loaded, question, text) for question, text in pairs]
             rows = text_rows(self.model, prompts, answers, features, tokenizer.pad_id)
             written = [Written(ids, made) for ids, made in zip(answers, rows, strict=True)]
-        image_BPD, vision_BPC = _half(features), _half(vision)
-        if not np.isfinite(image_BPD).all():
-            raise EgoGenError(
-                f"{self.name}: image features overflow in half precision, expected finite numbers"
-            )
+        image_BPD = in_half(features, self.name)
+        vision_BPC = in_half(vision, self.name)
         return [
             Description(
                 text,
-                {"image": image_BPD[row], "text": _half(made.rows)},
+                {"image": image_BPD[row], "text": in_half(made.rows, self.name)},
                 {"image": vision_BPC[row]},
                 made.ids,
             )

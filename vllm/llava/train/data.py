@@ -14,9 +14,8 @@ from egogen.actions import inside, safe_relative
 from egogen.atomic import read_json
 from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
-from llava.conversation import IMAGE_MARK, Template, escape_marks
-from llava.image_processing import ImageProcessor
-from llava.tokenizer import TextTokenizer
+from llava.checkpoints.load import Loaded
+from llava.conversation import IMAGE_MARK, escape_marks
 from llava.tokens import collate, cut, encode_conversation, expand_sample
 
 
@@ -81,32 +80,28 @@ def _turn(text: str, pictured: bool) -> str:
 class TuningData(Dataset):
     """Encoded conversations; those of which a cut leaves no target are left out (`dropped`).
 
-    `cut_expanded` counts an image with all its `patches` against `max_length`; the released code
-    counts it as one position. `cache` images are kept in memory.
+    `cut_expanded` counts an image with all its patches against `max_length`; the released code
+    counts it as one position. `cache` images are kept in memory. `loaded` is the model with its
+    tools, a `Loaded`. Raises EgoGenError for a missing image and where nothing is left.
     """
+
+    loss: Any = None  # the model's own
 
     def __init__(
         self,
         conversations: Iterable[Conversation],
         image_folder: str | os.PathLike,
-        template: Template,
-        tokenizer: TextTokenizer,
-        processor: ImageProcessor,
+        loaded: Any,
         *,
-        patches: int,
         max_length: int = 2048,
         cut_expanded: bool = True,
         cache: int = 0,
     ):
-        self.template, self.tokenizer, self.processor = template, tokenizer, processor
-        self.patches, self.cut_expanded = patches, cut_expanded
-        self.fill(conversations, image_folder, max_length, cache)
-        del self.tokenizer  # samples are made, and go to other processes without it
-
-    def fill(self, conversations: Any, image_folder: Any, max_length: int, cache: int) -> None:
         self.image_folder, self.max_length, self.cache = Path(image_folder), max_length, cache
+        self.loaded, self.cut_expanded = loaded, cut_expanded
         self.samples: list[Any] = []
         self.dropped = 0
+        self.keep(loaded)
         for conversation in conversations:
             image = conversation.image
             if image is not None and not (self.image_folder / image).is_file():
@@ -119,10 +114,17 @@ class TuningData(Dataset):
             self.dropped += not made
         if not self.samples:
             raise EgoGenError(f"{image_folder}: no conversation has anything to learn")
+        del self.loaded  # samples are made, and go to other processes without it
+
+    def keep(self, loaded: Loaded) -> None:
+        """What is needed once the samples are made: processes that load get no weights."""
+        self.processor, self.patches = loaded.image_processor, loaded.model.patches
+        self.pad_id = loaded.tokenizer.pad_id
 
     def samples_of(self, conversation: Conversation) -> list[Any]:
         turns, pictured = conversation.turns, conversation.image is not None
-        encoded = encode_conversation(turns, self.template, self.tokenizer, pictured)
+        loaded = self.loaded
+        encoded = encode_conversation(turns, loaded.template, loaded.tokenizer, pictured)
         encoded = cut(encoded, self.max_length, self.patches if self.cut_expanded else 1)
         return [(conversation, encoded)] if encoded.targets else []
 
@@ -148,13 +150,7 @@ class TuningData(Dataset):
             "pixel_values": self.pixels(conversation.image),
         }
 
-
-@dataclass(frozen=True)
-class Collator:
-    """Samples -> what `collate` gives, and pixel_values (B, 3, size, size)."""
-
-    pad_id: int
-
-    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """-> what `llava.tokens.collate` gives, and pixel_values (B, 3, size, size)."""
         batch = collate([sample["encoded"] for sample in samples], self.pad_id)
         return {**batch, "pixel_values": torch.stack([s["pixel_values"] for s in samples])}

@@ -23,18 +23,25 @@ from llava.train.arguments import Flags
 from llava.train.data import Conversation, TuningData
 
 
+def mean_over_targets(outputs: Any, labels: Tensor, num_items_in_batch: Any) -> Tensor:
+    """The loss of logits (B, K, V): targets of the whole step are `num_items_in_batch`."""
+    wanted = labels[:, 1:] != IGNORE  # (B, T - 1)
+    logits = outputs.logits[wanted[:, wanted.any(0)]].float()  # (N, V)
+    return F.cross_entropy(logits, labels[:, 1:][wanted], reduction="sum") / num_items_in_batch
+
+
 class HubData(TuningData):
     """A sample for each round, in which the rounds before are as the chat template writes them.
 
     Only its answer is a target, cut where the sample would have more than `max_length` positions.
     """
 
-    def __init__(self, conversations: Any, folder: Any, hub: HubModel, max_length: int, cache: int):
+    loss = staticmethod(mean_over_targets)
+
+    def keep(self, loaded: Any) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # loaders' processes are forked
-        self.hub = hub
-        self.fill(conversations, folder, max_length, cache)
-        self.hub = replace(hub, model=None)  # a process that loads samples needs no weights
-        blank = self.hub.encode(hub.blank, "")
+        self.hub = replace(loaded, model=None)
+        blank = self.hub.encode(loaded.blank, "")
         self.blank = {**blank, "labels": torch.full_like(blank["input_ids"], IGNORE)}
 
     def samples_of(self, conversation: Conversation) -> list[Any]:
@@ -44,8 +51,8 @@ class HubData(TuningData):
             turns = tuple(turn.replace(IMAGE_MARK, "") for turn in turns)
         for end in range(1, len(turns), 2):
             asked = [turn.strip() for turn in turns[:end]]
-            room = self.max_length - self.hub.length(*asked, pictured=image is not None)
-            answer = self.hub.answer_ids(asked, turns[end], image is not None)[: max(0, room)]
+            room = self.max_length - self.loaded.length(*asked, pictured=image is not None)
+            answer = self.loaded.answer_ids(asked, turns[end], image is not None)[: max(0, room)]
             rounds += [(image, asked, answer)] if answer else []
         return rounds
 
@@ -69,13 +76,6 @@ class HubData(TuningData):
         batch = self.hub.collate(samples, "right")
         places = (batch["labels"][:, 1:] != IGNORE).any(0).nonzero().flatten()  # (K,)
         return {**batch, "logits_to_keep": places, "use_cache": False}
-
-
-def mean_over_targets(outputs: Any, labels: Tensor, num_items_in_batch: Any) -> Tensor:
-    """The loss of logits (B, K, V): targets of the whole step are `num_items_in_batch`."""
-    wanted = labels[:, 1:] != IGNORE  # (B, T - 1)
-    logits = outputs.logits[wanted[:, wanted.any(0)]].float()  # (N, V)
-    return F.cross_entropy(logits, labels[:, 1:][wanted], reduction="sum") / num_items_in_batch
 
 
 def prepare_hub(flags: Flags, **options: Any) -> HubModel:

@@ -17,8 +17,8 @@ from llava.checkpoints.load import Loaded, load_model, with_tools
 from llava.conversation import find_template
 from llava.train.adapters import ADAPTER_FOLDER, add_adapters, merge, write_origin
 from llava.train.arguments import Flags, TuningArguments, parse
-from llava.train.data import Collator, TuningData, read_conversations
-from llava.train.hub_tuning import HubData, mean_over_targets, prepare_hub
+from llava.train.data import TuningData, read_conversations
+from llava.train.hub_tuning import HubData, prepare_hub
 from llava.train.parallel import is_first, leave_deepspeed, leave_group, wait_for_all
 from llava.train.saving import newest_complete, publish, staging_folder
 from llava.train.trainer import Tuner
@@ -107,26 +107,18 @@ def prepare(flags: Flags) -> Loaded | HubModel:
 
 def make_data(flags: Flags, loaded: Loaded | HubModel, conversations: list[Any]) -> dict[str, Any]:
     shown = track(conversations, len(conversations), "read", "conversations")
-    given = shown if is_first() else conversations, flags.data.image_folder
-    limits: dict[str, Any] = {"max_length": flags.tuning.model_max_length}
-    limits["cache"] = flags.data.image_cache
-    if isinstance(loaded, HubModel):
-        data: Any = HubData(*given, loaded, **limits)
-        parts = {"data_collator": data.collate, "compute_loss_func": mean_over_targets}
-    else:
-        data = TuningData(
-            *given,
-            loaded.template,
-            loaded.tokenizer,
-            loaded.image_processor,
-            patches=loaded.model.patches,
-            cut_expanded=flags.data.cut_rule == "expanded",
-            **limits,
-        )
-        parts = {"data_collator": Collator(loaded.tokenizer.pad_id)}
+    make: Any = HubData if isinstance(loaded, HubModel) else TuningData
+    data = make(
+        shown if is_first() else conversations,
+        flags.data.image_folder,
+        loaded,
+        max_length=flags.tuning.model_max_length,
+        cut_expanded=flags.data.cut_rule == "expanded",
+        cache=flags.data.image_cache,
+    )
     if data.dropped and is_first():
         print(f"{flags.data.data_path}: {data.dropped} conversations left without a target")
-    return {"train_dataset": data, **parts}
+    return {"train_dataset": data, "data_collator": data.collate, "compute_loss_func": data.loss}
 
 
 def tune(trainer: Tuner, tuning: TuningArguments) -> None:

@@ -26,7 +26,14 @@ from egogen.settings import SETTINGS, load_settings
 from ldm import file_layout, released_config
 from ldm.file_layout import FREE, OTHER_STORES, TABLE, file_place, flat, node_at
 from ldm.released_config import AS_RELEASED, CONDITIONER, DATASETS, check_choice
-from ldm.schema import FeatureParams, GenerateConfig, ModelParams, TrainConfig, default_features
+from ldm.schema import (
+    MISSING_PATH,
+    FeatureParams,
+    GenerateConfig,
+    ModelParams,
+    TrainConfig,
+    default_features,
+)
 
 Config = TypeVar("Config", TrainConfig, GenerateConfig)
 PROJECT = SETTINGS.parent
@@ -91,7 +98,7 @@ def _override(text: str, known: DictConfig) -> DictConfig:
         raise EgoGenError(f"command line: {text!r}: expected key=value")
     try:
         node = node_at(known, key)
-        is_path = isinstance(node, AnyNode) or key.rpartition(".")[0].endswith(OTHER_STORES)
+        is_path = _takes_paths(node) or key.rpartition(".")[0].endswith(OTHER_STORES)
         listed = is_path and value.startswith("[") and value.endswith("]")
         if listed or not (is_path or isinstance(node, StringNode)):
             return OmegaConf.from_dotlist([f"{key}={value}"])
@@ -112,14 +119,19 @@ def _settle_paths(config: DictConfig, known: DictConfig, typed: Collection[str])
     sections = [f"{dataset}.{OTHER_STORES}" for dataset in DATASETS]
     stores = [f"{at}.{name}" for at in sections for name in OmegaConf.select(config, at) or ()]
     for key in [*flat(OmegaConf.to_container(known)), *stores]:
-        value, is_any = OmegaConf.select(config, key), isinstance(node_at(known, key), AnyNode)
-        if value is None or not (is_any or key in stores or key.endswith(("_path", ".version"))):
+        value, is_path = OmegaConf.select(config, key), _takes_paths(node_at(known, key))
+        if value is None or not (is_path or key in stores or key.endswith(("_path", ".version"))):
             continue
         paths = [*value] if OmegaConf.is_list(value) else [value]
         if not all(isinstance(path, str) for path in paths):
             raise EgoGenError(f"config: {key}={value}: expected a path, or a list of them")
         found = [released(path if key in typed else _placed(path)) for path in paths]
         OmegaConf.update(config, key, found if OmegaConf.is_list(value) else found[0])
+
+
+def _takes_paths(node: Any) -> bool:
+    """Whether a path or a list of them may stand there."""
+    return isinstance(node, AnyNode) and node._value() == MISSING_PATH
 
 
 def _placed(path: str) -> str:

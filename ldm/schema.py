@@ -111,6 +111,24 @@ class LearningRateParams:
 
 
 @dataclass
+class LoraParams:
+    """Adapters that are trained in place of the networks (LoRA; peft)."""
+
+    rank: int = _at_least(0, default=0)  # 0: none, everything is trained
+    alpha: float | None = None  # weight of the adapters is alpha / rank; null: rank
+    targets: list[str] = _list("attention")  # and "conditioner", or names of layers of the UNet
+
+
+@dataclass
+class DistillParams:
+    """One branch that learns the guided prediction of a teacher, see `ldm.training.distill`."""
+
+    teacher: str | None = None  # a checkpoint; null: none
+    scale_txt: Any = 7.5  # of the teacher's guidance: a number, or [low, high] to draw and embed
+    scale_img: Any = 1.5
+
+
+@dataclass
 class ModelParams:
     ckpt_path: str | None = None
     linear_start: float = 0.00085
@@ -120,7 +138,7 @@ class ModelParams:
     scale_factor: float = 0.18215
     use_ema: bool = True
     load_ema: bool = True
-    parameterization: str = _one_of("eps", "x0")  # what is predicted: noise or clean latents
+    parameterization: str = _one_of("eps", "x0", "v")  # predicted: noise, clean latents, velocity
     cond_drop_prob: float = _share(0.05)  # u of `ldm.conditioning.dropout_masks`
     ema_decay: float = _share(0.9999)
     ema_every_micro_batch: bool = False  # released: true
@@ -129,6 +147,8 @@ class ModelParams:
     autoencoder: AutoencoderParams = field(default_factory=AutoencoderParams)
     text_encoder: TextEncoderParams = field(default_factory=TextEncoderParams)
     conditioner: ConditionerParams = field(default_factory=ConditionerParams)
+    lora: LoraParams = field(default_factory=LoraParams)
+    distill: DistillParams = field(default_factory=DistillParams)
 
 
 @dataclass
@@ -141,7 +161,8 @@ class OptimizerParams:
 class DatasetParams:
     data_path: Any = MISSING_PATH  # a path, or a list of paths (one per training set)
     edit_path: Any = MISSING_PATH
-    res: int = _at_least(1, default=256)
+    res: Any = 256  # pixels of the squeezed frames: a number, or [height, width]
+    aspect_ratio: float = 1.0  # width over height, where `res` is a number
     flip_prob: float = _share(0.0)
     text_prompt_key: str = DESCRIPTION_KEY
     features: dict[str, Any] = field(default_factory=dict)  # name -> folder, or list of folders
@@ -184,11 +205,13 @@ class InferenceConfig:
     scales_txt: list[Any] = _list(7.5)
     seed: int = 0
     batch_size: int = _at_least(1, default=8)
-    height: int = _at_least(1, default=256)  # written; the width follows the clip's aspect
+    height: int | None = _at_least(1, default=256)  # written, at the clip's aspect; null: as `res`
     picture: str = _one_of("clamp", "minmax")  # released: minmax
     jpeg_quality: int = _at_least(1, default=95)  # released: 75
     noise: str = _one_of("sample", "process")  # of (seed, clip, action); one stream (released)
+    preset: str | None = None  # "fast": a sampler, its steps and an interval (released.yaml)
     sampler: str = _one_of(*SAMPLER_NAMES)
+    guidance_interval: list[float] | None = None  # [low, high] sigma; outside it one branch is run
     precision: str = _one_of("auto", "fp32", "bf16", "fp16")  # by autocast
     half_weights: bool = False  # the UNet's weights in that precision too: half the memory
     channels_last: bool | None = None  # null: on CUDA

@@ -61,10 +61,10 @@ def read_any(source: str | os.PathLike, model: LegoModel) -> Weights:
     """The form is known by the names."""
     if Path(source).is_dir():
         return read_folder(source, model)
-    state, updates = read_file(source)
+    state, notes = read_file(source)
     state = layouts.with_known_names(state, model, str(source))
     if layouts.is_own(state):
-        return layouts.from_own(state, model, str(source), updates)
+        return layouts.from_own(state, model, str(source), notes.get("ema_updates", 0))
     decay = state.get(layouts.DECAY)
     known = torch.tensor(model.config.ema_decay)
     if decay is not None and not layouts.same_numbers(decay.reshape(()), known, 1e-6):

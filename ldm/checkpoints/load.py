@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -13,18 +14,21 @@ from ldm.checkpoints.diffusers_folder import read_folder
 from ldm.checkpoints.released_names import UNET
 from ldm.model import FROZEN_PARTS, LegoModel
 
+# Beside the weights of a checkpoint: how often the EMA was updated, rank and alpha of the adapters
+# that are in it, and the guidance that it was distilled from.
+NOTES = {"ema_updates": int, "lora": dict, "distill": dict}
+
 
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     """The state dict of a file, see `egogen.weight_files`."""
     return read_file(path)[0]
 
 
-def read_file(path: str | os.PathLike) -> tuple[dict[str, Tensor], int]:
-    """-> also how often its EMA was updated, as `ldm.training` writes (else 0)."""
+def read_file(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """-> also the notes that `ldm.training` writes beside the weights, those of NOTES there are."""
     content = read_weight_file(path)
-    updates = content.get("ema_updates", 0)
-    state = tensors(content, path)
-    return state, updates if isinstance(updates, int) else 0
+    notes = {n: content[n] for n, kind in NOTES.items() if isinstance(content.get(n), kind)}
+    return tensors(content, path), notes
 
 
 def load_weights(

@@ -17,7 +17,7 @@ from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
-from omegaconf import AnyNode, DictConfig, OmegaConf, StringNode
+from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf, StringNode
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from egogen import EgoGenError
@@ -25,7 +25,7 @@ from egogen.layout import released
 from egogen.settings import SETTINGS, load_settings
 from ldm import file_layout, released_config
 from ldm.file_layout import FREE, OTHER_STORES, TABLE, file_place, flat, node_at
-from ldm.released_config import AS_RELEASED, CONDITIONER, DATASETS, check_choice
+from ldm.released_config import AS_RELEASED, CONDITIONER, DATASETS, SIZES, check_choice
 from ldm.schema import (
     MISSING_PATH,
     FeatureParams,
@@ -37,6 +37,7 @@ from ldm.schema import (
 
 Config = TypeVar("Config", TrainConfig, GenerateConfig)
 PROJECT = SETTINGS.parent
+AUTOENCODER = "model.params.first_stage_config.params.ddconfig"
 
 
 def load_config(
@@ -51,9 +52,19 @@ def load_config(
 
 
 def load_model_params(path: str, overrides: Sequence[str] = ()) -> ModelParams:
-    """`model.params` of a config of either kind, such as that in a training run's folder."""
-    layer = OmegaConf.masked_copy(_read_yaml(path), ["model"])
-    return _load(GenerateConfig, [(str(path), layer)], overrides).model
+    """`model.params` of a config of either kind, such as that in a training run's folder.
+
+    The autoencoder's `resolution` is the size of the config's frames, where it names one.
+    """
+    whole, size = _read_yaml(path), {"res": f"${{{AUTOENCODER}.resolution}}"}
+    for place in reversed(DATASETS):  # of training frames rather than of validation frames
+        dataset = released_config.section_at(OmegaConf.to_container(whole), place) or {}
+        size = {k: dataset[k] for k in (*SIZES, "res", "aspect_ratio") if k in dataset} or size
+    layer = OmegaConf.masked_copy(whole, ["model"])
+    OmegaConf.update(layer, DATASETS[0], size)
+    config = _load(GenerateConfig, [(str(path), layer)], overrides)
+    config.model.autoencoder.resolution = config.data.res
+    return config.model
 
 
 def to_yaml(config: TrainConfig | GenerateConfig) -> str:
@@ -183,6 +194,16 @@ def check_at_least(least: int, name: str, value: Any) -> None:
         raise EgoGenError(f"{name}={value!r}: expected at least {least}, an integer")
 
 
+def check_size(name: str, value: Any, factor: int = 1) -> int | list[int]:
+    """A number of pixels, or digits, or [height, width], of multiples of `factor`, checked."""
+    sides = [*value] if isinstance(value, list | tuple | ListConfig) else [value, value]
+    numbers = [int(x) if str(x).isdecimal() else 0 for x in sides]
+    if len(numbers) != 2 or any(x < 1 or x % factor for x in numbers):
+        expected = f"a multiple of {factor} pixels, or [height, width] of such"
+        raise EgoGenError(f"{name}={value}: expected {expected}")
+    return numbers[0] if numbers[0] == numbers[1] else numbers
+
+
 def check_scale(name: str, value: Any) -> None:
     """One guidance scale, called `name` in the error."""
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
@@ -205,6 +226,27 @@ def _check_values(config: DictConfig, schema: type) -> None:
         if "share" in field.metadata and not 0 <= value <= 1:
             raise EgoGenError(f"config: {key}={value}: expected a number from 0 to 1")
     _check_lists(config)
+    _check_sizes(config)
+
+
+def _check_sizes(config: DictConfig) -> None:
+    """An aspect other than 1.0 is put into `res`, which every later reader takes as it stands."""
+    vae = OmegaConf.select(config, AUTOENCODER)
+    vae.resolution = check_size(f"config: {AUTOENCODER}.resolution", vae.resolution)
+    factor = 2 ** (len(vae.ch_mult) - 1)
+    for place in DATASETS:
+        dataset = OmegaConf.select(config, place) or {}
+        if "aspect_ratio" not in dataset:  # in this schema no dataset stands there
+            continue
+        size = check_size(f"config: {place}.res", dataset.res, factor)
+        if (aspect := dataset.aspect_ratio) != 1:
+            one = not OmegaConf.is_list(dataset.res) and 0 < aspect < 100  # NaN is not
+            width = int(aspect * size) if one else 0  # as in the released code
+            if width < 1 or width % factor:
+                expected = f"1.0, or beside res={size} a width that is a multiple of {factor}"
+                raise EgoGenError(f"config: {place}.aspect_ratio={aspect}: expected {expected}")
+            size = [size, width]
+        dataset.res, dataset.aspect_ratio = size, 1.0
 
 
 def _check_lists(config: DictConfig) -> None:

@@ -1,6 +1,6 @@
 """Entries of a split as tensors, for generation (`read_condition`) and for training.
 
-Letters: B batch, R side of the squeezed frames, n rows of a feature, D feature width of the VLLM,
+Letters: B batch, H W size of the squeezed frames, n rows of a feature, D feature width of the VLLM,
 P prompt rows (77), C context width, c latent channels, h w latent size.
 """
 
@@ -31,7 +31,7 @@ def _projector(root: str, device: torch.device) -> Projector:
 
 
 def collate(samples: Sequence[Sample], features: Features, device: torch.device) -> Sample:
-    """Samples of `read_condition` -> a batch on `device`: pixels (B, 3, R, R), prompt (list of B)
+    """Samples of `read_condition` -> a batch on `device`: pixels (B, 3, H, W), prompt (list of B)
     and features {name: (B, n, D)}, float32, through their stores' projectors.
     """
     with torch.autocast(device.type, enabled=False):  # on CPUs it cannot stack float16
@@ -87,7 +87,7 @@ def read_features(item: Located, features: Features) -> Sample:
 
 
 def read_condition(item: Located, split: Split) -> Sample:
-    """What the model sees of an entry when it generates: pixels (3, R, R) in [-1, 1], prompt and
+    """What the model sees of an entry when it generates: pixels (3, H, W) in [-1, 1], prompt and
     features. Raises EgoGenError naming the file, or the field of an empty prompt.
     """
     prompt = split.prompt(item)
@@ -129,7 +129,7 @@ class TrainingPairs(Dataset):
         return len(self.split.items)
 
     def __getitem__(self, address: tuple[int, int]) -> Sample:
-        """-> frames (pixels (3, R, R) or moments (2c, h, w)) under source and edited, prompt
+        """-> frames (pixels (3, H, W) or moments (2c, h, w)) under source and edited, prompt
         (text, or (P, C) embedding), features, and t, noise, posterior_noise, draw.
         """
         epoch, index = address

@@ -27,7 +27,7 @@ from ldm.data import collate, read_condition
 from ldm.images import to_image, write_image
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
 from ldm.sampling import SAMPLERS, NoiseSource, ProcessNoise, sample_noise
-from ldm.schema import GenerateConfig, InferenceConfig, ModelParams
+from ldm.schema import GenerateConfig, InferenceConfig, ModelParams, height_width
 from ldm.split import Located, Split, as_list, open_generation
 
 TEXT_SCALE, SAMPLER = 7.5, "euler_ancestral"  # of the released code
@@ -67,7 +67,7 @@ def fingerprint(ckpt: str) -> str:
 
 
 # Settings of `InferenceConfig` in the record of frames; names that records of before lack.
-SAME = ("height", "picture", "jpeg_quality", "noise", "half_weights")
+SAME = ("picture", "jpeg_quality", "noise", "half_weights")
 LATER = ("load_ema", "res", "parameterization", "scale_factor", "metadata", "features")
 
 
@@ -85,6 +85,7 @@ def made_by(
     infos = {name: [read_info(path) for path in paths] for name, paths in stores.items()}
     return {
         **{name: getattr(inference, name) for name in SAME},
+        "height": inference.height or height_width(data.res)[0],
         "n_chunk": "any" if inference.noise == "sample" else n_chunk,
         "precision": resolved_precision(device, inference.precision),
         "mask_text_padding": params.conditioner.mask_text_padding,
@@ -136,7 +137,7 @@ def generate_batch(
     decode: bool = True,
     on_step: Callable[[], Any] = lambda: None,
 ) -> Tensor:
-    """Samples of `read_condition` -> decoded images (B, 3, R, R), about [-1, 1], or, without
+    """Samples of `read_condition` -> decoded images (B, 3, H, W), about [-1, 1], or, without
     `decode`, scaled latents (B, c, h, w). `on_step` is called after each step. The model is left
     in the mode that it was in.
 
@@ -216,8 +217,8 @@ def generate_chunk(
                 model, stream = loaded()
                 decoded, failed = make_frames(model, split, inference, stream, batch, scales)
                 for item, x in decoded.items():
-                    size = split.sizes[item.entry.clip]
-                    image = to_image(x, size, inference.height, inference.picture)
+                    size, height = split.sizes[item.entry.clip], inference.height or x.shape[1]
+                    image = to_image(x, size, height, inference.picture)
                     write_image(paths[item], image, inference.jpeg_quality)
                 failures += failed
                 progress.update(len(batch))
@@ -237,7 +238,7 @@ def make_frames(
     places: dict[Located, int],
     scales: tuple[float, float],
 ) -> tuple[dict[Located, Tensor], list[str]]:
-    """-> decoded images (3, R, R) of the items that can be read, a line for each other.
+    """-> decoded images (3, H, W) of the items that can be read, a line for each other.
 
     `places`: their numbers in the noise that `stream`, if any, draws in turn; `scales`: of the
     image and of the text.

@@ -1,6 +1,7 @@
 """Between frames and network pixels: reading, and encoding of generated images."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ from torch.nn import functional
 from egogen import EgoGenError
 from egogen.atomic import atomic_path
 from egogen.frames import read_rgb, to_rgb
+from ldm.schema import height_width
 
 
-def read_pixels(path: str | os.PathLike, resolution: int) -> Tensor:
-    """A frame squeezed to a square (Lanczos, aspect ignored): (3, R, R) float32 in [-1, 1]."""
-    return to_pixels(read_rgb(path), resolution)
+def read_pixels(path: str | os.PathLike, size: int | Sequence[int]) -> Tensor:
+    """A frame squeezed to `size` (`height_width`) by Lanczos: (3, H, W) float32 in [-1, 1]."""
+    return to_pixels(read_rgb(path), size)
 
 
-def to_pixels(image: Image.Image, resolution: int) -> Tensor:
-    squeezed = image.resize((resolution, resolution), Image.Resampling.LANCZOS)
+def to_pixels(image: Image.Image, size: int | Sequence[int]) -> Tensor:
+    height, width = height_width(size)
+    squeezed = image.resize((width, height), Image.Resampling.LANCZOS)
     values = torch.from_numpy(np.asarray(squeezed, dtype=np.float32))
     return (2 * values / 255 - 1).permute(2, 0, 1)
 
@@ -75,7 +78,7 @@ def _photos_of(item: Any) -> list[Image.Image]:
 
 
 def to_image(decoded: Tensor, size: tuple[int, int], height: int, encoding: str) -> Image.Image:
-    """(3, R, R), about [-1, 1] -> an image `height` tall at the aspect of `size` (width, height).
+    """(3, H, W), about [-1, 1] -> an image `height` tall at the aspect of `size` (width, height).
 
     Bicubic without antialiasing, as in the released code. `encoding`: "clamp" cuts (x + 1) / 2 to
     [0, 1] and rounds; "minmax", as in the released code, stretches each image's own range to

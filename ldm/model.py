@@ -5,7 +5,7 @@ of a feature, L context rows, D feature width, C context width.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from threading import Lock
 from typing import Any, Self
@@ -20,7 +20,7 @@ from ldm.conditioning import FeatureConditioner, dropout_masks, join_context
 from ldm.denoiser import Denoiser
 from ldm.sampling import Conditioning
 from ldm.schedule import NoiseSchedule
-from ldm.schema import ModelParams
+from ldm.schema import ModelParams, height_width
 
 FROZEN_PARTS = ("vae", "text_encoder")
 TOKENIZING = Lock()  # a tokenizer, which threads may share, is set to pad and cut in each call
@@ -58,11 +58,11 @@ class LegoModel(nn.Module):
     def device(self) -> torch.device:
         return self.execution_device or next(self.denoiser.network.parameters()).device
 
-    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """(c, h, w) of images `resolution` pixels wide and high."""
-        config = self.vae.config
-        side = resolution // 2 ** (len(config.block_out_channels) - 1)
-        return config.latent_channels, side, side
+    def latent_shape(self, size: int | Sequence[int]) -> tuple[int, int, int]:
+        """(c, h, w) of images of `size` pixels, one number or (height, width)."""
+        config, (height, width) = self.vae.config, height_width(size)
+        factor = 2 ** (len(config.block_out_channels) - 1)
+        return config.latent_channels, height // factor, width // factor
 
     def train(self, mode: bool = True) -> Self:
         """Frozen parts stay in evaluation mode whatever happens to the rest."""

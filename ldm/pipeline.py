@@ -36,7 +36,7 @@ from egogen.features.store import as_feature, load_feature
 from egogen.seeds import stable_seed
 from ldm.checkpoints.diffusers_folder import add_card, add_code
 from ldm.conditioning import FeatureConditioner
-from ldm.config import check_at_least, check_scale, load_model_params
+from ldm.config import check_at_least, check_scale, check_size, load_model_params
 from ldm.data import to_features
 from ldm.denoiser import UNetDenoiser
 from ldm.generate import check_steps, generate_batch, load_model
@@ -177,12 +177,13 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         image_guidance_scale: float = 1.5,
         seed: int | Sequence[int] = 0,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        height: int = 256,
+        height: int | None = None,
         sampler: str | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         features: Mapping[str, Rows | Sequence[Rows]] | None = None,
         latents: Tensor | None = None,
+        resolution: int | Sequence[int] | None = None,
     ) -> ImagePipelineOutput | tuple:
         """Frames of the actions that `description` describes, done in the scenes of `image`.
 
@@ -197,34 +198,41 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         `metrics/inference.py`. latents (B, c, h, w): the noise to start from. sampler: a name in
         `ldm.sampling.SAMPLERS`, in place of the scheduler's.
 
-        output_type: "pil" (images `height` tall at the aspect of `image`), or the network's own
-        squares as "np" (B, R, R, 3) or "pt" (B, 3, R, R), in [0, 1]; or "latent", scaled latents
-        (B, c, h, w). Raises EgoGenError for input that does not fit.
+        resolution: of the network's frames, a number or (H, W); default: the autoencoder's
+        `sample_size`. output_type: "pil" (images `height` tall, H by default, at the aspect of
+        `image`), or the network's own as "np" (B, H, W, 3) or "pt" (B, 3, H, W), in [0, 1]; or
+        "latent", scaled latents (B, c, h, w). Raises EgoGenError for input that does not fit.
         """
         inference = self._inference(num_inference_steps, height, sampler)
+        size = self._size(resolution)
         check_scale("guidance_scale", guidance_scale)
         check_scale("image_guidance_scale", image_guidance_scale)
         check_choice("output_type", output_type, OUTPUTS)
         photos = as_photos(image)
         prompts = _one_each("description", description, len(photos))
         given = {"image": image_features, "text": text_features, **(features or {})}
-        samples = self._samples(photos, prompts, given)
-        noise = self._noise(_generators(seed, generator, len(photos)), len(photos), latents)
+        samples = self._samples([to_pixels(x, size) for x in photos], prompts, given)
+        shape = (len(photos), *self.model.latent_shape(size))
+        noise = self._noise(_generators(seed, generator, len(photos)), shape, latents)
         scales = image_guidance_scale, guidance_scale
         with self.progress_bar(total=num_inference_steps) as bar:
             how = {"noise": noise, "decode": output_type != "latent", "on_step": bar.update}
             made = generate_batch(self.model, samples, [], inference, *scales, **how).float()
         self.maybe_free_model_hooks()
-        images = _as_output(made, output_type, photos, height)
+        images = _as_output(made, output_type, photos, height or made.shape[2])
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def _inference(self, steps: int, height: int, sampler: str | None) -> InferenceConfig:
+    def _size(self, resolution: int | Sequence[int] | None) -> int | list[int]:
+        given = self.vae.config.sample_size if resolution is None else resolution
+        return check_size("resolution", given, 2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    def _inference(self, steps: int, height: int | None, sampler: str | None) -> InferenceConfig:
         """What the numbers and the parts of the pipeline ask for, checked."""
         for name in PARTS:
             if getattr(self, name) is None:
                 raise EgoGenError(f"pipeline: {name} is missing, expected one to make frames")
         check_at_least(1, "num_inference_steps", steps)
-        check_at_least(1, "height", height)
+        check_at_least(1, "height", 1 if height is None else height)
         if sampler is not None:
             check_choice("sampler", sampler, tuple(SAMPLERS))
         sampler = sampler_of(self.scheduler, sampler)
@@ -236,10 +244,10 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         return InferenceConfig(steps, sampler=sampler, precision=[*halves, "auto"][0])
 
     def _samples(
-        self, photos: list[Image.Image], prompts: list[str], given: Mapping[str, Any]
+        self, pixels: list[Tensor], prompts: list[str], given: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
         """Per photograph what `ldm.data.read_condition` gives for an entry on disk."""
-        table, size = self._conditioner.features, self.vae.config.sample_size
+        table = self._conditioner.features
         for prompt in prompts:
             if not isinstance(prompt, str):
                 raise EgoGenError(f"description: {type(prompt).__name__}, expected a text")
@@ -248,18 +256,17 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
                 raise EgoGenError(f"{name}_features: given, but the conditioner is missing")
             if name not in (*table, "image", "text"):
                 raise EgoGenError(f"features: {name}, expected one of {', '.join(table)}")
-        rows = {name: _rows(name, spec, given, len(photos)) for name, spec in table.items()}
+        rows = {name: _rows(name, spec, given, len(pixels)) for name, spec in table.items()}
         return [
             {
-                "pixels": to_pixels(photo, size),
+                "pixels": pixels[i],
                 "prompt": prompts[i],
                 "features": to_features({name: rows[name][i] for name in table}, table),
             }
-            for i, photo in enumerate(photos)
+            for i in range(len(pixels))
         ]
 
-    def _noise(self, generators: Any, count: int, latents: Tensor | None) -> NoiseSource:
-        shape = (count, *self.model.latent_shape(self.vae.config.sample_size))
+    def _noise(self, generators: Any, shape: tuple, latents: Tensor | None) -> NoiseSource:
         device = self._execution_device
         if latents is not None:
             if not isinstance(latents, Tensor) or latents.shape != shape:

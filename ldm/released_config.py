@@ -37,10 +37,10 @@ def translate(layer: dict[str, Any], where: str) -> tuple[dict[str, Any], list[s
     lines: list[str] = []
     layer = _without_unused(layer, where, "", lines)
     for path in DATASETS:
-        dataset = _at(layer, path)
+        dataset = section_at(layer, path)
         if dataset is not None:
             _translate_dataset(layer, dataset, where, path)
-    model = _at(layer, "model.params")
+    model = section_at(layer, "model.params")
     if model is not None and "dropout_share" in model:
         model["cond_drop_prob"] = model.pop("dropout_share")
     return layer, lines
@@ -48,7 +48,7 @@ def translate(layer: dict[str, Any], where: str) -> tuple[dict[str, Any], list[s
 
 def take_old_table(layer: dict[str, Any]) -> dict[str, Any]:
     """The keys OLD_TABLE of a translated layer, at their place; the layer loses them."""
-    node = _at(layer, CONDITIONER) or {}
+    node = section_at(layer, CONDITIONER) or {}
     found = {name: node.pop(name) for name in OLD_TABLE if name in node}
     return {"model": {"params": {"conditioner": found}}} if found else {}
 
@@ -117,7 +117,7 @@ def _check_class(given: Any, where: str, place: str) -> None:
         )
 
 
-def _at(layer: dict, path: str) -> dict | None:
+def section_at(layer: dict, path: str) -> dict | None:
     node: Any = layer
     for key in path.split("."):
         node = node.get(key) if isinstance(node, dict) else None
@@ -127,7 +127,9 @@ def _at(layer: dict, path: str) -> dict | None:
 def _translate_dataset(layer: dict, dataset: dict, where: str, path: str) -> None:
     """Three sizes -> `res`; `additional_cross_attn: false` -> conditioning variant "none"."""
     sizes = {name: dataset.pop(name) for name in (*SIZES, "res") if name in dataset}
-    for size in sizes.values():
+    for name, size in sizes.items():
+        if name != "res" and isinstance(size, list | dict):
+            raise EgoGenError(f"{where}: {path}.{name}={size}: expected one number of pixels")
         if size != dataset.setdefault("res", size):
             given = ", ".join(f"{name}={value}" for name, value in sizes.items())
             raise EgoGenError(

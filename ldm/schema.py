@@ -5,6 +5,7 @@ Files and dotted overrides have the layout of the released YAML files, see `ldm.
 released keys that have no effect here are listed in `released.yaml`.
 """
 
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
@@ -33,6 +34,12 @@ def _share(default: float) -> Any:
     return field(default=default, metadata={"share": True})
 
 
+def height_width(size: int | Sequence[int]) -> tuple[int, int]:
+    """One number of pixels, of squares, or (height, width) -> (height, width)."""
+    height, width = size if isinstance(size, Sequence) else (size, size)
+    return height, width
+
+
 @dataclass
 class UNetParams:
     """CompVis names, mapped onto diffusers in `ldm.architecture`. Defaults: SD v1.5."""
@@ -54,7 +61,7 @@ class UNetParams:
 class AutoencoderParams:
     embed_dim: int = _at_least(1, default=4)
     z_channels: int = _at_least(1, default=4)
-    resolution: int = _at_least(1, default=256)
+    resolution: Any = 256  # of frames, as `res` below; what a pipeline makes by default
     in_channels: int = _at_least(1, default=3)
     out_ch: int = _at_least(1, default=3)
     ch: int = _at_least(1, default=128)
@@ -162,7 +169,7 @@ class DatasetParams:
     data_path: Any = MISSING_PATH  # a path, or a list of paths (one per training set)
     edit_path: Any = MISSING_PATH
     res: Any = 256  # pixels of the squeezed frames: a number, or [height, width]
-    aspect_ratio: float = 1.0  # width over height, where `res` is a number
+    aspect_ratio: float = 1.0  # width over height of one number; `ldm.config` puts it into `res`
     flip_prob: float = _share(0.0)
     text_prompt_key: str = DESCRIPTION_KEY
     features: dict[str, Any] = field(default_factory=dict)  # name -> folder, or list of folders
@@ -205,7 +212,7 @@ class InferenceConfig:
     scales_txt: list[Any] = _list(7.5)
     seed: int = 0
     batch_size: int = _at_least(1, default=8)
-    height: int | None = _at_least(1, default=256)  # written, at the clip's aspect; null: as `res`
+    height: int | None = _at_least(1, default=None)  # written, at the clip's aspect; null: as `res`
     picture: str = _one_of("clamp", "minmax")  # released: minmax
     jpeg_quality: int = _at_least(1, default=95)  # released: 75
     noise: str = _one_of("sample", "process")  # of (seed, clip, action); one stream (released)

@@ -117,5 +117,5 @@ def generate_frame(
     model = prepare(load_model(config.model, str(ldm), device), inference)
     scales = inference.scales_img[0], inference.scales_txt[0]
     decoded = generate_batch(model, [sample], [NAME], inference, *scales)[0]
-    image = to_image(decoded, photo.size, inference.height, inference.picture)
-    return Frame(image, action, description.text)
+    height = inference.height or decoded.shape[1]
+    return Frame(to_image(decoded, photo.size, height, inference.picture), action, description.text)

@@ -21,7 +21,7 @@ from egogen.frames import read_rgb
 from egogen.jobs import Progress
 from ldm.generate import make_frames
 from ldm.images import to_image
-from ldm.schema import TrainConfig
+from ldm.schema import TrainConfig, height_width
 from ldm.split import Split
 
 KEPT = {"loss": "losses", "loss_vlb": "loss_vlb"}  # in checkpoints
@@ -151,20 +151,20 @@ class SampleImages(pl.Callback):
         scales = inference.scales_img[0], inference.scales_txt[0]
         with module.encoders(), module.ema_weights():
             made, failures = make_frames(module.model, self.split, inference, None, places, scales)
-        rows = []
+        rows, height = [], inference.height or height_width(self.split.data.res)[0]
         for item, x in made.items():
             try:
                 source, target = read_rgb(item.source), read_rgb(item.target)
             except EgoGenError as error:  # training that reads a cache never looks at the frames
                 failures.append(f"{item.entry.key}: {error}")
                 continue
-            frame = to_image(x, source.size, inference.height, inference.picture)
+            frame = to_image(x, source.size, height, inference.picture)
             rows.append((source, frame, target))
         for failure in failures:
             print(f"no sample image: entry {failure}", file=sys.stderr)
         if not rows:
             return
-        sheet = contact_sheet(rows, inference.height)
+        sheet = contact_sheet(rows, height)
         with atomic_path(self.folder / f"step_{step:06d}.png") as temporary:
             sheet.save(temporary)
         for logger in trainer.loggers:

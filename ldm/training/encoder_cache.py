@@ -5,7 +5,7 @@
 weights and the resolution. Training (config key data.params.cache_path) refuses a cache of anything
 else. A killed run continues.
 
-Letters: n entries, B batch, R side of the squeezed frames, c latent channels, h w latent size, C
+Letters: n entries, B batch, H W size of the squeezed frames, c latent channels, h w latent size, C
 context width.
 """
 
@@ -73,7 +73,7 @@ def encode_shard(
         paths = {"source": [i.source for i in group], "edited": [i.target for i in group]}
         for name in paths:
             pixels = torch.stack([read_pixels(path, split.data.res) for path in paths[name]])
-            pixels = pixels.to(model.device)  # (B, 3, R, R)
+            pixels = pixels.to(model.device)  # (B, 3, H, W)
             both = [model.encode_moments(pixels)]
             both += [model.encode_moments(pixels.flip(-1))] if flips else []
             parts[name].append(torch.stack(both, dim=1).cpu())

@@ -15,11 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from egogen.actions import read_actions
-from egogen.frames import read_rgb
 from egogen.jobs import track
 from egogen.layout import SPLITS, action_file, frame_folder
 from egogen.seeds import stable_seed
-from ldm.images import to_pixels
+from ldm.images import read_pixels
 from mini.start.learning import cosine_rates, learn
 
 KL_WEIGHT = 1e-4  # per latent value; keeps the latents bounded and smooth
@@ -38,16 +37,14 @@ def frame_paths(root: Path, datasets: Sequence[str]) -> list[Path]:
     return paths
 
 
-def read_frames(paths: Sequence[Path], resolution: int) -> Tensor:
-    """-> uint8 (N, 3, R, R), squeezed as stage 2 squeezes them."""
-    frames = torch.empty(len(paths), 3, resolution, resolution, dtype=torch.uint8)
-    for row, path in enumerate(track(paths, len(paths), "read", "frames")):
-        frames[row] = ((to_pixels(read_rgb(path), resolution) + 1) * 127.5).round().to(torch.uint8)
-    return frames
+def read_frames(paths: Sequence[Path], size: int | Sequence[int]) -> Tensor:
+    """-> uint8 (N, 3, H, W), squeezed as stage 2 squeezes them."""
+    frames = (read_pixels(path, size) for path in track(paths, len(paths), "read", "frames"))
+    return torch.stack([((x + 1) * 127.5).round().to(torch.uint8) for x in frames])
 
 
 def reconstruction_loss(vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, float]:
-    """pixels (B, 3, R, R) in [-1, 1] -> loss and the mean squared error (for the record)."""
+    """pixels (B, 3, H, W) in [-1, 1] -> loss and the mean squared error (for the record)."""
     posterior = vae.encode(pixels).latent_dist
     decoded = vae.decode(posterior.sample()).sample
     squared = functional.mse_loss(decoded, pixels)
@@ -59,7 +56,7 @@ def reconstruction_loss(vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, flo
 def train_autoencoder(
     vae: AutoencoderKL, frames: Tensor, *, steps: int, batch_size: int, peak: float, seed: int
 ) -> float:
-    """Train in place on `frames` (N, 3, R, R) uint8; -> PSNR in dB over the last tenth of steps."""
+    """Train in place on `frames` (N, 3, H, W) uint8; -> PSNR in dB over the last tenth of steps."""
     generator = torch.Generator().manual_seed(stable_seed(seed, "autoencoder"))
 
     def loss_of(_: int) -> tuple[Tensor, float]:

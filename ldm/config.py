@@ -243,7 +243,7 @@ def _check_sizes(config: DictConfig) -> None:
             one = not OmegaConf.is_list(dataset.res) and 0 < aspect < 100  # NaN is not
             width = int(aspect * size) if one else 0  # as in the released code
             if width < 1 or width % factor:
-                expected = f"1.0, or beside res={size} a width that is a multiple of {factor}"
+                expected = f"1.0, or one number as res and a width of n * {factor}, not {width}"
                 raise EgoGenError(f"config: {place}.aspect_ratio={aspect}: expected {expected}")
             size = [size, width]
         dataset.res, dataset.aspect_ratio = size, 1.0

@@ -42,7 +42,7 @@ INFERENCE = {
     "scales_img": [1.5],
     "scales_txt": [7.5],
     "seed": 0,
-    "height": 256,
+    "height": None,
     "picture": "clamp",
     "jpeg_quality": 95,
     "noise": "sample",

@@ -12,7 +12,7 @@ from egogen import EgoGenError
 from ldm.conditioning import FeatureConditioner, features_as_list
 from ldm.denoiser import Denoiser, UNetDenoiser, build_unet
 from ldm.file_layout import file_place
-from ldm.schema import AutoencoderParams, ConditionerParams, ModelParams
+from ldm.schema import AutoencoderParams, ConditionerParams, ModelParams, height_width
 
 # The text tower of CLIP ViT-L/14, which Stable Diffusion v1.5 uses: what differs from the defaults.
 CLIP_VIT_L14_TEXT = dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12)
@@ -72,7 +72,7 @@ def build_autoencoder(params: AutoencoderParams, scale_factor: float) -> Autoenc
         layers_per_block=params.num_res_blocks,
         latent_channels=params.z_channels,
         norm_num_groups=min(32, params.ch),  # 32 at every real size
-        sample_size=params.resolution,
+        sample_size=max(height_width(params.resolution)),
         scaling_factor=scale_factor,
     )
 

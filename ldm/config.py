@@ -60,8 +60,7 @@ def load_model_params(path: str, overrides: Sequence[str] = ()) -> ModelParams:
     for place in reversed(DATASETS):  # of training frames rather than of validation frames
         dataset = released_config.section_at(OmegaConf.to_container(whole), place) or {}
         size = {k: dataset[k] for k in (*SIZES, "res", "aspect_ratio") if k in dataset} or size
-    layer = OmegaConf.masked_copy(whole, ["model"])
-    OmegaConf.update(layer, DATASETS[0], size)
+    layer = OmegaConf.merge(OmegaConf.masked_copy(whole, ["model"]), {"data": {"params": size}})
     config = _load(GenerateConfig, [(str(path), layer)], overrides)
     config.model.autoencoder.resolution = config.data.res
     return config.model
@@ -240,8 +239,8 @@ def _check_sizes(config: DictConfig) -> None:
             continue
         size = check_size(f"config: {place}.res", dataset.res, factor)
         if (aspect := dataset.aspect_ratio) != 1:
-            one = not OmegaConf.is_list(dataset.res) and 0 < aspect < 100  # NaN is not
-            width = int(aspect * size) if one else 0  # as in the released code
+            single = not OmegaConf.is_list(dataset.res)
+            width = int(aspect * size) if single and 0 < aspect < 100 else 0  # NaN: 0
             if width < 1 or width % factor:
                 expected = f"1.0, or one number as res and a width of n * {factor}, not {width}"
                 raise EgoGenError(f"config: {place}.aspect_ratio={aspect}: expected {expected}")

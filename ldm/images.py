@@ -23,8 +23,7 @@ def read_pixels(path: str | os.PathLike, size: int | Sequence[int]) -> Tensor:
 
 
 def to_pixels(image: Image.Image, size: int | Sequence[int]) -> Tensor:
-    height, width = height_width(size)
-    squeezed = image.resize((width, height), Image.Resampling.LANCZOS)
+    squeezed = image.resize(height_width(size)[::-1], Image.Resampling.LANCZOS)
     values = torch.from_numpy(np.asarray(squeezed, dtype=np.float32))
     return (2 * values / 255 - 1).permute(2, 0, 1)
 

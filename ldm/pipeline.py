@@ -74,6 +74,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         conditioner: FeatureConditioner | None,
         scheduler: SchedulerMixin,
         ema_updates: int = 0,
+        resolution: int | Sequence[int] | None = None,
     ):
         super().__init__()
         if scheduler is not None:
@@ -86,7 +87,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
             conditioner=conditioner,
             scheduler=scheduler,
         )
-        self.register_to_config(ema_updates=ema_updates)
+        self.register_to_config(ema_updates=ema_updates, resolution=resolution)
 
     @classmethod
     def from_model(cls, model: LegoModel, ema_updates: int = 0) -> Self:
@@ -101,6 +102,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
             conditioner=model.conditioner if model.conditioner.features else None,
             scheduler=scheduler_for(model.config),
             ema_updates=ema_updates,
+            resolution=model.config.autoencoder.resolution,
         )
 
     @classmethod
@@ -198,10 +200,10 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         `metrics/inference.py`. latents (B, c, h, w): the noise to start from. sampler: a name in
         `ldm.sampling.SAMPLERS`, in place of the scheduler's.
 
-        resolution: of the network's frames, a number or (H, W); default: the autoencoder's
-        `sample_size`. output_type: "pil" (images `height` tall, H by default, at the aspect of
-        `image`), or the network's own as "np" (B, H, W, 3) or "pt" (B, 3, H, W), in [0, 1]; or
-        "latent", scaled latents (B, c, h, w). Raises EgoGenError for input that does not fit.
+        resolution: of the network's frames, a number or (H, W); default: the run's. output_type:
+        "pil" (images `height` tall, H by default, at the aspect of `image`), or the network's own
+        as "np" (B, H, W, 3) or "pt" (B, 3, H, W), in [0, 1]; or "latent", scaled latents
+        (B, c, h, w). Raises EgoGenError for input that does not fit.
         """
         inference = self._inference(num_inference_steps, height, sampler)
         size = self._size(resolution)
@@ -223,8 +225,9 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _size(self, resolution: int | Sequence[int] | None) -> int | list[int]:
-        given = self.vae.config.sample_size if resolution is None else resolution
-        return check_size("resolution", given, 2 ** (len(self.vae.config.block_out_channels) - 1))
+        usual, vae = self.config.resolution, self.vae.config  # none in older folders
+        given = usual or vae.sample_size if resolution is None else resolution
+        return check_size("resolution", given, 2 ** (len(vae.block_out_channels) - 1))
 
     def _inference(self, steps: int, height: int | None, sampler: str | None) -> InferenceConfig:
         """What the numbers and the parts of the pipeline ask for, checked."""

@@ -1,12 +1,13 @@
 """Stage 2 under Lightning: loss, optimizer, EMA and validation of a `LegoModel`.
 
 What is trained: the denoiser and, unless `conditioner.trained` is false (as in the released code),
-the conditioner. The frozen encoders are left out of the module tree while a cache stands in
+the conditioner; or adapters alone. The frozen encoders are left out of the module tree while a cache stands in
 for them, so that they take no memory on the device; checkpoints hold them all the same.
 """
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,13 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from egogen import EgoGenError
 from egogen.seeds import stable_seed
 from ldm.checkpoints.layouts import OWN, OWN_EMA
-from ldm.checkpoints.released_names import own_name, stored_name
+from ldm.checkpoints.lora import FILE, write_lora
+from ldm.checkpoints.released_names import stored_name
 from ldm.data import project
 from ldm.model import FROZEN_PARTS, LegoModel
 from ldm.schedule import released_schedule
 from ldm.schema import LearningRateParams, LightningConfig, ModelParams, OptimizerParams
+from ldm.training.adapters import add_adapters, lora_note
 from ldm.training.ema import EMA
 
 
@@ -69,6 +73,8 @@ class LegoTraining(pl.LightningModule):
         self.seed, params = seed, model.config
         model.denoiser.network.requires_grad_(True)
         model.conditioner.requires_grad_(params.conditioner.trained)
+        if params.lora.rank:
+            add_adapters(model, params.lora, seed)
         if params.unet.use_checkpoint:
             model.denoiser.checkpoint_activations()
         model.denoiser.prepare(channels_last=lightning.channels_last, compiled=lightning.compile)
@@ -140,6 +146,13 @@ class LegoTraining(pl.LightningModule):
         # For TrainingLog alone: Lightning would count other steps, and log single micro-batches.
         self.log_dict(values, sync_dist=True, batch_size=len(t), logger=False)
 
+    def write_adapters(self, folder: Path) -> None:
+        """Those that generate (the EMA's, where there is one), in a file of their own."""
+        if note := lora_note(self.model.config.lora):
+            learnt = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+            averaged = {} if self.ema is None else self.ema.state_dict()
+            write_lora(folder / FILE, averaged or learnt, note["alpha"])
+
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over everything trained; weight decay on all of it, as in the released code."""
         settings, options = self.optimizer_params, self.lightning.trainer
@@ -165,12 +178,20 @@ class LegoTraining(pl.LightningModule):
             checkpoint["ema_updates"] = self.ema.updates
         for name in list(state):  # in the state dict's order
             state[stored_name(name)] = state.pop(name)
+        if note := lora_note(self.model.config.lora):
+            checkpoint["lora"] = note
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The reverse; Lightning then loads what is left."""
         state = checkpoint["state_dict"]
+        note = lora_note(self.model.config.lora)
+        if (found := checkpoint.get("lora")) != note:
+            raise EgoGenError(f"checkpoint: has adapters {found}, expected {note}, as the config")
+        known = {stored_name(name): name for name in self.state_dict()}
+        averaged = [] if self.ema is None else self.ema.names
+        known |= {stored_name(OWN_EMA + name): OWN_EMA + name for name in averaged}
         for name in list(state):
-            state[own_name(name)] = state.pop(name)
+            state[known.get(name, name)] = state.pop(name)
         names = [name for name in state if name.startswith(OWN_EMA)]
         shadow = {name.removeprefix(OWN_EMA): state.pop(name) for name in names}
         if self.ema is not None:

@@ -1,28 +1,22 @@
 """Reading, writing and converting weights of stage 2."""
 
-import math
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable
+from pathlib import Path
 
 from egogen import EgoGenError
 
 FORMS = ("released", "own", "diffusers")  # that `convert` knows; here, where nothing slow is loaded
 
 
-def adapter_files(given: Sequence[str]) -> list[tuple[str, float]]:
-    """What `--lora FILE[:SCALE]` was given -> (file, scale) each. Raises EgoGenError for others."""
+def adapter_files(given: Iterable[str]) -> list[tuple[str, float]]:
+    """What --lora FILE[:SCALE] was given -> (file, scale) each. Raises EgoGenError for others."""
     found = []
     for text in given:
-        path, _, scale = text.rpartition(":")
-        if not path or os.path.exists(text):
-            path, scale = text, "1"
+        path, colon, scale = (text, "", "1") if Path(text).is_file() else text.rpartition(":")
+        if not Path(path).is_file():
+            raise EgoGenError(f"--lora {text}: no such file, expected FILE or FILE:SCALE")
         try:
-            number = float(scale)
+            found.append((path, float(scale)))
         except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
-            raise EgoGenError(f"--lora {text}: scale {scale!r}, expected FILE:SCALE with a number")
-        if not os.path.isfile(path):
-            raise EgoGenError(f"--lora {text}: no such file")
-        found.append((path, number))
+            raise EgoGenError(f"--lora {text}: scale {scale!r}, expected a number") from None
     return found

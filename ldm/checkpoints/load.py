@@ -27,15 +27,12 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
 
 def read_file(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """-> also the notes that `ldm.training` writes beside the weights, those of NOTES there are.
-
     Adapters are added to the weights beside which they stand.
     """
     content = read_weight_file(path)
     notes = {n: content[n] for n, kind in NOTES.items() if isinstance(content.get(n), kind)}
     state = tensors(content, path)
-    if "lora" in notes:
-        state = merged(state, notes["lora"].get("alpha"), path)
-    return state, notes
+    return merged(state, notes["lora"], path) if "lora" in notes else state, notes
 
 
 def load_weights(

@@ -1,134 +1,123 @@
-"""Adapters (LoRA, https://arxiv.org/abs/2106.09685): small products that layers add to their weights.
+"""Adapters (LoRA, https://arxiv.org/abs/2106.09685): products of two small matrices for weights.
 
-A layer of weight W (out, in, kernel ...) with an adapter has W + alpha / rank * up @ down: down is
-(rank, in, kernel ...), up (out, rank, 1 ...). Names are the layer's and, behind it, DOWN and UP.
+A layer's weight W (out, in, kernel ...) becomes W + alpha / rank * up @ down, with down (rank, in,
+kernel ...) and up (out, rank, 1 ...). Names are the layer's and DOWN or UP, as peft has them.
 """
 
 import json
-import math
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusers.loaders import StableDiffusionLoraLoaderMixin
+import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
-from diffusers.utils import (
-    convert_state_dict_to_diffusers,
-    convert_state_dict_to_peft,
-    convert_unet_state_dict_to_peft,
-)
+from diffusers.utils import convert_unet_state_dict_to_peft
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from egogen import EgoGenError
 from egogen.atomic import atomic_path, parse_json
-from egogen.errors import listed
+from egogen.errors import listed, need_package
+from egogen.seeds import stable_seed
 from egogen.weight_files import check_names, read_weight_file, shapes_of, tensors
 from ldm.checkpoints.layouts import OWN, OWN_EMA
 from ldm.checkpoints.released_names import PEFT_LEVELS
+from ldm.model import LegoModel
+from ldm.schema import LoraParams
 
 FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+ODD_KINDS = ("use_rslora", "use_dora", "alpha_pattern", "lora_bias")  # in peft's settings
+# Short for layers by the ends of their names, as peft takes them.
+TARGETS = {"attention": ["to_q", "to_k", "to_v", "to_out.0"], "conditioner": ["projection"]}
+
+
+def add_adapters(model: LegoModel, params: LoraParams, seed: int) -> None:
+    """Put adapters into the layers that `targets` names; they change nothing yet, and alone learn.
+
+    Raises EgoGenError for a target that names no layer, or one of a kind that takes no adapter.
+    """
+    need_package("peft", "config: model.params.lora")
+    from peft import LoraConfig, inject_adapter_in_model
+
+    where, wanted = "config: model.params.lora.targets", {}
+    for target in params.targets:
+        part = target if target == "conditioner" else model.denoiser.name
+        ends = TARGETS.get(target, [target])
+        layers = [f".{name}" for name, _ in model.get_submodule(part).named_modules()]
+        if not any(layer.endswith(f".{end}") for layer in layers for end in ends):
+            known = "'attention', 'conditioner', or what a layer's name ends in, as 'ff.net.2'"
+            raise EgoGenError(f"{where}: {target!r}: expected {known}")
+        wanted[part] = wanted.get(part, []) + ends
+    model.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stable_seed(seed, "lora"))
+        for part, ends in wanted.items():
+            config = LoraConfig(r=params.rank, lora_alpha=params.alpha, target_modules=ends)
+            try:
+                inject_adapter_in_model(config, model.get_submodule(part))
+            except ValueError as error:  # a layer of another kind
+                raise EgoGenError(f"{where}: {error}") from None
 
 
 def adapted(
-    weights: Mapping[str, Tensor],
-    adapters: Mapping[str, Tensor],
-    alphas: Mapping[str, Any],
-    where: object,
-    scale: float = 1.0,
+    weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor], scale: float, where: object
 ) -> dict[str, Tensor]:
-    """Those of `weights` whose layers have adapters, these added; `alphas` by layers.
-
-    Raises EgoGenError, which `where` begins, for layers that `weights` lacks, for shapes that do
-    not fit and for an alpha that is no number.
+    """`weights` with `scale` times the adapters added. Raises EgoGenError, beginning with `where`,
+    for adapters of layers that `weights` lacks, and for shapes that do not fit.
     """
     layers = [name.removesuffix(DOWN) for name in adapters if name.endswith(DOWN)]
-    layers = [layer for layer in layers if f"{layer}.weight" in weights]
-    expected: dict[str, tuple[int, ...]] = {}
-    for layer in layers:
+    expected, made = {}, dict(weights)
+    for layer in (layer for layer in layers if f"{layer}.weight" in weights):
         shape, rank = weights[f"{layer}.weight"].shape, adapters[layer + DOWN].shape[:1]
         expected[layer + DOWN] = (*rank, *shape[1:])
         expected[layer + UP] = (*shape[:1], *rank, *(1 for _ in shape[2:]))
     check_names(shapes_of(adapters), expected, where)
-    changed = {}
     for layer in layers:
-        weight, down, up = weights[f"{layer}.weight"], adapters[layer + DOWN], adapters[layer + UP]
-        alpha = alphas.get(layer)
-        if not isinstance(alpha, int | float) or not math.isfinite(alpha):
-            raise EgoGenError(f"{where}: {layer}: alpha {alpha!r}, expected a number")
+        weight, down, up = made[f"{layer}.weight"], adapters[layer + DOWN], adapters[layer + UP]
         product = (up.flatten(1).float() @ down.flatten(1).float()).view(weight.shape)
-        changed[f"{layer}.weight"] = weight + (scale * alpha / len(down) * product).to(weight.dtype)
-    return changed
-
-
-def with_file(
-    weights: Mapping[str, Tensor], path: str | os.PathLike, scale: float
-) -> dict[str, Tensor]:
-    """`weights` by names of `LegoModel` -> those that the adapters in a file change."""
-    adapters, alphas = read_lora(path)
-    return adapted(weights, adapters, alphas, path, scale)
-
-
-def merged(state: Mapping[str, Tensor], alpha: Any, where: object) -> dict[str, Tensor]:
-    """A state dict of `ldm.training` that holds adapters, live and EMA, beside the weights, which
-    did not learn -> one of the usual kind, with them in the weights. Errors: as of `adapted`.
-    """
-    live, ema = (
-        {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
-        for prefix in (OWN, OWN_EMA)
-    )
-    weights = {name: x for name, x in live.items() if not name.endswith((DOWN, UP))}
-    layers = {name: live[name] for name in live.keys() - weights.keys()}
-    alphas = {name.removesuffix(DOWN): alpha for name in layers}
-    made = {OWN + n: x for n, x in (weights | adapted(weights, layers, alphas, where)).items()}
-    averaged = {name.split(".")[0] for name in ema}  # an EMA is of a whole network
-    for name, x in (weights | adapted(weights, ema, alphas, where)).items():
-        if name.split(".")[0] in averaged:
-            made[OWN_EMA + name] = x
+        made[f"{layer}.weight"] = weight + (scale * product).to(weight.dtype)
     return made
 
 
-def read_lora(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Adapters by names of `LegoModel`, and alphas by layers, of a file that `load_lora_weights` of
-    a pipeline of Stable Diffusion v1 reads: with the names of peft, of older diffusers, of kohya.
+def merged(state: Mapping[str, Tensor], note: Mapping, where: object) -> dict[str, Tensor]:
+    """A state dict of `ldm.training` with adapters, live and EMA, beside the weights, which did not
+    learn -> one of the usual kind, with them in the weights. `note`: its rank and alpha.
     """
-    state, settings = tensors(read_weight_file(path), path), {}
-    if odd := [name for name in state if "lora" not in name or "dora_scale" in name]:
-        raise EgoGenError(f"{path}: holds {listed(odd)}, expected adapters alone (LoRA)")
-    if Path(path).suffix == ".safetensors":
+    try:
+        scale = float(note["alpha"] / note["rank"])
+    except (KeyError, TypeError, ArithmeticError):
+        raise EgoGenError(f"{where}: lora {note}: expected its rank and alpha") from None
+    made = {n: x for n, x in state.items() if n.startswith(OWN) and not n.endswith((DOWN, UP))}
+    weights = {name.removeprefix(OWN): x for name, x in made.items()}
+    for prefix in (OWN, OWN_EMA):
+        found = {n: x for n, x in state.items() if n.startswith(prefix) and n.endswith((DOWN, UP))}
+        found = {name.removeprefix(prefix): x for name, x in found.items()}
+        parts = tuple({name.split(".")[0] + "." for name in found})  # an EMA is of whole networks
+        whole = adapted(weights, found, scale, where)
+        made |= {prefix + name: x for name, x in whole.items() if name.startswith(parts)}
+    return made
+
+
+def read_lora(path: str) -> dict[str, Tensor]:
+    """Adapters by names of `LegoModel`, alpha / rank in `up`, from a file with names of peft or of
+    diffusers (as of its scripts for Stable Diffusion v1). Raises EgoGenError for other files.
+    """
+    settings, state = {}, convert_unet_state_dict_to_peft(tensors(read_weight_file(path), path))
+    if path.endswith(".safetensors"):
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}")
-        settings = parse_json(text.encode(), str(path))
-    try:
-        state, known = StableDiffusionLoraLoaderMixin.lora_state_dict(state)
-        state = state | (known or {})
-        texts = {name: state.pop(name) for name in [*state] if name.startswith("text_encoder.")}
-        state = convert_unet_state_dict_to_peft(state)
-        if texts:
-            texts = convert_state_dict_to_peft(convert_state_dict_to_diffusers(texts))
-    except (KeyError, ValueError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise EgoGenError(f"{path}: not adapters with names of diffusers ({reason})") from None
-    state |= {name.replace(".text_model.", ".", 1): value for name, value in texts.items()}
-    given = {name: state.pop(name) for name in [*state] if name.endswith(".alpha")}
-    alphas = {re.sub(r"(\.lora_A\.weight)?\.alpha$", "", name): x for name, x in given.items()}
-    for name in [name for name in state if name.endswith(DOWN)]:
-        layer, rank = name.removesuffix(DOWN), state[name].shape[0] if state[name].ndim else 1
-        alphas.setdefault(layer, _alpha(settings, layer, rank))
-    return state, alphas
-
-
-def _alpha(settings: Mapping[str, Any], layer: str, rank: int) -> Any:
-    """Of a layer by peft's settings, which stand in a file behind the network's name."""
-    part, name = layer.split(".", 1)
-    alpha = settings.get(f"{part}.lora_alpha", rank)
-    for pattern, value in (settings.get(f"{part}.alpha_pattern") or {}).items():
-        alpha = value if re.fullmatch(rf"(.*\.)?({pattern})", name) else alpha
-    return alpha * math.sqrt(rank) if settings.get(f"{part}.use_rslora") else alpha
+        settings = parse_json(text.encode(), path)
+    odd = [name for name in state if not name.endswith((DOWN, UP))]
+    if odd := odd + [key for key in settings if settings[key] and key.endswith(ODD_KINDS)]:
+        names = f"unet.LAYER{DOWN} and {UP}, as diffusers and this project save adapters (LoRA)"
+        raise EgoGenError(f"{path}: holds {listed(odd)}, expected {names}")
+    for name, up in state.items():
+        alpha = settings.get(f"{name.split('.')[0]}.lora_alpha")
+        if name.endswith(UP) and isinstance(alpha, int | float) and up.ndim > 1:
+            state[name] = up.float() * (alpha / up.shape[1])
+    return state
 
 
 def write_lora(path: Path, adapters: Mapping[str, Tensor], alpha: float) -> None:

@@ -230,10 +230,9 @@ def train(
         accumulated = settings.trainer.get("accumulate_grad_batches", 1)
         print(
             f"train: {len(train_pairs)} pairs; {each} a batch x {world} processes x {accumulated} "
-            f"accumulated = {each * world * accumulated} an optimizer step",
+            f"accumulated = {each * world * accumulated} an optimizer step\n{memory_line(module)}",
             file=sys.stderr,
         )
-        print(memory_line(module), file=sys.stderr)
     data = PairData(train_pairs, val_pairs, config.data, seed)
     with lock(folder / ".lock", "training", needed=first), workers_errors_in_one_line():
         if first:

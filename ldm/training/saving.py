@@ -6,11 +6,11 @@ import signal
 from pathlib import Path
 
 import pytorch_lightning as pl
-from torch import nn
 
 from egogen import EgoGenError
 from egogen.atomic import atomic_path
 from egogen.jobs import SIGNALS, StoppedBySignal, requeue
+from ldm.model import FROZEN_PARTS
 
 LAST = "last.ckpt"
 
@@ -32,7 +32,6 @@ class Checkpoints(pl.Callback):
     `keep_at_most` (0: all) of them. Where a validation follows a step, the file is written after
     it, so that no kill can make a run miss one. The position in the training that is saved is
     always the end of a micro-batch: Lightning resumes exactly from there, but not from elsewhere.
-    Adapters are written before it into a file of their own, which so is never older.
 
     SIGUSR1 (which Slurm is asked to send before the time limit) and SIGTERM end the run after the
     optimizer step under way and the validation that follows it, with a checkpoint; under Slurm,
@@ -87,7 +86,7 @@ class Checkpoints(pl.Callback):
         if not trainer.is_global_zero:
             trainer.save_checkpoint(path)  # takes part in gathering, writes nothing
         else:
-            trainer.lightning_module.write_adapters(self.folder)
+            trainer.lightning_module.write_adapters(self.folder)  # never older than last.ckpt
             with atomic_path(path) as temporary:
                 trainer.save_checkpoint(temporary)
             if self.keep_every and step % self.keep_every == 0:
@@ -118,27 +117,23 @@ class Checkpoints(pl.Callback):
 def checkpoint_bytes(module: pl.LightningModule) -> int:
     """Size of a checkpoint of training: weights, EMA, and the two moments of AdamW."""
     trained = sum(p.nbytes for p in module.parameters() if p.requires_grad)
-    parts = nn.ModuleList([module, *module.frozen_parts()]).parameters()  # each of them once
-    return sum(p.nbytes for p in parts) + trained * (2 if module.ema is None else 3)
+    whole = [*module.parameters(), *module._frozen.parameters()]
+    return sum(p.nbytes for p in whole) + trained * (2 if module.ema is None else 3)
 
 
 def memory_line(module: pl.LightningModule) -> str:
-    """What of the networks on the device is trained, and what it takes there without activations:
-    beside all weights a gradient, two moments of AdamW and the EMA of each that is trained.
+    """What learns of the networks on the device, and their memory in float32, without activations:
+    the weights and, of what learns, gradient, both moments of AdamW, and EMA.
     """
-    params, model = module.model.config, module.model
-    learning = [p for p in model.parameters() if p.requires_grad]
-    count, trained = sum(p.numel() for p in learning), sum(p.nbytes for p in learning)
-    held, copies = sum(p.nbytes for p in model.parameters()), 3 if module.ema is None else 4
-    whole = sum(p.numel() for p in model.parameters())
+    named, each = [*module.model.named_parameters()], 3 if module.ema is None else 4
+    whole, learns = sum(p.numel() for _, p in named), [p for _, p in named if p.requires_grad]
+    count, rank = sum(p.numel() for p in learns), module.lora.rank
     line = f"train: {count / 1e6:.4g} M of {whole / 1e6:.4g} M parameters"
-    takes = f"weights, gradients, AdamW and EMA {(held + copies * trained) / 1e9:.3g} GB"
-    if not params.lora.rank:
-        return f"{line}; {takes}"
-    networks = [model.denoiser.network] + [model.conditioner] * params.conditioner.trained
-    usual = sum(p.nbytes for part in networks for p in part.parameters() if not p.requires_grad)
-    full = f"full training {(held - trained + copies * usual) / 1e9:.3g} GB"
-    return f"{line} (adapters of rank {params.lora.rank}); {takes}, {full}"
+    line += f" (adapters of rank {rank})" if rank else ""
+    line += f"; weights, gradients, AdamW and EMA {(whole + each * count) * 4e-9:.3g} GB"
+    usual = [p for n, p in named if not n.startswith(FROZEN_PARTS) and not p.requires_grad]
+    full = whole - count + each * sum(p.numel() for p in usual)
+    return f"{line}, full training {full * 4e-9:.3g} GB" if rank else line
 
 
 def check_space(folder: Path, copies: int, size: int) -> None:

@@ -116,9 +116,7 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def load_model(
-    params: ModelParams, ckpt: str, device: torch.device, loras: Sequence[str] = ()
-) -> LegoModel:
+def load_model(params: ModelParams, ckpt: str, device: torch.device, loras: Any = ()) -> LegoModel:
     """`loras`: files of adapters, FILE or FILE:SCALE, that are added to the weights."""
     state = read_weights(ckpt)
     model = LegoModel(params)

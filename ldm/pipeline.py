@@ -143,14 +143,12 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         params = load_model_params(str(config), overrides)
         return cls.from_model(load_model(params, str(ckpt), torch.device("cpu")))
 
-    def load_lora_weights(
-        self, source: Any, adapter_name: str | None = None, hotswap: bool = False, **kwargs: Any
-    ) -> None:
+    def load_lora_weights(self, source: Any, adapter_name: str | None = None, **more: Any) -> None:
         """What diffusers' pipelines of Stable Diffusion v1 load, and a run's adapters."""
-        options = {"adapter_name": adapter_name or get_adapter_name(self.unet), "hotswap": hotswap}
-        super().load_lora_weights(source, **options, **kwargs)
+        more["adapter_name"] = adapter_name or get_adapter_name(self.unet)
+        super().load_lora_weights(source, **more)
         if self.conditioner is not None:
-            self.conditioner.load_lora_adapter(source, "conditioner", **options, **kwargs)
+            self.conditioner.load_lora_adapter(source, "conditioner", **more)
 
     def fuse_lora(self, components: Sequence[str] | None = None, *args: Any, **kwargs: Any) -> None:
         super().fuse_lora(components or self._lora_loadable_modules, *args, **kwargs)

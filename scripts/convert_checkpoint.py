@@ -43,13 +43,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*", help="dotted config keys, key=value")
     options = parser.parse_intermixed_args(argv)
     params = load_model_params(options.config, options.overrides)
-    loras = adapter_files(options.lora)
+    adapter_files(options.lora)
     if not Path(options.source).exists():
         raise EgoGenError(f"{options.source}: no such weight file")
 
     from ldm.checkpoints.convert import convert  # slow to import
 
-    print("\n".join(convert(options.source, options.target, options.to, params, loras)))
+    print("\n".join(convert(options.source, options.target, options.to, params, options.lora)))
     return 0
 
 

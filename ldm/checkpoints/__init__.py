@@ -1,5 +1,6 @@
 """Reading, writing and converting weights of stage 2."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,11 +13,8 @@ def adapter_files(given: Iterable[str]) -> list[tuple[str, float]]:
     """What --lora FILE[:SCALE] was given -> (file, scale) each. Raises EgoGenError for others."""
     found = []
     for text in given:
-        path, colon, scale = (text, "", "1") if Path(text).is_file() else text.rpartition(":")
-        if not Path(path).is_file():
-            raise EgoGenError(f"--lora {text}: no such file, expected FILE or FILE:SCALE")
-        try:
-            found.append((path, float(scale)))
-        except ValueError:
-            raise EgoGenError(f"--lora {text}: scale {scale!r}, expected a number") from None
+        file, _, scale = (text if not Path(text).is_file() else f"{text}:1").rpartition(":")
+        if not Path(file).is_file() or not re.fullmatch(r"-?(\d+\.?\d*|\.\d+)", scale):
+            raise EgoGenError(f"--lora {text}: expected a file, or FILE:SCALE with a number")
+        found.append((file, float(scale)))
     return found

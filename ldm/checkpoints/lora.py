@@ -7,7 +7,6 @@ kernel ...) and up (out, rank, 1 ...). Names are the layer's and DOWN or UP, as 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
@@ -123,7 +122,7 @@ def read_lora(path: str) -> dict[str, Tensor]:
 def write_lora(path: Path, adapters: Mapping[str, Tensor], alpha: float) -> None:
     """Adapters by peft's names in a `LegoModel` -> a file for `load_lora_weights` and --lora."""
     state = {PEFT_LEVELS.sub("", name): x.detach().cpu() for name, x in adapters.items()}
-    settings: dict[str, Any] = {}
+    settings: dict = {}
     for name in (name for name in state if name.endswith(DOWN)):
         part, layer = name.removesuffix(DOWN).split(".", 1)
         settings |= {f"{part}.r": len(state[name]), f"{part}.lora_alpha": alpha}

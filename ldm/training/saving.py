@@ -125,15 +125,15 @@ def memory_line(module: pl.LightningModule) -> str:
     """What learns of the networks on the device, and their memory in float32, without activations:
     the weights and, of what learns, gradient, both moments of AdamW, and EMA.
     """
-    named, each = [*module.model.named_parameters()], 3 if module.ema is None else 4
-    whole, learns = sum(p.numel() for _, p in named), [p for _, p in named if p.requires_grad]
-    count, rank = sum(p.numel() for p in learns), module.lora.rank
-    line = f"train: {count / 1e6:.4g} M of {whole / 1e6:.4g} M parameters"
-    line += f" (adapters of rank {rank})" if rank else ""
-    line += f"; weights, gradients, AdamW and EMA {(whole + each * count) * 4e-9:.3g} GB"
-    usual = [p for n, p in named if not n.startswith(FROZEN_PARTS) and not p.requires_grad]
-    full = whole - count + each * sum(p.numel() for p in usual)
-    return f"{line}, full training {full * 4e-9:.3g} GB" if rank else line
+    named, rank, each = [*module.model.named_parameters()], module.lora.rank, 3 + bool(module.ema)
+    whole = sum(p.numel() for _, p in named)
+    learns = sum(p.numel() for _, p in named if p.requires_grad)
+    frozen = sum(p.numel() for name, p in named if name.startswith(FROZEN_PARTS))
+    takes, full = whole + each * learns, whole - learns + each * (whole - learns - frozen)
+    line = f"train: {learns / 1e6:.4g} M of {whole / 1e6:.4g} M parameters; weights, gradients, "
+    line += f"AdamW and EMA {takes * 4e-9:.3g} GB"
+    note = f"full training {full * 4e-9:.3g} GB"
+    return f"{line} (adapters of rank {rank}; {note})" if rank else line
 
 
 def check_space(folder: Path, copies: int, size: int) -> None:

@@ -56,7 +56,7 @@ def lora_suffix(loras: Sequence[str]) -> str:
     suffix, usual = "", ("checkpoints", Path(FILE).stem)
     for file, scale in adapter_files(loras):
         parts = [x for x in Path(file).absolute().with_suffix("").parts if x not in usual]
-        suffix += f"-lora={parts[-1]}" + (f"x{scale:g}" if scale != 1 else "")
+        suffix += f"-lora={parts[-1]}" + (f"@{scale:g}" if scale != 1 else "")
     return suffix
 
 

@@ -214,7 +214,7 @@ def test_frames_with_adapters_have_folders_of_their_own(world, tmp_path):
         assert generate([*line, *more]) == 0
     frames = {folder.name: sorted(folder.rglob("*.jpg")) for folder in (tmp_path / "X").iterdir()}
     name = "X-e=0-s=1-si=1.0-st=1.5"
-    assert set(frames) == {name, f"{name}-lora=tuned", f"{name}-lora=tunedx0.5"}
+    assert set(frames) == {name, f"{name}-lora=tuned", f"{name}-lora=tuned@0.5"}
     assert len({tuple(path.read_bytes() for path in paths) for paths in frames.values()}) == 3
     with safe_open(world.file, "pt") as file:
         metadata = file.metadata()

@@ -5,6 +5,7 @@ kernel ...) and up (out, rank, 1 ...). Names are the layer's and DOWN or UP, as 
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,11 +41,13 @@ def add_adapters(model: LegoModel, params: LoraParams, seed: int) -> None:
     need_package("peft", "config: model.params.lora")
     from peft import LoraConfig, inject_adapter_in_model
 
+    if not 0 < params.alpha < math.inf:
+        raise EgoGenError(f"config: model.params.lora.alpha={params.alpha}: expected above 0")
     where, wanted = "config: model.params.lora.targets", {}
-    for target in params.targets:
+    for target in params.targets or [""]:
         part = target if target == "conditioner" else model.denoiser.name
         ends = TARGETS.get(target, [target])
-        layers = [f".{name}" for name, _ in model.get_submodule(part).named_modules()]
+        layers = [f".{name}" for name, _ in model.get_submodule(part).named_modules() if name]
         if not any(layer.endswith(f".{end}") for layer in layers for end in ends):
             known = "'attention', 'conditioner', or what a layer's name ends in, as 'ff.net.2'"
             raise EgoGenError(f"{where}: {target!r}: expected {known}")

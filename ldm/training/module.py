@@ -74,7 +74,8 @@ class LegoTraining(pl.LightningModule):
         self.seed, params = seed, model.config
         model.denoiser.network.requires_grad_(True)
         model.conditioner.requires_grad_(params.conditioner.trained)
-        self.lora = replace(params.lora, alpha=params.lora.alpha or params.lora.rank)
+        alpha = params.lora.rank if params.lora.alpha is None else params.lora.alpha
+        self.lora = replace(params.lora, alpha=alpha)
         if self.lora.rank:
             add_adapters(model, self.lora, seed)
         if params.unet.use_checkpoint:

@@ -33,12 +33,6 @@ def both(first: Damage, second: Damage) -> Damage:
     return lambda root: (first(root), second(root))
 
 
-def of_training(root: Path) -> None:
-    """model.ckpt as one of training with adapters whose note is damaged."""
-    content = torch.load(root / "model.ckpt", weights_only=True)
-    torch.save(content | {"lora": {"rank": 0}}, root / "model.ckpt")
-
-
 FILES = {
     "missing": (untouched, ("one.safetensors", "expected a file, or FILE:SCALE")),
     "cut short": (both(adapter(), cut("one.safetensors")), ("one.safetensors", "not a readable")),
@@ -78,10 +72,6 @@ LORA = [
         Case(entry, f"adapters: scale {scale!r}", adapter(), (":" + scale,), more=f"{ONE}:{scale}")
         for scale in SCALES
         for entry in (*ENTRIES, "frame")
-    ),
-    *(
-        Case(entry, "adapters: note of a checkpoint", of_training, ("model.ckpt", "rank"))
-        for entry in ENTRIES
     ),
     *(
         Case("train", f"adapters: {more}", untouched, said, more=f"model.params.lora.{more}")

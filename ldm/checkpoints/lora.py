@@ -87,17 +87,13 @@ def merged(state: Mapping[str, Tensor], note: Mapping, where: object) -> dict[st
     """A state dict of `ldm.training` with adapters, live and EMA, beside the weights, which did not
     learn -> one of the usual kind, with them in the weights. `note`: its rank and alpha.
     """
-    try:
-        scale = float(note["alpha"] / note["rank"])
-    except (KeyError, TypeError, ArithmeticError):
-        raise EgoGenError(f"{where}: lora {note}: expected its rank and alpha") from None
     made = {n: x for n, x in state.items() if n.startswith(OWN) and not n.endswith((DOWN, UP))}
     weights = {name.removeprefix(OWN): x for name, x in made.items()}
     for prefix in (OWN, OWN_EMA):
         found = {n: x for n, x in state.items() if n.startswith(prefix) and n.endswith((DOWN, UP))}
         found = {name.removeprefix(prefix): x for name, x in found.items()}
-        parts = tuple({name.split(".")[0] + "." for name in found})  # an EMA is of whole networks
-        whole = adapted(weights, found, scale, where)
+        parts = tuple({name.split(".")[0] for name in found})  # an EMA is of whole networks
+        whole = adapted(weights, found, note["alpha"] / note["rank"], where)
         made |= {prefix + name: x for name, x in whole.items() if name.startswith(parts)}
     return made
 
@@ -132,4 +128,4 @@ def write_lora(path: Path, adapters: Mapping[str, Tensor], alpha: float) -> None
         settings.setdefault(f"{part}.target_modules", []).append(layer)
     metadata = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(settings)}
     with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata)
+        save_file({name: x.contiguous() for name, x in state.items()}, temporary, metadata)

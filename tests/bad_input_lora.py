@@ -81,7 +81,7 @@ LORA = [
             ("ranks=2", ("did you mean 'model.params.lora.rank'",)),
             ("rank=2 model.params.lora.alpha=.nan", ("model.params.lora.alpha=nan",)),
             ("rank=2 model.params.lora.targets=[to_x]", ("'to_x'", "'attention', 'conditioner'")),
-            ("rank=2 model.params.lora.targets=[attention,'']", ("targets: ''",)),
+            ("rank=2 model.params.lora.targets=[attention,to]", ("targets: 'to'",)),
             ("rank=2 model.params.lora.targets=[]", ("model.params.lora.targets",)),
             ("rank=2 model.params.lora.targets=[norm1]", ("targets", "is not supported")),
         )

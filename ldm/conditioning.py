@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.loaders import PeftAdapterMixin
 from torch import Tensor, nn
 
 from egogen import EgoGenError
@@ -44,7 +45,7 @@ class FeatureEncoder(nn.Module):
         return x
 
 
-class FeatureConditioner(ModelMixin, ConfigMixin):
+class FeatureConditioner(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """One encoder for each feature that a run uses, in the order of the table.
 
     LEGO (ECCV 2024), section 3.3: image features through a linear layer; text features through a

@@ -22,7 +22,9 @@ from egogen.frames import is_whole
 from egogen.jobs import Progress
 from egogen.provenance import check_provenance, record_provenance
 from ldm import sampling
+from ldm.checkpoints import adapter_files
 from ldm.checkpoints.load import load_weights, read_weights
+from ldm.checkpoints.lora import FILE, adapted, read_lora
 from ldm.data import collate, read_condition
 from ldm.images import to_image, write_image
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
@@ -49,6 +51,15 @@ def run_folder(
     return base / name
 
 
+def lora_suffix(loras: Sequence[str]) -> str:
+    """Of a run's folder: adapters by the last part of their path that is no usual name."""
+    suffix, usual = "", ("checkpoints", Path(FILE).stem)
+    for file, scale in adapter_files(loras):
+        parts = [x for x in Path(file).absolute().with_suffix("").parts if x not in usual]
+        suffix += f"-lora={parts[-1]}" + (f"@{scale:g}" if scale != 1 else "")
+    return suffix
+
+
 def fingerprint(ckpt: str) -> str:
     """Hash of a checkpoint's size and its first and last MiB, 16 hexadecimal digits.
 
@@ -68,7 +79,7 @@ def fingerprint(ckpt: str) -> str:
 
 # Settings of `InferenceConfig` in the record of frames; names that records of before lack.
 SAME = ("picture", "jpeg_quality", "noise", "half_weights")
-LATER = ("load_ema", "res", "parameterization", "scale_factor", "metadata", "features")
+LATER = ("loras", "load_ema", "res", "parameterization", "scale_factor", "metadata", "features")
 
 
 def made_by(
@@ -90,6 +101,7 @@ def made_by(
         "precision": resolved_precision(device, inference.precision),
         "mask_text_padding": params.conditioner.mask_text_padding,
         "checkpoint": fingerprint(ckpt),
+        "loras": [[fingerprint(file), scale] for file, scale in adapter_files(config.loras)],
         "edit_file": _digest(Path(data.edit_path).read_bytes()),
         "text_prompt_key": data.text_prompt_key,
         "load_ema": params.use_ema and params.load_ema,
@@ -105,10 +117,13 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def load_model(params: ModelParams, ckpt: str, device: torch.device) -> LegoModel:
+def load_model(params: ModelParams, ckpt: str, device: torch.device, loras: Any = ()) -> LegoModel:
+    """`loras`: files of adapters, FILE or FILE:SCALE, that are added to the weights."""
     state = read_weights(ckpt)
     model = LegoModel(params)
     load_weights(model, state, params.use_ema and params.load_ema, ckpt)
+    for file, scale in adapter_files(loras):
+        model.load_state_dict(adapted(model.state_dict(), read_lora(file), scale, file))
     return model.to(device).eval()
 
 
@@ -189,7 +204,8 @@ def generate_chunk(
 
     @functools.cache
     def loaded() -> tuple[LegoModel, ProcessNoise | None]:  # only if there is a frame to be made
-        model, stream = prepare(load_model(config.model, ckpt, device), inference), None
+        model = prepare(load_model(config.model, ckpt, device, config.loras), inference)
+        stream = None
         if inference.noise == "process":
             draws = SAMPLERS[inference.sampler].draws(inference.steps)
             shape = model.latent_shape(split.data.res)
@@ -199,6 +215,7 @@ def generate_chunk(
     pairs = itertools.product(inference.scales_img, inference.scales_txt)
     for number, scales in enumerate(pairs):
         folder = run_folder(ckpt, inference.seed, inference.steps, *scales, inference.sampler)
+        folder = folder.with_name(folder.name + lora_suffix(config.loras))
         check_provenance(folder / "made_by.json", info, LATER)
         # `clip/action/frame.jpg`: the last three parts of image_1, as in the released code.
         names = {item: "/".join(Path(item.entry.image_1).parts[-3:]) for item in items}

@@ -24,7 +24,9 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
+from diffusers.utils import get_adapter_name
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
@@ -52,7 +54,7 @@ Photo = Image.Image | str | os.PathLike | np.ndarray | Tensor
 Rows = Tensor | np.ndarray | str | os.PathLike
 
 
-class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
+class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLoaderMixin):
     """Components as in Stable Diffusion, and the conditioner of the features of stage 1.
 
     `scheduler` says what the noise schedule is and what the UNet predicts, and its class which of
@@ -61,6 +63,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
     """
 
     _optional_components = ["conditioner"]
+    _lora_loadable_modules = ["unet", "text_encoder", "conditioner"]
     model_cpu_offload_seq = "text_encoder->conditioner->unet->vae"
     # PyTorch's self-attention reads its layers' weights past the hooks that would load them.
     _exclude_from_cpu_offload = ["conditioner"]
@@ -141,6 +144,19 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         overrides = ["model.params.load_ema=true", *overrides]  # of a training YAML: another matter
         params = load_model_params(str(config), overrides)
         return cls.from_model(load_model(params, str(ckpt), torch.device("cpu")))
+
+    def load_lora_weights(self, source: Any, adapter_name: str | None = None, **more: Any) -> None:
+        """What diffusers' pipelines of Stable Diffusion v1 load, and a run's adapters."""
+        more["adapter_name"] = adapter_name or get_adapter_name(self.unet)
+        super().load_lora_weights(source, **more)
+        if self.conditioner is not None:
+            self.conditioner.load_lora_adapter(source, "conditioner", **more)
+
+    def fuse_lora(self, components: Sequence[str] | None = None, *args: Any, **kwargs: Any) -> None:
+        super().fuse_lora(components or self._lora_loadable_modules, *args, **kwargs)
+
+    def unfuse_lora(self, components: Sequence[str] | None = None, **kwargs: Any) -> None:
+        super().unfuse_lora(components or self._lora_loadable_modules, **kwargs)
 
     @property
     def _conditioner(self) -> FeatureConditioner:

@@ -240,6 +240,7 @@ class GenerateConfig:
     as_released: bool = False  # the values of AS_RELEASED in place of the defaults
     optimizer: OptimizerParams = field(default_factory=OptimizerParams)  # without effect here
     model: ModelParams = field(default_factory=ModelParams)
+    loras: list[str] = _list()  # adapters to add to the weights: FILE or FILE:SCALE
     metadata_path: str = MISSING_PATH
     data: DatasetParams = field(default_factory=DatasetParams)
     inference: InferenceConfig = field(default_factory=InferenceConfig)

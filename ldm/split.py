@@ -14,6 +14,7 @@ from egogen import EgoGenError
 from egogen.actions import ActionEntry, inside, read_actions, read_clip_sizes
 from egogen.jobs import floor_chunk
 from egogen.settings import require_paths
+from ldm.checkpoints import adapter_files
 from ldm.file_layout import TABLE, file_place, store_key
 from ldm.schema import MISSING_PATH, DatasetParams, FeatureParams, GenerateConfig, TrainConfig
 
@@ -68,6 +69,7 @@ def open_generation(config: GenerateConfig, ckpt: str, n_chunk: int, chunk_idx: 
     paths = _paths(config.data, features, "data")
     paths["data.metadata_path"] = config.metadata_path
     require_paths(paths | {"model.params.ckpt_path": config.model.ckpt_path, "ckpt": ckpt})
+    adapter_files(config.loras)
     items = floor_chunk(locate_entries(config.data, features), n_chunk, chunk_idx)
     check_stores(items, features)
     sizes = read_clip_sizes(config.metadata_path)

@@ -114,7 +114,7 @@ def generate_frame(
         "prompt": description.text,
         "features": to_features(description.features, features),
     }
-    model = prepare(load_model(config.model, str(ldm), device), inference)
+    model = prepare(load_model(config.model, str(ldm), device, config.loras), inference)
     scales = inference.scales_img[0], inference.scales_txt[0]
     decoded = generate_batch(model, [sample], [NAME], inference, *scales)[0]
     height = inference.height or decoded.shape[1]

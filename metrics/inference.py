@@ -24,10 +24,12 @@ def main(argv: Sequence[str]) -> int:
     add("--ckpt", required=True)
     add("--n_chunk", type=int, default=1)
     add("--chunk_idx", type=int, default=1, help="1 to n_chunk")
+    add("--lora", action="append", default=[], metavar="FILE[:SCALE]", help="adapters; repeatable")
     add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
     add("overrides", nargs="*", help="dotted config keys, key=value")
     arguments = parser.parse_intermixed_args(argv)
     config = load_config(GenerateConfig, [arguments.config], arguments.overrides)
+    config.loras += arguments.lora
     chunk = arguments.ckpt, arguments.n_chunk, arguments.chunk_idx
     open_generation(config, *chunk)
 

@@ -13,6 +13,7 @@ what each form holds:
              tokenizer, the noise schedule as the scheduler's config.
 Converted to and fro, every weight comes back bit for bit. Optimizer and learning rate are in none
 of them: training starts from a converted file (model.params.ckpt_path), it does not continue.
+Adapters, those in a last.ckpt and those of --lora, become part of the weights.
 
 example:
   python scripts/convert_checkpoint.py --config configs/generate_ego4d.yaml --to diffusers \\
@@ -27,7 +28,7 @@ sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 from collections.abc import Sequence  # noqa: E402
 
 from egogen.errors import EgoGenError, command_parser, run_command  # noqa: E402
-from ldm.checkpoints import FORMS  # noqa: E402
+from ldm.checkpoints import FORMS, adapter_files  # noqa: E402
 from ldm.config import load_model_params  # noqa: E402
 
 
@@ -37,15 +38,18 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("target", help="what to write: .ckpt or folder, not there yet")
     parser.add_argument("--to", required=True, choices=FORMS)
     parser.add_argument("--config", required=True, help="YAML that the weights belong to")
+    more = {"metavar": "FILE[:SCALE]", "help": "adapters; repeatable"}
+    parser.add_argument("--lora", action="append", default=[], **more)
     parser.add_argument("overrides", nargs="*", help="dotted config keys, key=value")
     options = parser.parse_intermixed_args(argv)
     params = load_model_params(options.config, options.overrides)
+    adapter_files(options.lora)
     if not Path(options.source).exists():
         raise EgoGenError(f"{options.source}: no such weight file")
 
     from ldm.checkpoints.convert import convert  # slow to import
 
-    print("\n".join(convert(options.source, options.target, options.to, params)))
+    print("\n".join(convert(options.source, options.target, options.to, params, options.lora)))
     return 0
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence  # noqa: E402
 from egogen.atomic import write_json  # noqa: E402
 from egogen.errors import EgoGenError, command_parser, run_command  # noqa: E402
 from egogen.frames import read_rgb  # noqa: E402
+from ldm.checkpoints import adapter_files  # noqa: E402
 from ldm.config import GenerateConfig, load_config  # noqa: E402
 
 QUICKSTART = PROJECT / "runs" / "quickstart"
@@ -37,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--vllm", type=Path, help="folder of the tuned stage 1")
     add("--ldm", type=Path, help="checkpoint of stage 2")
     add("--config", type=Path, help="YAML of stage 2, as configs/generate_*.yaml")
+    add("--lora", action="append", default=[], metavar="FILE[:SCALE]", help="adapters; repeatable")
     add("--out", type=Path, help="frame to write, .jpg or .png (default: PHOTO-frame.jpg here)")
     add("--seed", type=int, help="another seed, another frame (default: config's)")
     add("--temperature", type=float, default=0.2, help="of the description")
@@ -73,6 +75,8 @@ def main(argv: Sequence[str]) -> int:
     overrides = [*options.overrides]
     overrides += [f"inference.seed={options.seed}"] if options.seed is not None else []
     config = load_config(GenerateConfig, [str(paths["config"])], overrides)
+    config.loras += options.lora
+    adapter_files(config.loras)
 
     # Slow to import: bad arguments are reported first.
     from egogen.devices import usable_device
@@ -96,6 +100,7 @@ def main(argv: Sequence[str]) -> int:
         "description": frame.description,
         "seed": config.inference.seed,
         **{name: str(path) for name, path in paths.items()},
+        "loras": config.loras,
         "overrides": list(options.overrides),
     }
     write_json(out.with_suffix(".json"), record)

@@ -98,7 +98,7 @@ def run(small, monkeypatch, out, *arguments):
     """Generate into `out` with weights that depend on the seed 0 alone."""
     from ldm import generate
 
-    def load(params, ckpt, device):
+    def load(params, ckpt, device, loras):
         torch.manual_seed(0)
         return generate.LegoModel(params).to(device).eval()
 

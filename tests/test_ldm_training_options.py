@@ -123,6 +123,7 @@ def test_room_on_the_disk(run_overrides, tmp_path, monkeypatch, undisturbed):
 
 def test_only_the_newest_copies_are_kept(tmp_path):
     trainer = SimpleNamespace(is_global_zero=True, global_step=0)
+    trainer.lightning_module = SimpleNamespace(write_adapters=lambda folder: None)
     trainer.save_checkpoint = lambda path: path.write_text(str(trainer.global_step))
     trainer.strategy = SimpleNamespace(reduce_boolean_decision=lambda asked, all: asked)
     checkpoints = Checkpoints(tmp_path, every=1, keep_every=2, keep_at_most=2)

@@ -6,6 +6,7 @@ No form that is written here holds an optimizer: training starts from it, it doe
 import os
 import secrets
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,24 @@ import torch
 
 from egogen import EgoGenError
 from egogen.atomic import TEMPORARY_SUFFIX, as_umask_says, atomic_path
-from ldm.checkpoints import layouts
+from ldm.checkpoints import adapter_files, layouts
 from ldm.checkpoints.diffusers_folder import LIVE_VARIANT, read_folder
 from ldm.checkpoints.layouts import Weights
 from ldm.checkpoints.load import read_file
+from ldm.checkpoints.lora import adapted, read_lora
 from ldm.checkpoints.released_names import LIVE
 from ldm.model import LegoModel
 from ldm.pipeline import LegoPipeline
 from ldm.schema import ModelParams
 
+Place = str | os.PathLike
+
 
 def convert(
-    source: str | os.PathLike, target: str | os.PathLike, form: str, params: ModelParams
+    source: Place, target: Place, form: str, params: ModelParams, loras: Iterable[str] = ()
 ) -> list[str]:
-    """Write what `source`, in any form, holds to `target` in `form`; -> lines to print.
+    """Write what `source`, in any form, holds to `target` in `form`; -> lines to print. `loras`:
+    files of adapters, FILE or FILE:SCALE, that become part of the weights, live and EMA.
 
     `params` is `model.params` of the config that the weights belong to; names and shapes are
     checked against it. Raises EgoGenError, and writes nothing, when `target` is there or anything
@@ -39,6 +44,10 @@ def convert(
         raise EgoGenError(f"{target}: expected a name that ends in .ckpt for the form {form!r}")
     model = bare_model(params)
     weights = read_any(source, model)
+    for file, scale in adapter_files(loras):
+        averaged = adapted(weights.live | weights.ema, read_lora(file), scale, file)
+        weights.live = adapted(weights.live, read_lora(file), scale, file)
+        weights.ema = {name: averaged[name] for name in weights.ema}
     if form == "diffusers":
         write_folder(target, weights, model)
     else:
@@ -57,7 +66,7 @@ def bare_model(params: ModelParams) -> LegoModel:
         return LegoModel(params)
 
 
-def read_any(source: str | os.PathLike, model: LegoModel) -> Weights:
+def read_any(source: Place, model: LegoModel) -> Weights:
     """The form is known by the names."""
     if Path(source).is_dir():
         return read_folder(source, model)

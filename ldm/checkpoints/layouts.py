@@ -140,7 +140,7 @@ def to_released(weights: Weights, model: LegoModel) -> dict[str, Tensor]:
     if ema:
         state[DECAY] = torch.tensor(model.config.ema_decay, dtype=torch.float32)
         state[UPDATES] = torch.tensor(weights.updates, dtype=torch.int32)
-        state |= {naming.shadow_name(names[own]): ema[own] for own in unet}
+        state |= {naming.shadow_name(names[own]): ema[own] for own in unet if own in ema}
     return state
 
 

@@ -11,6 +11,7 @@ from egogen import EgoGenError
 from egogen.weight_files import check_names, read_weight_file, shapes_of, tensors
 from ldm.checkpoints import layouts
 from ldm.checkpoints.diffusers_folder import read_folder
+from ldm.checkpoints.lora import merged
 from ldm.checkpoints.released_names import UNET
 from ldm.model import FROZEN_PARTS, LegoModel
 
@@ -25,10 +26,13 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
 
 
 def read_file(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """-> also the notes that `ldm.training` writes beside the weights, those of NOTES there are."""
+    """-> also the notes that `ldm.training` writes beside the weights, those of NOTES there are.
+    Adapters are added to the weights beside which they stand.
+    """
     content = read_weight_file(path)
     notes = {n: content[n] for n, kind in NOTES.items() if isinstance(content.get(n), kind)}
-    return tensors(content, path), notes
+    state = tensors(content, path)
+    return merged(state, notes["lora"], path) if "lora" in notes else state, notes
 
 
 def load_weights(

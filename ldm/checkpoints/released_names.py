@@ -21,6 +21,8 @@ LIVE = "live."  # this project's addition, see `ldm.checkpoints.layouts.to_relea
 
 RULES = yaml.safe_load(Path(__file__).with_name("names.yaml").read_text("utf-8"))
 NAMED_BY_RELEASE: dict[str, str] = RULES["conditioner"]
+# What peft adds to the names in a layer with an adapter; files are without.
+PEFT_LEVELS = re.compile(r"\.base_layer(?=\.\w+$)|(?<=\.lora_[AB])\.default(?=\.weight$)")
 # Linear layers here, 1x1 convolutions there: two more axes of length one.
 CONVOLVED = re.compile(re.escape(VAE) + r"(en|de)coder\.mid\.attn_1\.(q|k|v|proj_out)\.weight")
 
@@ -42,8 +44,9 @@ def released_names(model: "LegoModel") -> dict[str, str]:
 
 def stored_name(name: str) -> str:
     """The conditioner's part of any name, as files have it: "ema.conditioner.encoders.text.
-    projection.weight" -> "ema.conditioner.projection_txt.weight". Other names stay.
+    projection.weight" -> "ema.conditioner.projection_txt.weight"; and without peft's levels.
     """
+    name = PEFT_LEVELS.sub("", name)
     for own, released in NAMED_BY_RELEASE.items():
         name = name.replace(CONDITIONER + own, CONDITIONER + released)
     return name

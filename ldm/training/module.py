@@ -1,12 +1,15 @@
 """Stage 2 under Lightning: loss, optimizer, EMA and validation of a `LegoModel`.
 
 What is trained: the denoiser and, unless `conditioner.trained` is false (as in the released code),
-the conditioner. The frozen encoders are left out of the module tree while a cache stands in
-for them, so that they take no memory on the device; checkpoints hold them all the same.
+the conditioner; where `lora.rank` is above 0, adapters alone. The frozen encoders are left out of
+the module tree while a cache stands in for them, so that they take no memory on the device;
+checkpoints hold them all the same.
 """
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,9 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from egogen import EgoGenError
 from egogen.seeds import stable_seed
 from ldm.checkpoints.layouts import OWN, OWN_EMA
-from ldm.checkpoints.released_names import own_name, stored_name
+from ldm.checkpoints.lora import FILE, add_adapters, write_lora
+from ldm.checkpoints.released_names import stored_name
 from ldm.data import project
 from ldm.model import FROZEN_PARTS, LegoModel
 from ldm.schedule import released_schedule
@@ -69,6 +74,10 @@ class LegoTraining(pl.LightningModule):
         self.seed, params = seed, model.config
         model.denoiser.network.requires_grad_(True)
         model.conditioner.requires_grad_(params.conditioner.trained)
+        alpha = params.lora.rank if params.lora.alpha is None else params.lora.alpha
+        self.lora = replace(params.lora, alpha=alpha)
+        if self.lora.rank:
+            add_adapters(model, self.lora, seed)
         if params.unet.use_checkpoint:
             model.denoiser.checkpoint_activations()
         model.denoiser.prepare(channels_last=lightning.channels_last, compiled=lightning.compile)
@@ -81,9 +90,6 @@ class LegoTraining(pl.LightningModule):
         self.__dict__["_frozen"] = nn.ModuleDict(frozen)  # not among the modules of this one
         for part in frozen:
             setattr(model, part, None)
-
-    def frozen_parts(self) -> list[nn.Module]:
-        return [*self._frozen.values()] or [getattr(self.model, part) for part in FROZEN_PARTS]
 
     @contextmanager
     def encoders(self) -> Iterator[None]:
@@ -140,6 +146,13 @@ class LegoTraining(pl.LightningModule):
         # For TrainingLog alone: Lightning would count other steps, and log single micro-batches.
         self.log_dict(values, sync_dist=True, batch_size=len(t), logger=False)
 
+    def write_adapters(self, folder: Path) -> None:
+        """The EMA's, where there is one, in a file of their own; nothing where all is trained."""
+        if self.lora.rank:
+            live = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+            adapters = live if self.ema is None else self.ema.state_dict()
+            write_lora(folder / FILE, adapters, self.lora.alpha)
+
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over everything trained; weight decay on all of it, as in the released code."""
         settings, options = self.optimizer_params, self.lightning.trainer
@@ -165,12 +178,19 @@ class LegoTraining(pl.LightningModule):
             checkpoint["ema_updates"] = self.ema.updates
         for name in list(state):  # in the state dict's order
             state[stored_name(name)] = state.pop(name)
+        if self.lora.rank:
+            checkpoint["lora"] = asdict(self.lora)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The reverse; Lightning then loads what is left."""
         state = checkpoint["state_dict"]
+        lora = asdict(self.lora) if self.lora.rank else None
+        if (found := checkpoint.get("lora")) != lora:
+            raise EgoGenError(f"checkpoint: has adapters {found}, but the config asks for {lora}")
+        averaged = [] if self.ema is None else [OWN_EMA + name for name in self.ema.names]
+        known = {stored_name(name): name for name in [*self.state_dict(), *averaged]}
         for name in list(state):
-            state[own_name(name)] = state.pop(name)
+            state[known.get(name, name)] = state.pop(name)
         names = [name for name in state if name.startswith(OWN_EMA)]
         shadow = {name.removeprefix(OWN_EMA): state.pop(name) for name in names}
         if self.ema is not None:

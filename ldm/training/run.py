@@ -37,7 +37,7 @@ from ldm.training.cluster import cluster_environment, device_options
 from ldm.training.encoder_cache import EncoderCache
 from ldm.training.module import LegoTraining
 from ldm.training.order import EpochBatches, ResumableLoader, ValidationBatches
-from ldm.training.saving import LAST, Checkpoints
+from ldm.training.saving import LAST, Checkpoints, memory_line
 
 RECORD_FILE = "made_by.json"  # beside config.yaml, which does not hold the seed
 # What may differ when a run is continued: it decides how long and how, not what comes out.
@@ -230,7 +230,7 @@ def train(
         accumulated = settings.trainer.get("accumulate_grad_batches", 1)
         print(
             f"train: {len(train_pairs)} pairs; {each} a batch x {world} processes x {accumulated} "
-            f"accumulated = {each * world * accumulated} an optimizer step",
+            f"accumulated = {each * world * accumulated} an optimizer step\n{memory_line(module)}",
             file=sys.stderr,
         )
     data = PairData(train_pairs, val_pairs, config.data, seed)

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from egogen import EgoGenError
 from egogen.atomic import atomic_path
 from egogen.jobs import SIGNALS, StoppedBySignal, requeue
+from ldm.model import FROZEN_PARTS
 
 LAST = "last.ckpt"
 
@@ -85,6 +86,7 @@ class Checkpoints(pl.Callback):
         if not trainer.is_global_zero:
             trainer.save_checkpoint(path)  # takes part in gathering, writes nothing
         else:
+            trainer.lightning_module.write_adapters(self.folder)  # never older than last.ckpt
             with atomic_path(path) as temporary:
                 trainer.save_checkpoint(temporary)
             if self.keep_every and step % self.keep_every == 0:
@@ -115,8 +117,23 @@ class Checkpoints(pl.Callback):
 def checkpoint_bytes(module: pl.LightningModule) -> int:
     """Size of a checkpoint of training: weights, EMA, and the two moments of AdamW."""
     trained = sum(p.nbytes for p in module.parameters() if p.requires_grad)
-    frozen = sum(p.nbytes for part in module.frozen_parts() for p in part.state_dict().values())
-    return frozen + trained * (3 if module.ema is None else 4)
+    whole = [*module.parameters(), *module._frozen.parameters()]
+    return sum(p.nbytes for p in whole) + trained * (2 if module.ema is None else 3)
+
+
+def memory_line(module: pl.LightningModule) -> str:
+    """What learns of the networks on the device, and their memory in float32, without activations:
+    the weights and, of what learns, gradient, both moments of AdamW, and EMA.
+    """
+    named, rank, each = [*module.model.named_parameters()], module.lora.rank, 3 + bool(module.ema)
+    whole = sum(p.numel() for _, p in named)
+    learns = sum(p.numel() for _, p in named if p.requires_grad)
+    frozen = sum(p.numel() for name, p in named if name.startswith(FROZEN_PARTS))
+    takes, full = whole + each * learns, whole - learns + each * (whole - learns - frozen)
+    line = f"train: {learns / 1e6:.4g} M of {whole / 1e6:.4g} M parameters; weights, gradients, "
+    line += f"AdamW and EMA {takes * 4e-9:.3g} GB"
+    note = f"full training {full * 4e-9:.3g} GB"
+    return f"{line} (adapters of rank {rank}; {note})" if rank else line
 
 
 def check_space(folder: Path, copies: int, size: int) -> None:

@@ -12,7 +12,7 @@ import difflib
 import math
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from ldm.file_layout import FREE, OTHER_STORES, TABLE, file_place, flat, node_at
 from ldm.released_config import AS_RELEASED, CONDITIONER, DATASETS, check_choice
 from ldm.schema import (
     MISSING_PATH,
+    DistillParams,
     FeatureParams,
     GenerateConfig,
     ModelParams,
@@ -37,6 +38,7 @@ from ldm.schema import (
 
 Config = TypeVar("Config", TrainConfig, GenerateConfig)
 PROJECT = SETTINGS.parent
+PATHS = ("_path", ".version", ".teacher")  # ends of keys
 
 
 def load_config(
@@ -120,7 +122,7 @@ def _settle_paths(config: DictConfig, known: DictConfig, typed: Collection[str])
     stores = [f"{at}.{name}" for at in sections for name in OmegaConf.select(config, at) or ()]
     for key in [*flat(OmegaConf.to_container(known)), *stores]:
         value, is_path = OmegaConf.select(config, key), _takes_paths(node_at(known, key))
-        if value is None or not (is_path or key in stores or key.endswith(("_path", ".version"))):
+        if value is None or not (is_path or key in stores or key.endswith(PATHS)):
             continue
         paths = [*value] if OmegaConf.is_list(value) else [value]
         if not all(isinstance(path, str) for path in paths):
@@ -189,6 +191,26 @@ def check_scale(name: str, value: Any) -> None:
         raise EgoGenError(f"{name}={value!r}: expected a finite number")
 
 
+def check_scales(name: str, value: Any) -> None:
+    """One guidance scale, or a range [low, high] of scales or of noise levels."""
+    if not isinstance(value, Sequence):
+        return check_scale(name, value)
+    for end in value:
+        check_scale(name, end)
+    if len(value) != 2 or not 0 <= value[0] < value[1]:
+        raise EgoGenError(f"{name}={list(value)}: expected [low, high] with 0 <= low < high")
+
+
+def distilled_from(note: Mapping[str, Any] | None, where: str) -> DistillParams:
+    """The note of a checkpoint or a folder, checked, on the guidance that its weights stand for."""
+    if not note:
+        return DistillParams()
+    found = {name: note.get(name) for name in ("scale_txt", "scale_img")}
+    for name, value in found.items():
+        check_scales(f"{where}: distill.{name}", value)
+    return DistillParams(where, **found)
+
+
 def _check_values(config: DictConfig, schema: type) -> None:
     table = OmegaConf.select(config, TABLE)
     _check_names(table, config)
@@ -218,6 +240,11 @@ def _check_lists(config: DictConfig) -> None:
             raise EgoGenError(f"config: {name}={values}: expected numbers")
         for value in values:
             check_scale(f"config: {name}", value)
+    for name in ("scale_txt", "scale_img"):
+        key = f"model.params.distill.{name}"
+        check_scales(f"config: {key}", OmegaConf.select(config, key))
+    if (interval := OmegaConf.select(config, "inference.guidance_interval")) is not None:
+        check_scales("config: inference.guidance_interval", interval)
 
 
 def _check_names(table: DictConfig, config: DictConfig) -> None:

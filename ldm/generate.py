@@ -9,6 +9,7 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from egogen.frames import is_whole
 from egogen.jobs import Progress
 from egogen.provenance import check_provenance, record_provenance
 from ldm import sampling
-from ldm.checkpoints.load import load_weights, read_weights
+from ldm.checkpoints.load import load_weights, read_file
+from ldm.config import distilled_from
 from ldm.data import collate, read_condition
 from ldm.images import to_image, write_image
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
@@ -35,17 +37,25 @@ WEIGHT_SUFFIXES = (".ckpt", ".safetensors", ".pth", ".pt")
 
 
 def run_folder(
-    ckpt: str, seed: int, steps: int, scale_img: float, scale_txt: float, sampler: str = SAMPLER
+    ckpt: str,
+    seed: int,
+    steps: int,
+    scale_img: float,
+    scale_txt: float,
+    sampler: str = SAMPLER,
+    interval: Sequence[float] | None = None,
 ) -> Path:
     """Where the released code puts the frames of X.ckpt, `X/X-e=0-s=100-si=1.5`.
 
-    What that name leaves out (text scale, sampler) is added where it is not the released value.
+    What that name leaves out (text scale, sampler, guidance interval) is added where it is not the
+    released value.
     """
     path = Path(ckpt)
     base = path.with_suffix("") if path.suffix in WEIGHT_SUFFIXES else path
     name = f"{base.name}-e={seed}-s={steps}-si={scale_img}"
     name += f"-st={scale_txt}" if scale_txt != TEXT_SCALE else ""
     name += f"-{sampler}" if sampler != SAMPLER else ""
+    name += f"-gi={interval[0]}-{interval[1]}" if interval else ""
     return base / name
 
 
@@ -69,6 +79,7 @@ def fingerprint(ckpt: str) -> str:
 # Settings of `InferenceConfig` in the record of frames; names that records of before lack.
 SAME = ("height", "picture", "jpeg_quality", "noise", "half_weights")
 LATER = ("load_ema", "res", "parameterization", "scale_factor", "metadata", "features")
+LATER += ("guidance_interval",)
 
 
 def made_by(
@@ -94,6 +105,7 @@ def made_by(
         "load_ema": params.use_ema and params.load_ema,
         "res": data.res,
         "parameterization": params.parameterization,
+        "guidance_interval": inference.guidance_interval,
         "scale_factor": params.scale_factor,
         "metadata": _digest(Path(config.metadata_path).read_bytes()),
         "features": _digest(json.dumps(infos, sort_keys=True).encode()),
@@ -105,8 +117,9 @@ def _digest(content: bytes) -> str:
 
 
 def load_model(params: ModelParams, ckpt: str, device: torch.device) -> LegoModel:
-    state = read_weights(ckpt)
-    model = LegoModel(params)
+    """The file itself says whether it was distilled, `params` does not."""
+    state, notes = read_file(ckpt)
+    model = LegoModel(replace(params, distill=distilled_from(notes.get("distill"), ckpt)))
     load_weights(model, state, params.use_ema and params.load_ema, ckpt)
     return model.to(device).eval()
 
@@ -153,10 +166,8 @@ def generate_batch(
         conditioning = model.conditioning(batch["pixels"], batch["prompt"], batch["features"])
         shape = tuple(conditioning.image_latents.shape[1:])
         source = noise or sample_noise(inference.seed, names, shape, device)
-        guidance = sampling.guidance_branches(conditioning, scale_txt, scale_img)
-        predict = model.denoiser.hold(guidance.contexts, guidance.rows)
-        denoise = sampling.guided_denoiser(
-            predict, schedule, guidance, model.config.parameterization
+        denoise = model_denoiser(
+            model, conditioning, scale_txt, scale_img, inference.guidance_interval
         )
 
         def step(x: Tensor, sigma: Tensor) -> Tensor:  # each sampler denoises once a step
@@ -173,6 +184,34 @@ def generate_batch(
         return (model.decode(latents) if decode else latents)[:count]
 
 
+def model_denoiser(
+    model: LegoModel,
+    conditioning: sampling.Conditioning,
+    scale_txt: float,
+    scale_img: float,
+    interval: Sequence[float] | None = None,
+) -> sampling.Denoise:
+    """The guided estimate of `model`; outside `interval` (of sigma), and always where it was
+    distilled, from one branch. Raises EgoGenError for scales that it was not distilled from.
+    """
+    distill, prediction = model.config.distill, model.config.parameterization
+    distill.check(scale_txt, scale_img)
+
+    def guided(*scales: float, **more: Tensor) -> sampling.Denoise:
+        guidance = sampling.guidance_branches(conditioning, *scales)
+        predict = model.denoiser.hold(guidance.contexts, guidance.rows, **more)
+        return sampling.guided_denoiser(predict, model.schedule, guidance, prediction)
+
+    if distill.teacher is not None:
+        told = conditioning.context.new_tensor([scale_txt, scale_img])  # (2,)
+        rows = {"scales": told.expand(len(conditioning.context), 2)}
+        return guided(1.0, 1.0, **(rows if distill.drawn else {}))
+    inside = guided(scale_txt, scale_img)
+    if interval is None:
+        return inside
+    return sampling.within_interval(inside, guided(1.0, 1.0), interval)
+
+
 def generate_chunk(
     config: GenerateConfig, ckpt: str, n_chunk: int, chunk_idx: int, device: torch.device
 ) -> list[str]:
@@ -185,19 +224,22 @@ def generate_chunk(
     items = split.items
     info = made_by(config, ckpt, n_chunk, device)
     failures: list[str] = []
+    pairs = [*itertools.product(inference.scales_img, inference.scales_txt)]
 
     @functools.cache
     def loaded() -> tuple[LegoModel, ProcessNoise | None]:  # only if there is a frame to be made
         model, stream = prepare(load_model(config.model, ckpt, device), inference), None
+        for scales in pairs:
+            model.config.distill.check(*scales[::-1])
         if inference.noise == "process":
             draws = SAMPLERS[inference.sampler].draws(inference.steps)
             shape = model.latent_shape(split.data.res)
             stream = ProcessNoise(inference.seed, shape, draws, device)
         return model, stream
 
-    pairs = itertools.product(inference.scales_img, inference.scales_txt)
     for number, scales in enumerate(pairs):
-        folder = run_folder(ckpt, inference.seed, inference.steps, *scales, inference.sampler)
+        how = inference.sampler, inference.guidance_interval
+        folder = run_folder(ckpt, inference.seed, inference.steps, *scales, *how)
         check_provenance(folder / "made_by.json", info, LATER)
         # `clip/action/frame.jpg`: the last three parts of image_1, as in the released code.
         names = {item: "/".join(Path(item.entry.image_1).parts[-3:]) for item in items}

@@ -58,7 +58,11 @@ def open_training(config: TrainConfig) -> dict[str, Split]:
     paths: Paths = {}
     for name, data in parts.items():
         paths |= _paths(data, features, f"data.{name}")
-    require_paths(paths | {"model.params.ckpt_path": config.model.ckpt_path})
+    start, teacher = config.model.ckpt_path, config.model.distill.teacher
+    named = {"model.params.ckpt_path": start, "model.params.distill.teacher": teacher}
+    require_paths(paths | named)
+    shown = config.inference.scales_txt[0], config.inference.scales_img[0]
+    config.model.distill.check(*shown)  # sample images are made with these
     return {name: open_split(data, features) for name, data in parts.items()}
 
 

@@ -34,6 +34,7 @@ from ldm.schema import DataParams, LightningConfig, TrainConfig
 from ldm.split import Split, open_training
 from ldm.training.callbacks import EMAUpdate, SampleImages, TrainingLog
 from ldm.training.cluster import cluster_environment, device_options
+from ldm.training.distill import load_teacher, start_from
 from ldm.training.encoder_cache import EncoderCache
 from ldm.training.module import LegoTraining
 from ldm.training.order import EpochBatches, ResumableLoader, ValidationBatches
@@ -207,13 +208,17 @@ def train(
     _quiet()
     pl.seed_everything(seed, verbose=False)
     model = LegoModel(config.model)
-    load_start(model, config.model.ckpt_path)
+    teacher = load_teacher(config.model)
+    if teacher is None:
+        load_start(model, config.model.ckpt_path)
+    else:
+        start_from(model, teacher)
     settings, cache_path = config.lightning, config.data.cache_path
     fixed = settings.validation_draws == "fixed"
     train_pairs, val_pairs = build_data(splits, model, seed, cache_path, fixed)
     torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = settings.tf32
-    module = LegoTraining(model, config.optimizer, settings, seed, bool(cache_path))
+    module = LegoTraining(model, config.optimizer, settings, seed, bool(cache_path), teacher)
     log = TrainingLog(folder, settings.log_every)
     often = settings.checkpoint_every, settings.keep_every, settings.keep_at_most
     callbacks = [  # in this order: a checkpoint is written when the rest of its step is done

@@ -76,6 +76,7 @@ def _load(
         contents.append((where, content))
         for line in lines:  # released keys that do nothing here
             print(f"note: {line}", file=sys.stderr)
+    released_config.add_preset(contents, len(layers) - len(overrides))
     table = _released_table(contents)
     config = _merged(schema, table, contents, as_released=False)
     if config.get("as_released"):
@@ -191,23 +192,23 @@ def check_scale(name: str, value: Any) -> None:
         raise EgoGenError(f"{name}={value!r}: expected a finite number")
 
 
-def check_scales(name: str, value: Any) -> None:
-    """One guidance scale, or a range [low, high] of scales or of noise levels."""
-    if not isinstance(value, Sequence):
-        return check_scale(name, value)
-    for end in value:
+def check_range(name: str, value: Any) -> None:
+    """[low, high] of scales or of noise levels."""
+    ends = list(value) if isinstance(value, Sequence) else [value]
+    for end in ends:
         check_scale(name, end)
-    if len(value) != 2 or not 0 <= value[0] < value[1]:
-        raise EgoGenError(f"{name}={list(value)}: expected [low, high] with 0 <= low < high")
+    if len(ends) != 2 or not 0 <= ends[0] < ends[1]:
+        raise EgoGenError(f"{name}={ends}: expected [low, high] with 0 <= low < high")
 
 
 def distilled_from(note: Mapping[str, Any] | None, where: str) -> DistillParams:
-    """The note of a checkpoint or a folder, checked, on the guidance that its weights stand for."""
+    """A checkpoint's or folder's note on the guidance that its weights stand for, checked."""
     if not note:
         return DistillParams()
     found = {name: note.get(name) for name in ("scale_txt", "scale_img")}
     for name, value in found.items():
-        check_scales(f"{where}: distill.{name}", value)
+        check = check_range if isinstance(value, Sequence) else check_scale
+        check(f"{where}: distill.{name}", value)
     return DistillParams(where, **found)
 
 
@@ -240,11 +241,9 @@ def _check_lists(config: DictConfig) -> None:
             raise EgoGenError(f"config: {name}={values}: expected numbers")
         for value in values:
             check_scale(f"config: {name}", value)
-    for name in ("scale_txt", "scale_img"):
-        key = f"model.params.distill.{name}"
-        check_scales(f"config: {key}", OmegaConf.select(config, key))
+    distilled_from(OmegaConf.select(config, "model.params.distill"), "config: model.params")
     if (interval := OmegaConf.select(config, "inference.guidance_interval")) is not None:
-        check_scales("config: inference.guidance_interval", interval)
+        check_range("config: inference.guidance_interval", interval)
 
 
 def _check_names(table: DictConfig, config: DictConfig) -> None:

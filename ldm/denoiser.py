@@ -106,16 +106,12 @@ class UNetDenoiser(Denoiser):
 
     network: UNet2DConditionModel
 
-    def forward(
-        self, x: Tensor, t: Tensor, context: Tensor, scales: Tensor | None = None
-    ) -> Tensor:
-        """`scales` (B, 2): of the guidance, text and image, where it was distilled from any of a
-        range; embedded as in latent consistency models (Luo et al. 2023).
-        """
-        embedded = None  # (B, 2 * SCALE_CHANNELS)
+    def forward(self, x: Tensor, t: Tensor, context: Tensor, *, scales: Any = None) -> Tensor:
+        """`scales` (B, 2): of the guidance that one branch stands for, see ldm.training.distill."""
+        embedded = scales  # as in latent consistency models (Luo et al. 2023)
         if scales is not None:
             waves = get_timestep_embedding(scales.flatten(), SCALE_CHANNELS, scale=1000)
-            embedded = waves.reshape(len(scales), -1).to(x.dtype)
+            embedded = waves.reshape(len(scales), -1).to(x.dtype)  # (B, 2 * SCALE_CHANNELS)
         return self.network(x, t, context, timestep_cond=embedded).sample
 
     def released_name(self, name: str) -> str:
@@ -160,9 +156,7 @@ def is_compiled(network: nn.Module) -> bool:
 
 
 def build_unet(params: UNetParams, told_scales: bool = False) -> UNet2DConditionModel:
-    """Released (CompVis) parameters -> diffusers' network; `told_scales`: see `forward`, without
-    effect until it has learnt.
-    """
+    """Released (CompVis) parameters -> diffusers' network; `told_scales`: see `forward`."""
     channels = [params.model_channels * factor for factor in params.channel_mult]
     for count in channels:
         if count % params.num_heads or count % 32:
@@ -185,6 +179,6 @@ def build_unet(params: UNetParams, told_scales: bool = False) -> UNet2DCondition
         attention_head_dim=params.num_heads,
         time_cond_proj_dim=2 * SCALE_CHANNELS if told_scales else None,
     )
-    if told_scales:
+    if told_scales:  # without effect until it has learnt
         nn.init.zeros_(unet.time_embedding.cond_proj.weight)
     return unet

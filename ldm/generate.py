@@ -166,9 +166,8 @@ def generate_batch(
         conditioning = model.conditioning(batch["pixels"], batch["prompt"], batch["features"])
         shape = tuple(conditioning.image_latents.shape[1:])
         source = noise or sample_noise(inference.seed, names, shape, device)
-        denoise = model_denoiser(
-            model, conditioning, scale_txt, scale_img, inference.guidance_interval
-        )
+        scales = scale_txt, scale_img
+        denoise = model_denoiser(model, conditioning, scales, inference.guidance_interval)
 
         def step(x: Tensor, sigma: Tensor) -> Tensor:  # each sampler denoises once a step
             denoised = denoise(x, sigma)  # (B, c, h, w)
@@ -185,31 +184,24 @@ def generate_batch(
 
 
 def model_denoiser(
-    model: LegoModel,
-    conditioning: sampling.Conditioning,
-    scale_txt: float,
-    scale_img: float,
-    interval: Sequence[float] | None = None,
+    model: LegoModel, given: sampling.Conditioning, scales: tuple[float, float], interval: Any
 ) -> sampling.Denoise:
-    """The guided estimate of `model`; outside `interval` (of sigma), and always where it was
-    distilled, from one branch. Raises EgoGenError for scales that it was not distilled from.
+    """Guided by the scales of text and image, if `interval` is given at noise levels low < sigma <=
+    high alone (Kynkaanniemi et al. 2024); elsewhere, or where it was distilled, by one branch.
     """
     distill, prediction = model.config.distill, model.config.parameterization
-    distill.check(scale_txt, scale_img)
+    distill.check(*scales)
 
-    def guided(*scales: float, **more: Tensor) -> sampling.Denoise:
-        guidance = sampling.guidance_branches(conditioning, *scales)
-        predict = model.denoiser.hold(guidance.contexts, guidance.rows, **more)
+    def guided(*scales: float, **told: Tensor) -> sampling.Denoise:
+        guidance = sampling.guidance_branches(given, *scales)
+        predict = model.denoiser.hold(guidance.contexts, guidance.rows, **told)
         return sampling.guided_denoiser(predict, model.schedule, guidance, prediction)
 
     if distill.teacher is not None:
-        told = conditioning.context.new_tensor([scale_txt, scale_img])  # (2,)
-        rows = {"scales": told.expand(len(conditioning.context), 2)}
-        return guided(1.0, 1.0, **(rows if distill.drawn else {}))
-    inside = guided(scale_txt, scale_img)
-    if interval is None:
-        return inside
-    return sampling.within_interval(inside, guided(1.0, 1.0), interval)
+        return guided(1, 1, **distill.told(given.context.new_tensor([scales] * len(given.context))))
+    inside, outside = guided(*scales), guided(1, 1)
+    low, high = interval or (0, float("inf"))
+    return lambda x, sigma: (inside if low < sigma <= high else outside)(x, sigma)
 
 
 def generate_chunk(

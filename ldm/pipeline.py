@@ -36,7 +36,7 @@ from egogen.features.store import as_feature, load_feature
 from egogen.seeds import stable_seed
 from ldm.checkpoints.diffusers_folder import add_card, add_code
 from ldm.conditioning import FeatureConditioner
-from ldm.config import check_at_least, check_scale, load_model_params
+from ldm.config import check_at_least, check_range, check_scale, distilled_from, load_model_params
 from ldm.data import to_features
 from ldm.denoiser import UNetDenoiser
 from ldm.generate import check_steps, generate_batch, load_model
@@ -57,7 +57,8 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
 
     `scheduler` says what the noise schedule is and what the UNet predicts, and its class which of
     `ldm.sampling.SAMPLERS` is used (`sampler_of`). `conditioner` is None where a run uses no
-    features. `ema_updates`: how often the EMA, which the weights are, was updated in training.
+    features. `ema_updates`: how often the EMA, which the weights are, was updated in training;
+    `distill`: the scales of the guidance that one branch stands for, where it does.
     """
 
     _optional_components = ["conditioner"]
@@ -74,6 +75,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         conditioner: FeatureConditioner | None,
         scheduler: SchedulerMixin,
         ema_updates: int = 0,
+        distill: dict[str, Any] | None = None,
     ):
         super().__init__()
         if scheduler is not None:
@@ -86,7 +88,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
             conditioner=conditioner,
             scheduler=scheduler,
         )
-        self.register_to_config(ema_updates=ema_updates)
+        self.register_to_config(ema_updates=ema_updates, distill=distill)
 
     @classmethod
     def from_model(cls, model: LegoModel, ema_updates: int = 0) -> Self:
@@ -101,6 +103,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
             conditioner=model.conditioner if model.conditioner.features else None,
             scheduler=scheduler_for(model.config),
             ema_updates=ema_updates,
+            distill=model.config.distill.note,
         )
 
     @classmethod
@@ -162,6 +165,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         params.parameterization = PREDICTIONS[schedule.prediction_type]
         params.scale_factor = self.vae.config.scaling_factor
         params.text_encoder.max_length = self.tokenizer.model_max_length
+        params.distill = distilled_from(self.config.distill, "pipeline")
         params.conditioner.features = self._conditioner.features
         return params
 
@@ -183,6 +187,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         return_dict: bool = True,
         features: Mapping[str, Rows | Sequence[Rows]] | None = None,
         latents: Tensor | None = None,
+        guidance_interval: Sequence[float] | None = None,
     ) -> ImagePipelineOutput | tuple:
         """Frames of the actions that `description` describes, done in the scenes of `image`.
 
@@ -195,7 +200,8 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         own. generator: one for each image, or one for all, in place of seeds; a generator seeded
         with `egogen.seeds.stable_seed(inference.seed, clip, action)` gives the frame of
         `metrics/inference.py`. latents (B, c, h, w): the noise to start from. sampler: a name in
-        `ldm.sampling.SAMPLERS`, in place of the scheduler's.
+        `ldm.sampling.SAMPLERS`, in place of the scheduler's. guidance_interval: (low, high) of
+        sigma, outside which one branch is evaluated.
 
         output_type: "pil" (images `height` tall at the aspect of `image`), or the network's own
         squares as "np" (B, R, R, 3) or "pt" (B, 3, R, R), in [0, 1]; or "latent", scaled latents
@@ -204,6 +210,9 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         inference = self._inference(num_inference_steps, height, sampler)
         check_scale("guidance_scale", guidance_scale)
         check_scale("image_guidance_scale", image_guidance_scale)
+        if guidance_interval is not None:
+            check_range("guidance_interval", guidance_interval)
+            inference.guidance_interval = [*guidance_interval]
         check_choice("output_type", output_type, OUTPUTS)
         photos = as_photos(image)
         prompts = _one_each("description", description, len(photos))

@@ -25,6 +25,7 @@ from ldm.denoiser import Predictor
 from ldm.schedule import NoiseSchedule
 from ldm.schema import ModelParams
 
+Scale = float | Tensor  # of guidance: a number, or one for each sample, (B, 1, 1, 1)
 Denoise = Callable[[Tensor, Tensor], Tensor]  # (x, sigma) -> estimate of the clean latents
 NoiseSource = Callable[[int], Tensor]  # index of the draw -> standard normal like x
 
@@ -42,19 +43,16 @@ class Conditioning:
 class Guidance:
     """The n branches of classifier-free guidance, as one batch of n * B."""
 
-    weights: list[float | Tensor]  # n numbers, or (B, 1, 1, 1)
+    weights: list[Scale]  # n
     contexts: Tensor  # (B + 1, L, C): each sample's own and the unconditional one
     rows: Tensor  # (n * B,) int64: which of the contexts an item of the batch sees
     images: Tensor  # (n * B, c, h, w)
 
 
 def guidance_branches(
-    conditioning: Conditioning,
-    guidance_scale: float | Tensor,
-    image_guidance_scale: float | Tensor,
+    conditioning: Conditioning, guidance_scale: Scale, image_guidance_scale: Scale
 ) -> Guidance:
-    """InstructPix2Pix guidance (its equation 3) with scales of text and image: numbers, or one for
-    each sample, (B, 1, 1, 1).
+    """InstructPix2Pix guidance (its equation 3) with scales of text and image.
 
     D_u + s_t (D_c - D_i) + s_i (D_i - D_u), where D_c sees context and image, D_i the image
     alone and D_u neither: a weighted sum, of which what weighs nothing is left out.
@@ -100,12 +98,6 @@ def guided_denoiser(
         return sum(weighted[1:], weighted[0])  # (B, c, h, w)
 
     return denoise
-
-
-def within_interval(inside: Denoise, outside: Denoise, interval: Sequence[float]) -> Denoise:
-    """Guidance at noise levels low < sigma <= high alone (Kynkaanniemi et al. 2024, equation 6)"""
-    low, high = interval
-    return lambda x, sigma: (inside if low < sigma <= high else outside)(x, sigma)
 
 
 # Samplers are functions of (denoise, x, sigmas, noise):

@@ -139,12 +139,21 @@ class DistillParams:
         """Whether the network is told the scales."""
         return self.teacher is not None and any(low != high for low, high in self.ranges)
 
-    def check(self, scale_txt: float, scale_img: float) -> None:
-        """Raises EgoGenError for guidance that distilled weights do not stand for."""
+    @property
+    def note(self) -> dict[str, Any] | None:
+        """What checkpoints and folders record."""
+        scales = {"scale_txt": self.scale_txt, "scale_img": self.scale_img}
+        return scales if self.teacher is not None else None
+
+    def told(self, scales: Any) -> dict[str, Any]:
+        """What a denoiser is told beside its context."""
+        return {"scales": scales} if self.drawn else {}
+
+    def check(self, *scales: float) -> None:
+        """Raises EgoGenError for scales (text, image) that distilled weights do not stand for."""
         names = "guidance_scale, inference.scales_txt", "image_guidance_scale, inference.scales_img"
-        asked = zip(names, (scale_txt, scale_img), self.ranges, strict=True)
-        for name, scale, (low, high) in asked if self.teacher is not None else ():
-            if not low <= scale <= high:
+        for name, scale, (low, high) in zip(names, scales, self.ranges, strict=True):
+            if self.teacher is not None and not low <= scale <= high:
                 expected = low if low == high else f"{low} to {high}"
                 raise EgoGenError(f"{name}: {scale}, expected {expected}, as it was distilled from")
 

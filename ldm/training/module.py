@@ -177,9 +177,7 @@ class LegoTraining(pl.LightningModule):
             state |= {OWN_EMA + name: value for name, value in self.ema.state_dict().items()}
             checkpoint["ema_updates"] = self.ema.updates
         if self.teacher is not None:
-            distill = self.model.config.distill
-            note = {"scale_txt": distill.scale_txt, "scale_img": distill.scale_img}
-            checkpoint["distill"] = note
+            checkpoint["distill"] = self.model.config.distill.note
         for name in list(state):  # in the state dict's order
             state[stored_name(name)] = state.pop(name)
 

@@ -34,7 +34,7 @@ from ldm.schema import DataParams, LightningConfig, TrainConfig
 from ldm.split import Split, open_training
 from ldm.training.callbacks import EMAUpdate, SampleImages, TrainingLog
 from ldm.training.cluster import cluster_environment, device_options
-from ldm.training.distill import load_teacher, start_from
+from ldm.training.distill import load_teacher
 from ldm.training.encoder_cache import EncoderCache
 from ldm.training.module import LegoTraining
 from ldm.training.order import EpochBatches, ResumableLoader, ValidationBatches
@@ -208,11 +208,11 @@ def train(
     _quiet()
     pl.seed_everything(seed, verbose=False)
     model = LegoModel(config.model)
-    teacher = load_teacher(config.model)
-    if teacher is None:
+    origin, teacher = config.model.distill.teacher, None
+    if origin is None:
         load_start(model, config.model.ckpt_path)
     else:
-        start_from(model, teacher)
+        teacher = load_teacher(model, origin)
     settings, cache_path = config.lightning, config.data.cache_path
     fixed = settings.validation_draws == "fixed"
     train_pairs, val_pairs = build_data(splits, model, seed, cache_path, fixed)

@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -71,16 +72,17 @@ def measure(
     shutil.rmtree(frames, ignore_errors=True)  # of a run that was stopped: counts would be lost
     frames.mkdir(parents=True)
     (link := frames / "model.ckpt").symlink_to(ckpt.absolute())
-    interval = list(setting.interval) if setting.interval else None
-    how = {"sampler": setting.sampler, "steps": setting.steps, "guidance_interval": interval}
+    how = {"sampler": setting.sampler, "steps": setting.steps}
+    how["guidance_interval"] = setting.interval and list(setting.interval)
     config = replace(config, inference=replace(config.inference, **how))
-    evaluated: list[int] = []
-    decoded: list[int] = []
+    evaluated, decoded = Counter[str](), Counter[str]()
 
     def counted(*args: Any, load: Any = generate.load_model) -> Any:
         model = load(*args)
-        for network, counts in ((model.unet, evaluated), (model.vae.decoder, decoded)):
-            network.register_forward_pre_hook(lambda _, given, to=counts: to.append(len(given[0])))
+        for network, seen in ((model.unet, evaluated), (model.vae.decoder, decoded)):
+            network.register_forward_pre_hook(
+                lambda _, given, n=seen: n.update(items=len(given[0]))
+            )
         return model
 
     begun = time.process_time()
@@ -88,8 +90,10 @@ def measure(
         generate.generate_chunk(config, str(link), chunks, 1, torch.device("cpu"))
     seconds = time.process_time() - begun
     rows = score_folder(data, NAME, "val", next((frames / "model").glob("*/images")))["rows"]
-    found = {"key": key, "evaluations": sum(evaluated) / sum(decoded), "seconds": seconds}
-    found |= {name: [row[name] for row in rows] for name in ("clip", *FIGURES)}
+    found = {"key": key, "evaluations": evaluated.total() / decoded.total()}
+    found |= {"seconds": seconds / len(rows)} | {
+        name: [row[name] for row in rows] for name in ("clip", *FIGURES)
+    }
     write_json(record, found)
     return found
 
@@ -98,17 +102,14 @@ def row(setting: Setting, found: dict[str, Any], reference: dict[str, Any]) -> d
     """Its figures, and what they are above those of the reference."""
     clips = found["clip"]
     made = {"name": setting.name, **setting._asdict(), "distilled": setting.model != "teacher"}
-    made |= {"evaluations": found["evaluations"], "frames": len(clips)}
-    made["seconds_per_frame"] = found["seconds"] / len(clips)
+    made |= {"evaluations": found["evaluations"], "seconds_per_frame": found["seconds"]}
     for name in FIGURES:
+        values = np.array(found[name], float)
+        made[name] = float(np.nanmean(values))
+        made[f"{name}_ci95"] = percentiles(resampled_means(values, clip_numbers(clips)))
         compared = compare_columns(name, reference[name], found[name], clips, up=True)
-        if compared is None:
-            raise EgoGenError(f"{setting.name}: no frame has a {name}, expected more frames")
-        ends = percentiles(resampled_means(np.array(found[name], float), clip_numbers(clips)))
-        made |= {name: compared.second, f"{name}_ci95": ends}
-        made |= {f"{name}_difference": compared.difference}
-        made |= {f"{name}_difference_ci95": compared.interval}
-    return made
+        made[f"{name}_difference"] = compared and [compared.difference, compared.interval]
+    return {**made, "frames": len(clips)}
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -121,26 +122,29 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for made in sorted(rows, key=lambda made: made["evaluations"]):
         lines.setdefault((made["sampler"], made["model"], made["interval"]), []).append(made)
     for (sampler, model, interval), line in lines.items():
-        ends = [made["done_ci95"] or [made["done"]] * 2 for made in line]
+        across, done = np.array([(made["evaluations"], made["done"]) for made in line]).T
+        ends = np.array([made["done_ci95"] or [made["done"]] * 2 for made in line]).T
         style = "s:" if line[0]["distilled"] else "^--" if interval else "o-"
-        axes.errorbar(
-            [made["evaluations"] for made in line],
-            [made["done"] for made in line],
-            np.abs(np.array(ends).T - [made["done"] for made in line]),
-            fmt=f"C{[*SAMPLERS].index(sampler)}{style}",
-            capsize=2,
-            label=f"{sampler}, {model}" + (f" in {interval}" if interval else ""),
-        )
+        look = {"fmt": f"C{[*SAMPLERS].index(sampler)}{style}", "capsize": 2}
+        name = f"{sampler}, {model}" + (f" in {interval}" if interval else "")
+        axes.errorbar(across, done, np.abs(ends - done), label=name, **look)
     axes.legend(fontsize=7)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 
 
 def interval_of(text: str) -> tuple[float, ...] | None:
-    ends = None if text == "none" else tuple(float(end) for end in text.split(","))
-    if ends is not None:
+    ends = tuple(float(end) for end in text.split(",")) if text != "none" else None
+    if ends:
         check_range("--intervals", ends)
     return ends
+
+
+def setting_of(text: str) -> Setting:
+    model, sampler, steps = text.rsplit("-", 2)
+    if sampler not in SAMPLERS:
+        raise ValueError(sampler)  # for argparse to say
+    return Setting(model, sampler, int(steps))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -156,7 +160,7 @@ def main(argv: Sequence[str]) -> None:
     add("--scale-img", type=float, default=1.25)
     add("--limit", type=int, help="about so many frames")
     add("--threads", type=int, default=1)
-    add("--reference", default="teacher-euler_ancestral-100", help="name of a row")
+    add("--reference", type=setting_of, default="teacher-euler_ancestral-100", help="a row's name")
     add("--plot", type=Path, help="PNG")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
@@ -164,7 +168,9 @@ def main(argv: Sequence[str]) -> None:
     config = read_run(run, args.scale_txt, args.scale_img)
     models = {"teacher": run.out / "logs" / FULL_VARIANT / "checkpoints" / "last.ckpt"}
     models |= {ckpt.absolute().parents[1].name: ckpt for ckpt in args.student}
-    settings = [Setting("teacher", "euler_ancestral", steps) for steps in (100, 12)]
+    if args.reference.model not in models:
+        raise EgoGenError(f"--reference {args.reference.name}: expected one of {', '.join(models)}")
+    settings = [args.reference]
     for model in models:
         for interval in args.intervals if model == "teacher" else [None]:
             settings += [Setting(model, s, n, interval) for s in args.samplers for n in args.steps]
@@ -172,10 +178,7 @@ def main(argv: Sequence[str]) -> None:
     chunks = max(1, count // args.limit) if args.limit else 1
     at = config, run.data, args.out, chunks
     found = {s: measure(s, models[s.model], *at) for s in dict.fromkeys(settings)}
-    names = {setting.name: record for setting, record in found.items()}
-    if args.reference not in names:
-        raise EgoGenError(f"--reference {args.reference}: expected one of {', '.join(names)}")
-    rows = [row(setting, record, names[args.reference]) for setting, record in found.items()]
+    rows = [row(setting, record, found[args.reference]) for setting, record in found.items()]
     if args.plot:
         plot(rows, args.plot)
     print(json.dumps({**vars(args), "rows": rows}, indent=1, default=str))

@@ -47,8 +47,7 @@ def run_folder(
 ) -> Path:
     """Where the released code puts the frames of X.ckpt, `X/X-e=0-s=100-si=1.5`.
 
-    What that name leaves out (text scale, sampler, guidance interval) is added where it is not the
-    released value.
+    What that name leaves out (text scale, sampler, interval) is added where it is not as released.
     """
     path = Path(ckpt)
     base = path.with_suffix("") if path.suffix in WEIGHT_SUFFIXES else path
@@ -117,7 +116,6 @@ def _digest(content: bytes) -> str:
 
 
 def load_model(params: ModelParams, ckpt: str, device: torch.device) -> LegoModel:
-    """The file itself says whether it was distilled, `params` does not."""
     state, notes = read_file(ckpt)
     model = LegoModel(replace(params, distill=distilled_from(notes.get("distill"), ckpt)))
     load_weights(model, state, params.use_ema and params.load_ema, ckpt)
@@ -198,7 +196,8 @@ def model_denoiser(
         return sampling.guided_denoiser(predict, model.schedule, guidance, prediction)
 
     if distill.teacher is not None:
-        return guided(1, 1, **distill.told(given.context.new_tensor([scales] * len(given.context))))
+        rows = given.context.new_tensor([scales] * len(given.context))  # (B, 2)
+        return guided(1, 1, **({"scales": rows} if distill.drawn else {}))
     inside, outside = guided(*scales), guided(1, 1)
     low, high = interval or (0, float("inf"))
     return lambda x, sigma: (inside if low < sigma <= high else outside)(x, sigma)

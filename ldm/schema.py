@@ -145,10 +145,6 @@ class DistillParams:
         scales = {"scale_txt": self.scale_txt, "scale_img": self.scale_img}
         return scales if self.teacher is not None else None
 
-    def told(self, scales: Any) -> dict[str, Any]:
-        """What a denoiser is told beside its context."""
-        return {"scales": scales} if self.drawn else {}
-
     def check(self, *scales: float) -> None:
         """Raises EgoGenError for scales (text, image) that distilled weights do not stand for."""
         names = "guidance_scale, inference.scales_txt", "image_guidance_scale, inference.scales_img"

@@ -22,6 +22,7 @@ from bad_input_damage import (
 )
 from bad_input_download import DOWNLOADS
 from bad_input_files import CLIP, TRUTH, VAL_ACTIONS, field, products
+from bad_input_guidance import GUIDANCE
 from bad_input_models import MODELS
 from bad_input_served import SERVED
 from bad_input_tuning import TUNING
@@ -337,6 +338,7 @@ CASES = [
     *ANNOTATIONS,
     *DOWNLOADS,
     *MODELS,
+    *GUIDANCE,
     *MEASURING,
     *CAPTIONS,
     *COMMAND_LINES,

@@ -18,7 +18,7 @@ from ldm.model import LegoModel
 from ldm.pipeline import LegoPipeline
 from ldm.sampling import Guidance, guided_denoiser
 from ldm.split import open_training
-from ldm.training.distill import conditions, guided_prediction, load_teacher
+from ldm.training.distill import begin, conditions, guided_prediction
 from ldm.training.module import LegoTraining
 from ldm.training.run import build_data
 
@@ -93,7 +93,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_at_scales_of_one(wor
         config.model.distill.teacher = str(world[1])
         config.model.distill.scale_txt, config.model.distill.scale_img = scales
         model = LegoModel(config.model)
-        teacher = load_teacher(model, str(world[1]))
+        teacher = begin(model)
         rest = config.optimizer, config.lightning, 0, False, teacher
         module = LegoTraining(model, *rest).eval()
         with torch.no_grad():

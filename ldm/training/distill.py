@@ -13,7 +13,7 @@ from torch import Tensor
 
 from egogen import EgoGenError
 from ldm.checkpoints.layouts import OWN_EMA
-from ldm.checkpoints.load import load_weights, read_file
+from ldm.checkpoints.load import load_start, load_weights, read_file
 from ldm.checkpoints.released_names import EMA
 from ldm.conditioning import join_context
 from ldm.model import FROZEN_PARTS, LegoModel
@@ -21,11 +21,15 @@ from ldm.sampling import Conditioning, guidance_branches
 from ldm.schema import DistillParams
 
 
-def load_teacher(student: LegoModel, where: str) -> LegoModel:
-    """A checkpoint, its EMA if it has one; the student begins as it, frozen encoders included.
+def begin(student: LegoModel) -> LegoModel | None:
+    """Loads what training starts from; -> the teacher, if there is one (its EMA if it has one): the
+    student begins as it, frozen encoders included.
 
     Raises EgoGenError for one that is not of the student's sizes, or was distilled itself.
     """
+    if (where := student.config.distill.teacher) is None:
+        load_start(student, student.config.ckpt_path)
+        return None
     state, notes = read_file(where)
     if "distill" in notes:
         raise EgoGenError(f"{where}: was distilled itself, expected a teacher of three branches")
@@ -69,7 +73,9 @@ def distillation_loss(
     latents = student.posterior_sample(batch["edited_moments"], batch["posterior_noise"])
     noisy = student.schedule.add_noise(latents, batch["noise"], t)  # (B, c, h, w)
     wanted = guided_prediction(teacher, conditions(teacher, batch, empty_prompt), noisy, t, scales)
-    given, told = conditions(student, batch, empty_prompt), params.told(scales)
+    given, told = conditions(student, batch, empty_prompt), {"scales": scales}
     x = torch.cat([noisy, given.image_latents], dim=1)  # (B, 2c, h, w)
-    predicted = student.denoiser(x, t, given.context, **told)  # (B, c, h, w)
+    predicted = student.denoiser(
+        x, t, given.context, **(told if params.drawn else {})
+    )  # (B, c, h, w)
     return ((predicted.float() - wanted) ** 2).flatten(1).mean(dim=1)  # (B,)

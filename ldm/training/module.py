@@ -54,12 +54,10 @@ def bound_weights(params: ModelParams) -> Tensor:
 
 
 class LegoTraining(pl.LightningModule):
-    """`cached`: batches hold encoder outputs (see `ldm.cache`) in place of pixels and texts.
-    `teacher`: whose guided prediction is learnt, see `ldm.training.distill`.
-    """
+    """`cached`: batches hold encoder outputs (see `ldm.cache`) in place of pixels and texts."""
 
     _frozen: nn.ModuleDict  # the encoders that `model` is without
-    teacher: LegoModel | None
+    teacher: LegoModel | None  # whose guidance is learnt, see `ldm.training.distill`
 
     def __init__(
         self,
@@ -144,9 +142,7 @@ class LegoTraining(pl.LightningModule):
         self._log("val_loss", self.losses(batch), batch["t"])
 
     def _log(self, name: str, losses: Tensor, t: Tensor) -> None:
-        """The mean over samples and, beside a loss of the noise or the velocity, the bound; losses,
-        t: (B,).
-        """
+        """The mean and, beside a loss of noise or velocity, the bound; losses, t: (B,)."""
         values = {name: losses.mean()}
         if self.model.config.parameterization != "x0" and self.teacher is None:
             values[f"{name}_vlb"] = (self.bound_weights[t] * losses.detach()).mean()

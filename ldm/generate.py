@@ -196,8 +196,8 @@ def model_denoiser(
         return sampling.guided_denoiser(predict, model.schedule, guidance, prediction)
 
     if distill.teacher is not None:
-        rows = given.context.new_tensor([scales] * len(given.context))  # (B, 2)
-        return guided(1, 1, **({"scales": rows} if distill.drawn else {}))
+        rows = torch.tensor([scales] * len(given.context), dtype=torch.float32)  # (B, 2)
+        return guided(1, 1, **({"scales": rows.to(model.device)} if distill.drawn else {}))
     inside, outside = guided(*scales), guided(1, 1)
     low, high = interval or (0, float("inf"))
     return lambda x, sigma: (inside if low < sigma <= high else outside)(x, sigma)

@@ -27,13 +27,19 @@ def begin(student: LegoModel) -> LegoModel | None:
 
     Raises EgoGenError for one that is not of the student's sizes, or was distilled itself.
     """
-    if (where := student.config.distill.teacher) is None:
-        load_start(student, student.config.ckpt_path)
+    params = student.config
+    if (where := params.distill.teacher) is None:
+        load_start(student, params.ckpt_path)
         return None
+    if params.distill.drawn and params.lora.rank and "cond_proj" not in params.lora.targets:
+        raise EgoGenError(
+            "config: model.params.lora.targets: expected cond_proj among them, the layer that is "
+            "told which scales of model.params.distill were drawn"
+        )
     state, notes = read_file(where)
     if "distill" in notes:
         raise EgoGenError(f"{where}: was distilled itself, expected a teacher of three branches")
-    teacher = LegoModel(replace(student.config, distill=DistillParams()))
+    teacher = LegoModel(replace(params, distill=DistillParams()))
     load_weights(teacher, state, any(name.startswith((OWN_EMA, EMA)) for name in state), where)
     student.load_state_dict(teacher.state_dict(), strict=False)  # lacks what embeds scales: zeros
     for part in FROZEN_PARTS:

@@ -27,11 +27,12 @@ sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 from egogen.atomic import atomic_path, read_json, write_json  # noqa: E402
 from egogen.errors import EgoGenError, command_parser, run_command  # noqa: E402
 from ldm import generate  # noqa: E402
-from ldm.config import GenerateConfig, check_range, load_config, load_model_params  # noqa: E402
+from ldm.config import check_range, load_config  # noqa: E402
 from ldm.sampling import SAMPLERS  # noqa: E402
+from ldm.schema import GenerateConfig, InferenceConfig, TrainConfig  # noqa: E402
 from metrics.intervals import clip_numbers, compare_columns, percentiles, resampled_means  # noqa: E402
 from mini.oracle.score import score_folder  # noqa: E402
-from mini.run import FULL_VARIANT, NAME, PRESETS, PROJECT, Run  # noqa: E402
+from mini.run import FULL_VARIANT, NAME  # noqa: E402
 
 FIGURES = ("done", "psnr_gain", "psnr_changed")  # of a frame; higher is better
 
@@ -47,17 +48,15 @@ class Setting(NamedTuple):
         return "-".join(map(str, [*self[:3], *(self.interval or ())]))
 
 
-def read_run(run: Run, scale_txt: float, scale_img: float) -> GenerateConfig:
+def read_run(run: Path, scale_txt: float, scale_img: float) -> GenerateConfig:
     """How the run's frames are generated, with other scales."""
-    words = [f"data.metadata_path={run.data / f'{NAME}_metadata.json'}"]
-    words += [f"inference.scales_txt=[{scale_txt}]", f"inference.scales_img=[{scale_img}]"]
-    named = {"data_path": run.frames / "val", "edit_path": run.described("val")}
-    for kind in ("image", "text"):
-        named[f"additional_cond_path.llava_{kind}"] = run.out / "features" / kind / "val"
-    words += [f"data.params.{key}={path}" for key, path in named.items()]
-    config = load_config(GenerateConfig, [str(PROJECT / "configs/generate_mini.yaml")], words)
-    trained = run.out / "logs" / FULL_VARIANT / "config.yaml"
-    return replace(config, model=load_model_params(str(trained), ["model.params.load_ema=true"]))
+    trained = run / "logs" / FULL_VARIANT / "config.yaml"
+    train = load_config(TrainConfig, [str(trained)], ["model.params.load_ema=true"])
+    how = InferenceConfig(scales_txt=[scale_txt], scales_img=[scale_img], batch_size=20, height=256)
+    sizes = str(run / "data" / f"{NAME}_metadata.json")
+    return GenerateConfig(
+        model=train.model, metadata_path=sizes, data=train.data.validation, inference=how
+    )
 
 
 def measure(
@@ -80,9 +79,7 @@ def measure(
     def counted(*args: Any, load: Any = generate.load_model) -> Any:
         model = load(*args)
         for network, seen in ((model.unet, evaluated), (model.vae.decoder, decoded)):
-            network.register_forward_pre_hook(
-                lambda _, given, n=seen: n.update(items=len(given[0]))
-            )
+            network.register_forward_pre_hook(lambda _, x, n=seen: n.update(items=len(x[0])))
         return model
 
     begun = time.process_time()
@@ -90,10 +87,9 @@ def measure(
         generate.generate_chunk(config, str(link), chunks, 1, torch.device("cpu"))
     seconds = time.process_time() - begun
     rows = score_folder(data, NAME, "val", next((frames / "model").glob("*/images")))["rows"]
-    found = {"key": key, "evaluations": evaluated.total() / decoded.total()}
-    found |= {"seconds": seconds / len(rows)} | {
-        name: [row[name] for row in rows] for name in ("clip", *FIGURES)
-    }
+    found = {name: [row[name] for row in rows] for name in ("clip", *FIGURES)}
+    found |= {"key": key, "evaluations": evaluated.total() / decoded.total()}
+    found["seconds"] = seconds / len(rows)
     write_json(record, found)
     return found
 
@@ -164,9 +160,8 @@ def main(argv: Sequence[str]) -> None:
     add("--plot", type=Path, help="PNG")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    run = Run(args.run.absolute(), PRESETS["full"], 0)
-    config = read_run(run, args.scale_txt, args.scale_img)
-    models = {"teacher": run.out / "logs" / FULL_VARIANT / "checkpoints" / "last.ckpt"}
+    config = read_run(args.run, args.scale_txt, args.scale_img)
+    models = {"teacher": args.run / "logs" / FULL_VARIANT / "checkpoints" / "last.ckpt"}
     models |= {ckpt.absolute().parents[1].name: ckpt for ckpt in args.student}
     if args.reference.model not in models:
         raise EgoGenError(f"--reference {args.reference.name}: expected one of {', '.join(models)}")
@@ -174,9 +169,9 @@ def main(argv: Sequence[str]) -> None:
     for model in models:
         for interval in args.intervals if model == "teacher" else [None]:
             settings += [Setting(model, s, n, interval) for s in args.samplers for n in args.steps]
-    count = sum(map(len, read_json(run.described("val")).values()))
+    count = sum(map(len, read_json(config.data.edit_path).values()))
     chunks = max(1, count // args.limit) if args.limit else 1
-    at = config, run.data, args.out, chunks
+    at = config, args.run / "data", args.out, chunks
     found = {s: measure(s, models[s.model], *at) for s in dict.fromkeys(settings)}
     rows = [row(setting, record, found[args.reference]) for setting, record in found.items()]
     if args.plot:

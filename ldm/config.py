@@ -194,7 +194,7 @@ def check_scale(name: str, value: Any) -> None:
 
 def check_range(name: str, value: Any) -> None:
     """[low, high] of scales or of noise levels."""
-    ends = list(value) if isinstance(value, Sequence) else [value]
+    ends = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     for end in ends:
         check_scale(name, end)
     if len(ends) != 2 or not 0 <= ends[0] < ends[1]:
@@ -207,7 +207,7 @@ def distilled_from(note: Mapping[str, Any] | None, where: str) -> DistillParams:
         return DistillParams()
     found = {name: note.get(name) for name in ("scale_txt", "scale_img")}
     for name, value in found.items():
-        check = check_range if isinstance(value, Sequence) else check_scale
+        check = check_range if isinstance(value, list) or OmegaConf.is_list(value) else check_scale
         check(f"{where}: distill.{name}", value)
     return DistillParams(where, **found)
 

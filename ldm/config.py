@@ -208,7 +208,7 @@ def distilled_from(note: Mapping[str, Any] | None, where: str) -> DistillParams:
     found = {name: note.get(name) for name in ("scale_txt", "scale_img")}
     for name, value in found.items():
         check = check_range if isinstance(value, list) or OmegaConf.is_list(value) else check_scale
-        check(f"{where}: distill.{name}", value)
+        check(f"{where}distill.{name}", value)
     return DistillParams(where, **found)
 
 
@@ -241,7 +241,7 @@ def _check_lists(config: DictConfig) -> None:
             raise EgoGenError(f"config: {name}={values}: expected numbers")
         for value in values:
             check_scale(f"config: {name}", value)
-    distilled_from(OmegaConf.select(config, "model.params.distill"), "config: model.params")
+    distilled_from(OmegaConf.select(config, "model.params.distill"), "config: model.params.")
     if (interval := OmegaConf.select(config, "inference.guidance_interval")) is not None:
         check_range("config: inference.guidance_interval", interval)
 

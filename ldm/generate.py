@@ -117,7 +117,7 @@ def _digest(content: bytes) -> str:
 
 def load_model(params: ModelParams, ckpt: str, device: torch.device) -> LegoModel:
     state, notes = read_file(ckpt)
-    model = LegoModel(replace(params, distill=distilled_from(notes.get("distill"), ckpt)))
+    model = LegoModel(replace(params, distill=distilled_from(notes.get("distill"), f"{ckpt}: ")))
     load_weights(model, state, params.use_ema and params.load_ema, ckpt)
     return model.to(device).eval()
 

@@ -165,7 +165,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         params.parameterization = PREDICTIONS[schedule.prediction_type]
         params.scale_factor = self.vae.config.scaling_factor
         params.text_encoder.max_length = self.tokenizer.model_max_length
-        params.distill = distilled_from(self.config.distill, "pipeline")
+        params.distill = distilled_from(self.config.distill, "pipeline: ")
         params.conditioner.features = self._conditioner.features
         return params
 

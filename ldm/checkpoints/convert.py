@@ -43,7 +43,7 @@ def convert(
         notes = read_object(Path(source) / "model_index.json", needed=False)
     else:
         notes = read_file(source)[1]
-    distill = distilled_from(notes.get("distill"), str(source))
+    distill = distilled_from(notes.get("distill"), f"{source}: ")
     if form == "released" and distill.drawn:
         raise EgoGenError(f"{source}: is told guidance scales, which the released layout cannot be")
     model = bare_model(replace(params, distill=distill))

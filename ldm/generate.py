@@ -77,8 +77,9 @@ def fingerprint(ckpt: str) -> str:
 
 # Settings of `InferenceConfig` in the record of frames; names that records of before lack.
 SAME = ("height", "picture", "jpeg_quality", "noise", "half_weights")
-LATER = ("load_ema", "res", "parameterization", "scale_factor", "metadata", "features")
-LATER += ("guidance_interval",)
+LATER = ("load_ema", "res", "parameterization", "scale_factor", "metadata", "features") + (
+    "guidance_interval",
+)
 
 
 def made_by(

@@ -63,7 +63,8 @@ def guided_prediction(
     count = len(guidance.weights)
     x = torch.cat([torch.cat([noisy] * count), guidance.images], dim=1)  # (nB, 2c, h, w)
     predicted = model.denoiser.hold(guidance.contexts, guidance.rows)(x, t.repeat(count))
-    return (torch.cat(guidance.weights) * predicted.float()).unflatten(0, (count, -1)).sum(dim=0)
+    parts = zip(guidance.weights, predicted.float().chunk(count), strict=True)
+    return torch.stack([weight * part for weight, part in parts]).sum(dim=0)
 
 
 def distillation_loss(

@@ -23,7 +23,7 @@ def build_parts(params: ModelParams) -> dict[str, nn.Module | Denoiser]:
     unet = params.unet
     _check_channels(params)
     parts = {
-        "denoiser": UNetDenoiser(build_unet(unet)),
+        "denoiser": UNetDenoiser(build_unet(unet, params.distill.drawn)),
         "conditioner": build_conditioner(params.conditioner, unet.context_dim),
         "vae": build_autoencoder(params.autoencoder, params.scale_factor),
         "text_encoder": build_text_encoder(params.text_encoder.version),

@@ -12,7 +12,7 @@ import difflib
 import math
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from ldm.file_layout import FREE, OTHER_STORES, TABLE, file_place, flat, node_at
 from ldm.released_config import AS_RELEASED, CONDITIONER, DATASETS, SIZES, check_choice
 from ldm.schema import (
     MISSING_PATH,
+    DistillParams,
     FeatureParams,
     GenerateConfig,
     ModelParams,
@@ -38,6 +39,7 @@ from ldm.schema import (
 Config = TypeVar("Config", TrainConfig, GenerateConfig)
 PROJECT = SETTINGS.parent
 AUTOENCODER = "model.params.first_stage_config.params.ddconfig"
+PATHS = ("_path", ".version", ".teacher")  # ends of keys
 
 
 def load_config(
@@ -84,6 +86,7 @@ def _load(
         contents.append((where, content))
         for line in lines:  # released keys that do nothing here
             print(f"note: {line}", file=sys.stderr)
+    released_config.add_preset(contents, len(layers) - len(overrides))
     table = _released_table(contents)
     config = _merged(schema, table, contents, as_released=False)
     if config.get("as_released"):
@@ -130,7 +133,7 @@ def _settle_paths(config: DictConfig, known: DictConfig, typed: Collection[str])
     stores = [f"{at}.{name}" for at in sections for name in OmegaConf.select(config, at) or ()]
     for key in [*flat(OmegaConf.to_container(known)), *stores]:
         value, is_path = OmegaConf.select(config, key), _takes_paths(node_at(known, key))
-        if value is None or not (is_path or key in stores or key.endswith(("_path", ".version"))):
+        if value is None or not (is_path or key in stores or key.endswith(PATHS)):
             continue
         paths = [*value] if OmegaConf.is_list(value) else [value]
         if not all(isinstance(path, str) for path in paths):
@@ -209,6 +212,26 @@ def check_scale(name: str, value: Any) -> None:
         raise EgoGenError(f"{name}={value!r}: expected a finite number")
 
 
+def check_range(name: str, value: Any) -> None:
+    """[low, high] of scales or of noise levels."""
+    ends = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    for end in ends:
+        check_scale(name, end)
+    if len(ends) != 2 or not 0 <= ends[0] < ends[1]:
+        raise EgoGenError(f"{name}={ends}: expected [low, high] with 0 <= low < high")
+
+
+def distilled_from(note: Mapping[str, Any] | None, where: str) -> DistillParams:
+    """A checkpoint's or folder's note on the guidance that its weights stand for, checked."""
+    if not note:
+        return DistillParams()
+    found = {name: note.get(name) for name in ("scale_txt", "scale_img")}
+    for name, value in found.items():
+        check = check_range if isinstance(value, list) or OmegaConf.is_list(value) else check_scale
+        check(f"{where}distill.{name}", value)
+    return DistillParams(where, **found)
+
+
 def _check_values(config: DictConfig, schema: type) -> None:
     table = OmegaConf.select(config, TABLE)
     _check_names(table, config)
@@ -259,6 +282,9 @@ def _check_lists(config: DictConfig) -> None:
             raise EgoGenError(f"config: {name}={values}: expected numbers")
         for value in values:
             check_scale(f"config: {name}", value)
+    distilled_from(OmegaConf.select(config, "model.params.distill"), "config: model.params.")
+    if (interval := OmegaConf.select(config, "inference.guidance_interval")) is not None:
+        check_range("config: inference.guidance_interval", interval)
 
 
 def _check_names(table: DictConfig, config: DictConfig) -> None:

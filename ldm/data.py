@@ -130,7 +130,7 @@ class TrainingPairs(Dataset):
 
     def __getitem__(self, address: tuple[int, int]) -> Sample:
         """-> frames (pixels (3, H, W) or moments (2c, h, w)) under source and edited, prompt
-        (text, or (P, C) embedding), features, and t, noise, posterior_noise, draw.
+        (text, or (P, C) embedding), features, and t, noise, posterior_noise, draw, scales.
         """
         epoch, index = address
         draws = self._draws(epoch, index)
@@ -159,4 +159,5 @@ class TrainingPairs(Dataset):
             "draw": draw,
             "noise": torch.randn(self.latent_shape, generator=generator),
             "posterior_noise": torch.randn(self.latent_shape, generator=generator),
+            "scales": torch.rand(2, generator=generator),  # of guidance, see ldm.training.distill
         }

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -20,6 +21,7 @@ from egogen import EgoGenError
 from ldm.checkpoints.released_names import unet_name
 from ldm.schema import UNetParams
 
+SCALE_CHANNELS = 256  # that a guidance scale is embedded in
 Predictor = Callable[[Tensor, Tensor], Tensor]  # (x (B, 2c, h, w), t (B,)) -> (B, c, h, w)
 
 
@@ -40,13 +42,13 @@ class Denoiser:
         """(B, 2c, h, w), (B,), (B, L, C) -> (B, c, h, w): noise or clean latents."""
         raise NotImplementedError
 
-    def hold(self, contexts: Tensor, rows: Tensor) -> Predictor:
+    def hold(self, contexts: Tensor, rows: Tensor, **more: Tensor) -> Predictor:
         """-> predict(x, t), item i of whose batch attends to `contexts[rows[i]]` in every call.
 
-        contexts: (n, L, C); rows: (B,) int64. What linear layers make of the contexts alone, keys
-        and values mostly, is computed once, in the first call, and belongs to the predictor: the
-        network may have others at the same time, and any processors and adapters. Compiled
-        networks compute everything in every call.
+        contexts: (n, L, C); rows: (B,) int64; `more` goes to `forward`. What linear layers make of
+        the contexts alone, keys and values mostly, is computed once, in the first call, and belongs
+        to the predictor: the network may have others at the same time, and any processors and
+        adapters. Compiled networks compute everything in every call.
         """
         if self.dtype != torch.float32:
             contexts = contexts.to(self.dtype)
@@ -55,18 +57,18 @@ class Denoiser:
             context = context.as_subclass(HeldContext)
             context.contexts, context.rows = contexts, rows
             context.made = WeakTensorKeyDictionary()
-        return lambda x, t: self(x, t, context)
+        return lambda x, t: self(x, t, context, **more)
 
     def released_name(self, name: str) -> str:
         """The name of a weight of the network in the released (CompVis) layout."""
         return name
 
-    def __call__(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, context: Tensor, **more: Tensor) -> Tensor:
         """`forward` in the precision of the weights; where they are float32, autocast decides."""
         if self.dtype == torch.float32:
-            return self.forward(x, t, context)
+            return self.forward(x, t, context, **more)
         with torch.autocast(x.device.type, enabled=False):
-            return self.forward(x.to(self.dtype), t, context.to(self.dtype))
+            return self.forward(x.to(self.dtype), t, context.to(self.dtype), **more)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -104,8 +106,13 @@ class UNetDenoiser(Denoiser):
 
     network: UNet2DConditionModel
 
-    def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        return self.network(x, t, context).sample
+    def forward(self, x: Tensor, t: Tensor, context: Tensor, *, scales: Any = None) -> Tensor:
+        """`scales` (B, 2): of the guidance that one branch stands for, see ldm.training.distill."""
+        embedded = scales  # as in latent consistency models (Luo et al. 2023)
+        if scales is not None:
+            waves = get_timestep_embedding(scales.flatten(), SCALE_CHANNELS, scale=1000)
+            embedded = waves.reshape(len(scales), -1).to(x.dtype)  # (B, 2 * SCALE_CHANNELS)
+        return self.network(x, t, context, timestep_cond=embedded).sample
 
     def released_name(self, name: str) -> str:
         return unet_name(name, self.network.config)
@@ -148,8 +155,8 @@ def is_compiled(network: nn.Module) -> bool:
     )
 
 
-def build_unet(params: UNetParams) -> UNet2DConditionModel:
-    """Released (CompVis) parameters -> diffusers' network."""
+def build_unet(params: UNetParams, told_scales: bool = False) -> UNet2DConditionModel:
+    """Released (CompVis) parameters -> diffusers' network; `told_scales`: see `forward`."""
     channels = [params.model_channels * factor for factor in params.channel_mult]
     for count in channels:
         if count % params.num_heads or count % 32:
@@ -158,7 +165,7 @@ def build_unet(params: UNetParams) -> UNet2DConditionModel:
                 f"and of num_heads={params.num_heads}"
             )
     attends = [2**level in params.attention_resolutions for level in range(len(channels))]
-    return UNet2DConditionModel(
+    unet = UNet2DConditionModel(
         sample_size=params.image_size,
         in_channels=params.in_channels,
         out_channels=params.out_channels,
@@ -170,4 +177,8 @@ def build_unet(params: UNetParams) -> UNet2DConditionModel:
         cross_attention_dim=params.context_dim,
         # diffusers' historical name: for Stable Diffusion v1 it is the number of heads
         attention_head_dim=params.num_heads,
+        time_cond_proj_dim=2 * SCALE_CHANNELS if told_scales else None,
     )
+    if told_scales:  # without effect until it has learnt
+        nn.init.zeros_(unet.time_embedding.cond_proj.weight)
+    return unet

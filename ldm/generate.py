@@ -9,6 +9,7 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from egogen.jobs import Progress
 from egogen.provenance import check_provenance, record_provenance
 from ldm import sampling
 from ldm.checkpoints import adapter_files
-from ldm.checkpoints.load import load_weights, read_weights
+from ldm.checkpoints.load import load_weights, read_file
 from ldm.checkpoints.lora import FILE, adapted, read_lora
+from ldm.config import distilled_from
 from ldm.data import collate, read_condition
 from ldm.images import to_image, write_image
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
@@ -37,17 +39,24 @@ WEIGHT_SUFFIXES = (".ckpt", ".safetensors", ".pth", ".pt")
 
 
 def run_folder(
-    ckpt: str, seed: int, steps: int, scale_img: float, scale_txt: float, sampler: str = SAMPLER
+    ckpt: str,
+    seed: int,
+    steps: int,
+    scale_img: float,
+    scale_txt: float,
+    sampler: str = SAMPLER,
+    interval: Sequence[float] | None = None,
 ) -> Path:
     """Where the released code puts the frames of X.ckpt, `X/X-e=0-s=100-si=1.5`.
 
-    What that name leaves out (text scale, sampler) is added where it is not the released value.
+    What that name leaves out (text scale, sampler, interval) is added where it is not as released.
     """
     path = Path(ckpt)
     base = path.with_suffix("") if path.suffix in WEIGHT_SUFFIXES else path
     name = f"{base.name}-e={seed}-s={steps}-si={scale_img}"
     name += f"-st={scale_txt}" if scale_txt != TEXT_SCALE else ""
     name += f"-{sampler}" if sampler != SAMPLER else ""
+    name += f"-gi={interval[0]}-{interval[1]}" if interval else ""
     return base / name
 
 
@@ -79,7 +88,9 @@ def fingerprint(ckpt: str) -> str:
 
 # Settings of `InferenceConfig` in the record of frames; names that records of before lack.
 SAME = ("picture", "jpeg_quality", "noise", "half_weights")
-LATER = ("loras", "load_ema", "res", "parameterization", "scale_factor", "metadata", "features")
+LATER = ("loras", "load_ema", "res", "parameterization", "scale_factor", "metadata", "features") + (
+    "guidance_interval",
+)
 
 
 def made_by(
@@ -107,6 +118,7 @@ def made_by(
         "load_ema": params.use_ema and params.load_ema,
         "res": data.res,
         "parameterization": params.parameterization,
+        "guidance_interval": inference.guidance_interval,
         "scale_factor": params.scale_factor,
         "metadata": _digest(Path(config.metadata_path).read_bytes()),
         "features": _digest(json.dumps(infos, sort_keys=True).encode()),
@@ -119,8 +131,8 @@ def _digest(content: bytes) -> str:
 
 def load_model(params: ModelParams, ckpt: str, device: torch.device, loras: Any = ()) -> LegoModel:
     """`loras`: files of adapters, FILE or FILE:SCALE, that are added to the weights."""
-    state = read_weights(ckpt)
-    model = LegoModel(params)
+    state, notes = read_file(ckpt)
+    model = LegoModel(replace(params, distill=distilled_from(notes.get("distill"), f"{ckpt}: ")))
     load_weights(model, state, params.use_ema and params.load_ema, ckpt)
     for file, scale in adapter_files(loras):
         model.load_state_dict(adapted(model.state_dict(), read_lora(file), scale, file))
@@ -169,11 +181,8 @@ def generate_batch(
         conditioning = model.conditioning(batch["pixels"], batch["prompt"], batch["features"])
         shape = tuple(conditioning.image_latents.shape[1:])
         source = noise or sample_noise(inference.seed, names, shape, device)
-        guidance = sampling.guidance_branches(conditioning, scale_txt, scale_img)
-        predict = model.denoiser.hold(guidance.contexts, guidance.rows)
-        denoise = sampling.guided_denoiser(
-            predict, schedule, guidance, model.config.parameterization
-        )
+        scales = scale_txt, scale_img
+        denoise = model_denoiser(model, conditioning, scales, inference.guidance_interval)
 
         def step(x: Tensor, sigma: Tensor) -> Tensor:  # each sampler denoises once a step
             denoised = denoise(x, sigma)  # (B, c, h, w)
@@ -189,6 +198,28 @@ def generate_batch(
         return (model.decode(latents) if decode else latents)[:count]
 
 
+def model_denoiser(
+    model: LegoModel, given: sampling.Conditioning, scales: tuple[float, float], interval: Any
+) -> sampling.Denoise:
+    """Guided by the scales of text and image, if `interval` is given at noise levels low < sigma <=
+    high alone (Kynkaanniemi et al. 2024); elsewhere, or where it was distilled, by one branch.
+    """
+    distill, prediction = model.config.distill, model.config.parameterization
+    distill.check(*scales)
+
+    def guided(*scales: float, **told: Tensor) -> sampling.Denoise:
+        guidance = sampling.guidance_branches(given, *scales)
+        predict = model.denoiser.hold(guidance.contexts, guidance.rows, **told)
+        return sampling.guided_denoiser(predict, model.schedule, guidance, prediction)
+
+    if distill.teacher is not None:
+        rows = torch.tensor([scales] * len(given.context), dtype=torch.float32)  # (B, 2)
+        return guided(1, 1, **({"scales": rows.to(model.device)} if distill.drawn else {}))
+    inside, outside = guided(*scales), guided(1, 1)
+    low, high = interval or (0, float("inf"))
+    return lambda x, sigma: (inside if low < sigma <= high else outside)(x, sigma)
+
+
 def generate_chunk(
     config: GenerateConfig, ckpt: str, n_chunk: int, chunk_idx: int, device: torch.device
 ) -> list[str]:
@@ -201,10 +232,13 @@ def generate_chunk(
     items = split.items
     info = made_by(config, ckpt, n_chunk, device)
     failures: list[str] = []
+    pairs = [*itertools.product(inference.scales_img, inference.scales_txt)]
 
     @functools.cache
     def loaded() -> tuple[LegoModel, ProcessNoise | None]:  # only if there is a frame to be made
         model = prepare(load_model(config.model, ckpt, device, config.loras), inference)
+        for scales in pairs:
+            model.config.distill.check(*scales[::-1])
         stream = None
         if inference.noise == "process":
             draws = SAMPLERS[inference.sampler].draws(inference.steps)
@@ -212,9 +246,9 @@ def generate_chunk(
             stream = ProcessNoise(inference.seed, shape, draws, device)
         return model, stream
 
-    pairs = itertools.product(inference.scales_img, inference.scales_txt)
     for number, scales in enumerate(pairs):
-        folder = run_folder(ckpt, inference.seed, inference.steps, *scales, inference.sampler)
+        how = inference.sampler, inference.guidance_interval
+        folder = run_folder(ckpt, inference.seed, inference.steps, *scales, *how)
         folder = folder.with_name(folder.name + lora_suffix(config.loras))
         check_provenance(folder / "made_by.json", info, LATER)
         # `clip/action/frame.jpg`: the last three parts of image_1, as in the released code.

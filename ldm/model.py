@@ -31,7 +31,7 @@ class LegoModel(nn.Module):
     """Denoiser, conditioner, autoencoder and text tower, built with random weights unless given.
 
     `params` also has what is not in these parts: the noise schedule, the dropout probability of the
-    conditions, and whether the denoiser predicts noise or clean latents.
+    conditions, and whether the denoiser predicts noise, clean latents or velocity.
     """
 
     denoiser: Denoiser
@@ -129,7 +129,7 @@ class LegoModel(nn.Module):
         return torch.cat([empty_prompt, zeros], dim=1)
 
     def training_loss(self, batch: Mapping[str, Any], empty_prompt: Tensor) -> Tensor:
-        """Mean squared error of the predicted noise (or latents), per sample: (B,).
+        """Mean squared error of the predicted noise (or latents, or velocity), per sample: (B,).
 
         `batch`: source_moments, edited_moments (B, 2c, h, w), prompt (B, 77, C), features {name:
         (B, n, D)} and the sample's own draws: t (B,), noise, posterior_noise (B, c, h, w), draw
@@ -145,7 +145,8 @@ class LegoModel(nn.Module):
         image = self.image_latents(batch["source_moments"])  # (B, c, h, w)
         x = torch.cat([noisy, image * ~image_dropped[:, None, None, None]], dim=1)  # (B, 2c, h, w)
         predicted = self.denoiser(x, batch["t"], context)  # (B, c, h, w)
-        wanted = batch["noise"] if self.config.parameterization == "eps" else latents
+        velocity = self.schedule.velocity(latents, batch["noise"], batch["t"])  # (B, c, h, w)
+        wanted = {"eps": batch["noise"], "x0": latents, "v": velocity}[self.config.parameterization]
         error = (predicted.float() - wanted.float()) ** 2  # (B, c, h, w)
         return error.flatten(1).mean(dim=1)  # (B,)
 

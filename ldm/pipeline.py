@@ -38,7 +38,14 @@ from egogen.features.store import as_feature, load_feature
 from egogen.seeds import stable_seed
 from ldm.checkpoints.diffusers_folder import add_card, add_code
 from ldm.conditioning import FeatureConditioner
-from ldm.config import check_at_least, check_scale, check_size, load_model_params
+from ldm.config import (
+    check_at_least,
+    check_range,
+    check_scale,
+    check_size,
+    distilled_from,
+    load_model_params,
+)
 from ldm.data import to_features
 from ldm.denoiser import UNetDenoiser
 from ldm.generate import check_steps, generate_batch, load_model
@@ -59,7 +66,8 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
 
     `scheduler` says what the noise schedule is and what the UNet predicts, and its class which of
     `ldm.sampling.SAMPLERS` is used (`sampler_of`). `conditioner` is None where a run uses no
-    features. `ema_updates`: how often the EMA, which the weights are, was updated in training.
+    features. `ema_updates`: how often the EMA, which the weights are, was updated in training;
+    `distill`: the scales of the guidance that one branch stands for, where it does.
     """
 
     _optional_components = ["conditioner"]
@@ -78,6 +86,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         scheduler: SchedulerMixin,
         ema_updates: int = 0,
         resolution: int | Sequence[int] | None = None,
+        distill: dict[str, Any] | None = None,
     ):
         super().__init__()
         if scheduler is not None:
@@ -90,7 +99,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
             conditioner=conditioner,
             scheduler=scheduler,
         )
-        self.register_to_config(ema_updates=ema_updates, resolution=resolution)
+        self.register_to_config(ema_updates=ema_updates, resolution=resolution, distill=distill)
 
     @classmethod
     def from_model(cls, model: LegoModel, ema_updates: int = 0) -> Self:
@@ -106,6 +115,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
             scheduler=scheduler_for(model.config),
             ema_updates=ema_updates,
             resolution=model.config.autoencoder.resolution,
+            distill=model.config.distill.note,
         )
 
     @classmethod
@@ -180,6 +190,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         params.parameterization = PREDICTIONS[schedule.prediction_type]
         params.scale_factor = self.vae.config.scaling_factor
         params.text_encoder.max_length = self.tokenizer.model_max_length
+        params.distill = distilled_from(self.config.distill, "pipeline: ")
         params.conditioner.features = self._conditioner.features
         return params
 
@@ -202,6 +213,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         features: Mapping[str, Rows | Sequence[Rows]] | None = None,
         latents: Tensor | None = None,
         resolution: int | Sequence[int] | None = None,
+        guidance_interval: Sequence[float] | None = None,
     ) -> ImagePipelineOutput | tuple:
         """Frames of the actions that `description` describes, done in the scenes of `image`.
 
@@ -214,7 +226,8 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         own. generator: one for each image, or one for all, in place of seeds; a generator seeded
         with `egogen.seeds.stable_seed(inference.seed, clip, action)` gives the frame of
         `metrics/inference.py`. latents (B, c, h, w): the noise to start from. sampler: a name in
-        `ldm.sampling.SAMPLERS`, in place of the scheduler's.
+        `ldm.sampling.SAMPLERS`, in place of the scheduler's. guidance_interval: (low, high) of
+        sigma, outside which one branch is evaluated.
 
         resolution: of the network's frames, a number or (H, W); default: the run's. output_type:
         "pil" (images `height` tall, H by default, at the aspect of `image`), or the network's own
@@ -225,6 +238,9 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         size = self._size(resolution)
         check_scale("guidance_scale", guidance_scale)
         check_scale("image_guidance_scale", image_guidance_scale)
+        if guidance_interval is not None:
+            check_range("guidance_interval", guidance_interval)
+            inference.guidance_interval = [*guidance_interval]
         check_choice("output_type", output_type, OUTPUTS)
         photos = as_photos(image)
         prompts = _one_each("description", description, len(photos))

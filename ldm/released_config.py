@@ -19,6 +19,7 @@ from ldm.schema import FeatureParams, default_features
 # Tables of what these files say, each explained there.
 TABLES: Any = OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("released.yaml")))
 AS_RELEASED: dict[str, Any] = TABLES["as_released"]
+PRESETS: dict[str, dict[str, Any]] = TABLES["presets"]
 CLASSES: dict[str, dict[str, str]] = TABLES["classes"]
 WITHOUT_EFFECT: dict[str, dict[str, Any]] = TABLES["without_effect"]
 CONDITIONER = "model.params.conditioner"
@@ -44,6 +45,17 @@ def translate(layer: dict[str, Any], where: str) -> tuple[dict[str, Any], list[s
     if model is not None and "dropout_share" in model:
         model["cond_drop_prob"] = model.pop("dropout_share")
     return layer, lines
+
+
+def add_preset(layers: list[tuple[str, dict[str, Any]]], files: int) -> None:
+    """Inserts what `inference.preset`, the last that is named, sets: before the file that names it,
+    or where the `files` end and what is typed begins. Raises EgoGenError for an unknown one.
+    """
+    found = {i: _at(layer, "inference") or {} for i, (_, layer) in enumerate(layers)}
+    *_, (place, name) = (None, None), *((i, x["preset"]) for i, x in found.items() if "preset" in x)
+    if name is not None:
+        check_choice("config: inference.preset", name, tuple(PRESETS))
+        layers.insert(min(place, files), (f"preset {name}", PRESETS[name]))
 
 
 def take_old_table(layer: dict[str, Any]) -> dict[str, Any]:

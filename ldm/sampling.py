@@ -25,6 +25,7 @@ from ldm.denoiser import Predictor
 from ldm.schedule import NoiseSchedule
 from ldm.schema import ModelParams
 
+Scale = float | Tensor  # of guidance: a number, or one for each sample, (B, 1, 1, 1)
 Denoise = Callable[[Tensor, Tensor], Tensor]  # (x, sigma) -> estimate of the clean latents
 NoiseSource = Callable[[int], Tensor]  # index of the draw -> standard normal like x
 
@@ -42,14 +43,14 @@ class Conditioning:
 class Guidance:
     """The n branches of classifier-free guidance, as one batch of n * B."""
 
-    weights: list[float]  # n
+    weights: list[Scale]  # n
     contexts: Tensor  # (B + 1, L, C): each sample's own and the unconditional one
     rows: Tensor  # (n * B,) int64: which of the contexts an item of the batch sees
     images: Tensor  # (n * B, c, h, w)
 
 
 def guidance_branches(
-    conditioning: Conditioning, guidance_scale: float, image_guidance_scale: float
+    conditioning: Conditioning, guidance_scale: Scale, image_guidance_scale: Scale
 ) -> Guidance:
     """InstructPix2Pix guidance (its equation 3) with scales of text and image.
 
@@ -65,7 +66,8 @@ def guidance_branches(
         (image_guidance_scale - guidance_scale, uncond, image),
         (1 - image_guidance_scale, uncond, torch.zeros_like(image)),
     ]
-    weights, rows, images = zip(*(branch for branch in branches if branch[0] != 0), strict=True)
+    branches = [branch for branch in branches if torch.as_tensor(branch[0]).any()]
+    weights, rows, images = zip(*branches, strict=True)
     contexts = torch.cat([conditioning.context, conditioning.uncond_context])
     return Guidance(list(weights), contexts, torch.cat(rows), torch.cat(images))
 
@@ -76,8 +78,9 @@ def guided_denoiser(
     """-> denoise(x (B, c, h, w), sigma ()) -> the guided estimate of the clean latents.
 
     `predict(x_in (nB, 2c, h, w), t (nB,))` knows its contexts (those of `guidance`) and gives the
-    noise ("eps") or the clean latents ("x0"). The weights sum to one, so that guiding estimates of
-    the clean latents, as here and in the released code, is guiding noise.
+    noise ("eps"), the clean latents ("x0") or the velocity ("v", see `NoiseSchedule.velocity`). The
+    weights sum to one, so that guiding estimates of the clean latents, as here and in the released
+    code, is guiding what is predicted.
     """
     weights, images = guidance.weights, guidance.images
 
@@ -88,6 +91,9 @@ def guided_denoiser(
         parts = list(predicted.chunk(len(weights)))  # n of (B, c, h, w)
         if parameterization == "eps":
             parts = [x - sigma * part for part in parts]
+        elif parameterization == "v":  # of x / (sigma^2 + 1)^0.5: alpha x - sigma alpha v
+            scale = (sigma**2 + 1) ** 0.5
+            parts = [x / scale**2 - sigma / scale * part for part in parts]
         weighted = [weight * part for weight, part in zip(weights, parts, strict=True)]
         return sum(weighted[1:], weighted[0])  # (B, c, h, w)
 
@@ -187,7 +193,8 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
-PREDICTIONS = {"epsilon": "eps", "sample": "x0"}  # diffusers' names -> this project's
+# diffusers' names -> this project's
+PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 # A scheduler in a folder has these beside its own settings: `X.from_config(scheduler.config)` hands
 # them to X, which then says what the sampler of that class does.
 HANDED_ON = {**KARRAS, "clip_sample": False}
@@ -207,7 +214,7 @@ def scheduler_for(params: ModelParams) -> Any:
     or, for networks that predict clean latents, which diffusers' Euler ancestral does not know,
     DPM-Solver++.
     """
-    row = SAMPLERS["euler_ancestral" if params.parameterization == "eps" else "dpmpp_2m"]
+    row = SAMPLERS["dpmpp_2m" if params.parameterization == "x0" else "euler_ancestral"]
     names = {ours: theirs for theirs, ours in PREDICTIONS.items()}
     settings = {
         "num_train_timesteps": params.timesteps,

@@ -23,6 +23,10 @@ class NoiseSchedule:
         signal, spread = (self.vectors[n].to(x_0.device)[t].view(-1, 1, 1, 1) for n in names)
         return signal * x_0 + spread * noise
 
+    def velocity(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """v = alpha_t noise - sigma_t x_0 (Salimans & Ho 2022, appendix D); shapes as above."""
+        return self.add_noise(noise, -x_0, t)
+
     def sampling_sigmas(self, steps: int) -> Tensor:
         """`steps` falling sigmas and a final 0: t evenly spaced from the last to the first."""
         t = torch.linspace(self.steps - 1, 0, steps)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
+from egogen import EgoGenError
 from egogen.actions import DESCRIPTION_KEY
 
 MISSING_PATH = ""
@@ -133,6 +134,31 @@ class DistillParams:
     teacher: str | None = None  # a checkpoint; null: none
     scale_txt: Any = 7.5  # of the teacher's guidance: a number, or [low, high] to draw and embed
     scale_img: Any = 1.5
+
+    @property
+    def ranges(self) -> list[tuple[float, float]]:
+        """(low, high) of the scales of text and image; equal where one is a number."""
+        both = self.scale_txt, self.scale_img
+        return [(s[0], s[1]) if isinstance(s, list | tuple) else (s, s) for s in both]
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the network is told the scales."""
+        return self.teacher is not None and any(low != high for low, high in self.ranges)
+
+    @property
+    def note(self) -> dict[str, Any] | None:
+        """What checkpoints and folders record."""
+        scales = {"scale_txt": self.scale_txt, "scale_img": self.scale_img}
+        return scales if self.teacher is not None else None
+
+    def check(self, *scales: float) -> None:
+        """Raises EgoGenError for scales (text, image) that distilled weights do not stand for."""
+        names = "guidance_scale, inference.scales_txt", "image_guidance_scale, inference.scales_img"
+        for name, scale, (low, high) in zip(names, scales, self.ranges, strict=True):
+            if self.teacher is not None and not low <= scale <= high:
+                expected = low if low == high else f"{low} to {high}"
+                raise EgoGenError(f"{name}: {scale}, expected {expected}, as it was distilled from")
 
 
 @dataclass

@@ -59,7 +59,10 @@ def open_training(config: TrainConfig) -> dict[str, Split]:
     paths: Paths = {}
     for name, data in parts.items():
         paths |= _paths(data, features, f"data.{name}")
+    paths["model.params.distill.teacher"] = config.model.distill.teacher
     require_paths(paths | {"model.params.ckpt_path": config.model.ckpt_path})
+    shown = config.inference.scales_txt[0], config.inference.scales_img[0]
+    config.model.distill.check(*shown)  # sample images are made with these
     return {name: open_split(data, features) for name, data in parts.items()}
 
 

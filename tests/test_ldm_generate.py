@@ -155,12 +155,24 @@ def test_sweeps_and_samplers_write_to_folders_of_their_own(small, monkeypatch, t
         small, monkeypatch, tmp_path, "inference.scales_img=[1.5,2]", "inference.scales_txt=[5,7.5]"
     )
     run(small, monkeypatch, tmp_path, "inference.sampler=unipc")
+    within = "inference.guidance_interval=[0.3,5]"
+    run(small, monkeypatch, tmp_path, within)
     found = {folder.name: list(folder.rglob("*.jpg")) for folder in (tmp_path / "X").iterdir()}
     base = "X-e=0-s=3-si="
-    assert set(found) == {base + rest for rest in ("1.5", "2", "1.5-st=5", "2-st=5", "1.5-unipc")}
+    assert set(found) == {
+        base + rest for rest in ("1.5", "2", "1.5-st=5", "2-st=5", "1.5-unipc", "1.5-gi=0.3-5.0")
+    }
     assert all(len(files) == 4 for files in found.values())
     first = {sorted(files)[0].read_bytes() for files in found.values()}
     assert len(first) == len(found)
+    record = tmp_path / "X" / f"{base}1.5-gi=0.3-5.0" / "made_by.json"
+    content = json.loads(record.read_text())
+    assert content.pop("guidance_interval") == [0.3, 5.0]
+    record.write_text(json.dumps(content | {"guidance_interval": [0.3, 4.0]}))
+    with pytest.raises(EgoGenError, match="guidance_interval"):
+        run(small, monkeypatch, tmp_path, within)
+    record.write_text(json.dumps(content))  # as before there were intervals
+    run(small, monkeypatch, tmp_path, within)
 
 
 UNUSED = {"none": ("llava_image", "llava_text"), "image": ("llava_text",), "text": ("llava_image",)}

@@ -50,7 +50,7 @@ def test_the_scheduler_of_a_row_goes_along_its_sigmas(name, steps):
         torch.testing.assert_close(sigmas, theirs.sigmas, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("prediction", ["eps", "x0"])
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
 def test_diffusers_itself_samples_with_the_scheduler_of_a_folder(tmp_path, prediction):
     """Its loop over scale_model_input and step, without a conditioner, from the same noise."""
     place = f"model.params.parameterization={prediction}"
@@ -81,7 +81,7 @@ def test_diffusers_itself_samples_with_the_scheduler_of_a_folder(tmp_path, predi
             )
             x = scheduler.step(predicted, t, x, **options).prev_sample
     # Sigmas between two timesteps: diffusers interpolates, or rounds to a timestep, otherwise.
-    assert (x - wanted).abs().max() < (0.002 if prediction == "eps" else 0.02)
+    assert (x - wanted).abs().max() < (0.02 if prediction == "x0" else 0.002)
 
 
 REFUSED = {
@@ -98,7 +98,10 @@ REFUSED = {
         "EulerAncestralDiscreteScheduler",
         {"timestep_spacing": "trailing"},
     ),
-    "prediction_type='v_prediction'": ("DDIMScheduler", {"prediction_type": "v_prediction"}),
+    "prediction_type='flow_prediction'": (
+        "DPMSolverMultistepScheduler",
+        {"prediction_type": "flow_prediction"},
+    ),
     "trained_betas": ("DDIMScheduler", {"trained_betas": [0.1, 0.2]}),
     "use_karras_sigmas=False": ("UniPCMultistepScheduler", {"use_karras_sigmas": False}),
     "solver_order=3": ("DPMSolverMultistepScheduler", {"solver_order": 3}),

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.models.attention_processor import Attention
 from torch._dynamo.utils import counters
 
@@ -12,9 +12,10 @@ from egogen import EgoGenError
 from ldm.config import GenerateConfig, TrainConfig, load_config
 from ldm.generate import generate_batch, prepare
 from ldm.model import LegoModel
-from ldm.sampling import SAMPLERS, ProcessNoise, sample_noise
+from ldm.sampling import SAMPLERS, Guidance, ProcessNoise, guided_denoiser, sample_noise
 from ldm.schedule import NoiseSchedule
-from ldm.schema import SAMPLER_NAMES
+from ldm.schema import SAMPLER_NAMES, ModelParams
+from ldm.training.module import bound_weights
 
 SCHEDULE = NoiseSchedule()
 MEAN, SPREAD = 0.7, 0.5
@@ -197,15 +198,48 @@ def test_ways_to_compute_change_rounding_alone(monkeypatch, override, tolerance)
     assert model.denoiser.dtype == (torch.bfloat16 if half else torch.float32)
 
 
-@pytest.mark.parametrize("parameterization", ["eps", "x0"])
+@pytest.mark.parametrize("parameterization", ["eps", "x0", "v"])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_networks_of_both_parameterizations_with_all_samplers(monkeypatch, name, parameterization):
+def test_networks_of_all_parameterizations_with_all_samplers(monkeypatch, name, parameterization):
     found, model = made(
         monkeypatch,
         f"inference.sampler={name}",
         f"model.params.parameterization={parameterization}",
     )
     assert found.shape == (2, 3, 32, 32) and torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize("parameterization", ["eps", "x0", "v"])
+def test_a_perfect_network_is_denoised_to_the_truth(monkeypatch, parameterization):
+    """And has no loss; the velocity is that of diffusers."""
+    _, model = made(monkeypatch, f"model.params.parameterization={parameterization}")
+    draw = standard_normal((2, 4, 8, 8))
+    noise, moments, t = draw(0), torch.cat([draw(0), draw(0) - 30], dim=1), torch.tensor([3, 700])
+    clean = model.scale_factor * moments[:, :4]
+    noisy = SCHEDULE.add_noise(clean, noise, t)
+    velocity = DDPMScheduler(trained_betas=SCHEDULE.betas.numpy()).get_velocity(clean, noise, t)
+    torch.testing.assert_close(SCHEDULE.velocity(clean, noise, t), velocity)
+    truth = {"eps": noise, "x0": clean, "v": velocity}[parameterization]
+    for i in range(2):
+        sigma = SCHEDULE.sigmas[t[i]]
+        alone = Guidance([1.0], torch.zeros(2, 1, 2), torch.zeros(1).long(), draw(0)[:1])
+        said = truth[i : i + 1]
+        denoise = guided_denoiser(lambda *_, x=said: x, SCHEDULE, alone, parameterization)
+        found = denoise(noisy[i : i + 1] * (sigma**2 + 1) ** 0.5, sigma)
+        torch.testing.assert_close(found, clean[i : i + 1], atol=1e-4, rtol=1e-4)
+    monkeypatch.setattr(type(model.denoiser), "forward", lambda *_, **__: truth + 0.5)
+    features = {"image": torch.zeros(2, 4, 8), "text": torch.zeros(2, 77, 8)}
+    batch = {"draw": torch.ones(2), "edited_moments": moments, "source_moments": moments, "t": t}
+    batch |= {"posterior_noise": draw(0), "noise": noise, "features": features}
+    empty = model.encode_text([""])
+    batch["prompt"] = empty.expand(2, -1, -1)
+    torch.testing.assert_close(model.training_loss(batch, empty), torch.full((2,), 0.25))
+
+
+def test_the_bound_of_a_velocity_is_that_of_its_noise():
+    weights = [bound_weights(ModelParams(parameterization=name)) for name in ("eps", "v")]
+    share = SCHEDULE.vectors["alphas_cumprod"]  # error of the noise over that of the velocity
+    torch.testing.assert_close(weights[1], weights[0] * share)
 
 
 def test_half_weights_in_float32_are_refused(monkeypatch):

@@ -7,19 +7,21 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from egogen import EgoGenError
-from egogen.atomic import TEMPORARY_SUFFIX, as_umask_says, atomic_path
+from egogen.atomic import TEMPORARY_SUFFIX, as_umask_says, atomic_path, read_object
 from ldm.checkpoints import adapter_files, layouts
 from ldm.checkpoints.diffusers_folder import LIVE_VARIANT, read_folder
 from ldm.checkpoints.layouts import Weights
 from ldm.checkpoints.load import read_file
 from ldm.checkpoints.lora import adapted, read_lora
 from ldm.checkpoints.released_names import LIVE
+from ldm.config import distilled_from
 from ldm.model import LegoModel
 from ldm.pipeline import LegoPipeline
 from ldm.schema import ModelParams
@@ -42,7 +44,14 @@ def convert(
         raise EgoGenError(f"{target}: is there already, expected a new name")
     if form != "diffusers" and target.suffix != ".ckpt":
         raise EgoGenError(f"{target}: expected a name that ends in .ckpt for the form {form!r}")
-    model = bare_model(params)
+    if Path(source).is_dir():
+        notes = read_object(Path(source) / "model_index.json", needed=False)
+    else:
+        notes = read_file(source)[1]
+    distill = distilled_from(notes.get("distill"), f"{source}: ")
+    if form == "released" and distill.drawn:
+        raise EgoGenError(f"{source}: is told guidance scales, which the released layout cannot be")
+    model = bare_model(replace(params, distill=distill))
     weights = read_any(source, model)
     for file, scale in adapter_files(loras):
         averaged = adapted(weights.live | weights.ema, read_lora(file), scale, file)
@@ -55,9 +64,13 @@ def convert(
         content: dict[str, Any] = {"state_dict": state}
         if form == "own":
             content["ema_updates"] = weights.updates
+            content |= {"distill": distill.note} if distill.note else {}
         with atomic_path(target) as temporary:
             torch.save(content, temporary)
-    return [f"written: {target}", *_report(weights, form)]
+    lines = [f"written: {target}", *_report(weights, form)]
+    if form == "released" and distill.note:
+        lines.append(f"distilled from {distill.note}: its one branch is that of both scales at 1")
+    return lines
 
 
 def bare_model(params: ModelParams) -> LegoModel:

@@ -26,6 +26,7 @@ from ldm.data import project
 from ldm.model import FROZEN_PARTS, LegoModel
 from ldm.schedule import released_schedule
 from ldm.schema import LearningRateParams, LightningConfig, ModelParams, OptimizerParams
+from ldm.training.distill import distillation_loss
 from ldm.training.ema import EMA
 
 
@@ -53,13 +54,15 @@ def bound_weights(params: ModelParams) -> Tensor:
     betas, variance = vectors["betas"], vectors["posterior_variance"]
     weights = betas**2 / (2 * variance * (1 - betas) * (1 - vectors["alphas_cumprod"]))
     weights[0] = weights[1]
-    return weights
+    # The error of the noise is alpha_t times that of the velocity.
+    return weights * (vectors["alphas_cumprod"] if params.parameterization == "v" else 1)
 
 
 class LegoTraining(pl.LightningModule):
     """`cached`: batches hold encoder outputs (see `ldm.cache`) in place of pixels and texts."""
 
     _frozen: nn.ModuleDict  # the encoders that `model` is without
+    teacher: LegoModel | None  # whose guidance is learnt, see `ldm.training.distill`
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class LegoTraining(pl.LightningModule):
         lightning: LightningConfig,
         seed: int,
         cached: bool = False,
+        teacher: LegoModel | None = None,
     ):
         super().__init__()
         self.model, self.optimizer_params, self.lightning = model, optimizer, lightning
@@ -87,7 +91,8 @@ class LegoTraining(pl.LightningModule):
         self.register_buffer("bound_weights", bound_weights(params), persistent=False)
         self._validation = ExitStack()
         frozen = {part: getattr(model, part) for part in FROZEN_PARTS} if cached else {}
-        self.__dict__["_frozen"] = nn.ModuleDict(frozen)  # not among the modules of this one
+        # Not among the modules of this one:
+        self.__dict__ |= {"_frozen": nn.ModuleDict(frozen), "teacher": teacher}
         for part in frozen:
             setattr(model, part, None)
 
@@ -117,7 +122,11 @@ class LegoTraining(pl.LightningModule):
 
     def losses(self, batch: dict[str, Any]) -> Tensor:
         """Per sample: (B,)."""
-        return self.model.training_loss(self.encode(batch), self.empty_prompt)
+        batch = self.encode(batch)
+        if self.teacher is None:
+            return self.model.training_loss(batch, self.empty_prompt)
+        teacher = self.teacher.to(self.device)
+        return distillation_loss(self.model, teacher, batch, self.empty_prompt)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         # The conditioner's own dropout draws from torch's global stream: tie it to the place in
@@ -139,9 +148,9 @@ class LegoTraining(pl.LightningModule):
         self._log("val_loss", self.losses(batch), batch["t"])
 
     def _log(self, name: str, losses: Tensor, t: Tensor) -> None:
-        """The mean over samples and, beside a loss of the noise, the bound; losses, t: (B,)."""
+        """The mean and, beside a loss of noise or velocity, the bound; losses, t: (B,)."""
         values = {name: losses.mean()}
-        if self.model.config.parameterization == "eps":
+        if self.model.config.parameterization != "x0" and self.teacher is None:
             values[f"{name}_vlb"] = (self.bound_weights[t] * losses.detach()).mean()
         # For TrainingLog alone: Lightning would count other steps, and log single micro-batches.
         self.log_dict(values, sync_dist=True, batch_size=len(t), logger=False)
@@ -176,6 +185,8 @@ class LegoTraining(pl.LightningModule):
         if self.ema is not None:
             state |= {OWN_EMA + name: value for name, value in self.ema.state_dict().items()}
             checkpoint["ema_updates"] = self.ema.updates
+        if self.teacher is not None:
+            checkpoint["distill"] = self.model.config.distill.note
         for name in list(state):  # in the state dict's order
             state[stored_name(name)] = state.pop(name)
         if self.lora.rank:

@@ -25,7 +25,7 @@ from egogen.atomic import read_json, write_json, write_text
 from egogen.jobs import lock
 from egogen.provenance import check_provenance
 from ldm.checkpoints.layouts import is_own
-from ldm.checkpoints.load import load_start, read_weights
+from ldm.checkpoints.load import read_weights
 from ldm.config import load_config, to_yaml, unknown_key
 from ldm.data import TrainingPairs
 from ldm.file_layout import file_values
@@ -34,6 +34,7 @@ from ldm.schema import DataParams, LightningConfig, TrainConfig
 from ldm.split import Split, open_training
 from ldm.training.callbacks import EMAUpdate, SampleImages, TrainingLog
 from ldm.training.cluster import cluster_environment, device_options
+from ldm.training.distill import begin
 from ldm.training.encoder_cache import EncoderCache
 from ldm.training.module import LegoTraining
 from ldm.training.order import EpochBatches, ResumableLoader, ValidationBatches
@@ -207,13 +208,13 @@ def train(
     _quiet()
     pl.seed_everything(seed, verbose=False)
     model = LegoModel(config.model)
-    load_start(model, config.model.ckpt_path)
+    teacher = begin(model)
     settings, cache_path = config.lightning, config.data.cache_path
     fixed = settings.validation_draws == "fixed"
     train_pairs, val_pairs = build_data(splits, model, seed, cache_path, fixed)
     torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = settings.tf32
-    module = LegoTraining(model, config.optimizer, settings, seed, bool(cache_path))
+    module = LegoTraining(model, config.optimizer, settings, seed, bool(cache_path), teacher)
     log = TrainingLog(folder, settings.log_every)
     often = settings.checkpoint_every, settings.keep_every, settings.keep_at_most
     callbacks = [  # in this order: a checkpoint is written when the rest of its step is done

@@ -305,6 +305,26 @@ COMMAND_LINES = [
     Case("check", "no dataset", untouched, ("epickitchen",), more="--dataset epickitchen"),
 ]
 
+CHAINS = [
+    Case("frame", f"chain: {what}", untouched, said, code, more)
+    for what, said, code, more in (
+        ("names no action", ("'#C C': names no action",), 2, "--action '#C C'"),
+        ("empty action", ("'': names no action",), 2, "--action ''"),
+        (
+            "photograph has a frame's name",
+            ("out-2.jpg: is the photograph itself",),
+            2,
+            "--action cut --image {root}/out-2.jpg",
+        ),
+        (
+            "second action of 10,000 words",
+            ("not generated: action 2 of 3", "expected at most 4096"),
+            1,
+            f"--action 'cut {LONG}' --action cut",
+        ),
+    )
+]
+
 HARMLESS = [
     Case(entry, what, damage, (), 0)
     for what, damage in (
@@ -340,4 +360,5 @@ CASES = [
     *MEASURING,
     *CAPTIONS,
     *COMMAND_LINES,
+    *CHAINS,
 ]

@@ -88,9 +88,8 @@ def main(argv: Sequence[str]) -> int:
     check_photo(photo, options.image)
     actions = [verb_phrase(action) for action in options.action]
     settings = Decoding(options.temperature, max_new_tokens=options.max_new_tokens)
-    device = usable_device(options.device)
-    keep = len(actions) > 1
-    stages = Stages(paths["vllm"], paths["ldm"], config, settings, device, keep)
+    models = paths["vllm"], paths["ldm"], config, settings, usable_device(options.device)
+    stages = Stages(*models, keep=len(actions) > 1)
     record = {"image": str(options.image), **{name: str(path) for name, path in paths.items()}}
     record["overrides"] = list(options.overrides)
     return _chain(stages, photo, actions, outs, record)
@@ -124,7 +123,8 @@ def _chain(stages, photo, actions: Sequence[str], outs: Sequence[Path], record: 
         print(f"not generated: {where}: {error}", file=sys.stderr)
         return EXIT_INCOMPLETE
     finally:
-        print(*written, sep="\n")
+        for line in written:
+            print(line)
     return 0
 
 

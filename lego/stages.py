@@ -1,8 +1,4 @@
-"""Both stages in memory: photographs and actions in, frames out.
-
-stages = Stages("runs/a/vllm", "runs/a/last.ckpt", config, Decoding(), usable_device(None))
-(frame,) = stages.frames([photo], ["pick up the mug"])
-"""
+"""Both stages in memory: photographs and actions in, frames out."""
 
 import gc
 import os
@@ -73,30 +69,25 @@ def check_features(describer: Describer, features: Features) -> None:
                 )
 
 
+@dataclass
 class Stages:
     """Both stages of a run, each loaded once, when it is first needed.
 
-    vllm      folder or hub name of stage 1
-    ldm       checkpoint of stage 2
-    settings  how descriptions are written
-    keep      False: stage 1 is freed after each call, before stage 2 is run; less memory, one call
-
-    Raises EgoGenError, here or when a stage is loaded, for models that cannot be used.
+    `vllm`: folder or hub name of stage 1, which writes by `settings`; `ldm`: checkpoint of stage 2.
+    Without `keep` stage 1 is freed after a call's descriptions: less memory, for one call. Raises
+    EgoGenError, here or when a stage is loaded, for models that cannot be used.
     """
 
-    def __init__(
-        self,
-        vllm: str | os.PathLike,
-        ldm: str | os.PathLike,
-        config: GenerateConfig,
-        settings: Decoding,
-        device: torch.device,
-        keep: bool = True,
-    ):
-        if not Path(ldm).is_file():
-            raise EgoGenError(f"{ldm}: no such checkpoint")  # reported before stage 1 is run
-        self.vllm, self.ldm, self.config = vllm, ldm, config
-        self.settings, self.device, self.keep = settings, device, keep
+    vllm: str | os.PathLike
+    ldm: str | os.PathLike
+    config: GenerateConfig
+    settings: Decoding
+    device: torch.device
+    keep: bool = True
+
+    def __post_init__(self):
+        if not Path(self.ldm).is_file():
+            raise EgoGenError(f"{self.ldm}: no such checkpoint")  # reported before stage 1 is run
 
     @cached_property
     def describer(self) -> Describer:
@@ -106,8 +97,8 @@ class Stages:
 
     @cached_property
     def model(self) -> LegoModel:
-        model = load_model(self.config.model, str(self.ldm), self.device)
-        return prepare(model, self.config.inference)
+        config = self.config
+        return prepare(load_model(config.model, str(self.ldm), self.device), config.inference)
 
     def frames(
         self,
@@ -135,9 +126,10 @@ class Stages:
             for photo, description in zip(photos, described, strict=True)
         ]
         scales = inference.scales_img[0], inference.scales_txt[0]
-        decoded = generate_batch(self.model, samples, names, inference, *scales)
+        decoded = generate_batch(self.model, samples, names, inference, *scales)  # (B, 3, R, R)
+        height, picture = inference.height or decoded.shape[2], inference.picture
         return [
-            Frame(to_image(x, photo.size, inference.height, inference.picture), action, made.text)
+            Frame(to_image(x, photo.size, height, picture), action, made.text)
             for x, photo, action, made in zip(decoded, photos, actions, described, strict=True)
         ]
 

@@ -29,7 +29,7 @@ FIGURES = ("done", "things", "gain", "from_rendered", "renderer")
 def run(tmp_path_factory):
     """What the bench reads of a run's folder, and the overrides of its small models."""
     root = tmp_path_factory.mktemp("run")
-    overrides = [f"model.params.conditioner.{k}" for k in ("feature_dim=64", "image_rows=16")]
+    overrides = [f"model.params.conditioner.{k}" for k in ("feature_dim=64", "image_rows=256")]
     checkpoints = root / "logs" / "description_image_text" / "checkpoints"
     checkpoints.mkdir(parents=True)
     weights = random_weights(params_of(CONFIG, *overrides), ("unet", "conditioner"))

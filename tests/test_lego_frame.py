@@ -28,7 +28,7 @@ TOO_LONG = "cut it and " * 3000
 def models(tmp_path_factory):
     """Words of the command that name tiny models and a photograph."""
     root = tmp_path_factory.mktemp("models")
-    overrides = [f"model.params.conditioner.{k}" for k in ("feature_dim=64", "image_rows=16")]
+    overrides = [f"model.params.conditioner.{k}" for k in ("feature_dim=64", "image_rows=256")]
     config = write_config(root)
     weights = random_weights(params_of(config, *overrides), ("unet", "conditioner"))
     torch.save({"state_dict": to_own(weights)}, root / "frame.ckpt")

@@ -51,7 +51,7 @@ def add_preset(layers: list[tuple[str, dict[str, Any]]], files: int) -> None:
     """Inserts what `inference.preset`, the last that is named, sets: before the file that names it,
     or where the `files` end and what is typed begins. Raises EgoGenError for an unknown one.
     """
-    found = {i: _at(layer, "inference") or {} for i, (_, layer) in enumerate(layers)}
+    found = {i: section_at(layer, "inference") or {} for i, (_, layer) in enumerate(layers)}
     *_, (place, name) = (None, None), *((i, x["preset"]) for i, x in found.items() if "preset" in x)
     if name is not None:
         check_choice("config: inference.preset", name, tuple(PRESETS))

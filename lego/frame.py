@@ -1,121 +1,136 @@
-"""Both stages for one photograph: describe the action, then generate its frame, in one process."""
+r"""A frame for one person: what does the action look like, done in this photograph?
 
-import gc
-import os
-from dataclasses import dataclass
+    python -m lego.frame --image photo.jpg --action "pick up the mug" --out mug.jpg
+    python -m lego.frame --image photo.jpg --action "open the jar" --action "pick up the mug" \
+        --out mug.jpg
+
+Several actions make a chain: mug-1.jpg, mug-2.jpg ..., each made from the frame before, with the
+seed after that frame's. Each frame's JSON says how to make it alone.
+Without --vllm, --ldm and --config the models of the quick start are used.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-from PIL import Image
+from egogen.atomic import write_json
+from egogen.errors import EXIT_INCOMPLETE, EgoGenError, command_parser, run_command
+from egogen.frames import read_rgb
+from ldm.checkpoints import adapter_files
+from ldm.config import GenerateConfig, load_config
 
-from egogen.errors import EgoGenError
-from egogen.labels import clean_label, question
-from egogen.seeds import stable_seed
-from ldm.data import Sample, to_features
-from ldm.file_layout import TABLE
-from ldm.generate import generate_batch, load_model, prepare
-from ldm.images import to_image, to_pixels
-from ldm.schema import GenerateConfig
-from ldm.split import Features
-from llava.describing.decoding import Decoding
-from llava.describing.describer import Describer, Description, load_describer
-
-NAME = ("photo", "0")  # stands for clip and action in everything that is drawn at random
-WIDEST = 6.0  # longer side over shorter; beyond it a frame squeezed to a square shows nothing
+PROJECT = Path(__file__).resolve().parents[1]
+QUICKSTART = PROJECT / "runs" / "quickstart"
+DEFAULTS = {
+    "vllm": QUICKSTART / "vllm",
+    "ldm": QUICKSTART / "logs" / "description_image_text" / "checkpoints" / "last.ckpt",
+    "config": PROJECT / "configs" / "generate_mini.yaml",
+}
+SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-@dataclass(frozen=True)
-class Frame:
-    """`image` has the photograph's aspect."""
-
-    image: Image.Image
-    action: str
-    description: str
-
-
-def verb_phrase(action: str) -> str:
-    """What the question asks about: "pick up the mug", also from "#C C picks up the mug"."""
-    action = action.encode("utf-8", "replace").decode()  # bytes of a command line that are no text
-    phrase = clean_label(action, "ego4d" if action.lstrip().startswith("#") else "epickitchen")
-    if not phrase:
-        raise EgoGenError(f"--action {action!r}: names no action, expected e.g. 'pick up the mug'")
-    return phrase
-
-
-def check_photo(photo: Image.Image, path: str | os.PathLike) -> None:
-    if max(photo.size) > WIDEST * min(photo.size):
-        raise EgoGenError(
-            f"{path}: {photo.width}x{photo.height} pixels, expected at most {WIDEST:g} times as "
-            "long as wide"
-        )
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser(__doc__)
+    add = parser.add_argument
+    add("--image", required=True, type=Path, help="photograph of any kind")
+    add("--action", required=True, action="append", help="as in 'pick up the mug'; again for more")
+    add("--vllm", type=Path, help="folder of the tuned stage 1")
+    add("--ldm", type=Path, help="checkpoint of stage 2")
+    add("--config", type=Path, help="YAML of stage 2, as configs/generate_*.yaml")
+    add("--lora", action="append", default=[], metavar="FILE[:SCALE]", help="adapters; repeatable")
+    add("--out", type=Path, help="frame to write, .jpg or .png (default: PHOTO-frame.jpg here)")
+    add("--seed", type=int, help="another seed, another frame (default: config's)")
+    add("--temperature", type=float, default=0.2, help="of the description")
+    add("--max-new-tokens", type=int, default=256, help="of the description")
+    add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where present)")
+    add("overrides", nargs="*", help="dotted config keys, as inference.steps=50")
+    return parser
 
 
-def check_features(describer: Describer, features: Features) -> None:
-    """Raises EgoGenError when stage 1 does not make the features that stage 2 is conditioned on."""
-    for name, spec in features.items():
-        made = describer.features.get(name)
-        if made is None:
-            raise EgoGenError(f"config: {TABLE}.{name}: {describer.name} makes no such feature")
-        rows = made.rows if not spec.padded else spec.rows
-        pairs = {"width": (made.width, spec.width), "rows": (rows, spec.rows)}
-        for key, (found, wanted) in pairs.items():
-            if found != wanted:
-                raise EgoGenError(
-                    f"{describer.name}: {name} features of {key} {found}, but the config of stage "
-                    f"2 has {TABLE}.{name}.{key}={wanted}: not from the same run"
-                )
+def _model_path(given: Path | None, name: str) -> Path:
+    path = given or DEFAULTS[name]
+    if path.exists():
+        return path
+    hint = "" if given else "; make the models of the quick start with: bash scripts/quickstart.sh"
+    raise EgoGenError(f"{path}: not there, expected what --{name} names{hint}")
 
 
-def describe(
-    folder: str | os.PathLike,
-    photo: Image.Image,
-    action: str,
-    seed: int,
-    settings: Decoding,
-    device: torch.device,
-    features: Features,
-) -> Description:
-    """Load stage 1, describe the action, and free its memory for stage 2."""
-    describer = load_describer(folder, settings, device=str(device))
-    check_features(describer, features)
-    seeds = [stable_seed(seed, *NAME)]
-    (description,) = describer.describe([photo], [question(action)], seeds=seeds, names=[NAME])
-    if not description.text:
-        raise EgoGenError(f"{folder}: gave no description of {action!r}; try another --seed")
-    del describer
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    return description
+def _out_paths(out: Path | None, image: Path, count: int) -> list[Path]:
+    """Where the frames go: `out` for one, `out` with -1, -2 ... before the suffix for several."""
+    out = out or Path(f"{image.stem}-frame.jpg")
+    if out.suffix.lower() not in SUFFIXES:
+        raise EgoGenError(f"--out {out}: expected a name that ends in .jpg or .png")
+    numbered = [out.with_stem(f"{out.stem}-{k}") for k in range(1, count + 1)]
+    outs = numbered if count > 1 else [out]
+    if clash := [path for path in outs if path.resolve() == image.resolve()]:
+        raise EgoGenError(f"--out {clash[0]}: is the photograph itself, expected another name")
+    return outs
 
 
-def generate_frame(
-    photo: Image.Image,
-    action: str,
-    *,
-    vllm: str | os.PathLike,
-    ldm: str | os.PathLike,
-    config: GenerateConfig,
-    settings: Decoding,
-    device: torch.device,
-) -> Frame:
-    """Photograph (RGB, upright) and action -> the frame in which it is done, and its description.
+def main(argv: Sequence[str]) -> int:
+    options = _parser().parse_intermixed_args(argv)
+    outs = _out_paths(options.out, options.image, len(options.action))
+    photo = read_rgb(options.image)
+    paths = {name: _model_path(getattr(options, name), name) for name in DEFAULTS}
+    if options.max_new_tokens < 1 or options.temperature < 0:
+        raise EgoGenError("--max-new-tokens, --temperature: expected at least 1 and at least 0")
+    overrides = [*options.overrides]
+    overrides += [f"inference.seed={options.seed}"] if options.seed is not None else []
+    config = load_config(GenerateConfig, [str(paths["config"])], overrides)
+    config.loras += options.lora
+    adapter_files(config.loras)
 
-    The first of the config's guidance scales and its seed are used. Equal input gives an equal
-    frame.
+    if find_spec("llava") is None:  # a checkout that is not installed
+        sys.path.append(str(PROJECT / "vllm"))
+    # Slow to import: bad arguments are reported first.
+    from egogen.devices import usable_device
+    from lego.stages import Stages, check_photo, verb_phrase
+    from llava.describing.job import Decoding
+
+    check_photo(photo, options.image)
+    actions = [verb_phrase(action) for action in options.action]
+    settings = Decoding(options.temperature, max_new_tokens=options.max_new_tokens)
+    models = paths["vllm"], paths["ldm"], config, settings, usable_device(options.device)
+    stages = Stages(*models, keep=len(actions) > 1)
+    record = {"image": str(options.image), **{name: str(path) for name, path in paths.items()}}
+    record |= {"loras": config.loras, "overrides": list(options.overrides)}
+    return _chain(stages, photo, actions, outs, record)
+
+
+def _chain(stages, photo, actions: Sequence[str], outs: Sequence[Path], record: dict) -> int:
+    """Write a frame, and `record` with what it was made from, for each action -> the exit code.
+
+    A frame is made from the one before as it is in memory, before JPEG. Its record names a seed and
+    a source by which the command makes it alone. The first failure is raised; a later one, which
+    leaves the frames before it, is told.
     """
-    action, inference = verb_phrase(action), config.inference
-    if not Path(ldm).is_file():
-        raise EgoGenError(f"{ldm}: no such checkpoint")  # reported before stage 1 is run
-    features = config.model.conditioner.features
-    description = describe(vllm, photo, action, inference.seed, settings, device, features)
-    sample: Sample = {  # as `ldm.data.read_condition` gives it for an entry on disk
-        "pixels": to_pixels(photo, config.data.res),
-        "prompt": description.text,
-        "features": to_features(description.features, features),
-    }
-    model = prepare(load_model(config.model, str(ldm), device, config.loras), inference)
-    scales = inference.scales_img[0], inference.scales_txt[0]
-    decoded = generate_batch(model, [sample], [NAME], inference, *scales)[0]
-    height = inference.height or decoded.shape[1]
-    return Frame(to_image(decoded, photo.size, height, inference.picture), action, description.text)
+    from ldm.images import write_image
+
+    config, source, written = stages.config.inference, record["image"], []
+    try:
+        for number, (action, out) in enumerate(zip(actions, outs, strict=True)):
+            seed = config.seed + number
+            (frame,) = stages.frames([photo], [action], seed=seed)
+            made = {"source": source, "action": frame.action, "description": frame.description}
+            write_json(out.with_suffix(".json"), record | made | {"seed": seed})
+            write_image(out, frame.image, config.jpeg_quality)
+            print(f"{frame.action}: {frame.description}", flush=True)
+            size = f"{frame.image.width}x{frame.image.height}"
+            written.append(f"written: {out} ({size}), {out.stem}.json")
+            photo, source = frame.image, str(out)
+    except EgoGenError as error:
+        if not written:
+            raise
+        where = f"action {len(written) + 1} of {len(actions)}, {action!r}"
+        print(f"not generated: {where}: {error}", file=sys.stderr)
+        return EXIT_INCOMPLETE
+    finally:
+        for line in written:
+            print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -22,8 +22,8 @@ from bad_input_damage import (
 )
 from bad_input_download import DOWNLOADS
 from bad_input_files import CLIP, TRUTH, VAL_ACTIONS, field, products
-from bad_input_lora import LORA
 from bad_input_guidance import GUIDANCE
+from bad_input_lora import LORA
 from bad_input_models import MODELS
 from bad_input_served import SERVED
 from bad_input_tuning import TUNING
@@ -349,6 +349,26 @@ FRAME_SIZES = [
     Case("generate", "height of 0", untouched, ("inference.height=0",), more="inference.height=0"),
 ]
 
+CHAINS = [
+    Case("frame", f"chain: {what}", untouched, said, code, more)
+    for what, said, code, more in (
+        ("names no action", ("'#C C': names no action",), 2, "--action '#C C'"),
+        ("empty action", ("'': names no action",), 2, "--action ''"),
+        (
+            "photograph has a frame's name",
+            ("out-2.jpg: is the photograph itself",),
+            2,
+            "--action cut --image {root}/out-2.jpg",
+        ),
+        (
+            "second action of 10,000 words",
+            ("not generated: action 2 of 3", "expected at most 4096"),
+            1,
+            f"--action 'cut {LONG}' --action cut",
+        ),
+    )
+]
+
 HARMLESS = [
     Case(entry, what, damage, (), 0)
     for what, damage in (
@@ -387,4 +407,5 @@ CASES = [
     *MEASURING,
     *CAPTIONS,
     *COMMAND_LINES,
+    *CHAINS,
 ]

@@ -28,6 +28,7 @@ ENTRIES = (
     "scripts/convert_checkpoint.py",
     "scripts/frame_grid.py",
     "scripts/generate_frame.py",
+    "lego.frame",
     "egogen.check",
     "egogen.build",
     "egogen.curate",
@@ -42,6 +43,7 @@ ENTRIES = (
     "lego:cache",
     "lego:train",
     "lego:generate",
+    "lego:frame",
     "lego:metrics",
     "lego:compare",
     "lego:report",
@@ -117,6 +119,7 @@ REFUSED = [  # entry, arguments, what the one line says
         "did you mean 'inference.steps'",
     ),
     ("scripts/generate_frame.py", "--image {root}/none.jpg --action x", "no such"),
+    ("lego.frame", "--image {root}/none.jpg --action x --action y", "no such"),
     (
         "scripts/frame_grid.py",
         "--images i --dataset-root {root}/none --dataset ego4d --out o.jpg",

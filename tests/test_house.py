@@ -14,7 +14,7 @@ ROOMS = {  # room -> the rooms that it may import
     "lego": {"egogen", "ldm", "llava"},
     "metrics": {"egogen"},
     "mini": {"egogen", "ldm", "llava", "metrics"},
-    "bench": {"egogen", "ldm", "llava", "metrics"},
+    "bench": {"egogen", "ldm", "llava", "lego", "metrics", "mini"},
     "scripts": {"egogen", "ldm", "llava", "lego", "metrics"},
 }
 # The released command that generates frames lies in metrics/, and is an entry of stage 2.

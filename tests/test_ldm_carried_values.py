@@ -17,7 +17,7 @@ from ldm.data import to_features
 from ldm.generate import generate_batch
 from ldm.images import to_image, to_pixels
 from ldm.pipeline import LegoPipeline
-from lego import frame
+from lego import stages
 from llava.describing.decoding import Decoding
 from llava.describing.describer import Description
 
@@ -88,17 +88,8 @@ def test_the_frame_of_a_photograph_has_the_scales_of_the_config(config, tmp_path
     torch.save({"state_dict": to_own(weights), "ema_updates": 1}, tmp_path / "a.ckpt")
     more = ["data.params.res=32", "inference.scales_img=[1.2,9]", "inference.scales_txt=[3.5,9]"]
     settings = load_config(GenerateConfig, [str(config)], more)
-    monkeypatch.setattr(frame, "describe", lambda *_: Description("a b", ROWS))
-    cpu = torch.device("cpu")
-    made = frame.generate_frame(
-        PHOTO,
-        "pick up",
-        vllm="",
-        ldm=tmp_path / "a.ckpt",
-        config=settings,
-        settings=Decoding(),
-        device=cpu,
-    )
-    model = frame.load_model(settings.model, str(tmp_path / "a.ckpt"), cpu)
-    wanted = expected(model, settings.inference, ("photo", "0"), (1.2, 3.5))
+    pair = stages.Stages("", tmp_path / "a.ckpt", settings, Decoding(), torch.device("cpu"))
+    monkeypatch.setattr(pair, "_describe", lambda *_: [Description("a b", ROWS)])
+    (made,) = pair.frames([PHOTO], ["pick up"])
+    wanted = expected(pair.model, settings.inference, ("photo", "0"), (1.2, 3.5))
     assert np.array_equal(np.asarray(made.image), np.asarray(wanted))

@@ -26,7 +26,7 @@ from egogen.errors import EgoGenError
 from egogen.features.store import open_store, read_feature, read_info
 from ldm.checkpoints.layouts import to_own
 from ldm.config import GenerateConfig, load_config
-from lego.frame import generate_frame
+from lego.stages import Stages
 from llava.describing import loop
 from llava.describing.job import Decoding
 from llava.eval import make_features, run_llava_in_loop
@@ -247,7 +247,6 @@ def test_a_log_has_no_warnings(world, tmp_path):
 def test_one_photograph(qwen, tmp_path):
     """Both stages in one process; features of another width are refused."""
     model, _ = qwen
-    found = {}
     for rows in (4, 5):
         config = write_config(tmp_path / str(rows))
         wanted = [
@@ -263,9 +262,10 @@ def test_one_photograph(qwen, tmp_path):
             "settings": Decoding(1.0, 50, 4),
             "device": torch.device("cpu"),
         }
+        stages = Stages(**options)
         if rows == 4:
-            found = generate_frame(picture(3), "pick up the mug", **options)
+            (found,) = stages.frames([picture(3)], ["pick up the mug"])
         else:
             with pytest.raises(EgoGenError, match="rows 4, but the config .*rows=5"):
-                generate_frame(picture(3), "pick up the mug", **options)
+                stages.frames([picture(3)], ["pick up the mug"])
     assert found.description and found.image.size[0] > found.image.size[1]

@@ -1,0 +1,151 @@
+"""Both stages in memory: photographs and actions in, frames out."""
+
+import gc
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from egogen.errors import EgoGenError
+from egogen.labels import clean_label, question
+from egogen.seeds import stable_seed
+from ldm.data import Sample, to_features
+from ldm.file_layout import TABLE
+from ldm.generate import generate_batch, load_model, prepare
+from ldm.images import to_image, to_pixels
+from ldm.model import LegoModel
+from ldm.schema import GenerateConfig
+from ldm.split import Features
+from llava.describing.decoding import Decoding
+from llava.describing.describer import Describer, Description, Name, load_describer
+
+NAME = ("photo", "0")  # stands for clip and action in everything that is drawn at random
+WIDEST = 6.0  # longer side over shorter; beyond it a frame squeezed to a square shows nothing
+
+
+@dataclass(frozen=True)
+class Frame:
+    """`image` has the photograph's aspect."""
+
+    image: Image.Image
+    action: str
+    description: str
+
+
+def verb_phrase(action: str) -> str:
+    """What the question asks about: "pick up the mug", also from "#C C picks up the mug"."""
+    action = action.encode("utf-8", "replace").decode()  # bytes of a command line that are no text
+    phrase = clean_label(action, "ego4d" if action.lstrip().startswith("#") else "epickitchen")
+    if not phrase:
+        raise EgoGenError(f"--action {action!r}: names no action, expected e.g. 'pick up the mug'")
+    return phrase
+
+
+def check_photo(photo: Image.Image, path: str | os.PathLike) -> None:
+    if max(photo.size) > WIDEST * min(photo.size):
+        raise EgoGenError(
+            f"{path}: {photo.width}x{photo.height} pixels, expected at most {WIDEST:g} times as "
+            "long as wide"
+        )
+
+
+def check_features(describer: Describer, features: Features) -> None:
+    """Raises EgoGenError when stage 1 does not make the features that stage 2 is conditioned on."""
+    for name, spec in features.items():
+        made = describer.features.get(name)
+        if made is None:
+            raise EgoGenError(f"config: {TABLE}.{name}: {describer.name} makes no such feature")
+        rows = made.rows if not spec.padded else spec.rows
+        pairs = {"width": (made.width, spec.width), "rows": (rows, spec.rows)}
+        for key, (found, wanted) in pairs.items():
+            if found != wanted:
+                raise EgoGenError(
+                    f"{describer.name}: {name} features of {key} {found}, but the config of stage "
+                    f"2 has {TABLE}.{name}.{key}={wanted}: not from the same run"
+                )
+
+
+@dataclass
+class Stages:
+    """Both stages of a run, each loaded once, when it is first needed.
+
+    `vllm`: folder or hub name of stage 1, which writes by `settings`; `ldm`: checkpoint of stage 2.
+    Without `keep` stage 1 is freed after a call's descriptions: less memory, for one call. Raises
+    EgoGenError, here or when a stage is loaded, for models that cannot be used.
+    """
+
+    vllm: str | os.PathLike
+    ldm: str | os.PathLike
+    config: GenerateConfig
+    settings: Decoding
+    device: torch.device
+    keep: bool = True
+
+    def __post_init__(self):
+        if not Path(self.ldm).is_file():
+            raise EgoGenError(f"{self.ldm}: no such checkpoint")  # reported before stage 1 is run
+
+    @cached_property
+    def describer(self) -> Describer:
+        describer = load_describer(self.vllm, self.settings, device=str(self.device))
+        check_features(describer, self.config.model.conditioner.features)
+        return describer
+
+    @cached_property
+    def model(self) -> LegoModel:
+        config = self.config
+        model = load_model(config.model, str(self.ldm), self.device, config.loras)
+        return prepare(model, config.inference)
+
+    def frames(
+        self,
+        photos: Sequence[Image.Image],
+        actions: Sequence[str],
+        names: Sequence[Name] = (NAME,),
+        seed: int | None = None,
+    ) -> list[Frame]:
+        """Photographs (RGB, upright) and actions -> the frames in which these are done.
+
+        What is drawn for a frame belongs to its name and `seed` (None: the config's); equal input
+        gives equal frames. The first of the config's guidance scales are used. Raises EgoGenError
+        for an action that stage 1 has no room for or writes nothing about.
+        """
+        inference, features = self.config.inference, self.config.model.conditioner.features
+        inference = replace(inference, seed=inference.seed if seed is None else seed)
+        actions = [verb_phrase(action) for action in actions]
+        described = self._describe(photos, actions, names, inference.seed)
+        samples: list[Sample] = [  # as `ldm.data.read_condition` gives it for an entry on disk
+            {
+                "pixels": to_pixels(photo, self.config.data.res),
+                "prompt": description.text,
+                "features": to_features(description.features, features),
+            }
+            for photo, description in zip(photos, described, strict=True)
+        ]
+        scales = inference.scales_img[0], inference.scales_txt[0]
+        decoded = generate_batch(self.model, samples, names, inference, *scales)  # (B, 3, R, R)
+        height, picture = inference.height or decoded.shape[2], inference.picture
+        return [
+            Frame(to_image(x, photo.size, height, picture), action, made.text)
+            for x, photo, action, made in zip(decoded, photos, actions, described, strict=True)
+        ]
+
+    def _describe(self, photos, actions: Sequence[str], names, seed: int) -> list[Description]:
+        questions = [question(action) for action in actions]
+        for asked, name in zip(questions, names, strict=True):
+            if why := self.describer.too_long(asked, name):
+                raise EgoGenError(f"{self.vllm}: {why}")
+        seeds = [stable_seed(seed, *name) for name in names]
+        made = self.describer.describe(photos, questions, seeds=seeds, names=names)
+        for asked in (action for action, one in zip(actions, made, strict=True) if not one.text):
+            raise EgoGenError(f"{self.vllm}: gave no description of {asked!r}; try another --seed")
+        if not self.keep:
+            del self.describer
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return made

@@ -97,7 +97,7 @@ class FeatureConditioner(ModelMixin, ConfigMixin):
 
     def _fix_state_dict_keys_on_load(self, state_dict: dict[str, Tensor]) -> None:
         """diffusers calls this on what it has read: weights' names of such folders."""
-        for name in list(state_dict):
+        for name in [name for name in state_dict if not name.startswith("encoders.")]:
             own = own_name(CONDITIONER + name).removeprefix(CONDITIONER)
             state_dict[own] = state_dict.pop(name)
 

@@ -21,12 +21,19 @@ from egogen.features.store import read_info
 from egogen.frames import is_whole
 from egogen.jobs import Progress
 from egogen.provenance import check_provenance, record_provenance
-from ldm import sampling
 from ldm.checkpoints.load import load_weights, read_weights
 from ldm.data import collate, read_condition
 from ldm.images import to_image, write_image
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
-from ldm.sampling import SAMPLERS, NoiseSource, ProcessNoise, sample_noise
+from ldm.sampling import (
+    SAMPLERS,
+    NoiseSource,
+    ProcessNoise,
+    StepEnd,
+    guidance_branches,
+    guided_denoiser,
+    sample_noise,
+)
 from ldm.schema import GenerateConfig, InferenceConfig, ModelParams
 from ldm.split import Located, Split, as_list, open_generation
 
@@ -134,11 +141,11 @@ def generate_batch(
     pad_to: int = 1,
     noise: NoiseSource | None = None,
     decode: bool = True,
-    on_step: Callable[[], Any] = lambda: None,
+    on_step: Callable[[int, Tensor, Tensor], Tensor] = lambda step, t, x: x,
 ) -> Tensor:
     """Samples of `read_condition` -> decoded images (B, 3, R, R), about [-1, 1], or, without
-    `decode`, scaled latents (B, c, h, w). `on_step` is called after each step. The model is left
-    in the mode that it was in.
+    `decode`, scaled latents (B, c, h, w). `on_step`: number and t of a step, x after it -> x to go
+    on with, or StopIteration(x). The model is left in the mode that it was in.
 
     The noise of sample i depends only on (inference.seed, names[i]), unless a source is given.
     Kernels round differently for other batch sizes: with `pad_to` every batch is computed at that
@@ -151,25 +158,26 @@ def generate_batch(
     with model.sampling(), autocast(device, inference.precision):
         batch = collate(samples, model.conditioner.features, device)
         conditioning = model.conditioning(batch["pixels"], batch["prompt"], batch["features"])
+        if negative := batch.get("negative_prompt"):  # of each sample, in place of ""
+            conditioning.uncond_context = model.uncond_context(model.encode_text(negative))
         shape = tuple(conditioning.image_latents.shape[1:])
         source = noise or sample_noise(inference.seed, names, shape, device)
-        guidance = sampling.guidance_branches(conditioning, scale_txt, scale_img)
+        guidance = guidance_branches(conditioning, scale_txt, scale_img)
         predict = model.denoiser.hold(guidance.contexts, guidance.rows)
-        denoise = sampling.guided_denoiser(
-            predict, schedule, guidance, model.config.parameterization
-        )
-
-        def step(x: Tensor, sigma: Tensor) -> Tensor:  # each sampler denoises once a step
-            denoised = denoise(x, sigma)  # (B, c, h, w)
-            on_step()
-            return denoised
+        denoise = guided_denoiser(predict, schedule, guidance, model.config.parameterization)
 
         def padded(k: int) -> Tensor:
             rows = source(k)  # (B, c, h, w)
             return torch.cat([rows, rows[-1:].expand(size - count, *shape)])  # (size, c, h, w)
 
         sigmas = sampler.sigmas(schedule, inference.steps)
-        latents = sampler.run(step, padded(0), sigmas, padded)  # (size, c, h, w), float32
+
+        times = schedule.timestep(sigmas[:-1])
+        after: StepEnd = lambda step, x: on_step(step, times[step], x)  # noqa: E731
+        try:
+            latents = sampler.run(denoise, padded(0), sigmas, padded, after)  # (size, c, h, w)
+        except StopIteration as stop:
+            latents = stop.value
         return (model.decode(latents) if decode else latents)[:count]
 
 

@@ -103,16 +103,10 @@ def read_condition(item: Located, split: Split) -> Sample:
 
 
 def given_conditions(
-    photos: Sequence[Any],
-    texts: Mapping[str, Any],
-    given: Mapping[str, Any],
-    table: Features,
-    resolution: int,
+    photos: list, texts: dict[str, Any], given: dict[str, Any], table: Features, resolution: int
 ) -> list[Sample]:
-    """Per photograph what `read_condition` gives for an entry on disk, and a negative prompt.
-
-    texts: by name, one for each photograph, or one ("negative_prompt"); given: by the features'
-    names, rows or their files. Raises EgoGenError for what does not fit `table` or the count.
+    """Per photograph what `read_condition` gives for an entry on disk, of texts and rows (or their
+    files) by name, and a negative prompt if any. Raises EgoGenError for what does not fit.
     """
     count = len(photos)
     told = {n: one_each(n, x, count, n == "negative_prompt") for n, x in texts.items()}
@@ -124,7 +118,7 @@ def given_conditions(
             raise EgoGenError(f"{name}_features: given, but the conditioner is missing")
         if name not in (*table, "image", "text"):
             raise EgoGenError(f"features: {name}, expected one of {', '.join(table)}")
-    rows = {name: _given_rows(name, spec, given, count) for name, spec in table.items()}
+    rows = {name: _given_rows(name, spec, given.get(name), count) for name, spec in table.items()}
     return [
         {
             "pixels": to_pixels(photo, resolution),
@@ -145,11 +139,9 @@ def one_each(name: str, value: Any, count: int, shared: bool = False) -> list:
     return items
 
 
-def _given_rows(
-    name: str, spec: FeatureParams, given: Mapping[str, Any], count: int
-) -> list[np.ndarray]:
+def _given_rows(name: str, spec: FeatureParams, found: Any, count: int) -> list[np.ndarray]:
     """One (n, D) array per photograph of one feature."""
-    found, what = given.get(name), f"{name}_features"
+    what = f"{name}_features"
     if found is None:
         raise EgoGenError(f"{what}: missing, the conditioner uses the feature {name!r}")
     if isinstance(found, Tensor | np.ndarray) and found.ndim == 3:

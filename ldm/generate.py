@@ -29,7 +29,6 @@ from ldm.sampling import (
     SAMPLERS,
     NoiseSource,
     ProcessNoise,
-    StepEnd,
     guidance_branches,
     guided_denoiser,
     sample_noise,
@@ -172,10 +171,11 @@ def generate_batch(
 
         sigmas = sampler.sigmas(schedule, inference.steps)
 
-        times = schedule.timestep(sigmas[:-1])
-        after: StepEnd = lambda step, x: on_step(step, times[step], x)  # noqa: E731
+        t = schedule.timestep(sigmas[:-1])  # (steps,)
         try:
-            latents = sampler.run(denoise, padded(0), sigmas, padded, after)  # (size, c, h, w)
+            latents = sampler.run(
+                denoise, padded(0), sigmas, padded, lambda i, x: on_step(i, t[i], x)
+            )
         except StopIteration as stop:
             latents = stop.value
         return (model.decode(latents) if decode else latents)[:count]

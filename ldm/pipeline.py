@@ -45,20 +45,19 @@ from ldm.released_config import check_choice
 from ldm.sampling import HANDED_ON, PREDICTIONS, SAMPLERS, NoiseSource, sampler_of, scheduler_for
 from ldm.schema import InferenceConfig, ModelParams
 
+SIZE = 256  # of the networks' frames, where the autoencoder, one for previews, does not know it
 OUTPUTS = ("pil", "np", "pt", "latent")
 PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-SPACED = "not to be chosen: the sampler spaces num_inference_steps"
 REFUSED = {  # what pipelines of diffusers take, and why this one does not
     "prompt": "expected the text as description",
     "prompt_embeds": "expected the text as description",
     "negative_prompt_embeds": "expected the text as negative_prompt",
     "width": "not to be chosen: frames have the aspect of image",
     "eta": "not to be chosen: the sampler decides how much noise a step adds",
-    "timesteps": SPACED,
-    "sigmas": SPACED,
+    "timesteps": "not to be chosen: the sampler spaces its steps",
+    "sigmas": "not to be chosen: the sampler spaces its steps",
     "cross_attention_kwargs": "expected settings of pipe.unet (adapters, attention processors)",
     "clip_skip": "not to be chosen: training used the last layer of the text encoder",
-    "callback": "expected callback_on_step_end",
 }
 Photo = Image.Image | str | os.PathLike | np.ndarray | Tensor
 Rows = Tensor | np.ndarray | str | os.PathLike
@@ -71,25 +70,20 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
     `ldm.sampling.SAMPLERS` is used (`sampler_of`). `conditioner` is None where a run uses no
     features. `ema_updates`: how often the EMA, which the weights are, was updated in training.
 
-    A call makes frames. Each of its first four arguments is one item or a list of B.
-
-    image: see `ldm.images.as_photos`. image_features (I, D), text_features (n, D): tensor, array or
-    path of a .npy, as stage 1 writes them, where the conditioner uses them; tensors may be
-    (B, ..., D). Features of other names are given as `features={name: ...}`. negative_prompt: the
-    text of guidance's branches without the description ("" in training), one for all or B.
-
-    num_images_per_prompt: N frames of each image, one after the other, the first that of N = 1;
-    generators and latents are then N * B.
+    A call's first four arguments are one item each, or a list of B. image: see
+    `ldm.images.as_photos`. image_features (I, D), text_features (n, D): tensor, array or path of a
+    .npy, as stage 1 writes them, where the conditioner uses them; tensors may be (B, ..., D).
+    Features of other names are given as `features={name: ...}`. negative_prompt, one or B: the text
+    of guidance's branches without the description, "" in training. num_images_per_prompt: N frames
+    of each image, one after the other, the first that of N = 1; generators and latents: N * B.
 
     seed: a frame depends only on its seed, not on its place in the batch; a list gives each its
-    own. generator: one for each image, or one for all, in place of seeds; a generator seeded
-    with `egogen.seeds.stable_seed(inference.seed, clip, action)` gives the frame of
-    `metrics/inference.py`. latents (B, c, h, w): the noise to start from. sampler: a name in
-    `ldm.sampling.SAMPLERS`, in place of the scheduler's.
-
-    output_type: "pil" (images `height` tall at the aspect of `image`), or the network's own
-    squares as "np" (B, R, R, 3) or "pt" (B, 3, R, R), in [0, 1]; or "latent", scaled latents
-    (B, c, h, w).
+    own. generator: one for each image, or one for all, in place of seeds; one that is seeded with
+    `egogen.seeds.stable_seed(inference.seed, clip, action)` gives the frame of metrics/inference.py.
+    latents (B, c, h, w): the noise to start from. sampler: a name in `ldm.sampling.SAMPLERS`, in
+    place of the scheduler's. output_type: "pil" (images `height` tall at the aspect of `image`), or
+    the network's own squares as "np" (B, R, R, 3) or "pt" (B, 3, R, R), in [0, 1]; or "latent",
+    scaled latents (B, c, h, w).
 
     callback_on_step_end(pipe, step, t, {"latents": x}) is called after each step; it may return
     {"latents": another x}, and set `pipe._interrupt = True`: calls then stop, and x is the result.
@@ -110,11 +104,13 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         unet: UNet2DConditionModel,
-        conditioner: ModelMixin | None,  # FeatureConditioner, this one or that of a folder's code
+        conditioner: FeatureConditioner | ModelMixin | None,
         scheduler: SchedulerMixin,
         ema_updates: int = 0,
     ):
         super().__init__()
+        if type(conditioner).__name__ == FeatureConditioner.__name__:
+            conditioner.__class__ = FeatureConditioner  # not that of the file in its folder
         if scheduler is not None:
             scheduler.register_to_config(**{**HANDED_ON, **scheduler.config})
         self.register_modules(
@@ -184,11 +180,6 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         return FeatureConditioner([]) if self.conditioner is None else self.conditioner
 
     @property
-    def _resolution(self) -> int:
-        """Of the network's frames; autoencoders for previews do not know theirs."""
-        return self.vae.config.get("sample_size") or 8 * self.unet.config.sample_size
-
-    @property
     def model(self) -> LegoModel:
         """The components as the model that this project samples with."""
         parts: dict[str, Any] = {"denoiser": UNetDenoiser(self.unet)}
@@ -248,7 +239,8 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         texts |= {"negative_prompt": negative_prompt} if negative_prompt is not None else {}
         given = {"image": image_features, "text": text_features, **(features or {})}
         table, copies = self._conditioner.features, range(num_images_per_prompt)
-        samples = given_conditions(photos, texts, given, table, self._resolution)
+        size = self.vae.config.get("sample_size", SIZE)
+        samples = given_conditions(photos, texts, given, table, size)
         samples, photos = ([one for one in all for _ in copies] for all in (samples, photos))
         generators = _generators(seed, generator, len(photos), num_images_per_prompt)
         noise = self._noise(generators, len(photos), latents)
@@ -279,9 +271,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         halves = [name for name in ("fp16", "bf16") if DTYPES[name] in dtypes]
         return InferenceConfig(steps, sampler=sampler, precision=[*halves, "auto"][0])
 
-    def _on_step(
-        self, bar: Any, callback: Callable | None, inputs: Sequence[str]
-    ) -> Callable[[int, Tensor, Tensor], Tensor]:
+    def _on_step(self, bar: Any, callback: Callable | None, inputs: Sequence[str]) -> Callable:
         """What sampling calls after each step."""
         inputs = getattr(callback, "tensor_inputs", inputs)  # of diffusers' own callbacks
         for name in inputs:
@@ -298,7 +288,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         return on_step
 
     def _noise(self, generators: Any, count: int, latents: Tensor | None) -> NoiseSource:
-        shape = (count, *self.model.latent_shape(self._resolution))
+        shape = (count, *self.model.latent_shape(self.vae.config.get("sample_size", SIZE)))
         device = self._execution_device
         if latents is not None and not _latents(latents, shape).isfinite().all():
             raise EgoGenError("latents: hold NaN or infinite values, expected normal noise")

@@ -101,7 +101,6 @@ def guided_denoiser(
 # x        (B, c, h, w) float32, standard normal: draw 0 of the noise; each sampler scales it
 # sigmas   (steps + 1,) falling to 0, on the CPU, where reading one does not wait for the device
 # noise    index of a draw, from 1 on -> (B, c, h, w) standard normal
-# on_step  is told of each step's end, see `StepEnd`
 #
 # A new sampler is a function and a row of SAMPLERS.
 

@@ -97,8 +97,8 @@ def add_code(folder: str | os.PathLike) -> None:
     """
     path = Path(folder) / "model_index.json"
     index = json.loads(path.read_text("utf-8")) | {"_class_name": PIPELINE}
-    made = __name__.startswith("ldm.")  # otherwise this is such a file
-    code = standalone() if made else inspect.getsource(sys.modules[__name__])
+    this = sys.modules[__name__]  # may be such a file
+    code = standalone() if __name__.startswith("ldm.") else inspect.getsource(this)
     write_text(Path(folder) / f"{PIPELINE[0]}.py", code)
     if index.get("conditioner", [None])[0]:
         index["conditioner"] = COMPONENT

@@ -31,6 +31,7 @@ STAYS = {  # functions that nothing calls while a folder of today is loaded, use
 }
 
 
+@cache
 class Source:
     """A module of the project: its text, and what each name at its top is."""
 
@@ -63,15 +64,12 @@ class Source:
                 yield f"{name} = {getattr(self.module, name)!r}" if "__file__" in text else text
 
 
-read = cache(Source)
-
-
 def add(name: str, module: str, origins: dict[str, tuple[str, str]], needs: dict) -> None:
     """`name` as `module` knows it, and all that it needs, go into `origins` (name -> module, name
     there) and `needs` (module -> modules). Raises EgoGenError for what one file cannot have.
     """
     origin, seen = (module, name), name in origins
-    while _is_own(origin[0]) and name in (source := read(origin[0])).imported:
+    while _is_own(origin[0]) and name in (source := Source(origin[0])).imported:
         origin = source.imported[name]  # of a package, which may hand it on
     if (known := origins.setdefault(name, origin)) != origin:
         raise EgoGenError(f"{name}: stands in {known[0]} and {origin[0]}, expected two names")
@@ -95,7 +93,7 @@ def standalone() -> str:
     add(START[1], START[0], origins, needs)
     order = TopologicalSorter({m: [n for n in needed if n != m] for m, needed in needs.items()})
     for module in order.static_order():
-        source = read(module)
+        source = Source(module)
         names = {name for name, origin in origins.items() if origin[0] == module}
         asked = [name for name in STAYS.get(module, ()) if name in names]
         stays += [f'{name} = of_project("{module}", "{name}")' for name in asked]

@@ -171,11 +171,9 @@ def generate_batch(
 
         sigmas = sampler.sigmas(schedule, inference.steps)
 
-        t = schedule.timestep(sigmas[:-1])  # (steps,)
+        t, start = schedule.timestep(sigmas[:-1]), padded(0)  # (steps,), (size, c, h, w)
         try:
-            latents = sampler.run(
-                denoise, padded(0), sigmas, padded, lambda i, x: on_step(i, t[i], x)
-            )
+            latents = sampler.run(denoise, start, sigmas, padded, lambda i, x: on_step(i, t[i], x))
         except StopIteration as stop:
             latents = stop.value
         return (model.decode(latents) if decode else latents)[:count]

@@ -78,8 +78,8 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
     of each image, one after the other, the first that of N = 1; generators and latents: N * B.
 
     seed: a frame depends only on its seed, not on its place in the batch; a list gives each its
-    own. generator: one for each image, or one for all, in place of seeds; one that is seeded with
-    `egogen.seeds.stable_seed(inference.seed, clip, action)` gives the frame of metrics/inference.py.
+    own. generator: one for each image, or one for all, in place of seeds; seeded with
+    `egogen.seeds.stable_seed(inference.seed, clip, action)` one gives metrics/inference.py's frame.
     latents (B, c, h, w): the noise to start from. sampler: a name in `ldm.sampling.SAMPLERS`, in
     place of the scheduler's. output_type: "pil" (images `height` tall at the aspect of `image`), or
     the network's own squares as "np" (B, R, R, 3) or "pt" (B, 3, R, R), in [0, 1]; or "latent",

@@ -89,6 +89,11 @@ class FeatureConditioner(ModelMixin, ConfigMixin):
         return encoded
 
     @classmethod
+    def from_pretrained(cls, *args: Any, quantization_config: Any = None, **kwargs: Any) -> Any:
+        """Never quantised: PyTorch's self-attention reads its layers' weights as they are."""
+        return super().from_pretrained(*args, **kwargs)
+
+    @classmethod
     def from_config(cls, config: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Also of folders saved before features had names (`variant`, `feature_dim` ...)."""
         if isinstance(config, Mapping) and "features" not in config:

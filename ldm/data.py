@@ -19,7 +19,7 @@ from egogen.features.projector import Projector, read_projector
 from egogen.features.store import as_feature, load_feature, open_store
 from egogen.seeds import stable_seed
 from ldm.conditioning import pad_rows
-from ldm.images import read_pixels, to_numpy, to_pixels
+from ldm.images import read_pixels, to_numpy
 from ldm.schema import FeatureParams
 from ldm.split import Features, Located, Split, store_folder
 
@@ -103,12 +103,12 @@ def read_condition(item: Located, split: Split) -> Sample:
 
 
 def given_conditions(
-    photos: list, texts: dict[str, Any], given: dict[str, Any], table: Features, resolution: int
+    pixels: list[Tensor], texts: dict[str, Any], given: dict[str, Any], table: Features
 ) -> list[Sample]:
-    """Per photograph what `read_condition` gives for an entry on disk, of texts and rows (or their
+    """Per photograph (its pixels) what `read_condition` gives for an entry on disk, of texts and rows (or their
     files) by name, and a negative prompt if any. Raises EgoGenError for what does not fit.
     """
-    count = len(photos)
+    count = len(pixels)
     told = {n: one_each(n, x, count, n == "negative_prompt") for n, x in texts.items()}
     for name, value in ((name, value) for name, values in told.items() for value in values):
         if not isinstance(value, str):
@@ -121,12 +121,12 @@ def given_conditions(
     rows = {name: _given_rows(name, spec, given.get(name), count) for name, spec in table.items()}
     return [
         {
-            "pixels": to_pixels(photo, resolution),
+            "pixels": pixels[i],
             "prompt": told["description"][i],
             **{name: values[i] for name, values in told.items()},
             "features": to_features({name: rows[name][i] for name in table}, table),
         }
-        for i, photo in enumerate(photos)
+        for i in range(count)
     ]
 
 

@@ -39,7 +39,7 @@ from ldm.config import check_at_least, check_scale, load_model_params
 from ldm.data import given_conditions, one_each
 from ldm.denoiser import UNetDenoiser
 from ldm.generate import check_steps, generate_batch, load_model
-from ldm.images import as_photos, to_image
+from ldm.images import as_photos, to_image, to_pixels
 from ldm.model import DTYPES, LegoModel
 from ldm.released_config import check_choice
 from ldm.sampling import HANDED_ON, PREDICTIONS, SAMPLERS, NoiseSource, sampler_of, scheduler_for
@@ -240,10 +240,11 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         given = {"image": image_features, "text": text_features, **(features or {})}
         table, copies = self._conditioner.features, range(num_images_per_prompt)
         size = self.vae.config.get("sample_size", SIZE)
-        samples = given_conditions(photos, texts, given, table, size)
+        pixels = [to_pixels(photo, size) for photo in photos]
+        samples = given_conditions(pixels, texts, given, table)
         samples, photos = ([one for one in all for _ in copies] for all in (samples, photos))
         generators = _generators(seed, generator, len(photos), num_images_per_prompt)
-        noise = self._noise(generators, len(photos), latents)
+        noise = self._noise(generators, (len(photos), *self.model.latent_shape(size)), latents)
         scales = image_guidance_scale, guidance_scale
         self._num_timesteps, self._interrupt = num_inference_steps, False
         with self.progress_bar(total=num_inference_steps) as bar:
@@ -287,8 +288,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
 
         return on_step
 
-    def _noise(self, generators: Any, count: int, latents: Tensor | None) -> NoiseSource:
-        shape = (count, *self.model.latent_shape(self.vae.config.get("sample_size", SIZE)))
+    def _noise(self, generators: Any, shape: tuple, latents: Tensor | None) -> NoiseSource:
         device = self._execution_device
         if latents is not None and not _latents(latents, shape).isfinite().all():
             raise EgoGenError("latents: hold NaN or infinite values, expected normal noise")

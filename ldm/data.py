@@ -102,11 +102,9 @@ def read_condition(item: Located, split: Split) -> Sample:
     }
 
 
-def given_conditions(
-    pixels: list[Tensor], texts: dict[str, Any], given: dict[str, Any], table: Features
-) -> list[Sample]:
-    """Per photograph (its pixels) what `read_condition` gives for an entry on disk, of texts and rows (or their
-    files) by name, and a negative prompt if any. Raises EgoGenError for what does not fit.
+def given_conditions(pixels: list, texts: dict, given: dict, table: Features) -> list[Sample]:
+    """What `read_condition` gives for an entry on disk, and a negative prompt if any, of each of B
+    photographs (3, R, R), their texts and rows (or files of rows). EgoGenError where they do not fit.
     """
     count = len(pixels)
     told = {n: one_each(n, x, count, n == "negative_prompt") for n, x in texts.items()}

@@ -130,8 +130,7 @@ class LegoModel(nn.Module):
 
     def uncond_context(self, empty_prompt: Tensor) -> Tensor:
         """(n, 77, C) text tower on "" -> (n, L, C): features are zeros after the projection."""
-        shape = len(empty_prompt), self.conditioner.rows, empty_prompt.shape[-1]
-        zeros = empty_prompt.new_zeros(shape)
+        zeros = torch.zeros_like(empty_prompt[:, :1]).expand(-1, self.conditioner.rows, -1)
         return torch.cat([empty_prompt, zeros], dim=1)
 
     def training_loss(self, batch: Mapping[str, Any], empty_prompt: Tensor) -> Tensor:

@@ -240,8 +240,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin):
         given = {"image": image_features, "text": text_features, **(features or {})}
         table, copies = self._conditioner.features, range(num_images_per_prompt)
         size = self.vae.config.get("sample_size", SIZE)
-        pixels = [to_pixels(photo, size) for photo in photos]
-        samples = given_conditions(pixels, texts, given, table)
+        samples = given_conditions([to_pixels(x, size) for x in photos], texts, given, table)
         samples, photos = ([one for one in all for _ in copies] for all in (samples, photos))
         generators = _generators(seed, generator, len(photos), num_images_per_prompt)
         noise = self._noise(generators, (len(photos), *self.model.latent_shape(size)), latents)

@@ -104,7 +104,7 @@ def read_condition(item: Located, split: Split) -> Sample:
 
 def given_conditions(pixels: list, texts: dict, given: dict, table: Features) -> list[Sample]:
     """What `read_condition` gives for an entry on disk, and a negative prompt if any, of each of B
-    photographs (3, R, R), their texts and rows (or files of rows). EgoGenError where they do not fit.
+    photographs (3, R, R), their texts and rows (or files). EgoGenError for what does not fit.
     """
     count = len(pixels)
     told = {n: one_each(n, x, count, n == "negative_prompt") for n, x in texts.items()}

@@ -90,6 +90,11 @@ class FeatureConditioner(ModelMixin, ConfigMixin, PeftAdapterMixin):
         return encoded
 
     @classmethod
+    def from_pretrained(cls, *args: Any, quantization_config: Any = None, **kwargs: Any) -> Any:
+        """Never quantised: PyTorch's self-attention reads its layers' weights as they are."""
+        return super().from_pretrained(*args, **kwargs)
+
+    @classmethod
     def from_config(cls, config: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Also of folders saved before features had names (`variant`, `feature_dim` ...)."""
         if isinstance(config, Mapping) and "features" not in config:
@@ -98,7 +103,7 @@ class FeatureConditioner(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
     def _fix_state_dict_keys_on_load(self, state_dict: dict[str, Tensor]) -> None:
         """diffusers calls this on what it has read: weights' names of such folders."""
-        for name in list(state_dict):
+        for name in [name for name in state_dict if not name.startswith("encoders.")]:
             own = own_name(CONDITIONER + name).removeprefix(CONDITIONER)
             state_dict[own] = state_dict.pop(name)
 

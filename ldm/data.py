@@ -1,4 +1,4 @@
-"""Entries of a split as tensors, for generation (`read_condition`) and for training.
+"""Entries of a split, or what a caller gives, as tensors, for generation and for training.
 
 Letters: B batch, H W size of the squeezed frames, n rows of a feature, D feature width of the VLLM,
 P prompt rows (77), C context width, c latent channels, h w latent size.
@@ -16,10 +16,11 @@ from torch.utils.data import Dataset, default_collate
 
 from egogen import EgoGenError
 from egogen.features.projector import Projector, read_projector
-from egogen.features.store import open_store
+from egogen.features.store import as_feature, load_feature, open_store
 from egogen.seeds import stable_seed
 from ldm.conditioning import pad_rows
-from ldm.images import read_pixels
+from ldm.images import read_pixels, to_numpy
+from ldm.schema import FeatureParams
 from ldm.split import Features, Located, Split, store_folder
 
 Sample = dict[str, Any]
@@ -99,6 +100,59 @@ def read_condition(item: Located, split: Split) -> Sample:
         "prompt": prompt,
         **read_features(item, split.features),
     }
+
+
+def given_conditions(pixels: list, texts: dict, given: dict, table: Features) -> list[Sample]:
+    """What `read_condition` gives for an entry on disk, and a negative prompt if any, of each of B
+    photographs (3, R, R), their texts and rows (or files). EgoGenError for what does not fit.
+    """
+    count = len(pixels)
+    told = {n: one_each(n, x, count, n == "negative_prompt") for n, x in texts.items()}
+    for name, value in ((name, value) for name, values in told.items() for value in values):
+        if not isinstance(value, str):
+            raise EgoGenError(f"{name}: {type(value).__name__}, expected a text")
+    for name in [name for name in given if given[name] is not None]:
+        if not table:
+            raise EgoGenError(f"{name}_features: given, but the conditioner is missing")
+        if name not in (*table, "image", "text"):
+            raise EgoGenError(f"features: {name}, expected one of {', '.join(table)}")
+    rows = {name: _given_rows(name, spec, given.get(name), count) for name, spec in table.items()}
+    return [
+        {
+            "pixels": pixels[i],
+            "prompt": told["description"][i],
+            **{name: values[i] for name, values in told.items()},
+            "features": to_features({name: rows[name][i] for name in table}, table),
+        }
+        for i in range(count)
+    ]
+
+
+def one_each(name: str, value: Any, count: int, shared: bool = False) -> list:
+    """`shared`: a single one is everybody's."""
+    items = list(value) if isinstance(value, list | tuple) else [value]
+    items = items * count if shared and len(items) == 1 else items
+    if len(items) != count:
+        raise EgoGenError(f"{name}: {len(items)} for {count} pictures, expected one for each")
+    return items
+
+
+def _given_rows(name: str, spec: FeatureParams, found: Any, count: int) -> list[np.ndarray]:
+    """One (n, D) array per photograph of one feature."""
+    what = f"{name}_features"
+    if found is None:
+        raise EgoGenError(f"{what}: missing, the conditioner uses the feature {name!r}")
+    if isinstance(found, Tensor | np.ndarray) and found.ndim == 3:
+        found = list(found) if len(found) == count else [found]
+    rows = None if spec.padded else spec.rows
+    arrays = []
+    for item in one_each(what, found, count):
+        item = to_numpy(item) if isinstance(item, Tensor) else item
+        if isinstance(item, np.ndarray):
+            arrays.append(as_feature(item, what, spec.width, rows))
+        else:
+            arrays.append(load_feature(item, spec.width, rows))
+    return arrays
 
 
 class TrainingPairs(Dataset):

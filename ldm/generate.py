@@ -22,7 +22,6 @@ from egogen.features.store import read_info
 from egogen.frames import is_whole
 from egogen.jobs import Progress
 from egogen.provenance import check_provenance, record_provenance
-from ldm import sampling
 from ldm.checkpoints import adapter_files
 from ldm.checkpoints.load import load_weights, read_file
 from ldm.checkpoints.lora import FILE, adapted, read_lora
@@ -30,7 +29,16 @@ from ldm.config import distilled_from
 from ldm.data import collate, read_condition
 from ldm.images import to_image, write_image
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
-from ldm.sampling import SAMPLERS, NoiseSource, ProcessNoise, sample_noise
+from ldm.sampling import (
+    SAMPLERS,
+    Conditioning,
+    Denoise,
+    NoiseSource,
+    ProcessNoise,
+    guidance_branches,
+    guided_denoiser,
+    sample_noise,
+)
 from ldm.schema import GenerateConfig, InferenceConfig, ModelParams, height_width
 from ldm.split import Located, Split, as_list, open_generation
 
@@ -162,11 +170,11 @@ def generate_batch(
     pad_to: int = 1,
     noise: NoiseSource | None = None,
     decode: bool = True,
-    on_step: Callable[[], Any] = lambda: None,
+    on_step: Callable[[int, Tensor, Tensor], Tensor] = lambda step, t, x: x,
 ) -> Tensor:
     """Samples of `read_condition` -> decoded images (B, 3, H, W), about [-1, 1], or, without
-    `decode`, scaled latents (B, c, h, w). `on_step` is called after each step. The model is left
-    in the mode that it was in.
+    `decode`, scaled latents (B, c, h, w). `on_step`: number and t of a step, x after it -> x to go
+    on with, or StopIteration(x). The model is left in the mode that it was in.
 
     The noise of sample i depends only on (inference.seed, names[i]), unless a source is given.
     Kernels round differently for other batch sizes: with `pad_to` every batch is computed at that
@@ -179,38 +187,40 @@ def generate_batch(
     with model.sampling(), autocast(device, inference.precision):
         batch = collate(samples, model.conditioner.features, device)
         conditioning = model.conditioning(batch["pixels"], batch["prompt"], batch["features"])
+        if negative := batch.get("negative_prompt"):  # of each sample, in place of ""
+            conditioning.uncond_context = model.uncond_context(model.encode_text(negative))
         shape = tuple(conditioning.image_latents.shape[1:])
         source = noise or sample_noise(inference.seed, names, shape, device)
         scales = scale_txt, scale_img
         denoise = model_denoiser(model, conditioning, scales, inference.guidance_interval)
-
-        def step(x: Tensor, sigma: Tensor) -> Tensor:  # each sampler denoises once a step
-            denoised = denoise(x, sigma)  # (B, c, h, w)
-            on_step()
-            return denoised
 
         def padded(k: int) -> Tensor:
             rows = source(k)  # (B, c, h, w)
             return torch.cat([rows, rows[-1:].expand(size - count, *shape)])  # (size, c, h, w)
 
         sigmas = sampler.sigmas(schedule, inference.steps)
-        latents = sampler.run(step, padded(0), sigmas, padded)  # (size, c, h, w), float32
+
+        t, start = schedule.timestep(sigmas[:-1]), padded(0)  # (steps,), (size, c, h, w)
+        try:
+            latents = sampler.run(denoise, start, sigmas, padded, lambda i, x: on_step(i, t[i], x))
+        except StopIteration as stop:
+            latents = stop.value
         return (model.decode(latents) if decode else latents)[:count]
 
 
 def model_denoiser(
-    model: LegoModel, given: sampling.Conditioning, scales: tuple[float, float], interval: Any
-) -> sampling.Denoise:
+    model: LegoModel, given: Conditioning, scales: tuple[float, float], interval: Any
+) -> Denoise:
     """Guided by the scales of text and image, if `interval` is given at noise levels low < sigma <=
     high alone (Kynkaanniemi et al. 2024); elsewhere, or where it was distilled, by one branch.
     """
     distill, prediction = model.config.distill, model.config.parameterization
     distill.check(*scales)
 
-    def guided(*scales: float, **told: Tensor) -> sampling.Denoise:
-        guidance = sampling.guidance_branches(given, *scales)
+    def guided(*scales: float, **told: Tensor) -> Denoise:
+        guidance = guidance_branches(given, *scales)
         predict = model.denoiser.hold(guidance.contexts, guidance.rows, **told)
-        return sampling.guided_denoiser(predict, model.schedule, guidance, prediction)
+        return guided_denoiser(predict, model.schedule, guidance, prediction)
 
     if distill.teacher is not None:
         rows = torch.tensor([scales] * len(given.context), dtype=torch.float32)  # (B, 2)

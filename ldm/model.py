@@ -88,7 +88,12 @@ class LegoModel(nn.Module):
     @torch.no_grad()
     def encode_moments(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, 2c, h, w): mean and log variance of the latents."""
-        return self.vae.encode(pixels).latent_dist.parameters
+        encoded = self.vae.encode(pixels)
+        if "latent_dist" in encoded:
+            return encoded.latent_dist.parameters
+        # Autoencoders for previews (TAESD) give Stable Diffusion's scaled latents, without spread.
+        mean = encoded.latents * self.scale_factor / ModelParams.scale_factor
+        return torch.cat([mean, torch.full_like(mean, -30)], dim=1)
 
     def posterior_sample(self, moments: Tensor, noise: Tensor) -> Tensor:
         """Scaled posterior sample, which is diffused: (B, 2c, h, w) -> (B, c, h, w)."""
@@ -124,8 +129,8 @@ class LegoModel(nn.Module):
         return self.text_encoder(tokens).last_hidden_state
 
     def uncond_context(self, empty_prompt: Tensor) -> Tensor:
-        """(1, 77, C) text tower on "" -> (1, L, C): features are zeros after the projection."""
-        zeros = empty_prompt.new_zeros(1, self.conditioner.rows, empty_prompt.shape[-1])
+        """(n, 77, C) text tower on "" -> (n, L, C): features are zeros after the projection."""
+        zeros = torch.zeros_like(empty_prompt[:, :1]).expand(-1, self.conditioner.rows, -1)
         return torch.cat([empty_prompt, zeros], dim=1)
 
     def training_loss(self, batch: Mapping[str, Any], empty_prompt: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ project, or by `LegoPipeline.from_checkpoint(...).save_pretrained`.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +19,7 @@ from diffusers import (
     AutoencoderKL,
     DiffusionPipeline,
     ImagePipelineOutput,
-    ModelMixin,  # noqa: F401  (see load_config)
+    ModelMixin,
     SchedulerMixin,
     UNet2DConditionModel,
 )
@@ -34,7 +34,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from egogen import EgoGenError
 from egogen.atomic import as_umask_says
-from egogen.features.store import as_feature, load_feature
 from egogen.seeds import stable_seed
 from ldm.checkpoints.diffusers_folder import add_card, add_code
 from ldm.conditioning import FeatureConditioner
@@ -46,17 +45,29 @@ from ldm.config import (
     distilled_from,
     load_model_params,
 )
-from ldm.data import to_features
+from ldm.data import given_conditions, one_each
 from ldm.denoiser import UNetDenoiser
 from ldm.generate import check_steps, generate_batch, load_model
-from ldm.images import as_photos, to_image, to_numpy, to_pixels
+from ldm.images import as_photos, to_image, to_pixels
 from ldm.model import DTYPES, LegoModel
 from ldm.released_config import check_choice
 from ldm.sampling import HANDED_ON, PREDICTIONS, SAMPLERS, NoiseSource, sampler_of, scheduler_for
-from ldm.schema import FeatureParams, InferenceConfig, ModelParams
+from ldm.schema import InferenceConfig, ModelParams
 
+SIZE = 256  # of the networks' frames, where the autoencoder, one for previews, does not know it
 OUTPUTS = ("pil", "np", "pt", "latent")
 PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+REFUSED = {  # what pipelines of diffusers take, and why this one does not
+    "prompt": "expected the text as description",
+    "prompt_embeds": "expected the text as description",
+    "negative_prompt_embeds": "expected the text as negative_prompt",
+    "width": "not to be chosen: frames have the aspect of image",
+    "eta": "not to be chosen: the sampler decides how much noise a step adds",
+    "timesteps": "not to be chosen: the sampler spaces its steps",
+    "sigmas": "not to be chosen: the sampler spaces its steps",
+    "cross_attention_kwargs": "expected settings of pipe.unet (adapters, attention processors)",
+    "clip_skip": "not to be chosen: training used the last layer of the text encoder",
+}
 Photo = Image.Image | str | os.PathLike | np.ndarray | Tensor
 Rows = Tensor | np.ndarray | str | os.PathLike
 
@@ -68,10 +79,35 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
     `ldm.sampling.SAMPLERS` is used (`sampler_of`). `conditioner` is None where a run uses no
     features. `ema_updates`: how often the EMA, which the weights are, was updated in training;
     `distill`: the scales of the guidance that one branch stands for, where it does.
+
+    A call's first four arguments are one item each, or a list of B. image: see
+    `ldm.images.as_photos`. image_features (I, D), text_features (n, D): tensor, array or path of a
+    .npy, as stage 1 writes them, where the conditioner uses them; tensors may be (B, ..., D).
+    Features of other names are given as `features={name: ...}`. negative_prompt, one or B: the text
+    of guidance's branches without the description, "" in training. num_images_per_prompt: N frames
+    of each image, one after the other, the first that of N = 1; generators and latents: N * B.
+
+    seed: a frame depends only on its seed, not on its place in the batch; a list gives each its
+    own. generator: one for each image, or one for all, in place of seeds; seeded with
+    `egogen.seeds.stable_seed(inference.seed, clip, action)` one gives metrics/inference.py's frame.
+    latents (B, c, h, w): the noise to start from. sampler: a name in `ldm.sampling.SAMPLERS`, in
+    place of the scheduler's. guidance_interval: (low, high) of sigma, outside which one branch is
+    evaluated.
+
+    resolution: of the network's frames, a number or (H, W); default: the run's. output_type: "pil"
+    (images `height` tall, H by default, at the aspect of `image`), or the network's own as "np"
+    (B, H, W, 3) or "pt" (B, 3, H, W), in [0, 1]; or "latent", scaled latents (B, c, h, w).
+
+    callback_on_step_end(pipe, step, t, {"latents": x}) is called after each step; it may return
+    {"latents": another x}, and set `pipe._interrupt = True`: calls then stop, and x is the result.
     """
 
     _optional_components = ["conditioner"]
     _lora_loadable_modules = ["unet", "text_encoder", "conditioner"]
+    _callback_tensor_inputs = ["latents"]
+    _interrupt, _num_timesteps = False, 0
+    interrupt = property(lambda self: self._interrupt)  # which a callback sets, to stop the calls
+    num_timesteps = property(lambda self: self._num_timesteps)  # of the last call
     model_cpu_offload_seq = "text_encoder->conditioner->unet->vae"
     # PyTorch's self-attention reads its layers' weights past the hooks that would load them.
     _exclude_from_cpu_offload = ["conditioner"]
@@ -82,13 +118,15 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         unet: UNet2DConditionModel,
-        conditioner: FeatureConditioner | None,
+        conditioner: FeatureConditioner | ModelMixin | None,
         scheduler: SchedulerMixin,
         ema_updates: int = 0,
         resolution: int | Sequence[int] | None = None,
         distill: dict[str, Any] | None = None,
     ):
         super().__init__()
+        if type(conditioner).__name__ == FeatureConditioner.__name__:
+            conditioner.__class__ = FeatureConditioner  # not that of the file in its folder
         if scheduler is not None:
             scheduler.register_to_config(**{**HANDED_ON, **scheduler.config})
         self.register_modules(
@@ -214,28 +252,20 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         latents: Tensor | None = None,
         resolution: int | Sequence[int] | None = None,
         guidance_interval: Sequence[float] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        num_images_per_prompt: int = 1,
+        callback_on_step_end: Callable[..., Mapping[str, Tensor] | None] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **others: Any,
     ) -> ImagePipelineOutput | tuple:
         """Frames of the actions that `description` describes, done in the scenes of `image`.
 
-        Each of the first four is one item or a list of B. image: see `ldm.images.as_photos`.
-        image_features (I, D), text_features (n, D): tensor, array or path of a .npy, as
-        stage 1 writes them, where the conditioner uses them; tensors may be (B, ..., D). Features
-        of other names are given as `features={name: ...}`.
-
-        seed: a frame depends only on its seed, not on its place in the batch; a list gives each its
-        own. generator: one for each image, or one for all, in place of seeds; a generator seeded
-        with `egogen.seeds.stable_seed(inference.seed, clip, action)` gives the frame of
-        `metrics/inference.py`. latents (B, c, h, w): the noise to start from. sampler: a name in
-        `ldm.sampling.SAMPLERS`, in place of the scheduler's. guidance_interval: (low, high) of
-        sigma, outside which one branch is evaluated.
-
-        resolution: of the network's frames, a number or (H, W); default: the run's. output_type:
-        "pil" (images `height` tall, H by default, at the aspect of `image`), or the network's own
-        as "np" (B, H, W, 3) or "pt" (B, 3, H, W), in [0, 1]; or "latent", scaled latents
-        (B, c, h, w). Raises EgoGenError for input that does not fit.
+        The arguments are described at the class. Raises EgoGenError for input that does not fit.
         """
+        _refuse(others)
         inference = self._inference(num_inference_steps, height, sampler)
         size = self._size(resolution)
+        check_at_least(1, "num_images_per_prompt", num_images_per_prompt)
         check_scale("guidance_scale", guidance_scale)
         check_scale("image_guidance_scale", image_guidance_scale)
         if guidance_interval is not None:
@@ -243,14 +273,19 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
             inference.guidance_interval = [*guidance_interval]
         check_choice("output_type", output_type, OUTPUTS)
         photos = as_photos(image)
-        prompts = _one_each("description", description, len(photos))
+        texts = {"description": description}
+        texts |= {"negative_prompt": negative_prompt} if negative_prompt is not None else {}
         given = {"image": image_features, "text": text_features, **(features or {})}
-        samples = self._samples([to_pixels(x, size) for x in photos], prompts, given)
-        shape = (len(photos), *self.model.latent_shape(size))
-        noise = self._noise(_generators(seed, generator, len(photos)), shape, latents)
+        table, copies = self._conditioner.features, range(num_images_per_prompt)
+        samples = given_conditions([to_pixels(x, size) for x in photos], texts, given, table)
+        samples, photos = ([one for one in all for _ in copies] for all in (samples, photos))
+        generators = _generators(seed, generator, len(photos), num_images_per_prompt)
+        noise = self._noise(generators, (len(photos), *self.model.latent_shape(size)), latents)
         scales = image_guidance_scale, guidance_scale
+        self._num_timesteps, self._interrupt = num_inference_steps, False
         with self.progress_bar(total=num_inference_steps) as bar:
-            how = {"noise": noise, "decode": output_type != "latent", "on_step": bar.update}
+            on_step = self._on_step(bar, callback_on_step_end, callback_on_step_end_tensor_inputs)
+            how = {"noise": noise, "decode": output_type != "latent", "on_step": on_step}
             made = generate_batch(self.model, samples, [], inference, *scales, **how).float()
         self.maybe_free_model_hooks()
         images = _as_output(made, output_type, photos, height or made.shape[2])
@@ -258,7 +293,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
 
     def _size(self, resolution: int | Sequence[int] | None) -> int | list[int]:
         usual, vae = self.config.resolution, self.vae.config  # none in older folders
-        given = usual or vae.sample_size if resolution is None else resolution
+        given = usual or vae.get("sample_size", SIZE) if resolution is None else resolution
         return check_size("resolution", given, 2 ** (len(vae.block_out_channels) - 1))
 
     def _inference(self, steps: int, height: int | None, sampler: str | None) -> InferenceConfig:
@@ -278,37 +313,26 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         halves = [name for name in ("fp16", "bf16") if DTYPES[name] in dtypes]
         return InferenceConfig(steps, sampler=sampler, precision=[*halves, "auto"][0])
 
-    def _samples(
-        self, pixels: list[Tensor], prompts: list[str], given: Mapping[str, Any]
-    ) -> list[dict[str, Any]]:
-        """Per photograph what `ldm.data.read_condition` gives for an entry on disk."""
-        table = self._conditioner.features
-        for prompt in prompts:
-            if not isinstance(prompt, str):
-                raise EgoGenError(f"description: {type(prompt).__name__}, expected a text")
-        for name in [name for name in given if given[name] is not None]:
-            if not table:
-                raise EgoGenError(f"{name}_features: given, but the conditioner is missing")
-            if name not in (*table, "image", "text"):
-                raise EgoGenError(f"features: {name}, expected one of {', '.join(table)}")
-        rows = {name: _rows(name, spec, given, len(pixels)) for name, spec in table.items()}
-        return [
-            {
-                "pixels": pixels[i],
-                "prompt": prompts[i],
-                "features": to_features({name: rows[name][i] for name in table}, table),
-            }
-            for i in range(len(pixels))
-        ]
+    def _on_step(self, bar: Any, callback: Callable | None, inputs: Sequence[str]) -> Callable:
+        """What sampling calls after each step."""
+        inputs = getattr(callback, "tensor_inputs", inputs)  # of diffusers' own callbacks
+        for name in inputs:
+            check_choice("callback_on_step_end_tensor_inputs", name, self._callback_tensor_inputs)
+
+        def on_step(step: int, t: Tensor, x: Tensor) -> Tensor:
+            bar.update()
+            changed = callback(self, step, t, dict.fromkeys(inputs, x)) if callback else None
+            x = _latents((changed or {}).get("latents", x), x.shape).to(x)
+            if self._interrupt:
+                raise StopIteration(x)
+            return x
+
+        return on_step
 
     def _noise(self, generators: Any, shape: tuple, latents: Tensor | None) -> NoiseSource:
         device = self._execution_device
-        if latents is not None:
-            if not isinstance(latents, Tensor) or latents.shape != shape:
-                found = tuple(getattr(latents, "shape", ())) or type(latents).__name__
-                raise EgoGenError(f"latents: {found}, expected a tensor {shape}")
-            if not latents.isfinite().all():
-                raise EgoGenError("latents: hold NaN or infinite values, expected normal noise")
+        if latents is not None and not _latents(latents, shape).isfinite().all():
+            raise EgoGenError("latents: hold NaN or infinite values, expected normal noise")
 
         def noise(k: int) -> Tensor:
             if k == 0 and latents is not None:
@@ -318,6 +342,22 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         return noise
 
 
+def _refuse(others: Mapping[str, Any]) -> None:
+    """None and 0, which ask for nothing, pass."""
+    for name, value in others.items():
+        if name not in REFUSED:
+            raise TypeError(f"LegoPipeline() got an unexpected keyword argument {name!r}")
+        if value is not None and not (type(value) in (int, float) and value == 0):
+            raise EgoGenError(f"{name}: {REFUSED[name]}")
+
+
+def _latents(given: Any, shape: Sequence[int]) -> Tensor:
+    if not isinstance(given, Tensor) or given.shape != tuple(shape):
+        found = tuple(getattr(given, "shape", ())) or type(given).__name__
+        raise EgoGenError(f"latents: {found}, expected a tensor {tuple(shape)}")
+    return given
+
+
 def _as_output(made: Tensor, kind: str, photos: list[Image.Image], height: int) -> Any:
     if kind != "pil":
         return VaeImageProcessor().postprocess(made, kind)
@@ -325,44 +365,18 @@ def _as_output(made: Tensor, kind: str, photos: list[Image.Image], height: int) 
     return [to_image(x, photo.size, height, "clamp") for x, photo in pairs]
 
 
-def _one_each(name: str, value: Any, count: int, shared: bool = False) -> list:
-    """`shared`: a single one is everybody's."""
-    items = list(value) if isinstance(value, list | tuple) else [value]
-    items = items * count if shared and len(items) == 1 else items
-    if len(items) != count:
-        raise EgoGenError(f"{name}: {len(items)} for {count} pictures, expected one for each")
-    return items
-
-
-def _rows(name: str, spec: FeatureParams, given: Mapping[str, Any], count: int) -> list[np.ndarray]:
-    """One (n, D) array per photograph of one feature."""
-    found, what = given.get(name), f"{name}_features"
-    if found is None:
-        raise EgoGenError(f"{what}: missing, the conditioner uses the feature {name!r}")
-    if isinstance(found, Tensor | np.ndarray) and found.ndim == 3:
-        found = list(found) if len(found) == count else [found]
-    rows = None if spec.padded else spec.rows
-    arrays = []
-    for item in _one_each(what, found, count):
-        item = to_numpy(item) if isinstance(item, Tensor) else item
-        if isinstance(item, np.ndarray):
-            arrays.append(as_feature(item, what, spec.width, rows))
-        else:
-            arrays.append(load_feature(item, spec.width, rows))
-    return arrays
-
-
-def _generators(seed: Any, generator: Any, count: int) -> Any:
-    """A generator for each image, or the given one that draws for all."""
+def _generators(seed: Any, generator: Any, count: int, each: int) -> Any:
+    """A generator for each of `count` frames, `each` of a picture, or one that draws for all."""
     if isinstance(generator, torch.Generator):
         return generator
     if generator is not None:
-        generators = _one_each("generator", generator, count)
+        generators = one_each("generator", generator, count)
         if not all(isinstance(one, torch.Generator) for one in generators):
             raise EgoGenError("generator: expected a torch.Generator, or a list of them")
         return generators
-    seeds = _one_each("seed", seed, count, shared=True)
+    seeds = one_each("seed", seed, count // each, shared=True)
     for value in seeds:
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise EgoGenError(f"seed={value!r}: expected an integer")
-    return [torch.Generator().manual_seed(stable_seed(value, "photo", "0")) for value in seeds]
+    names = ((value, "photo", str(k)) for value in seeds for k in range(each))
+    return [torch.Generator().manual_seed(stable_seed(*name)) for name in names]

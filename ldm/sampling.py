@@ -28,14 +28,16 @@ from ldm.schema import ModelParams
 Scale = float | Tensor  # of guidance: a number, or one for each sample, (B, 1, 1, 1)
 Denoise = Callable[[Tensor, Tensor], Tensor]  # (x, sigma) -> estimate of the clean latents
 NoiseSource = Callable[[int], Tensor]  # index of the draw -> standard normal like x
+StepEnd = Callable[[int, Tensor], Tensor]  # number of a step, x after it -> x to go on with
+AS_IS: StepEnd = lambda step, x: x  # noqa: E731
 
 
 @dataclass
 class Conditioning:
-    """What one batch is conditioned on; `uncond_context` is one for all samples."""
+    """What one batch is conditioned on; `uncond_context` is one for all samples, or one each."""
 
     context: Tensor  # (B, L, C)
-    uncond_context: Tensor  # (1, L, C)
+    uncond_context: Tensor  # (1 or B, L, C)
     image_latents: Tensor  # (B, c, h, w), mode of the source frame, not scaled
 
 
@@ -44,7 +46,7 @@ class Guidance:
     """The n branches of classifier-free guidance, as one batch of n * B."""
 
     weights: list[Scale]  # n
-    contexts: Tensor  # (B + 1, L, C): each sample's own and the unconditional one
+    contexts: Tensor  # (B + 1 or 2B, L, C): each sample's own and the unconditional ones
     rows: Tensor  # (n * B,) int64: which of the contexts an item of the batch sees
     images: Tensor  # (n * B, c, h, w)
 
@@ -60,7 +62,7 @@ def guidance_branches(
     image = conditioning.image_latents
     batch = image.shape[0]
     own = torch.arange(batch, device=image.device)
-    uncond = torch.full_like(own, batch)
+    uncond = batch + own % len(conditioning.uncond_context)
     branches = [
         (guidance_scale, own, image),
         (image_guidance_scale - guidance_scale, uncond, image),
@@ -100,7 +102,7 @@ def guided_denoiser(
     return denoise
 
 
-# Samplers are functions of (denoise, x, sigmas, noise):
+# Samplers are functions of (denoise, x, sigmas, noise, on_step):
 # denoise  (x (B, c, h, w), sigma ()) -> estimate of the clean latents (B, c, h, w)
 # x        (B, c, h, w) float32, standard normal: draw 0 of the noise; each sampler scales it
 # sigmas   (steps + 1,) falling to 0, on the CPU, where reading one does not wait for the device
@@ -117,7 +119,7 @@ def ancestral_step_sizes(sigma_from: Tensor, sigma_to: Tensor) -> tuple[Tensor, 
 
 
 def sample_euler_ancestral(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource
+    denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource, on_step: StepEnd = AS_IS
 ) -> Tensor:
     """Euler ancestral sampling (Karras et al. 2022, algorithm family), as in the released code.
 
@@ -131,23 +133,26 @@ def sample_euler_ancestral(
         x = x + (x - denoised) / sigma * (sigma_down - sigma)  # (B, c, h, w)
         if sigmas[step + 1] > 0:
             x = x + noise(step + 1) * sigma_up
+        x = on_step(step, x)
     return x
 
 
-def solver(kind: type, **settings: Any) -> Callable[[Denoise, Tensor, Tensor, NoiseSource], Tensor]:
+def solver(kind: type, **settings: Any) -> Callable[..., Tensor]:
     """A sampler, deterministic: steps of a solver of diffusers along the sigmas, fed with estimates
     of the clean latents. So guidance stands in one place, and either parameterization works.
     """
 
-    def sample(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource) -> Tensor:
+    def sample(
+        denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource, on_step: StepEnd = AS_IS
+    ) -> Tensor:
         scheduler = kind(prediction_type="sample", **settings)
         scheduler.set_timesteps(len(sigmas) - 1)
         scheduler.sigmas = sigmas  # all that `step` reads of the schedule
         scheduler.set_begin_index(0)
-        for t, sigma in zip(scheduler.timesteps, sigmas[:-1], strict=True):
+        for i, (t, sigma) in enumerate(zip(scheduler.timesteps, sigmas[:-1], strict=True)):
             # The solvers keep unit variance; `denoise` takes clean latents plus sigma * noise.
             clean = denoise(x * (sigma**2 + 1) ** 0.5, sigma)  # (B, c, h, w)
-            x = scheduler.step(clean, t, x).prev_sample  # (B, c, h, w)
+            x = on_step(i, scheduler.step(clean, t, x).prev_sample)  # (B, c, h, w)
         return x
 
     return sample
@@ -165,7 +170,7 @@ def library_sigmas(schedule: NoiseSchedule, steps: int, **options: Any) -> Tenso
 class Sampler(NamedTuple):
     """A row of SAMPLERS; `settings`: of `scheduler`, where they are not that class's defaults."""
 
-    run: Callable[[Denoise, Tensor, Tensor, NoiseSource], Tensor]
+    run: Callable[..., Tensor]
     sigmas: Callable[[NoiseSchedule, int], Tensor]  # by the number of steps
     scheduler: type | None = None  # the one of diffusers that samples so, if there is one
     settings: Mapping[str, Any] = {}

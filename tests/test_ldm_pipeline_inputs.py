@@ -119,5 +119,5 @@ def test_features_without_a_conditioner_are_named(tmp_path):
     bare = small_pipe(tmp_path, variant="none")
     with pytest.raises(EgoGenError, match="image_features: given, but the conditioner is missing"):
         bare(**one_input())
-    with pytest.raises(TypeError, match="negative_prompt"):
-        bare(**one_input(negative_prompt="blurred"))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'strength'"):
+        bare(**one_input(strength=0.5))

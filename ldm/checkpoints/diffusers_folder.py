@@ -5,8 +5,10 @@ the EMA where there is one; the live weights of what has an EMA stand beside the
 variant "non_ema", the name that Stable Diffusion v1.5 was published with.
 """
 
+import inspect
 import json
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from egogen import EgoGenError
-from egogen.atomic import read_json, read_object, write_text
+from egogen.atomic import read_object, write_text
 from egogen.weight_files import check_names, shapes_of
 from ldm.checkpoints.layouts import Weights
+from ldm.checkpoints.standalone import standalone
 from ldm.conditioning import FeatureConditioner
 from ldm.model import LegoModel
 
@@ -82,23 +85,25 @@ def _read_network(folder: Path, part: str, kind: Any, variant: str | None = None
 
 
 # What `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)` runs, by diffusers' rules
-# for names of files. They import this project, which is installed.
+# for names of files: of the pipeline, and of the component that is no library's (in its folder).
 PIPELINE = ["lego_pipeline", "LegoPipeline"]
-CODE = {
-    PIPELINE[0]: ("pipeline", PIPELINE[1]),
-    "conditioner/ldm.conditioning": ("conditioning", "FeatureConditioner"),
-}
+COMPONENT = ["ldm.conditioning", "FeatureConditioner"]
+CARD = Path(__file__).with_name("card.md").read_text("utf-8")
 
 
 def add_code(folder: str | os.PathLike) -> None:
-    """Into a folder that a pipeline has been saved in: what lets diffusers alone load it."""
+    """Into a folder that a pipeline has been saved in: what lets diffusers alone load it, one file
+    with the code of both classes, in both places.
+    """
     path = Path(folder) / "model_index.json"
-    index = read_json(path) | {"_class_name": PIPELINE}
+    index = json.loads(path.read_text("utf-8")) | {"_class_name": PIPELINE}
+    this = sys.modules[__name__]  # may be such a file
+    code = standalone() if __name__.startswith("ldm.") else inspect.getsource(this)
+    write_text(Path(folder) / f"{PIPELINE[0]}.py", code)
+    if index.get("conditioner", [None])[0]:
+        index["conditioner"] = COMPONENT
+        write_text(Path(folder) / "conditioner" / f"{COMPONENT[0]}.py", code)
     write_text(path, json.dumps(index, indent=2, sort_keys=True) + "\n")
-    for name, (where, what) in CODE.items():
-        file = Path(folder) / f"{name}.py"
-        if file.parent.is_dir():
-            write_text(file, f'from ldm.{where} import {what}\n\n__all__ = ["{what}"]\n')
 
 
 def add_card(folder: str | os.PathLike, features: Iterable[str], name: str = ".") -> None:
@@ -108,7 +113,5 @@ def add_card(folder: str | os.PathLike, features: Iterable[str], name: str = "."
     arguments += [f'{feature}_features="{feature}.npy"' for feature in known]
     others = {feature: f"{feature}.npy" for feature in features if feature not in known}
     arguments += [f"features={json.dumps(others)}"] if others else []
-    where = ", in this folder" if name == "." else ""
-    form = Path(__file__).with_name("card.md").read_text("utf-8")
-    card = form.format(name=name, where=where, arguments=", ".join(arguments))
+    card = CARD.format(name=name, arguments=", ".join(arguments))
     write_text(Path(folder) / "README.md", card)

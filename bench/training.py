@@ -29,6 +29,7 @@ from bench.measuring import peak_bytes, seconds  # noqa: E402
 from bench.sampling import SIZES, build  # noqa: E402
 from egogen.errors import command_parser, run_command  # noqa: E402
 from ldm.config import TrainConfig  # noqa: E402
+from ldm.cpu import TRAINED, TrainedConv, exchange  # noqa: E402
 from ldm.model import autocast  # noqa: E402
 from ldm.training.module import LegoTraining  # noqa: E402
 
@@ -42,6 +43,7 @@ def set_side(module: LegoTraining, released: bool) -> None:
     unet = module.model.unet
     for layer in (m for m in unet.modules() if isinstance(m, Attention)):
         layer.set_processor(AttnProcessor() if released else AttnProcessor2_0())
+    exchange(unet, {TrainedConv: torch.nn.Conv2d} if released else TRAINED)
     (unet.enable_gradient_checkpointing if released else unet.disable_gradient_checkpointing)()
 
 

@@ -21,7 +21,7 @@ from egogen.features.store import read_info
 from egogen.frames import is_whole
 from egogen.jobs import Progress
 from egogen.provenance import check_provenance, record_provenance
-from ldm import sampling
+from ldm import cpu, sampling
 from ldm.checkpoints.load import load_weights, read_weights
 from ldm.data import collate, read_condition
 from ldm.images import to_image, write_image
@@ -112,7 +112,10 @@ def load_model(params: ModelParams, ckpt: str, device: torch.device) -> LegoMode
 
 
 def prepare(model: LegoModel, inference: InferenceConfig) -> LegoModel:
-    """Precision of the UNet's weights, memory format and compilation as configured, in place."""
+    """Precision of the UNet's weights, memory format and compilation as configured, in place.
+
+    In float32 on a CPU the model can then make frames alone: see `ldm.cpu.REORDERED`.
+    """
     precision = resolved_precision(model.device, inference.precision)
     channels_last = inference.channels_last
     if channels_last is None:
@@ -121,6 +124,9 @@ def prepare(model: LegoModel, inference: InferenceConfig) -> LegoModel:
         raise EgoGenError("config: inference.half_weights: needs inference.precision fp16 or bf16")
     dtype = DTYPES[precision] if inference.half_weights else None
     model.denoiser.prepare(dtype, channels_last, inference.compile)
+    if (model.device.type, precision, inference.compile) == ("cpu", "fp32", False):
+        for network in (model.denoiser.network, model.vae):
+            cpu.exchange(network, cpu.REORDERED)
     return model
 
 

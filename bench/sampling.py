@@ -33,6 +33,7 @@ from ldm.config import Config, GenerateConfig, load_config  # noqa: E402
 from ldm.generate import prepare  # noqa: E402
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision  # noqa: E402
 from ldm.sampling import Conditioning, Denoise, guidance_branches, guided_denoiser  # noqa: E402
+from ldm.schema import InferenceConfig  # noqa: E402
 
 TEXT, IMAGE = 7.5, 1.5
 SIZES = {
@@ -85,52 +86,43 @@ def plain_denoiser(model: LegoModel, unet: nn.Module, conditioning: Conditioning
     return denoise
 
 
-def own_denoiser(model: LegoModel, conditioning: Conditioning) -> Denoise:
-    """As `ldm.generate` has it: its first call computes keys and values that it then keeps."""
-    guidance = guidance_branches(conditioning, TEXT, IMAGE)
-    predict = model.denoiser.hold(guidance.contexts, guidance.rows)
-    return guided_denoiser(predict, model.schedule, guidance)
-
-
 @torch.no_grad()
-def measure(model: LegoModel, plain: nn.ModuleDict, batch: int, repeats: int) -> dict:
+def measure(model: LegoModel, inference: InferenceConfig, batch: int, repeats: int) -> dict:
     """Seconds an image of a denoising step and of the autoencoder, of both sides in turns."""
     sigma, conditioning = torch.tensor(3.7), made_up(model, batch)
     context, image = conditioning.context[:1], conditioning.image_latents[:1]
     one = Conditioning(context, conditioning.uncond_context, image)
     x = torch.randn_like(conditioning.image_latents) * sigma
-    pixels = torch.rand(1, 3, 256, 256, device=model.device)
-    released, denoise = plain_denoiser(model, plain["unet"], one), own_denoiser(model, conditioning)
+    guidance = guidance_branches(conditioning, TEXT, IMAGE)
+    predict = model.denoiser.hold(guidance.contexts, guidance.rows)
+    denoise = guided_denoiser(predict, model.schedule, guidance)
+    denoise(x, sigma)  # the first call computes the keys and values that `predict` keeps
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        denoise(x, sigma)
+    unet, vae = copy.deepcopy(model.unet), copy.deepcopy(model.vae)
+    unet.set_attn_processor(AttnProcessor())
+    released, pixels = plain_denoiser(model, unet, one), torch.rand(1, 3, 256, 256).to(x.device)
+    prepare(model, inference)
     calls: dict[str, Callable] = {
         "plain_step": lambda: released(x[:1], sigma),
         "step": lambda: denoise(x, sigma),
-        "plain_encode": lambda: plain["vae"].encode(pixels),
+        "plain_encode": lambda: vae.encode(pixels),
         "encode": lambda: model.vae.encode(pixels),
-        "plain_decode": lambda: plain["vae"].decode(image),
+        "plain_decode": lambda: vae.decode(image),
         "decode": lambda: model.vae.decode(image),
     }
     times, made = {name: [] for name in calls}, {}
     for _ in range(repeats + 1):  # the first one warms up
         for name, call in calls.items():
-            taken = seconds(lambda: made.update({name: call()}), model.device)  # noqa: B023
+            taken = seconds(lambda: made.update({name: call()}), x.device)  # noqa: B023
             times[name].append(taken / (batch if name == "step" else 1))
-    difference = (made["plain_step"] - made["step"][:1]).abs().max()
+    difference = (made["plain_step"] - made["step"][:1]).abs().max() / made["step"].abs().max()
     found = {f"{name}_s": statistics.median(taken[1:]) for name, taken in times.items()}
     names = "step", "encode", "decode"
     found |= {f"{name}_ratio": found[f"{name}_s"] / found[f"plain_{name}_s"] for name in names}
     found |= {f"{name}_all_s": times[name][1:] for name in ("plain_step", "step")}
-    return found | {"largest_relative_difference": float(difference / made["step"].abs().max())}
-
-
-@torch.no_grad()
-def step_gflop(model: LegoModel) -> float:
-    """The work of a step of one image."""
-    conditioning = made_up(model, 1)
-    denoise, x = own_denoiser(model, conditioning), conditioning.image_latents
-    denoise(x, torch.tensor(3.7))
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        denoise(x, torch.tensor(3.7))
-    return counter.get_total_flops() / 1e9
+    gflop = counter.get_total_flops() / 1e9 / batch
+    return found | {"largest_relative_difference": float(difference), "step_gflop": gflop}
 
 
 def peaks(device: torch.device, precision: str) -> dict[str, float]:
@@ -160,13 +152,10 @@ def main(argv: Sequence[str]) -> None:
     model.eval().requires_grad_(False).to(arguments.device)
     precision = resolved_precision(arguments.device, config.inference.precision)
     with autocast(arguments.device, precision):
-        gflop = step_gflop(model)
-        plain = copy.deepcopy(nn.ModuleDict({"unet": model.unet, "vae": model.vae}))
-        plain["unet"].set_attn_processor(AttnProcessor())
-        prepare(model, config.inference)
-        found = measure(model, plain, arguments.batch, arguments.repeats) | {"step_gflop": gflop}
+        found = measure(model, config.inference, arguments.batch, arguments.repeats)
     for name, peak in peaks(arguments.device, precision).items():
-        found |= {f"{name}_peak_gflops": peak, f"share_of_{name}": gflop / found["step_s"] / peak}
+        reached = found["step_gflop"] / found["step_s"]
+        found |= {f"{name}_peak_gflops": peak, f"share_of_{name}_peak": reached / peak}
     memory = peak_bytes(arguments.device) / 2**30
     settings = {name: str(value) for name, value in vars(arguments).items()}
     print(json.dumps(settings | {"precision": precision, "peak_gib": memory} | found, indent=1))

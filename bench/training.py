@@ -48,7 +48,7 @@ def set_side(module: LegoTraining, released: bool) -> None:
 
 
 def make_batch(module: LegoTraining, count: int, resolution: int) -> dict:
-    """Frames, draws and features of `count` samples, without texts."""
+    """Frames, texts, draws and features of `count` samples."""
     latents = count, *module.model.latent_shape(resolution)
     with module.device:  # where tensors are made
         return {
@@ -58,6 +58,7 @@ def make_batch(module: LegoTraining, count: int, resolution: int) -> dict:
             },
             "t": torch.linspace(0, 999, count).long(),
             "draw": torch.ones(count),
+            "prompt": [""] * count,
             "noise": torch.randn(latents),
             "posterior_noise": torch.randn(latents),
         } | {name: torch.rand(count, 3, resolution, resolution) for name in ("source", "edited")}
@@ -74,14 +75,10 @@ def training_step(module: LegoTraining, batch: dict, released: bool, precision: 
     return loss.detach()
 
 
-def with_texts(batch: dict) -> dict:
-    return batch | {"prompt": [""] * len(batch["t"])}
-
-
 @torch.no_grad()
 def as_cached(module: LegoTraining, batch: dict) -> dict:
     """What `ldm.cache` stores and training reads in place of frames and texts."""
-    encoded = module.encode(with_texts(batch))
+    encoded = module.encode(batch)
     for name in ("source", "edited"):
         encoded[name] = encoded.pop(f"{name}_moments")
     return encoded
@@ -101,7 +98,7 @@ def compare(args: argparse.Namespace) -> dict:
     module = random_training(args.size).to(args.device)
     batch = make_batch(module, args.batch, args.resolution)
     cached = as_cached(module, batch)
-    sides = {"baseline": (True, with_texts(batch), "fp32"), "ours": (False, cached, args.precision)}
+    sides = {"baseline": (True, batch, "fp32"), "ours": (False, cached, args.precision)}
     found, repeats = {}, args.repeats + (args.device == "cuda")  # the first one picks kernels
     for name, (released, inputs, precision) in sides.items():
         set_side(module, released)

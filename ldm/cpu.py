@@ -53,8 +53,8 @@ class TrainedConv(nn.Conv2d):
 
 
 TRAINED: dict[type, type] = {nn.Conv2d: TrainedConv}
-# For evaluation alone: the first call lays weights out, for inputs of its size; then the network can
-# be neither saved nor moved nor trained. Nothing is exchanged where torch is built without oneDNN.
+# For evaluation alone: the first call lays weights out, for inputs of its size; the network then
+# can be neither saved nor moved nor trained. Nothing is exchanged in builds without oneDNN.
 REORDERED: dict[type, type] = {nn.Conv2d: ReorderedConv, nn.Linear: ReorderedLinear}
 REORDERED = REORDERED if torch.backends.mkldnn.is_available() else {}
 
@@ -83,8 +83,9 @@ def _convolution(layer: nn.Module, x: Tensor, how: tuple) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         how = (*how, "none", [], "")
         return torch.ops.mkldnn._convolution_pointwise(x, weight, layer.bias, *how)
-    parts = x.split(max(1, TOGETHER // (x.shape[2] * x.shape[3])))
-    return torch.cat([_filter(part, weight, layer.bias) for part in parts])
+    most = min(len(x), TOGETHER // (x.shape[2] * x.shape[3])) or 1
+    images = next(n for n in range(most, 0, -1) if len(x) % n == 0)  # equal parts round equally
+    return torch.cat([_filter(part, weight, layer.bias) for part in x.split(images)])
 
 
 def _filter(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:

@@ -174,14 +174,18 @@ def test_rounding_does_not_depend_on_the_place_in_a_batch(count):
         assert torch.equal(found[places], other)
 
 
-@pytest.mark.parametrize("precision", ["auto", "fp32", "bf16"])
-def test_generation_prepares_float32_on_a_cpu(tmp_path, precision):
+@pytest.mark.parametrize(
+    ("precision", "compiled"),
+    [("auto", False), ("fp32", False), ("bf16", False), ("fp32", True)],
+)
+def test_generation_prepares_float32_on_a_cpu(tmp_path, precision, compiled):
     model = random_model(params_of(write_config(tmp_path)))
-    prepare(model, InferenceConfig(precision=precision))
+    prepare(model, InferenceConfig(precision=precision, compile=compiled))
+    plain = compiled or precision == "bf16"
     kinds = {type(m) for part in (model.unet, model.vae) for m in part.modules()}
     reordered = {cpu.ReorderedConv, cpu.ReorderedLinear}
-    assert (kinds & reordered) == (reordered if precision != "bf16" else set())
-    assert (nn.Conv2d in kinds) is (precision == "bf16")
+    assert (kinds & reordered) == (set() if plain else reordered)
+    assert (nn.Conv2d in kinds) is plain
     others = {type(m) for part in (model.text_encoder, model.conditioner) for m in part.modules()}
     assert not others & reordered
 

@@ -4,22 +4,25 @@
     python bench/sampling.py --device cuda --batch 16
     python bench/sampling.py --size tiny --repeats 1           # seconds; for a look at the output
 
-Both sides are measured in this process on one set of random weights, in turns. The plain step: one
-image at a time in three branches, attention that holds all scores, keys and values of the context
-anew in every step. Time is processor time of one thread on the CPU and wall time between
-synchronizations on CUDA.
+Both sides are measured in this process on one set of random weights, in turns, of which the middle
+one counts. The plain step: one image at a time in three branches, attention that holds all scores,
+keys and values of the context anew in every step. Time is processor time of one thread on the CPU
+and wall time between synchronizations on CUDA. The most memory held is of both sides' weights. The
+work is counted as of plain convolutions; minimal filtering does less, and may pass the peaks.
 """
 
+import copy
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import conv2d
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
@@ -30,6 +33,7 @@ from ldm.config import Config, GenerateConfig, load_config  # noqa: E402
 from ldm.generate import prepare  # noqa: E402
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision  # noqa: E402
 from ldm.sampling import Conditioning, Denoise, guidance_branches, guided_denoiser  # noqa: E402
+from ldm.schema import InferenceConfig  # noqa: E402
 
 TEXT, IMAGE = 7.5, 1.5
 SIZES = {
@@ -65,7 +69,7 @@ def made_up(model: LegoModel, batch: int) -> Conditioning:
     )
 
 
-def plain_denoiser(model: LegoModel, conditioning: Conditioning) -> Denoise:
+def plain_denoiser(model: LegoModel, unet: nn.Module, conditioning: Conditioning) -> Denoise:
     """Classifier-free guidance as in the released code, for one image."""
     zeros = torch.zeros_like(conditioning.image_latents)
     uncond = conditioning.uncond_context
@@ -75,7 +79,7 @@ def plain_denoiser(model: LegoModel, conditioning: Conditioning) -> Denoise:
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         x_in = torch.cat([torch.cat([x / (sigma**2 + 1) ** 0.5] * 3), images], dim=1)
         t = model.schedule.timestep(sigma).to(x.device).expand(3)
-        eps = model.unet(x_in, t, context).sample.float()
+        eps = unet(x_in, t, context).sample.float()
         cond, image, none = (x - sigma * part for part in eps.chunk(3))
         return none + TEXT * (cond - image) + IMAGE * (image - none)
 
@@ -83,52 +87,54 @@ def plain_denoiser(model: LegoModel, conditioning: Conditioning) -> Denoise:
 
 
 @torch.no_grad()
-def measure_steps(model: LegoModel, precision: str, batch: int, repeats: int) -> dict:
-    """Seconds an image of one denoising step, of both sides in turns; and of the held context."""
-    device, usual = model.device, dict(model.unet.attn_processors)
+def measure(model: LegoModel, inference: InferenceConfig, batch: int, repeats: int) -> dict:
+    """Seconds an image of a denoising step and of the autoencoder, of both sides in turns."""
     sigma, conditioning = torch.tensor(3.7), made_up(model, batch)
-    one = Conditioning(
-        conditioning.context[:1], conditioning.uncond_context, conditioning.image_latents[:1]
-    )
+    context, image = conditioning.context[:1], conditioning.image_latents[:1]
+    one = Conditioning(context, conditioning.uncond_context, image)
     x = torch.randn_like(conditioning.image_latents) * sigma
     guidance = guidance_branches(conditioning, TEXT, IMAGE)
-    plain, first, ours, results = [], [], [], []
-    with autocast(device, precision):
-        for turn in range(repeats + 1):  # the first one warms up
-            model.unet.set_attn_processor(AttnProcessor())
-            denoise = plain_denoiser(model, one)
-            plain.append(seconds(lambda: results.append(denoise(x[:1], sigma)), device))  # noqa: B023
-            model.unet.set_attn_processor(dict(usual))
-            predict = model.denoiser.hold(guidance.contexts, guidance.rows)
-            denoise = guided_denoiser(predict, model.schedule, guidance)
-            # The first call of a predictor computes the keys and values that it then keeps.
-            first.append(seconds(lambda: denoise(x, sigma), device))  # noqa: B023
-            ours.append(seconds(lambda: results.append(denoise(x, sigma)), device))  # noqa: B023
-            if turn == 0:
-                with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-                    denoise(x, sigma)
-    difference = (results[0] - results[1][:1]).abs().max() / results[0].abs().max()
-    plain_step = statistics.median(plain[1:])
-    own_step = statistics.median(ours[1:]) / batch
-    return {
-        "plain_step_s": plain_step,
-        "step_s": own_step,
-        "step_ratio": own_step / plain_step,
-        "held_context_s": statistics.median(first[1:]) / batch - own_step,
-        "plain_all_s": plain[1:],
-        "step_all_s": [value / batch for value in ours[1:]],
-        "largest_relative_difference": float(difference),
-        "step_gflop": counter.get_total_flops() / 1e9 / batch,
+    predict = model.denoiser.hold(guidance.contexts, guidance.rows)
+    denoise = guided_denoiser(predict, model.schedule, guidance)
+    denoise(x, sigma)  # the first call computes the keys and values that `predict` keeps
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        denoise(x, sigma)
+    unet, vae = copy.deepcopy(model.unet), copy.deepcopy(model.vae)
+    unet.set_attn_processor(AttnProcessor())
+    released, pixels = plain_denoiser(model, unet, one), torch.rand(1, 3, 256, 256).to(x.device)
+    prepare(model, inference)
+    calls: dict[str, Callable] = {
+        "plain_step": lambda: released(x[:1], sigma),
+        "step": lambda: denoise(x, sigma),
+        "plain_encode": lambda: vae.encode(pixels),
+        "encode": lambda: model.vae.encode(pixels),
+        "plain_decode": lambda: vae.decode(image),
+        "decode": lambda: model.vae.decode(image),
     }
+    times, made = {name: [] for name in calls}, {}
+    for _ in range(repeats + 1):  # the first one warms up
+        for name, call in calls.items():
+            taken = seconds(lambda: made.update({name: call()}), x.device)  # noqa: B023
+            times[name].append(taken / (batch if name == "step" else 1))
+    difference = (made["plain_step"] - made["step"][:1]).abs().max() / made["step"].abs().max()
+    found = {f"{name}_s": statistics.median(taken[1:]) for name, taken in times.items()}
+    names = "step", "encode", "decode"
+    found |= {f"{name}_ratio": found[f"{name}_s"] / found[f"plain_{name}_s"] for name in names}
+    found |= {f"{name}_all_s": times[name][1:] for name in ("plain_step", "step")}
+    gflop = counter.get_total_flops() / 1e9 / batch
+    return found | {"largest_relative_difference": float(difference), "step_gflop": gflop}
 
 
-def matmul_gflops(device: torch.device, precision: str) -> float:
-    """Measured peak of matrix products on this device, in the precision of the run."""
-    size, repeats = (8192, 20) if device.type == "cuda" else (2048, 3)
-    a = torch.randn(size, size, device=device, dtype=DTYPES[precision])
-    a @ a
-    taken = min(seconds(lambda: a @ a, device) for _ in range(repeats))
-    return 2 * size**3 / taken / 1e9
+def peaks(device: torch.device, precision: str) -> dict[str, float]:
+    """Measured GFLOP/s of matrix products (by MKL on CPUs) and of 3x3 convolutions (oneDNN)."""
+    size, count, repeats = (8192, 64, 20) if device.type == "cuda" else (2048, 3, 4)
+    options = {"device": device, "dtype": DTYPES[precision]}
+    a, kernel = torch.randn(size, size, **options), torch.randn(640, 640, 3, 3, **options)
+    x = torch.randn(count, 640, 32, 32, **options).to(memory_format=torch.channels_last)
+    product, convolution = 2 * size**3, 2 * x.numel() * kernel[0].numel()
+    taken = [seconds(lambda: a @ a, device) for _ in range(repeats)]
+    other = [seconds(lambda: conv2d(x, kernel, padding=1), device) for _ in range(repeats)]
+    return {"matmul": product / min(taken) / 1e9, "convolution": convolution / min(other) / 1e9}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -143,12 +149,13 @@ def main(argv: Sequence[str]) -> None:
     torch.manual_seed(0)
     words = [f"inference.{word}" for word in arguments.inference]
     model, config = build(GenerateConfig, arguments.size, words)
-    prepare(model.eval().requires_grad_(False).to(arguments.device), config.inference)
+    model.eval().requires_grad_(False).to(arguments.device)
     precision = resolved_precision(arguments.device, config.inference.precision)
-    found = measure_steps(model, precision, arguments.batch, arguments.repeats)
-    peak = matmul_gflops(arguments.device, precision)
-    found["matmul_peak_gflops"] = peak
-    found["share_of_peak"] = found["step_gflop"] / found["step_s"] / peak
+    with autocast(arguments.device, precision):
+        found = measure(model, config.inference, arguments.batch, arguments.repeats)
+    for name, peak in peaks(arguments.device, precision).items():
+        reached = found["step_gflop"] / found["step_s"]
+        found |= {f"{name}_peak_gflops": peak, f"share_of_{name}_peak": reached / peak}
     memory = peak_bytes(arguments.device) / 2**30
     settings = {name: str(value) for name, value in vars(arguments).items()}
     print(json.dumps(settings | {"precision": precision, "peak_gib": memory} | found, indent=1))

@@ -29,6 +29,7 @@ from bench.measuring import peak_bytes, seconds  # noqa: E402
 from bench.sampling import SIZES, build  # noqa: E402
 from egogen.errors import command_parser, run_command  # noqa: E402
 from ldm.config import TrainConfig  # noqa: E402
+from ldm.cpu import TRAINED, TrainedConv, exchange  # noqa: E402
 from ldm.model import autocast  # noqa: E402
 from ldm.training.module import LegoTraining  # noqa: E402
 
@@ -42,11 +43,12 @@ def set_side(module: LegoTraining, released: bool) -> None:
     unet = module.model.unet
     for layer in (m for m in unet.modules() if isinstance(m, Attention)):
         layer.set_processor(AttnProcessor() if released else AttnProcessor2_0())
+    exchange(unet, {TrainedConv: torch.nn.Conv2d} if released else TRAINED)
     (unet.enable_gradient_checkpointing if released else unet.disable_gradient_checkpointing)()
 
 
 def make_batch(module: LegoTraining, count: int, resolution: int) -> dict:
-    """Frames, draws and features of `count` samples, without texts."""
+    """Frames, texts, draws and features of `count` samples."""
     latents = count, *module.model.latent_shape(resolution)
     with module.device:  # where tensors are made
         return {
@@ -56,6 +58,7 @@ def make_batch(module: LegoTraining, count: int, resolution: int) -> dict:
             },
             "t": torch.linspace(0, 999, count).long(),
             "draw": torch.ones(count),
+            "prompt": [""] * count,
             "noise": torch.randn(latents),
             "posterior_noise": torch.randn(latents),
         } | {name: torch.rand(count, 3, resolution, resolution) for name in ("source", "edited")}
@@ -72,14 +75,10 @@ def training_step(module: LegoTraining, batch: dict, released: bool, precision: 
     return loss.detach()
 
 
-def with_texts(batch: dict) -> dict:
-    return batch | {"prompt": [""] * len(batch["t"])}
-
-
 @torch.no_grad()
 def as_cached(module: LegoTraining, batch: dict) -> dict:
     """What `ldm.cache` stores and training reads in place of frames and texts."""
-    encoded = module.encode(with_texts(batch))
+    encoded = module.encode(batch)
     for name in ("source", "edited"):
         encoded[name] = encoded.pop(f"{name}_moments")
     return encoded
@@ -99,7 +98,7 @@ def compare(args: argparse.Namespace) -> dict:
     module = random_training(args.size).to(args.device)
     batch = make_batch(module, args.batch, args.resolution)
     cached = as_cached(module, batch)
-    sides = {"baseline": (True, with_texts(batch), "fp32"), "ours": (False, cached, args.precision)}
+    sides = {"baseline": (True, batch, "fp32"), "ours": (False, cached, args.precision)}
     found, repeats = {}, args.repeats + (args.device == "cuda")  # the first one picks kernels
     for name, (released, inputs, precision) in sides.items():
         set_side(module, released)

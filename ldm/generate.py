@@ -22,6 +22,7 @@ from egogen.features.store import read_info
 from egogen.frames import is_whole
 from egogen.jobs import Progress
 from egogen.provenance import check_provenance, record_provenance
+from ldm import cpu
 from ldm.checkpoints import adapter_files
 from ldm.checkpoints.load import load_weights, read_file
 from ldm.checkpoints.lora import FILE, adapted, read_lora
@@ -148,7 +149,10 @@ def load_model(params: ModelParams, ckpt: str, device: torch.device, loras: Any 
 
 
 def prepare(model: LegoModel, inference: InferenceConfig) -> LegoModel:
-    """Precision of the UNet's weights, memory format and compilation as configured, in place."""
+    """Precision of the UNet's weights, memory format and compilation as configured, in place.
+
+    In float32 on a CPU the model can then make frames alone: see `ldm.cpu.REORDERED`.
+    """
     precision = resolved_precision(model.device, inference.precision)
     channels_last = inference.channels_last
     if channels_last is None:
@@ -157,6 +161,9 @@ def prepare(model: LegoModel, inference: InferenceConfig) -> LegoModel:
         raise EgoGenError("config: inference.half_weights: needs inference.precision fp16 or bf16")
     dtype = DTYPES[precision] if inference.half_weights else None
     model.denoiser.prepare(dtype, channels_last, inference.compile)
+    if (model.device.type, precision, inference.compile) == ("cpu", "fp32", False):
+        for network in (model.denoiser.network, model.vae):
+            cpu.exchange(network, cpu.REORDERED)
     return model
 
 

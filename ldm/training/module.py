@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from egogen import EgoGenError
 from egogen.seeds import stable_seed
+from ldm import cpu
 from ldm.checkpoints.layouts import OWN, OWN_EMA
 from ldm.checkpoints.lora import FILE, add_adapters, write_lora
 from ldm.checkpoints.released_names import stored_name
@@ -85,6 +86,7 @@ class LegoTraining(pl.LightningModule):
         if params.unet.use_checkpoint:
             model.denoiser.checkpoint_activations()
         model.denoiser.prepare(channels_last=lightning.channels_last, compiled=lightning.compile)
+        cpu.exchange(model.denoiser.network, cpu.TRAINED)
         self.ema = EMA(model, params.ema_decay) if params.use_ema else None
         with torch.no_grad():
             self.register_buffer("empty_prompt", model.encode_text([""]), persistent=False)

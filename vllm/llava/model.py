@@ -35,9 +35,8 @@ class LinearProjector(nn.Module):
 
     def __init__(self, config: LlavaConfig):
         super().__init__()
-        self.linear_1 = nn.Linear(
-            config.vision_config.hidden_size, config.text_config.hidden_size, bias=True
-        )
+        widths = config.vision_config.hidden_size, config.text_config.hidden_size
+        self.linear_1 = nn.Linear(*widths, bias=True)
         self.register_load_state_dict_pre_hook(drop_identity)
 
     def forward(self, features_BPC: torch.Tensor) -> torch.Tensor:
@@ -161,9 +160,8 @@ class Llava(LlavaForConditionalGeneration):
                 raise ValueError("neither input_ids nor inputs_embeds are given")
             inputs_embeds = self.embed(input_ids, features)  # (B, T, D)
         if labels is None:
-            return super().forward(
-                inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs
-            )
+            kwargs |= {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
+            return super().forward(**kwargs)
         if attention_mask is not None and bool(attention_mask[:, 0].all()):
             attention_mask = None  # padded on the right: causal attention never looks there
         hidden = self.model.language_model(
@@ -193,19 +191,10 @@ def build_config(
 
     `fields` are those of the projector's inputs and of prompts, by default as released.
     """
-    released = {
-        "vision_feature_layer": -2,
-        "vision_feature_select_strategy": "default",
-        "image_aspect_ratio": "square",
-        "conversation_template": "llama_2",
-    }
-    return LlavaConfig(
-        text_config=text,
-        vision_config=vision,
-        image_token_index=IMAGE_ID,
-        image_seq_length=(vision.image_size // vision.patch_size) ** 2,
-        projector_hidden_act="linear" if projector_layers == 1 else "gelu",
-        tie_word_embeddings=False,
-        projector_layers=projector_layers,
-        **(released | fields),
-    )
+    released = {"vision_feature_layer": -2, "vision_feature_select_strategy": "default"}
+    released |= {"image_aspect_ratio": "square", "conversation_template": "llama_2"}
+    follow = {"projector_hidden_act": "linear" if projector_layers == 1 else "gelu"}
+    follow |= {"image_seq_length": (vision.image_size // vision.patch_size) ** 2}
+    follow |= {"image_token_index": IMAGE_ID, "tie_word_embeddings": False}
+    parts = {"text_config": text, "vision_config": vision, "projector_layers": projector_layers}
+    return LlavaConfig(**parts, **follow, **(released | fields))

@@ -127,9 +127,8 @@ class HubModel:
         whole = self.render([*(self.escape(turn) for turn in turns), text], pictured)
         head, found, tail = whole.rpartition(text)
         if not found:
-            raise EgoGenError(
-                f"{self.folder}: the chat template does not repeat an answer as it is"
-            )
+            found = "the chat template does not repeat an answer as it is"
+            raise EgoGenError(f"{self.folder}: {found}")
         lead = head.removeprefix(prompt) if head.startswith(prompt) else ""
         tokenizer = self.processor.tokenizer
         ids = tokenizer(f"{lead}{text}{tail}", add_special_tokens=False)["input_ids"]
@@ -141,13 +140,10 @@ class HubModel:
         """The model's inputs for a prompt about a frame, and behind it the ids of an answer."""
         prompt = self.prompt(turns, image is not None)
         bos = self.processor.tokenizer.bos_token
-        inputs = self.processor(
-            text=[prompt],
-            images=None if image is None else [[self.frames.square(image)]],
-            return_tensors="pt",
-            # A template may have written the mark that begins a text.
-            add_special_tokens=not (bos and prompt.startswith(bos)),
-        )
+        begun = bool(bos) and prompt.startswith(bos)  # by the template
+        images = None if image is None else [[self.frames.square(image)]]
+        options = {"return_tensors": "pt", "add_special_tokens": not begun}
+        inputs = self.processor(text=[prompt], images=images, **options)
         length = inputs["input_ids"].shape[1]
         made = {name: torch.as_tensor(value) for name, value in inputs.items()}
         for name, value in made.items():
@@ -170,12 +166,9 @@ class HubModel:
 
     def to_device(self, batch: Inputs) -> Inputs:
         """Where the model begins to compute; numbers of images in its precision."""
-        device = runs_on(self.model.get_input_embeddings())
-        dtype = self.model.dtype
-        return {
-            name: value.to(device, dtype if value.is_floating_point() else None)
-            for name, value in batch.items()
-        }
+        device, dtype = runs_on(self.model.get_input_embeddings()), self.model.dtype
+        dtypes = {name: dtype if part.is_floating_point() else None for name, part in batch.items()}
+        return {name: part.to(device, dtypes[name]) for name, part in batch.items()}
 
     def length(self, *turns: str, pictured: bool = True) -> int:
         """Positions of the prompt, those of the frame included."""
@@ -240,9 +233,8 @@ def fingerprint(model: nn.Module) -> str:
 
 def usual_size(config: Any, settings: Mapping[str, Any]) -> Any:
     """The size of frames of a model: the one it was tuned with, its tower's, or DEFAULT_SIZE."""
-    size = settings.get("image_size") or getattr(
-        getattr(config, "vision_config", None), "image_size", None
-    )
+    tower = getattr(config, "vision_config", None)
+    size = settings.get("image_size") or getattr(tower, "image_size", None)
     return (size[0] if isinstance(size, list | tuple) else size) or DEFAULT_SIZE
 
 
@@ -273,16 +265,11 @@ def load_hub(
             if quantization or target.type != "cpu":
                 options["device_map"] = options.get("device_map") or {"": target}
             if quantization:
-                options["quantization_config"] = quantization_config(
-                    quantization, precision, _skipped(config)
-                )
+                quantized = quantization_config(quantization, precision, _skipped(config))
+                options["quantization_config"] = quantized
+            options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}  # in `found`
             model, found = AutoModelForImageTextToText.from_pretrained(
-                name,
-                config=config,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # listed in `found`
-                output_loading_info=True,
-                **options,
+                name, config=config, trust_remote_code=False, **options
             )
             path = cached_file(name, FRAMES_FILE, _raise_exceptions_for_missing_entries=False)
     except EgoGenError:
@@ -333,10 +320,8 @@ def _check_kind(name: str, config: Any) -> None:
         raise EgoGenError(f"{where}: {kind}, expected an image-text model")
     crossed = hasattr(config.get_text_config(), "cross_attention_layers")
     if config.is_encoder_decoder or crossed:
-        raise EgoGenError(
-            f"{where}: {kind} looks at images by cross attention, expected one whose language "
-            "model reads them as rows among the words"
-        )
+        expected = "expected one whose language model reads them as rows among the words"
+        raise EgoGenError(f"{where}: {kind} looks at images by cross attention, {expected}")
     if getattr(config, "image_token_id", None) is None:
         raise EgoGenError(f"{where}: {kind} that names no image_token_id, expected one")
 
@@ -352,15 +337,10 @@ def _skipped(config: Any) -> list[str]:
 def plain_generation(hub: HubModel, max_new_tokens: int) -> Iterator[None]:
     """Inside the block `generate` goes by logits alone, whatever the folder asks for."""
     own = hub.model.generation_config
+    how = {"max_new_tokens": max_new_tokens, "do_sample": False, "suppress_tokens": [hub.image_id]}
+    marks = {"bos_token_id": own.bos_token_id, "eos_token_id": sorted(hub.ends)}
     # `generate` fills in from the model's own settings whatever an argument leaves open.
-    hub.model.generation_config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        eos_token_id=sorted(hub.ends),
-        pad_token_id=hub.pad_id,
-        bos_token_id=own.bos_token_id,
-        suppress_tokens=[hub.image_id],
-    )
+    hub.model.generation_config = GenerationConfig(pad_token_id=hub.pad_id, **how, **marks)
     try:
         yield
     finally:

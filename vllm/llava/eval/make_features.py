@@ -43,10 +43,9 @@ def read_texts(path: Path, action_label: Path, key: str | None) -> dict[tuple[st
         else:
             missing.append(entry.key)
     if missing:
-        raise EgoGenError(
-            f"{path}: {len(missing)} of {len(missing) + len(texts)} entries of {action_label} have "
-            f"no text under {' or '.join(keys)}, first {missing[0]}"
-        )
+        count = f"{len(missing)} of {len(missing) + len(texts)} entries of {action_label}"
+        lacking = f"have no text under {' or '.join(keys)}, first {missing[0]}"
+        raise EgoGenError(f"{path}: {count} {lacking}")
     return texts
 
 

@@ -14,7 +14,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import HfArg
 
 from egogen.atomic import read_object
-from egogen.errors import EgoGenError, need_package
+from egogen.errors import EgoGenError, check_choice, need_package
 from llava.train.parallel import processes, read_deepspeed, start_deepspeed
 
 EXAMPLE = """example:
@@ -28,12 +28,8 @@ warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=F
 
 # What `--as_released` stands for: the switches of tuning as in the released code. A flag on the
 # command line wins over it.
-AS_RELEASED = {
-    "cut_rule": "released",
-    "lr_rule": "released",
-    "average_tokens_across_devices": "False",
-    "image_aspect_ratio": "square",
-}
+AS_RELEASED = {"cut_rule": "released", "lr_rule": "released", "image_aspect_ratio": "square"}
+AS_RELEASED["average_tokens_across_devices"] = "False"
 
 
 @dataclass
@@ -78,14 +74,11 @@ def share_out(tuning: Any) -> None:
     Raises EgoGenError for batches that do not divide, and for --fsdp in one process.
     """
     if tuning.global_batch:
-        at_once = tuning.per_device_train_batch_size * processes()
-        tuning.gradient_accumulation_steps = tuning.global_batch // at_once
-        if tuning.gradient_accumulation_steps * at_once != tuning.global_batch:
-            raise EgoGenError(
-                f"--global_batch {tuning.global_batch}: expected a multiple of "
-                f"--per_device_train_batch_size {tuning.per_device_train_batch_size} times "
-                f"{processes()} processes"
-            )
+        each, whole = tuning.per_device_train_batch_size, tuning.global_batch
+        tuning.gradient_accumulation_steps = whole // (each * processes())
+        if whole % (each * processes()):
+            factors = f"--per_device_train_batch_size {each} times {processes()} processes"
+            raise EgoGenError(f"--global_batch {whole}: expected a multiple of {factors}")
     if isinstance(tuning.deepspeed, str):
         tuning.deepspeed = read_deepspeed(tuning.deepspeed, tuning.use_cpu)
     if isinstance(tuning.fsdp_config, str):
@@ -173,15 +166,12 @@ def parse(argv: Sequence[str] | None) -> Flags:
     """Parse and check the flags. Logs go to TensorBoard unless --report_to says otherwise."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed else warns that it found none
-    parser = HfArgumentParser(
-        GROUPS,
-        prog="python -m llava.train.train",
-        description="Tune the vision-language model on conversations about frames.",
-        epilog=EXAMPLE,
-    )
+    about = "Tune the vision-language model on conversations about frames."
+    how = {"prog": "python -m llava.train.train", "description": about, "epilog": EXAMPLE}
+    given = _defaults(argv or ())
     try:
-        *groups, unknown = parser.parse_args_into_dataclasses(
-            _defaults(argv or ()), return_remaining_strings=True
+        *groups, unknown = HfArgumentParser(GROUPS, **how).parse_args_into_dataclasses(
+            given, return_remaining_strings=True
         )
     except ValueError as error:
         raise EgoGenError(f"flags of tuning: {error}") from None
@@ -211,21 +201,15 @@ def _nearest(flag: str) -> str:
 def _check(flags: Flags) -> None:
     for group in flags:
         for name, allowed in CHOICES.items():
-            value = getattr(group, name, allowed[0])
-            if value not in allowed:
-                raise EgoGenError(
-                    f"--{name} {value!r}: expected one of {', '.join(map(str, allowed))}"
-                )
+            check_choice(f"--{name}", getattr(group, name, allowed[0]), allowed)
     for logger in flags.tuning.report_to:
         if logger in LOGGERS:
             need_package(logger, f"--report_to {logger}")
     if flags.data.image_size is not None and flags.data.image_size < 1:
         raise EgoGenError(f"--image_size {flags.data.image_size}: expected at least 1")
     if flags.lora.bits != 16 and not flags.lora.lora_enable:
-        raise EgoGenError(
-            f"--bits {flags.lora.bits}: quantized weights stay frozen, expected also "
-            "--lora_enable True"
-        )
+        expected = "quantized weights stay frozen, expected also --lora_enable True"
+        raise EgoGenError(f"--bits {flags.lora.bits}: {expected}")
     if flags.lora.lora_enable:
         need_package("peft", "--lora_enable")
     if flags.lora.bits != 16:

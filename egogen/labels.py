@@ -74,10 +74,8 @@ def clean_label(label: str, dataset: str, style: str = "parsed") -> str:
     check_choice("label style", style, STYLES)
     if dataset == "epickitchen":
         return label if style == "released" else label.strip()
-    return _released(label) if style == "released" else _parsed(label)
-
-
-def _released(label: str) -> str:
+    if style == "parsed":
+        return _parsed(label)
     verb, space, rest = label[2:].strip()[2:].strip().partition(" ")
     return verb_lemma(verb, "released") + space + rest
 

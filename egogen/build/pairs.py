@@ -57,14 +57,14 @@ class Pictures:
         stems = [PurePosixPath(name).stem for name in names]
         if stems[0] == stems[1]:
             stems = [f"{stem}_{number}" for number, stem in enumerate(stems)]
-        return [self._frame(*both) for both in zip(names, stems, strict=True)]
-
-    def _frame(self, name: str, called: str) -> Frame:
-        path = self.folder / name
-        data = path.read_bytes() if path.is_file() else self._member(path, name)
-        image = read_rgb(path, io.BytesIO(data))
-        own = path if path.is_file() else data
-        return Frame(image, called, own if data.startswith(JPEG) else None)
+        frames = []
+        for name, called in zip(names, stems, strict=True):
+            path = self.folder / name
+            data = path.read_bytes() if path.is_file() else self._member(path, name)
+            own = path if path.is_file() else data
+            jpeg = own if data.startswith(JPEG) else None
+            frames.append(Frame(read_rgb(path, io.BytesIO(data)), called, jpeg))
+        return frames
 
     def _member(self, path: Path, name: str) -> bytes:
         """Of the archive that the path names, else of the one that has such a name."""

@@ -94,21 +94,17 @@ class HubModel:
 
     def render(self, turns: Sequence[str], pictured: bool, **options: Any) -> str:
         """Turns (question, answer ...) by the chat template; the frame is in front of the first."""
-        messages = []
+        messages, written = [], str(self.processor.chat_template)
+        known = {name: value for name, value in OPTIONS.items() if name in written}
         for number, turn in enumerate(turns):
             content: list[dict[str, str]] = [{"type": "text", "text": turn}]
             if number == 0 and pictured:
                 content.insert(0, {"type": "image"})
             messages.append({"role": ("user", "assistant")[number % 2], "content": content})
         try:
-            return self.processor.apply_chat_template(messages, **options, **self._options)
+            return self.processor.apply_chat_template(messages, **options, **known)
         except Exception as error:  # templates raise what they like
             raise EgoGenError(f"{self.folder}: chat template: {error}") from None
-
-    @cached_property
-    def _options(self) -> dict[str, Any]:
-        written = str(self.processor.chat_template)
-        return {name: value for name, value in OPTIONS.items() if name in written}
 
     def prompt(self, turns: Sequence[str], pictured: bool = True) -> str:
         """The open prompt behind which the model answers the last of `turns`."""

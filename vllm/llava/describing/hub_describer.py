@@ -80,15 +80,11 @@ class HubDescriber:
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        return {
-            "model": fingerprint(self.hub.model),
-            "family": self.hub.model.config.model_type,
-            "width": self.hub.width,
-            "image_size": self.hub.frames.size,
-            "image_aspect_ratio": self.hub.frames.aspect,
-            "quantization": quantization_of(self.hub.model),
-            **decoding.writing_settings(self.settings),
-        }
+        model, frames = self.hub.model, self.hub.frames
+        info = {"model": fingerprint(model), "family": model.config.model_type}
+        info |= {"width": self.hub.width, "image_size": frames.size}
+        info |= {"image_aspect_ratio": frames.aspect, "quantization": quantization_of(model)}
+        return {**info, **decoding.writing_settings(self.settings)}
 
     def too_long(self, question: str, name: Name, text: str | None = None) -> str:
         """Why prompt and answer have no room in the model's context, or ""."""

@@ -14,6 +14,11 @@ TYPES = {"path": Path, "int": int, "float": float, "json": json.loads}
 Choices = Mapping[str, Collection]  # of a flag, by the name of its value
 
 
+def read_command(file: Path, command: str) -> dict[str, Any]:
+    """What a commands.toml says of a command."""
+    return tomllib.loads(file.read_text("utf-8"))[command]
+
+
 def read_parser(
     file: Path, command: str, about: str | None, choices: Choices | None = None, **defaults: Any
 ) -> ArgumentParser:
@@ -22,7 +27,7 @@ def read_parser(
     Flags of the parts that it names as `shared` come first. `choices` and `defaults` are those that
     the code knows, by the names of the values.
     """
-    known = tomllib.loads(file.read_text("utf-8"))[command]
+    known = read_command(file, command)
     parser = command_parser(about, known.get("examples"), known.get("prog"))
     for part in (*known.get("shared", ()), command):
         add_flags(parser, file, part, choices)
@@ -38,7 +43,7 @@ def add_flags(
     Of those with `either` one can be given.
     """
     group: Any = None
-    for flag, options in tomllib.loads(file.read_text("utf-8"))[command]["flags"].items():
+    for flag, options in read_command(file, command)["flags"].items():
         place: Any = parser
         if options.pop("either", False):
             place = group = group or parser.add_mutually_exclusive_group()

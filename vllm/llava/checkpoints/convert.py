@@ -141,15 +141,12 @@ def _write_processor(
     out: Path, config: LlavaConfig, pictures: ImageProcessor, fast: PreTrainedTokenizerFast
 ) -> None:
     """What transformers' AutoProcessor reads; sentencepiece's own file stays beside it."""
-    LlavaProcessor(
-        image_processor=CLIPImageProcessor(**pictures.settings()),
-        tokenizer=fast,
-        patch_size=config.vision_config.patch_size,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        image_token=IMAGE_MARK,
-        num_additional_image_tokens=1,
-        chat_template=chat_template(find_template(config.conversation_template)),
-    ).save_pretrained(out)
+    vision = {"patch_size": config.vision_config.patch_size, "num_additional_image_tokens": 1}
+    vision["vision_feature_select_strategy"] = config.vision_feature_select_strategy
+    tools = {"image_processor": CLIPImageProcessor(**pictures.settings()), "tokenizer": fast}
+    template = chat_template(find_template(config.conversation_template))
+    made = LlavaProcessor(**tools, **vision, image_token=IMAGE_MARK, chat_template=template)
+    made.save_pretrained(out)
     path = out / tokenizers.CONFIG_FILE
     write_json(path, {**read_json(path), "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2)
     pictures.save(out)

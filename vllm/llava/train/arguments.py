@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -15,13 +16,11 @@ from transformers.hf_argparser import HfArg
 
 from egogen.atomic import read_object
 from egogen.errors import EgoGenError, check_choice, need_package
+from egogen.flags import read_command
 from llava.train.parallel import processes, read_deepspeed, start_deepspeed
 
-EXAMPLE = """example:
-  python -m llava.train.train --model_name_or_path runs/llava_pretrained \\
-      --data_path data/ego4d_conversations.json --image_folder data/EgoGen/ego4d.fho/train \\
-      --output_dir runs/vllm --num_train_epochs 3 --per_device_train_batch_size 16
-The same command again continues from the newest complete checkpoint."""
+COMMANDS, NAME = Path(__file__).parents[1] / "commands.toml", "llava.train.train"
+HELP, CHOICES = read_command(COMMANDS, f"{NAME}.help"), read_command(COMMANDS, f"{NAME}.choices")
 
 # The released flag keeps its name here, whatever transformers will call it.
 warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
@@ -37,24 +36,16 @@ class ModelArguments:
     model_name_or_path: str = field(metadata={"help": "Folder or hub name of the model."})
     vision_tower: str | None = HfArg(help="Its folder when the checkpoint lacks it.", default=None)
     version: str | None = HfArg(help="Prompt format (default: config.json's).", default=None)
-    attn: str = HfArg(
-        help="sdpa, eager, flash_attention_2, or auto: flash when it is there.", default="auto"
-    )
+    attn: str = HfArg(help=HELP["attn"], default="auto")
 
 
 @dataclass
 class DataArguments:
     data_path: str = field(metadata={"help": "The conversations file."})
     image_folder: str = field(metadata={"help": "Folder that its images are relative to."})
-    image_aspect_ratio: str | None = HfArg(
-        help="square, pad or squeeze (default: config.json's).", default=None
-    )
+    image_aspect_ratio: str | None = HfArg(help=HELP["image_aspect_ratio"], default=None)
     image_size: int | None = HfArg(help="Of the square frames (default: as tuned).", default=None)
-    cut_rule: str = HfArg(
-        help="'expanded': model_max_length counts all positions of an image; 'released': one, as "
-        "in the released code.",
-        default="expanded",
-    )
+    cut_rule: str = HfArg(help=HELP["cut_rule"], default="expanded")
     image_cache: int = field(default=0, metadata={"help": "Images kept in memory."})
     lazy_preprocess: bool = field(default=True, metadata={"help": "Accepted; always the case."})
 
@@ -97,14 +88,8 @@ class TuningArguments(TrainingArguments):
     model_max_length: int = field(default=2048, metadata={"help": "Longest sequence."})
     warmup_ratio: float = field(default=0.0, metadata={"help": "Share of the steps that warm up."})
     evaluation_strategy: str = field(default="no", metadata={"help": "Accepted; only 'no'."})
-    global_batch: int = HfArg(
-        help="Samples of a step over all processes; sets the accumulation (0: off).", default=0
-    )
-    lr_rule: str = HfArg(
-        help="'command': --lr_scheduler_type as given; 'released': DeepSpeed's WarmupLR, which "
-        "overrode it in the published runs.",
-        default="command",
-    )
+    global_batch: int = HfArg(help=HELP["global_batch"], default=0)
+    lr_rule: str = HfArg(help=HELP["lr_rule"], default="command")
     as_released: bool = HfArg(help="All switches as in the released code.", default=False)
 
     settings = {}  # what the run depends on besides: goes to the loggers with the flags here
@@ -145,13 +130,6 @@ class TuningArguments(TrainingArguments):
 
 
 GROUPS = (ModelArguments, DataArguments, LoraArguments, TuningArguments)
-CHOICES = {
-    "cut_rule": ("expanded", "released"),
-    "lr_rule": ("command", "released"),
-    "evaluation_strategy": ("no",),
-    "attn": ("auto", "sdpa", "eager", "flash_attention_2"),
-    "bits": (4, 8, 16),
-}
 LOGGERS = {"tensorboard", "wandb"}  # of --report_to, those that are a package of that name
 
 
@@ -166,15 +144,13 @@ def parse(argv: Sequence[str] | None) -> Flags:
     """Parse and check the flags. Logs go to TensorBoard unless --report_to says otherwise."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed else warns that it found none
-    about = "Tune the vision-language model on conversations about frames."
-    how = {"prog": "python -m llava.train.train", "description": about, "epilog": EXAMPLE}
+    parser = HfArgumentParser(GROUPS, **read_command(COMMANDS, NAME))
     given = _defaults(argv or ())
     try:
-        *groups, unknown = HfArgumentParser(GROUPS, **how).parse_args_into_dataclasses(
-            given, return_remaining_strings=True
-        )
+        found = parser.parse_args_into_dataclasses(given, return_remaining_strings=True)
     except ValueError as error:
         raise EgoGenError(f"flags of tuning: {error}") from None
+    *groups, unknown = found
     if unknown:
         raise EgoGenError(f"unknown flag {unknown[0]}{_nearest(unknown[0])}")
     flags = Flags(*groups)

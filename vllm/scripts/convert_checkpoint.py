@@ -9,8 +9,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "vllm")]
 
 from egogen.errors import run_command  # noqa: E402
 from egogen.flags import read_parser  # noqa: E402
-
-COMMANDS = ROOT / "vllm/llava/commands.toml"
+from llava import COMMANDS  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> None:

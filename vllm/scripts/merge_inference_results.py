@@ -10,9 +10,8 @@ from egogen.actions import DESCRIPTION_KEY  # noqa: E402
 from egogen.atomic import write_json  # noqa: E402
 from egogen.errors import EgoGenError, run_command  # noqa: E402
 from egogen.flags import read_parser  # noqa: E402
+from llava import COMMANDS  # noqa: E402
 from llava.describing import results  # noqa: E402
-
-COMMANDS = Path(__file__).resolve().parents[1] / "llava/commands.toml"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

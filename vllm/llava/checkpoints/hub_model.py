@@ -10,12 +10,13 @@ Letters: T positions of a text, in which an image has P; D language width.
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from accelerate.utils import align_module_device
@@ -329,15 +330,10 @@ def _skipped(config: Any) -> list[str]:
     return HubModel(model, None, ImageProcessor(), "").outside_blocks()
 
 
-@contextmanager
-def plain_generation(hub: HubModel, max_new_tokens: int) -> Iterator[None]:
+def plain_generation(hub: HubModel, max_new_tokens: int) -> AbstractContextManager:
     """Inside the block `generate` goes by logits alone, whatever the folder asks for."""
-    own = hub.model.generation_config
+    bos = hub.model.generation_config.bos_token_id
+    marks = {"bos_token_id": bos, "eos_token_id": sorted(hub.ends), "pad_token_id": hub.pad_id}
     how = {"max_new_tokens": max_new_tokens, "do_sample": False, "suppress_tokens": [hub.image_id]}
-    marks = {"bos_token_id": own.bos_token_id, "eos_token_id": sorted(hub.ends)}
     # `generate` fills in from the model's own settings whatever an argument leaves open.
-    hub.model.generation_config = GenerationConfig(pad_token_id=hub.pad_id, **how, **marks)
-    try:
-        yield
-    finally:
-        hub.model.generation_config = own
+    return mock.patch.object(hub.model, "generation_config", GenerationConfig(**how, **marks))

@@ -9,11 +9,10 @@ from egogen.features.store import LAYOUTS
 from egogen.flags import read_parser
 from egogen.labels import QUERY, STYLES, check_query, dataset_of
 from egogen.layout import DATASETS
+from llava import COMMANDS
 from llava.checkpoints.fields import is_llava
 from llava.describing.describer import Describer, load_describer
 from llava.describing.job import Decoding, Job, chunk_entries
-
-COMMANDS = Path(__file__).parents[1] / "commands.toml"
 
 
 def read_shared(command: str, about: str | None, **defaults: Any) -> argparse.ArgumentParser:

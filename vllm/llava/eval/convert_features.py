@@ -1,15 +1,13 @@
 """Make a compact feature store from a released one, or the reverse."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from egogen.actions import read_actions
 from egogen.errors import run_command
 from egogen.features.store import LAYOUTS
 from egogen.flags import read_parser
 from egogen.jobs import floor_chunk
-
-COMMANDS = Path(__file__).parents[1] / "commands.toml"
+from llava import COMMANDS
 
 
 def main(argv: Sequence[str] | None = None) -> int:

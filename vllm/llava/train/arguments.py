@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,9 +16,10 @@ from transformers.hf_argparser import HfArg
 from egogen.atomic import read_object
 from egogen.errors import EgoGenError, check_choice, need_package
 from egogen.flags import read_command
+from llava import COMMANDS
 from llava.train.parallel import processes, read_deepspeed, start_deepspeed
 
-COMMANDS, NAME = Path(__file__).parents[1] / "commands.toml", "llava.train.train"
+NAME = "llava.train.train"
 HELP, CHOICES = read_command(COMMANDS, f"{NAME}.help"), read_command(COMMANDS, f"{NAME}.choices")
 
 # The released flag keeps its name here, whatever transformers will call it.

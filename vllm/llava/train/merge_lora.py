@@ -5,8 +5,7 @@ from pathlib import Path
 
 from egogen.errors import EgoGenError, run_command
 from egogen.flags import read_parser
-
-COMMANDS = Path(__file__).parents[1] / "commands.toml"
+from llava import COMMANDS
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from egogen.actions import safe_relative
-from egogen.build.archives import SUFFIX, Archive, is_archive
-from egogen.build.clips import Frame
+from egogen.build.clips import TAR, Archive, Frame, is_archive
 from egogen.build.forms.reading import FIELDS, values_of
 from egogen.build.records import read_records
 from egogen.build.rows import VIDEOS, Options, Row, Table, split_of_file
@@ -32,7 +31,7 @@ def _row(values: dict[str, Any], split: str) -> Row:
     for image in (before, after):
         safe_relative(image, "image", VIDEOS)
     tops = {PurePosixPath(image).parts[0] for image in (before, after) if "/" in image}
-    clip = texts["clip"] or (SUFFIX.sub("", tops.pop()) if len(tops) == 1 else "pairs")
+    clip = texts["clip"] or (TAR.sub("", tops.pop()) if len(tops) == 1 else "pairs")
     safe_relative(clip, "clip", VIDEOS)
     known: dict[str, Any] = {name: texts[name] for name in ("action", "id", "description")}
     named = "_".join(PurePosixPath(clip).parts)

@@ -11,14 +11,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import (
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-)
-from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlavaConfig
+from transformers.models.llava import modeling_llava
 
 from egogen.atomic import as_umask_says
 from egogen.errors import EgoGenError
@@ -57,7 +51,7 @@ def with_identity(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {**state, **{f"{PROJECTOR}.linear_2.{kind}": value for kind, value in second.items()}}
 
 
-class Llava(LlavaForConditionalGeneration):
+class Llava(modeling_llava.LlavaForConditionalGeneration):
     """transformers' Llava with the conventions of the LLaVA authors' own code.
 
     `config.projector_layers` (1 or 2) chooses the projector. In `input_ids` each image is P times
@@ -147,7 +141,7 @@ class Llava(LlavaForConditionalGeneration):
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs,
-    ) -> LlavaCausalLMOutputWithPast:
+    ) -> modeling_llava.LlavaCausalLMOutputWithPast:
         """Logits (B, T, V), or with `labels` (B, T) only the loss.
 
         The loss is the mean over all targets of the batch, or over `num_items_in_batch` where that
@@ -171,7 +165,8 @@ class Llava(LlavaForConditionalGeneration):
         wanted = following != IGNORE  # (B, T - 1)
         logits = self.lm_head(hidden[:, :-1][wanted]).float()  # (N, V)
         total = F.cross_entropy(logits, following[wanted], reduction="sum")  # ()
-        return LlavaCausalLMOutputWithPast(loss=total / (num_items_in_batch or wanted.sum()))
+        loss = total / (num_items_in_batch or wanted.sum())  # ()
+        return modeling_llava.LlavaCausalLMOutputWithPast(loss=loss)
 
 
 def runs_on(module: nn.Module) -> torch.device:

@@ -188,7 +188,7 @@ def build_config(
     """
     released = {"vision_feature_layer": -2, "vision_feature_select_strategy": "default"}
     released |= {"image_aspect_ratio": "square", "conversation_template": "llama_2"}
-    follow = {"projector_hidden_act": "linear" if projector_layers == 1 else "gelu"}
+    follow: dict[str, Any] = {"projector_hidden_act": "linear" if projector_layers == 1 else "gelu"}
     follow |= {"image_seq_length": (vision.image_size // vision.patch_size) ** 2}
     follow |= {"image_token_index": IMAGE_ID, "tie_word_embeddings": False}
     parts = {"text_config": text, "vision_config": vision, "projector_layers": projector_layers}

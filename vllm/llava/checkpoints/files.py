@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -51,7 +52,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _shards(index: Path) -> list[Path]:
     found = read_object(index).get("weight_map")
-    names = list(found.values()) if isinstance(found, dict) else [None]
+    names: list[Any] = list(found.values()) if isinstance(found, dict) else [None]
     if not all(isinstance(name, str) and name == os.path.basename(name) for name in names):
         raise EgoGenError(f"{index}: expected a 'weight_map' from weights to files beside it")
     files = [index.parent / name for name in sorted(set(names))]

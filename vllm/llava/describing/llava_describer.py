@@ -125,10 +125,11 @@ class LlavaDescriber:
         if texts is None:
             if self.settings is None:
                 raise ValueError("no texts and no settings to write them with")
-            limits = {"max_new_tokens": self.settings.max_new_tokens, "vocabulary": len(tokenizer)}
-            marks = {"eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
-            how = {"choose": decoding.chooser(self.settings, seeds), "prefix": self._prefix}
-            written = decoding.decode(self.model, prompts, features, **how, **limits, **marks)
+            how: dict[str, Any] = {"choose": decoding.chooser(self.settings, seeds)}
+            how |= {"max_new_tokens": self.settings.max_new_tokens, "prefix": self._prefix}
+            how |= {"eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
+            how["vocabulary"] = len(tokenizer)
+            written = decoding.decode(self.model, prompts, features, **how)
             texts = [tokenizer.decode(made.ids).strip() for made in written]
         else:
             pairs = zip(questions, texts, strict=True)
@@ -138,6 +139,6 @@ class LlavaDescriber:
         halves = in_half(features, self.name), in_half(vision, self.name)  # (B, P, D), (B, P, C)
         described = []
         for text, made, image, seen in zip(texts, written, *halves, strict=True):
-            rows = {"image": image, "text": in_half(made.rows, self.name)}
-            described.append(Description(text, rows, {"image": seen}, made.ids))
+            kept = {"image": image, "text": in_half(made.rows, self.name)}
+            described.append(Description(text, kept, {"image": seen}, made.ids))
         return described

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from egogen.atomic import read_object, write_json
 from egogen.errors import EgoGenError, run_command
@@ -19,7 +20,7 @@ from llava.train.adapters import ADAPTER_FOLDER, add_adapters, merge, write_orig
 from llava.train.arguments import Flags, TuningArguments, parse
 from llava.train.data import TuningData, read_conversations
 from llava.train.hub_tuning import HubData, prepare_hub
-from llava.train.parallel import is_first, leave_deepspeed, leave_group, wait_for_all
+from llava.train.parallel import is_first, leave_group, wait_for_all
 from llava.train.saving import newest_complete, publish, staging_folder
 from llava.train.trainer import Tuner
 
@@ -139,7 +140,7 @@ def save(trainer: Tuner, loaded: Loaded | HubModel, flags: Flags) -> None:
     publish(staging)
     trainer.save_state()
     if flags.lora.lora_enable:
-        leave_deepspeed()
+        unset_hf_deepspeed_config()  # each process loads a complete model again, for itself
         merge(place, output, dtype=weights_dtype(flags))
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from egogen import layout
 from egogen.actions import DESCRIPTION_KEY, ActionEntry, inside, read_clip_sizes, scan_actions
-from egogen.errors import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EgoGenError, command_parser, run_command
+from egogen.errors import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EgoGenError, run_command
 from egogen.features.store import open_store, read_info
+from egogen.flags import COMMANDS, read_parser
 from egogen.frames import read_rgb
 from egogen.jobs import track
 
@@ -207,16 +208,9 @@ def _chosen(root: Path, datasets: Sequence[str], splits: Sequence[str]) -> list[
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = command_parser(__doc__, prog="python -m egogen.check")
-    add = parser.add_argument
-    add("root", type=Path, help="dataset root: holds EgoGen/ and the JSON files")
-    add("--dataset", action="append", choices=layout.DATASETS, help="default: those that are there")
-    add("--split", action="append", choices=layout.SPLITS, help="default: train and val")
-    add("--key", default=DESCRIPTION_KEY, help="field of the description (default: %(default)s)")
-    many: dict = {"action": "append", "default": [], "metavar": "[[DATASET/]SPLIT=]DIR"}
-    for name in FEATURES:
-        add(f"--{name}-features", **many, help=f"store of {name} features; may be given per split")
-    add("--workers", type=int, default=WORKERS, help="processes (default: %(default)s)")
+    choices = {"dataset": layout.DATASETS, "split": layout.SPLITS}
+    defaults = {"key": DESCRIPTION_KEY, "workers": WORKERS}
+    parser = read_parser(COMMANDS, "egogen.check", __doc__, choices, **defaults)
     options = parser.parse_args(argv)
     splits = options.split or list(layout.SPLITS)
     chosen = _chosen(options.root, options.dataset or [], splits)

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.util import find_spec
 
 EXIT_INCOMPLETE = 1  # the work ran, and something in it was reported as wrong or left out
@@ -45,6 +45,12 @@ def listed(items: Sequence[object], between: str = ", ") -> str:
     """The first items in one line, and how many more there are."""
     more = f" and {len(items) - LISTED} more" if len(items) > LISTED else ""
     return between.join(map(str, items[:LISTED])) + more
+
+
+def check_choice(what: str, value: object, choices: Collection) -> None:
+    """Raises EgoGenError that lists the choices where a value is none of them."""
+    if value not in choices:
+        raise EgoGenError(f"{what} {value!r}: expected one of {', '.join(map(str, choices))}")
 
 
 def need_package(package: str, flag: str) -> None:

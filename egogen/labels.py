@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lemminflect import getAllInflections, getLemma
 
-from egogen.errors import EgoGenError
+from egogen.errors import EgoGenError, check_choice
 from egogen.layout import DATASETS
 
 QUERY = "How does the person properly {} that is displayed in the video frame?"
@@ -70,16 +70,12 @@ def clean_label(label: str, dataset: str, style: str = "parsed") -> str:
 
     Raises EgoGenError when `dataset` or `style` is unknown.
     """
-    if dataset not in DATASETS:
-        raise EgoGenError(f"dataset {dataset!r}: expected one of {', '.join(DATASETS)}")
-    if style not in STYLES:
-        raise EgoGenError(f"label style {style!r}: expected one of {', '.join(STYLES)}")
+    check_choice("dataset", dataset, DATASETS)
+    check_choice("label style", style, STYLES)
     if dataset == "epickitchen":
         return label if style == "released" else label.strip()
-    return _released(label) if style == "released" else _parsed(label)
-
-
-def _released(label: str) -> str:
+    if style == "parsed":
+        return _parsed(label)
     verb, space, rest = label[2:].strip()[2:].strip().partition(" ")
     return verb_lemma(verb, "released") + space + rest
 

@@ -1,6 +1,7 @@
 """Where things lie below a dataset root, as released: frames per split, action files, metadata."""
 
 import os
+import tomllib
 from itertools import permutations
 from pathlib import Path
 
@@ -24,16 +25,7 @@ def metadata_file(root: str | os.PathLike, dataset: str) -> Path:
 
 
 # Folders of released files as the hub, Dropbox and people name them: one of a row for another.
-SAME_FOLDER: list[tuple[str, ...]] = [
-    (f"{dataset}/{kind}", f"LEGO-VLLM-Features-{hub}/{kind}", kind)
-    for dataset, hub in (("ego4d", "Ego4D"), ("epickitchen", "EpicKitchens"))
-    for kind in ("vllm_image_feature", "vllm_text_feature")
-]
-SD = "stable_diffusion/models/ldm/stable-diffusion-v1"
-SAME_FOLDER += [
-    (SD, "stable_diffusion", f"stable_diffusion/{SD}", "SD1.5-pretrained"),
-    ("llava_pretrained", "llava-llama-2-13b-chat-lightning-preview"),
-]
+SAME_FOLDER = tomllib.loads(Path(__file__).with_name("folders.toml").read_text("utf-8"))["same"]
 
 
 def released(path: str | os.PathLike) -> str:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from egogen.errors import EgoGenError, need_package
+from egogen.flags import COMMANDS, add_flags
 
 TRIES = 3  # replies to one question that are looked at
 STOP_AFTER = 3  # questions in a row without an answer: the server is at fault then, not they
@@ -23,14 +24,7 @@ Message = Any  # of chat.completions: {"role", "content"}
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The flags of a server."""
-    add = parser.add_argument
-    add("--base-url", help="address of an OpenAI-compatible server, up to /v1")
-    add("--model", help="name of a model there")
-    add("--concurrency", type=int, default=8, help="questions at once (default: %(default)s)")
-    add("--requests-per-minute", type=float, help="at most (default: no limit)")
-    add("--retries", type=int, default=6, help="of a request that fails (default: %(default)s)")
-    add("--timeout", type=float, default=300, help="of a request, seconds (default: %(default)s)")
-    add("--request", type=json.loads, default={}, metavar="JSON", help="more fields of requests")
+    add_flags(parser, COMMANDS, "server")
 
 
 def check_arguments(args: Namespace, *more: str) -> None:

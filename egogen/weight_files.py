@@ -203,15 +203,11 @@ def check_names(found: Shapes, expected: Shapes, where: object, unexpected: bool
     Raises one EgoGenError that lists what is missing, unexpected (unless `unexpected` allows it)
     and of another shape. `where` begins it.
     """
-    problems = {
-        "missing": [name for name in expected if name not in found],
-        "unexpected": [] if unexpected else [name for name in found if name not in expected],
-        "mis-shaped": [
-            f"{name} {tuple(found[name])}, expected {tuple(shape)}"
-            for name, shape in expected.items()
-            if name in found and tuple(found[name]) != tuple(shape)
-        ],
-    }
+    missing = [name for name in expected if name not in found]
+    more = [] if unexpected else [name for name in found if name not in expected]
+    both = [(n, tuple(found[n]), tuple(shape)) for n, shape in expected.items() if n in found]
+    other = [f"{name} {there}, expected {shape}" for name, there, shape in both if there != shape]
+    problems = {"missing": missing, "unexpected": more, "mis-shaped": other}
     text = "; ".join(f"{kind}: {listed(names)}" for kind, names in problems.items() if names)
     if text:
         raise EgoGenError(f"{where}: {text}")

@@ -15,11 +15,13 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from egogen import layout  # noqa: E402
 from egogen.actions import inside, read_actions  # noqa: E402
 from egogen.atomic import atomic_path  # noqa: E402
-from egogen.errors import EgoGenError, command_parser, run_command  # noqa: E402
+from egogen.errors import EgoGenError, run_command  # noqa: E402
+from egogen.flags import read_parser  # noqa: E402
 from egogen.frames import read_rgb  # noqa: E402
 from metrics.frame_pairs import SUFFIXES, frame_file  # noqa: E402
 from metrics.reporting.data import read_score  # noqa: E402
 
+COMMANDS = Path(__file__).with_name("commands.toml")
 COLUMNS = ("source", "generated", "ground truth")
 BOX, GAP, LINE = (320, 180), 8, 26  # pixels: an image, the space between two, a line of text
 
@@ -40,14 +42,7 @@ def draw_grid(rows: list[tuple[str, list[Path]]]) -> Image.Image:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = command_parser(__doc__)
-    parser.add_argument("--images", required=True, type=Path, help="folder of generated frames")
-    parser.add_argument("--dataset-root", required=True, type=Path)
-    parser.add_argument("--dataset", required=True, choices=layout.DATASETS)
-    parser.add_argument("--edit-file", help="action file (default: that of val)")
-    parser.add_argument("--score", help="JSON of mini.oracle.score: only what was done")
-    parser.add_argument("--entries", type=int, default=4, help="rows at most (default: 4)")
-    parser.add_argument("--out", required=True, type=Path, help="image file, as docs/frames.jpg")
+    parser = read_parser(COMMANDS, "frame_grid", __doc__, {"dataset": layout.DATASETS})
     options = parser.parse_args(argv)
     if options.out.suffix.lower() not in SUFFIXES:
         raise EgoGenError(f"--out {options.out}: expected a name that ends in .jpg or .png")

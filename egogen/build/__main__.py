@@ -15,52 +15,19 @@ from egogen.build.rows import PRE_FRAMES, Options, Row, Skipped, Table, Timing, 
 from egogen.build.sheet import write_sheets
 from egogen.build.table import write_table
 from egogen.build.write import Request, build_folder, refuse_foreign, write_dataset, write_pairs
-from egogen.errors import EXIT_INCOMPLETE, EgoGenError, command_parser, listed, run_command
+from egogen.errors import EXIT_INCOMPLETE, EgoGenError, listed, run_command
+from egogen.flags import COMMANDS, read_parser
 from egogen.jobs import lock
 from egogen.layout import DATASETS, SPLITS
-
-EXAMPLE = """examples:
-  python -m egogen.build data/own --table actions.csv --videos videos --drop similar blurred
-  python -m egogen.build data/epic --from epic100 --table EPIC_100_train.csv --videos EPIC-KITCHENS
-  python -m egogen.build data/pairs --from pairs --table pairs.jsonl --videos images
-  python -m egogen.build --from ego4d-fho --table fho_main.json --table-only ego4d.csv
-
-actions.csv has a row a pair; times in seconds or as 1:02:03.5:
-  clip,start,action,end,contact,split,id,description
-  P01_05.mp4,83.2,pick up the mug,85.0,,train,,
-Needed are clip, action and start. The source is --before seconds ahead of the start; the target is
-at the contact, else at --fraction of the way to the end, else --after seconds behind the start.
-Columns source and target say the times of the two frames themselves; --table-only writes them."""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     about = "Make a dataset that both stages read from videos (or folders of frames)."
-    parser = command_parser(about, EXAMPLE, "python -m egogen.build")
-    timing, limits, options = Timing(), Limits(), Options()
-    add = parser.add_argument
-    add("out", type=Path, nargs="?", help="dataset root to make, to finish or to bring up to date")
-    add("--from", dest="form", choices=FORMS, default="csv", help="form of the table")
-    add("--table", type=Path, required=True, help="file of the actions")
-    add("--videos", type=Path, help="folder of videos, archives or folders of frames, images")
-    add("--video-info", type=Path, help="a form's own table of its videos")
-    add("--table-only", type=Path, metavar="CSV", help="write the actions as a table and stop")
-    add("--list-skipped", action="store_true", help="name every row that is left out")
-    add("--name", choices=DATASETS, help="whose layout and label style (default: by the form)")
-    add("--split", choices=SPLITS, help="of rows without one (default: as the table's name says)")
-    add("--pre", choices=PRE_FRAMES, default=options.pre, help="Ego4D's source (%(default)s)")
-    add("--on", choices=("video", "clip"), default=options.on, help="Ego4D's films (%(default)s)")
-    add("--before", type=float, default=timing.before, help="default: %(default)s s")
-    add("--fraction", type=float, default=timing.fraction, help="default: %(default)s")
-    add("--after", type=float, default=timing.after, help="default: %(default)s s")
-    add("--height", type=int, help="scale frames to this height (default: as in the video)")
-    add("--fps", type=float, help="frames a second of extracted frames (default: as the form says)")
-    add("--view", nargs="+", metavar="PATTERN", help="which film of a folder of several")
-    add("--sharpest", type=int, help="take the sharpest of so many frames around a time")
-    add("--min-difference", type=float, default=limits.difference, help="default: %(default)s")
-    add("--min-sharpness", type=float, default=limits.sharpness, help="default: %(default)s")
-    add("--max-change", type=float, default=limits.change, help="default: %(default)s")
-    add("--drop", nargs="+", choices=REASONS, default=[], help="leave such pairs out")
-    add("--sheets", type=int, default=5, help="contact sheets at most (default: %(default)s)")
+    timing, limits = Timing(), Limits()
+    choices = {"form": FORMS, "name": DATASETS, "split": SPLITS, "pre": PRE_FRAMES, "drop": REASONS}
+    parser = read_parser(COMMANDS, "egogen.build", about, choices, **vars(timing))
+    parser.set_defaults(pre=Options().pre, on=Options().on, max_change=limits.change)
+    parser.set_defaults(min_difference=limits.difference, min_sharpness=limits.sharpness)
     args = parser.parse_args(argv)
     leasts = {"before": 0, "fraction": 0, "after": 0, "height": 16, "fps": 0, "sharpest": 1}
     for name, least in leasts.items():

@@ -1,9 +1,11 @@
-"""Clips by name, and frames of one by time: of a video file or of a folder of frames."""
+"""Clips by name, and frames of one by time: of a video, a tar archive or a folder of frames."""
 
 import functools
+import io
 import math
 import os
 import re
+import tarfile
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,11 +17,11 @@ from typing import Any
 
 from PIL import Image
 
-from egogen.build.archives import Archive, is_archive
 from egogen.errors import EgoGenError, listed
 from egogen.frames import read_rgb
 
 EPSILON = 1e-6  # of a frame: a time that was written of frame n is n / rate, rounded
+TAR = re.compile(r"\.(tar|tar\.gz|tar\.bz2|tar\.xz|tgz)$", re.IGNORECASE)
 FLOW = "flow_frames"  # EPIC's optical flow has the names of the videos
 
 
@@ -30,6 +32,41 @@ class Frame:
     image: Image.Image
     name: str
     jpeg: bytes | Path | None = None  # of a ready image: its file, which is kept as it is
+
+
+def is_archive(path: Path) -> bool:
+    return TAR.search(path.name) is not None and path.is_file()
+
+
+class Archive:
+    """Regular files of a tar archive: an index, and reading by seeking; nothing is unpacked.
+
+    Links and devices are not looked at, nor hidden files.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.places: dict[str, tuple[int, int]] = {}  # name -> (begin, size) in bytes
+        end = -1
+        try:
+            self.tar = tarfile.open(path)  # noqa: SIM115
+            for member in self.tar:
+                if member.offset_data <= end:  # sizes below 0 lead round in a circle
+                    raise tarfile.ReadError("members lie in one another")
+                end, self.tar.members = member.offset_data, []  # type: ignore[attr-defined]
+                name = PurePosixPath(member.name)
+                if member.isreg() and not member.issparse() and name.name[:1] != ".":
+                    self.places[str(name)] = (member.offset_data, member.size)
+        except Exception as error:  # of any of the packers
+            raise EgoGenError(f"{path}: damaged, or no tar archive ({error})") from None
+
+    def read(self, name: str) -> io.BytesIO:
+        begin, size = self.places[name]
+        try:
+            self.tar.fileobj.seek(begin)  # type: ignore[union-attr]
+            return io.BytesIO(self.tar.fileobj.read(size))  # type: ignore[union-attr]
+        except Exception as error:
+            raise EgoGenError(f"{self.path}: {name}: damaged ({error})") from None
 
 
 @functools.cache

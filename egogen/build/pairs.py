@@ -6,8 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from egogen.actions import safe_relative
-from egogen.build.archives import SUFFIX, Archive, is_archive
-from egogen.build.clips import Frame
+from egogen.build.clips import TAR, Archive, Frame, is_archive
 from egogen.build.forms.reading import FIELDS, values_of
 from egogen.build.records import read_records
 from egogen.build.rows import VIDEOS, Options, Row, Table, split_of_file
@@ -32,7 +31,7 @@ def _row(values: dict[str, Any], split: str) -> Row:
     for image in (before, after):
         safe_relative(image, "image", VIDEOS)
     tops = {PurePosixPath(image).parts[0] for image in (before, after) if "/" in image}
-    clip = texts["clip"] or (SUFFIX.sub("", tops.pop()) if len(tops) == 1 else "pairs")
+    clip = texts["clip"] or (TAR.sub("", tops.pop()) if len(tops) == 1 else "pairs")
     safe_relative(clip, "clip", VIDEOS)
     known: dict[str, Any] = {name: texts[name] for name in ("action", "id", "description")}
     named = "_".join(PurePosixPath(clip).parts)
@@ -57,14 +56,14 @@ class Pictures:
         stems = [PurePosixPath(name).stem for name in names]
         if stems[0] == stems[1]:
             stems = [f"{stem}_{number}" for number, stem in enumerate(stems)]
-        return [self._frame(*both) for both in zip(names, stems, strict=True)]
-
-    def _frame(self, name: str, called: str) -> Frame:
-        path = self.folder / name
-        data = path.read_bytes() if path.is_file() else self._member(path, name)
-        image = read_rgb(path, io.BytesIO(data))
-        own = path if path.is_file() else data
-        return Frame(image, called, own if data.startswith(JPEG) else None)
+        frames = []
+        for name, called in zip(names, stems, strict=True):
+            path = self.folder / name
+            data = path.read_bytes() if path.is_file() else self._member(path, name)
+            own = path if path.is_file() else data
+            jpeg = own if data.startswith(JPEG) else None
+            frames.append(Frame(read_rgb(path, io.BytesIO(data)), called, jpeg))
+        return frames
 
     def _member(self, path: Path, name: str) -> bytes:
         """Of the archive that the path names, else of the one that has such a name."""

@@ -14,7 +14,8 @@ from egogen.actions import DESCRIPTION_KEY, ActionEntry, conversation, inside, r
 from egogen.atomic import parse_json, read_json, read_object, write_json
 from egogen.curate.answers import flaw, named_by, said
 from egogen.curate.prompts import EXAMPLES, Message, Prompt, boxes_of, read_examples
-from egogen.errors import EXIT_INCOMPLETE, EgoGenError, command_parser, run_command
+from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
+from egogen.flags import COMMANDS, read_parser
 from egogen.jobs import Progress, lock
 from egogen.labels import clean_label, question
 from egogen.layout import DATASETS, SPLITS, action_file, frame_folder, metadata_file
@@ -22,33 +23,15 @@ from egogen.provenance import check_provenance, record_provenance
 from egogen.seeds import stable_seed
 from egogen.served import TRIES, Server
 
-EXAMPLE = """examples:
-  python -m egogen.curate ROOT --name ego4d --dry-run
-  python -m egogen.curate ROOT --name ego4d --base-url http://localhost:8000/v1 --model NAME \\
-      --out ROOT/curated.json
-  python -m egogen.curate ROOT --name ego4d --from-column description --out ROOT/curated.json
-
-A key is read from OPENAI_API_KEY. The same command goes on where it was stopped."""
 Answers = dict[str, tuple[str, str]]  # entry -> text, and what is wrong with it
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     about = "Let a language model describe actions, and write stage 1's conversations."
-    parser = command_parser(about, EXAMPLE, "python -m egogen.curate")
-    add = parser.add_argument
-    add("root", type=Path, help="dataset root")
-    add("--name", choices=DATASETS, required=True)
-    add("--split", choices=SPLITS, default=SPLITS[0], help="default: %(default)s")
-    add("--out", type=Path, help="conversations to write; a journal lies beside them")
-    add("--actions-output", type=Path, help="write the action file with the descriptions too")
-    add("--key", default="curated", help="their key there (default: %(default)s)")
-    add("--from-column", metavar="KEY", help="take the action file's own texts; asks no server")
-    add("--images", action="store_true", help="send the source frame too")
-    add("--examples", type=Path, default=EXAMPLES, help="YAML of system text and examples")
-    add("--dry-run", action="store_true", help="show the first prompts and what all would take")
-    add("--limit", type=int, help="the first actions only")
+    choices = {"name": DATASETS, "split": SPLITS}
+    parser = read_parser(COMMANDS, "egogen.curate", about, choices, examples=EXAMPLES)
     served.add_arguments(parser)
-    add("--seed", type=int, default=42)
+    parser.add_argument("--seed", type=int, default=42)
     args = parser.parse_args(argv)
     served.check_arguments(args, "limit")
     if args.key in ("image_0", "image_1", "action"):

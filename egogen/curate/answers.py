@@ -1,30 +1,19 @@
 """Whether an answer is a description of the action that was asked about."""
 
 import re
+import tomllib
 import unicodedata
 from collections.abc import Collection
 from itertools import dropwhile, takewhile
+from pathlib import Path
 
 from lemminflect import getAllLemmas
 
 from egogen import served
 
-LENGTH = (20, 1500)  # characters of a description, fewest and most
+RULES = tomllib.loads(Path(__file__).with_name("answers.toml").read_text("utf-8"))
 WORD = re.compile(r"[^\W\d_]+")
-REFUSAL = re.compile(
-    r"^\W*(sorry|i apologi[sz]e|unfortunately|i( a|.)?m (very )?(sorry|unable|not able)"
-    r"|i (can\s?no|can.?|do no|don.?|won.?)t)\b"
-    r"|^\W*(sure|certainly|of course|here(.s| is| are)|description)\b"
-    r"|\bas an? (ai|artificial|assistant|large|language)\b|\bplease (provide|upload|share)\b",
-    re.IGNORECASE,
-)
-MARKS = ("<image>", "<think", "<|")  # would be read as part of a prompt, or are left of one
-# The name of an object is what stands between such words.
-AROUND = (
-    "a an the his her its their some both another this that these it them in into on onto to from "
-    "with without at by for off out over under up down through around across against along away "
-    "back aside together between behind inside near and or then upside forward well once more"
-)
+REFUSAL = re.compile("|".join(RULES["refusals"]), re.IGNORECASE)
 
 
 def named_by(phrase: str, objects: Collection[str] = ()) -> set[str]:
@@ -33,7 +22,7 @@ def named_by(phrase: str, objects: Collection[str] = ()) -> set[str]:
     "pick up the red mug from the table" -> {"mug"}; "take a slice of bread" -> {"slice", "bread"};
     "stand up again" -> {"stand"}. Empty for phrases in other scripts.
     """
-    around, words = AROUND.split(), re.findall(r"[a-z]{2,}|[^\w\s'-]", phrase.casefold())
+    around, words = RULES["around"].split(), re.findall(r"[a-z]{2,}|[^\w\s'-]", phrase.casefold())
     rest = dropwhile(around.__contains__, words[1:])
     name = " ".join(takewhile(lambda word: word not in around and word.isalpha(), rest))
     boxed = [name for name in objects if not name.endswith(("hand", "hands"))]
@@ -55,13 +44,14 @@ def flaw(text: str, wanted: Collection[str] | None = None) -> str:
     another ("dishcloth"). None: the text is no answer, and of any length.
     """
     odd = [c for c in text if unicodedata.category(c) in ("Cc", "Cs", "Co") or c == "\ufffd"]
-    odd += [mark for mark in MARKS if mark in text]
+    odd += [mark for mark in RULES["marks"] if mark in text]
     if odd or not text:
         return f"holds {odd[0]!r}" if odd else "is empty"
     if wanted is not None and REFUSAL.search(text):
         return "refuses or chats"
-    if wanted is not None and not LENGTH[0] <= len(text) <= LENGTH[1]:
-        return f"has {len(text)} characters, expected {LENGTH[0]} to {LENGTH[1]}"
+    fewest, most = RULES["length"]
+    if wanted is not None and not fewest <= len(text) <= most:
+        return f"has {len(text)} characters, expected {fewest} to {most}"
     found = {form for word in WORD.findall(text.casefold()) for form in forms(word)}
     ends = {end for word in wanted or () for end in forms(word)}
     missing = ends and not any(form.endswith(tuple(ends)) for form in found)

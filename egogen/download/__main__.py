@@ -7,25 +7,13 @@ from pathlib import Path
 
 from egogen.download.group import Item, fetch_group
 from egogen.download.manifest import MANIFEST, SOURCES, choose, read_manifest
-from egogen.errors import EXIT_INCOMPLETE, EgoGenError, command_parser, run_command
+from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
+from egogen.flags import COMMANDS, read_parser
 from egogen.settings import load_settings
-
-EXAMPLE = """examples:
-  python -m egogen.download dataset /data/lego
-  python -m egogen.download model_weights checkpoints --only ldm_ego4d --dry-run
-  python -m egogen.download vllm_features /data/features --verify
-The same command again continues what was stopped and skips what is finished. HF_TOKEN, HF_ENDPOINT
-and HF_HUB_OFFLINE are those of the hub's own client."""
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = command_parser(__doc__, EXAMPLE, "python -m egogen.download")
-    parser.add_argument("group", help=", ".join(read_manifest(MANIFEST)))
-    parser.add_argument("folder", nargs="?", type=Path, help="where it goes")
-    parser.add_argument("--source", choices=SOURCES, default="hub", help="default: %(default)s")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these entries of the group")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done")
-    parser.add_argument("--verify", action="store_true", help="read all files again, fetch nothing")
+    parser = read_parser(COMMANDS, "egogen.download", __doc__, {"source": SOURCES})
     parser.add_argument("--manifest", type=Path, default=MANIFEST, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     groups = read_manifest(args.manifest)

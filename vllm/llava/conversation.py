@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from egogen.errors import EgoGenError
+from egogen.errors import EgoGenError, check_choice
 
 IMAGE_MARK = "<image>"
 END = "</s>"
@@ -39,8 +39,7 @@ TEMPLATES = {name: Template(**parts) for name, parts in _FORMS.items()}
 
 
 def find_template(name: str, what: str = "conversation template") -> Template:
-    if name not in TEMPLATES:
-        raise EgoGenError(f"{what} {name!r}: expected one of {', '.join(TEMPLATES)}")
+    check_choice(what, name, TEMPLATES)
     return TEMPLATES[name]
 
 
@@ -62,10 +61,8 @@ def rounds_of(turns: Sequence[str | None], template: Template) -> list[tuple[str
 
 def render(turns: Sequence[str | None], template: Template) -> str:
     """The conversation as the model reads it (without the beginning mark `<s>`)."""
-    return "".join(
-        instruction + ("" if answer is None else answer + END)
-        for instruction, answer in rounds_of(turns, template)
-    )
+    rounds = rounds_of(turns, template)
+    return "".join(asked + ("" if answer is None else answer + END) for asked, answer in rounds)
 
 
 def prompt_for(question: str, template: Template) -> str:

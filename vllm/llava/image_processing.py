@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from egogen.atomic import read_object, write_json
-from egogen.errors import EgoGenError
+from egogen.errors import EgoGenError, check_choice
 
 FILE = "preprocessor_config.json"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -34,10 +34,7 @@ class ImageProcessor:
     std: tuple[float, ...] = CLIP_STD
 
     def __post_init__(self):
-        if self.aspect not in ASPECTS:
-            raise EgoGenError(
-                f"image_aspect_ratio {self.aspect!r}: expected one of {', '.join(ASPECTS)}"
-            )
+        check_choice("image_aspect_ratio", self.aspect, ASPECTS)
 
     def square(self, image: Image.Image) -> Image.Image:
         """The image as RGB, `size` pixels high and wide."""
@@ -76,20 +73,9 @@ class ImageProcessor:
     def settings(self) -> dict[str, Any]:
         """Fields of preprocessor_config.json, for transformers, which knows no aspect option."""
         square = {"height": self.size, "width": self.size}
-        return {
-            "image_processor_type": "CLIPImageProcessor",
-            "do_convert_rgb": True,
-            "do_resize": True,
-            "size": square if self.aspect == "squeeze" else {"shortest_edge": self.size},
-            "resample": 3,
-            "do_center_crop": True,
-            "crop_size": square,
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
-            "image_mean": self.mean,
-            "image_std": self.std,
-        }
+        size = square if self.aspect == "squeeze" else {"shortest_edge": self.size}
+        own = {"size": size, "crop_size": square, "image_mean": self.mean, "image_std": self.std}
+        return read_object(Path(__file__).with_name(FILE)) | own
 
     def save(self, folder: str | os.PathLike) -> None:
         write_json(Path(folder) / FILE, self.settings(), indent=2)

@@ -11,14 +11,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import (
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-)
-from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlavaConfig
+from transformers.models.llava import modeling_llava
 
 from egogen.atomic import as_umask_says
 from egogen.errors import EgoGenError
@@ -35,9 +29,8 @@ class LinearProjector(nn.Module):
 
     def __init__(self, config: LlavaConfig):
         super().__init__()
-        self.linear_1 = nn.Linear(
-            config.vision_config.hidden_size, config.text_config.hidden_size, bias=True
-        )
+        widths = config.vision_config.hidden_size, config.text_config.hidden_size
+        self.linear_1 = nn.Linear(*widths, bias=True)
         self.register_load_state_dict_pre_hook(drop_identity)
 
     def forward(self, features_BPC: torch.Tensor) -> torch.Tensor:
@@ -58,7 +51,7 @@ def with_identity(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {**state, **{f"{PROJECTOR}.linear_2.{kind}": value for kind, value in second.items()}}
 
 
-class Llava(LlavaForConditionalGeneration):
+class Llava(modeling_llava.LlavaForConditionalGeneration):
     """transformers' Llava with the conventions of the LLaVA authors' own code.
 
     `config.projector_layers` (1 or 2) chooses the projector. In `input_ids` each image is P times
@@ -148,7 +141,7 @@ class Llava(LlavaForConditionalGeneration):
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs,
-    ) -> LlavaCausalLMOutputWithPast:
+    ) -> modeling_llava.LlavaCausalLMOutputWithPast:
         """Logits (B, T, V), or with `labels` (B, T) only the loss.
 
         The loss is the mean over all targets of the batch, or over `num_items_in_batch` where that
@@ -161,9 +154,8 @@ class Llava(LlavaForConditionalGeneration):
                 raise ValueError("neither input_ids nor inputs_embeds are given")
             inputs_embeds = self.embed(input_ids, features)  # (B, T, D)
         if labels is None:
-            return super().forward(
-                inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs
-            )
+            kwargs |= {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
+            return super().forward(**kwargs)
         if attention_mask is not None and bool(attention_mask[:, 0].all()):
             attention_mask = None  # padded on the right: causal attention never looks there
         hidden = self.model.language_model(
@@ -173,7 +165,8 @@ class Llava(LlavaForConditionalGeneration):
         wanted = following != IGNORE  # (B, T - 1)
         logits = self.lm_head(hidden[:, :-1][wanted]).float()  # (N, V)
         total = F.cross_entropy(logits, following[wanted], reduction="sum")  # ()
-        return LlavaCausalLMOutputWithPast(loss=total / (num_items_in_batch or wanted.sum()))
+        loss = total / (num_items_in_batch or wanted.sum())  # ()
+        return modeling_llava.LlavaCausalLMOutputWithPast(loss=loss)
 
 
 def runs_on(module: nn.Module) -> torch.device:
@@ -193,19 +186,10 @@ def build_config(
 
     `fields` are those of the projector's inputs and of prompts, by default as released.
     """
-    released = {
-        "vision_feature_layer": -2,
-        "vision_feature_select_strategy": "default",
-        "image_aspect_ratio": "square",
-        "conversation_template": "llama_2",
-    }
-    return LlavaConfig(
-        text_config=text,
-        vision_config=vision,
-        image_token_index=IMAGE_ID,
-        image_seq_length=(vision.image_size // vision.patch_size) ** 2,
-        projector_hidden_act="linear" if projector_layers == 1 else "gelu",
-        tie_word_embeddings=False,
-        projector_layers=projector_layers,
-        **(released | fields),
-    )
+    released = {"vision_feature_layer": -2, "vision_feature_select_strategy": "default"}
+    released |= {"image_aspect_ratio": "square", "conversation_template": "llama_2"}
+    follow: dict[str, Any] = {"projector_hidden_act": "linear" if projector_layers == 1 else "gelu"}
+    follow |= {"image_seq_length": (vision.image_size // vision.patch_size) ** 2}
+    follow |= {"image_token_index": IMAGE_ID, "tie_word_embeddings": False}
+    parts = {"text_config": text, "vision_config": vision, "projector_layers": projector_layers}
+    return LlavaConfig(**parts, **follow, **(released | fields))

@@ -50,10 +50,9 @@ class TextTokenizer:
                 ids += self._encode_plain(part, first=index == 0)
         if ids and self.rows is not None and max(ids) >= self.rows:
             mark = next((mark for mark in marks if marks[mark] == max(ids)), "")
-            raise EgoGenError(
-                f"{self.folder}: the text holds the piece {mark!r} of id {max(ids)}, expected ids "
-                f"below {self.rows}, the rows of the model's embeddings"
-            )
+            found = f"the text holds the piece {mark!r} of id {max(ids)}"
+            expected = f"expected ids below {self.rows}, the rows of the model's embeddings"
+            raise EgoGenError(f"{self.folder}: {found}, {expected}")
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -162,18 +161,6 @@ def copy_files(names: Iterable[str], source: Path, target: Path) -> None:
 
 def write_tokenizer_config(folder: str | os.PathLike, max_length: int, legacy: bool = True) -> None:
     """tokenizer_config.json beside a fresh tokenizer.model, as Llama tokenizers have it."""
-    write_json(
-        Path(folder) / CONFIG_FILE,
-        {
-            "tokenizer_class": "LlamaTokenizer",
-            "model_max_length": max_length,
-            "add_bos_token": True,
-            "add_eos_token": False,
-            "clean_up_tokenization_spaces": False,
-            "bos_token": "<s>",
-            "eos_token": "</s>",
-            "unk_token": "<unk>",
-            "legacy": legacy,
-        },
-        indent=2,
-    )
+    fields = read_object(Path(__file__).with_name(CONFIG_FILE))
+    fields |= {"model_max_length": max_length, "legacy": legacy}
+    write_json(Path(folder) / CONFIG_FILE, fields, indent=2)

@@ -7,6 +7,7 @@ expanded.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -97,9 +98,6 @@ def expand(ids: Sequence[int], patches: int) -> list[int]:
 
 def expand_sample(sample: Encoded, patches: int) -> Encoded:
     """The sample with `patches` IMAGE_IDs per image; none of them is a target."""
-    labels = [
-        copy
-        for number, label in zip(sample.input_ids, sample.labels, strict=True)
-        for copy in ([IGNORE] * patches if number == IMAGE_ID else [label])
-    ]
-    return Encoded(expand(sample.input_ids, patches), labels)
+    pairs = zip(sample.input_ids, sample.labels, strict=True)
+    spread = ([IGNORE] * patches if number == IMAGE_ID else [label] for number, label in pairs)
+    return Encoded(expand(sample.input_ids, patches), [*chain.from_iterable(spread)])

@@ -7,23 +7,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "vllm")]
 
-from egogen.errors import command_parser, run_command  # noqa: E402
-
-EXAMPLE = """example:
-  python vllm/scripts/convert_checkpoint.py runs/vllm runs/vllm-hf --to hub
-  python vllm/scripts/convert_checkpoint.py runs/vllm-hf runs/vllm-llava --to llava
-The folder given first may have any layout; its weights keep their bits."""
+from egogen.errors import run_command  # noqa: E402
+from egogen.flags import read_parser  # noqa: E402
+from llava import COMMANDS  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = command_parser(__doc__, EXAMPLE)
-    add = parser.add_argument
-    add("source", type=Path, help="checkpoint folder, any layout")
-    add("out", type=Path, help="new folder")
-    about = "llava: released layout; hub: what transformers and serving engines load"
-    add("--to", required=True, choices=("llava", "hub"), help=about)
-    add("--vision-tower", help="folder or hub name of the tower when the checkpoint lacks it")
-    args = parser.parse_args(argv)
+    args = read_parser(COMMANDS, "convert_checkpoint", __doc__).parse_args(argv)
     from llava.checkpoints.fields import read_fields
 
     read_fields(args.source)

@@ -8,23 +8,14 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 
 from egogen.actions import DESCRIPTION_KEY  # noqa: E402
 from egogen.atomic import write_json  # noqa: E402
-from egogen.errors import EgoGenError, command_parser, run_command  # noqa: E402
+from egogen.errors import EgoGenError, run_command  # noqa: E402
+from egogen.flags import read_parser  # noqa: E402
+from llava import COMMANDS  # noqa: E402
 from llava.describing import results  # noqa: E402
-
-EXAMPLE = """example:
-  python vllm/scripts/merge_inference_results.py runs/described/vllm/val \\
-      --output runs/described/vllm/val.json --action-label data/ego4d_val.json \\
-      --actions-output runs/described/ego4d_val.json"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = command_parser(__doc__, EXAMPLE)
-    add = parser.add_argument
-    add("folder", type=Path, help="folder with <name>_1.json, <name>_2.json ...")
-    add("--output", type=Path, required=True, help="the merged JSON")
-    add("--action-label", type=Path, help="the action file: every entry must be described")
-    add("--actions-output", type=Path, help="its copy with the descriptions, for stage 2")
-    add("--key", default=DESCRIPTION_KEY, help="where they stand there (default: %(default)s)")
+    parser = read_parser(COMMANDS, "merge_inference_results", __doc__, key=DESCRIPTION_KEY)
     args = parser.parse_args(argv)
     if args.actions_output and not args.action_label:
         raise EgoGenError("--actions-output: needs --action-label, the file to be completed")

@@ -15,7 +15,7 @@ from transformers.utils import cached_file
 
 from egogen.atomic import read_object
 from egogen.errors import EgoGenError
-from llava.checkpoints.fields import CONFIG_FILE, is_released, read_fields, ties_head
+from llava.checkpoints.fields import CONFIG_FILE, is_released, read_fields, ties_head, tower_name
 from llava.model import build_config, projector_layers
 from llava.tokens import IMAGE_ID
 
@@ -23,6 +23,7 @@ TOWER_FOLDER = "vision_tower"
 PROJECTORS = {"linear": 1, "mlp2x_gelu": 2}
 _RELEASED = yaml.safe_load(Path(__file__).with_name("released.yaml").read_text("utf-8"))
 TEXT_FIELDS, KNOWN_TOWERS = _RELEASED["text_fields"], _RELEASED["towers"]
+ON_HUB = "a name that the hub or its local cache has, expected one (--vision-tower)"
 ROPE_FIELDS = ("rope_theta", "rope_scaling")  # as older libraries had them
 # Fields of hub folders made here: the released config.json that they come from, and how many rows
 # were added to the vocabulary for the image mark.
@@ -49,15 +50,11 @@ def _released_config(fields: dict[str, Any], path: Path, vision: CLIPVisionConfi
     if kind not in PROJECTORS:
         raise EgoGenError(f"{path}: projector {kind!r}, expected one of {', '.join(PROJECTORS)}")
     if fields.get("mm_use_im_start_end"):
-        raise EgoGenError(
-            f"{path}: mm_use_im_start_end is true, expected false: prompts with marks around the "
-            "image are not supported"
-        )
+        expected = "expected false: prompts with marks around the image are not supported"
+        raise EgoGenError(f"{path}: mm_use_im_start_end is true, {expected}")
     select = fields.get("mm_vision_select_feature") or "patch"
     # LLaVA-1 on Llama-2 chat was tuned with its prompt, LLaVA-1.5 (two layers) with Vicuna's.
-    template = fields.get("conversation_template") or (
-        "llama_2" if kind == "linear" else "vicuna_v1"
-    )
+    usual = "llama_2" if kind == "linear" else "vicuna_v1"
     text = {name: fields[name] for name in (*TEXT_FIELDS, *ROPE_FIELDS) if name in fields}
     return build_config(
         LlamaConfig(**text),
@@ -66,7 +63,7 @@ def _released_config(fields: dict[str, Any], path: Path, vision: CLIPVisionConfi
         vision_feature_layer=int(fields.get("mm_vision_select_layer", -2)),
         vision_feature_select_strategy="full" if select == "cls_patch" else "default",
         image_aspect_ratio=fields.get("image_aspect_ratio") or "square",
-        conversation_template=template,
+        conversation_template=fields.get("conversation_template") or usual,
     )
 
 
@@ -75,10 +72,8 @@ def _hub_config(fields: dict[str, Any], path: Path) -> LlavaConfig:
     act = config.projector_hidden_act
     if act not in ("linear", "gelu"):
         raise EgoGenError(f"{path}: projector_hidden_act {act!r}, expected 'linear' or 'gelu'")
-    if not isinstance(config.vision_feature_layer, int):
-        raise EgoGenError(
-            f"{path}: vision_feature_layer {config.vision_feature_layer}, expected one number"
-        )
+    if not isinstance(layer := config.vision_feature_layer, int):
+        raise EgoGenError(f"{path}: vision_feature_layer {layer}, expected one number")
     # Without an activation the second layer changes nothing; transformers asks for one.
     config.projector_layers = 1 if act == "linear" else 2
     config.image_aspect_ratio = fields.get("image_aspect_ratio", "square")
@@ -90,12 +85,6 @@ def _hub_config(fields: dict[str, Any], path: Path) -> LlavaConfig:
     return config
 
 
-def tower_name(fields: dict[str, Any]) -> str | None:
-    """The vision tower that a released config.json names."""
-    name: Any = fields.get("mm_vision_tower")
-    return name[0] if isinstance(name, list) and name else name
-
-
 def tower_folder(name: str | None, checkpoint: Path) -> Path | None:
     """The local folder of the tower that config.json names, itself or beside the weights."""
     named = [Path(name), checkpoint / name] if name else []
@@ -103,22 +92,17 @@ def tower_folder(name: str | None, checkpoint: Path) -> Path | None:
     return next((place for place in places if (place / CONFIG_FILE).exists()), None)
 
 
-def _vision_config(
-    fields: dict[str, Any], path: Path, vision_tower: str | None
-) -> CLIPVisionConfig:
-    """From `vision_tower`, the folder that config.json names, a known name, or the hub."""
-    name = vision_tower or tower_name(fields)
-    folder = Path(vision_tower) if vision_tower else tower_folder(name, path.parent)
+def _vision_config(fields: dict[str, Any], path: Path, given: str | None) -> CLIPVisionConfig:
+    """From the tower that is `given`, the one that config.json names, a known one, or the hub."""
+    name = given or tower_name(fields)
+    folder = Path(given) if given else tower_folder(name, path.parent)
     file = folder / CONFIG_FILE if folder is not None else None
     if file is None or not file.exists():
         if name in KNOWN_TOWERS:
             return CLIPVisionConfig(**KNOWN_TOWERS[name])
         file = hub_file(name, CONFIG_FILE)
     if file is None:
-        raise EgoGenError(
-            f"{path}: vision tower {name!r} is neither a folder nor a name that the hub or its "
-            "local cache has, expected one (--vision-tower)"
-        )
+        raise EgoGenError(f"{path}: vision tower {name!r} is neither a folder nor {ON_HUB}")
     tower = read_object(file)
     return CLIPVisionConfig(**tower.get("vision_config", tower))
 

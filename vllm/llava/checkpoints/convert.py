@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from egogen.atomic import read_json, read_object, write_json
-from egogen.errors import EgoGenError
+from egogen.errors import EgoGenError, check_choice
 from llava import tokenizer as tokenizers
 from llava.checkpoints.config import ADDED_ROWS, ORIGIN, TOWER_FOLDER, read_config, released_fields
 from llava.checkpoints.fields import CONFIG_FILE, is_released, read_fields
@@ -47,14 +47,10 @@ def convert(
     folder has it. Returns the weight files, None when they have been converted before. Raises
     EgoGenError for a folder that holds another checkpoint.
     """
-    if layout not in LAYOUTS:
-        raise EgoGenError(f"layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
+    check_choice("layout", layout, LAYOUTS)
     config = read_config(source, vision_tower)
-    record = {
-        "source": str(source.resolve()),
-        "layout": layout,
-        "bytes": {path.name: path.stat().st_size for path in weight_files(source)},
-    }
+    sizes = {path.name: path.stat().st_size for path in weight_files(source)}
+    record = {"source": str(source.resolve()), "layout": layout, "bytes": sizes}
     if (out / CONFIG_FILE).exists():
         if (out / RECORD_FILE).exists() and read_json(out / RECORD_FILE) == record:
             return None
@@ -118,12 +114,8 @@ def _write_llava(
 
 
 def _write_generation(out: Path, tokenizer: TextTokenizer, **more: Any) -> None:
-    GenerationConfig(
-        bos_token_id=tokenizer.bos_id,
-        eos_token_id=tokenizer.eos_id,
-        pad_token_id=tokenizer.pad_id,
-        **more,
-    ).save_pretrained(out)
+    marks = {f"{name}_token_id": getattr(tokenizer, f"{name}_id") for name in ("bos", "eos", "pad")}
+    GenerationConfig(**marks, **more).save_pretrained(out)
 
 
 def _length(folder: Path) -> dict[str, int]:
@@ -149,15 +141,12 @@ def _write_processor(
     out: Path, config: LlavaConfig, pictures: ImageProcessor, fast: PreTrainedTokenizerFast
 ) -> None:
     """What transformers' AutoProcessor reads; sentencepiece's own file stays beside it."""
-    LlavaProcessor(
-        image_processor=CLIPImageProcessor(**pictures.settings()),
-        tokenizer=fast,
-        patch_size=config.vision_config.patch_size,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        image_token=IMAGE_MARK,
-        num_additional_image_tokens=1,
-        chat_template=chat_template(find_template(config.conversation_template)),
-    ).save_pretrained(out)
+    vision = {"patch_size": config.vision_config.patch_size, "num_additional_image_tokens": 1}
+    vision["vision_feature_select_strategy"] = config.vision_feature_select_strategy
+    tools = {"image_processor": CLIPImageProcessor(**pictures.settings()), "tokenizer": fast}
+    template = chat_template(find_template(config.conversation_template))
+    made = LlavaProcessor(**tools, **vision, image_token=IMAGE_MARK, chat_template=template)
+    made.save_pretrained(out)
     path = out / tokenizers.CONFIG_FILE
     write_json(path, {**read_json(path), "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2)
     pictures.save(out)
@@ -175,26 +164,18 @@ def fast_tokenizer(source: Path, tokenizer: TextTokenizer) -> PreTrainedTokenize
         unknown = AddedToken("<unk>", special=True, normalized=False)
         pieces = LlamaTokenizer.from_pretrained(source, unk_token=unknown).backend_tokenizer
         pieces.pre_tokenizer = None
-        pieces.normalizer = normalizers.Sequence(
-            [normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)]
-        )
+        steps = [normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)]
+        pieces.normalizer = normalizers.Sequence(steps)
+        marks = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+        known = {"legacy": tokenizer.legacy, "pad_token": "<unk>", **_length(source)}
         fast = PreTrainedTokenizerFast(
-            tokenizer_object=pieces,
-            legacy=tokenizer.legacy,
-            bos_token="<s>",
-            eos_token="</s>",
-            unk_token="<unk>",
-            pad_token="<unk>",
-            padding_side="left",
-            **_length(source),
+            tokenizer_object=pieces, padding_side="left", **marks, **known
         )
     else:
         fast = PreTrainedTokenizerFast.from_pretrained(source, padding_side="left")
     mark = AddedToken(IMAGE_MARK, special=True, normalized=False)
     fast.add_tokens([mark], special_tokens=True)
-    if fast.convert_tokens_to_ids(IMAGE_MARK) != len(tokenizer):
-        raise EgoGenError(
-            f"{source}: tokenizer gives {IMAGE_MARK} the id "
-            f"{fast.convert_tokens_to_ids(IMAGE_MARK)}, expected {len(tokenizer)}"
-        )
+    if (found := fast.convert_tokens_to_ids(IMAGE_MARK)) != len(tokenizer):
+        expected = f"expected {len(tokenizer)}"
+        raise EgoGenError(f"{source}: tokenizer gives {IMAGE_MARK} the id {found}, {expected}")
     return fast

@@ -54,3 +54,9 @@ def ties_head(fields: dict[str, Any]) -> bool:
     text = fields.get("text_config")
     places = (fields, text if isinstance(text, dict) else {})
     return any(place.get("tie_word_embeddings") is True for place in places)
+
+
+def tower_name(fields: dict[str, Any]) -> str | None:
+    """The vision tower that a released config.json names."""
+    name: Any = fields.get("mm_vision_tower")
+    return name[0] if isinstance(name, list) and name else name

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -45,18 +46,16 @@ def weight_files(folder: Path) -> list[Path]:
             return _shards(index)
         if (folder / name).exists():
             return [folder / name]
-    raise EgoGenError(
-        f"{folder}: holds no weights, expected {' or '.join(WHOLE_FILES)} or shards with an index"
-    )
+    expected = f"expected {' or '.join(WHOLE_FILES)} or shards with an index"
+    raise EgoGenError(f"{folder}: holds no weights, {expected}")
 
 
 def _shards(index: Path) -> list[Path]:
-    names = read_object(index).get("weight_map")
-    if not isinstance(names, dict) or not all(
-        isinstance(name, str) and name == os.path.basename(name) for name in names.values()
-    ):
+    found = read_object(index).get("weight_map")
+    names: list[Any] = list(found.values()) if isinstance(found, dict) else [None]
+    if not all(isinstance(name, str) and name == os.path.basename(name) for name in names):
         raise EgoGenError(f"{index}: expected a 'weight_map' from weights to files beside it")
-    files = [index.parent / name for name in sorted(set(names.values()))]
+    files = [index.parent / name for name in sorted(set(names))]
     missing = [file.name for file in files if not file.exists()]
     if missing:
         raise EgoGenError(f"{index}: {len(missing)} shards are missing: {', '.join(missing)}")
@@ -106,11 +105,8 @@ def write_weights(
     with Progress(len(plan.filename_to_tensors), "write", "shards") as progress:
         for file, names in plan.filename_to_tensors.items():
             with atomic_path(folder / file) as temporary:
-                save_file(
-                    {name: named[name].contiguous() for name in names},
-                    temporary,
-                    metadata={"format": "pt"},
-                )
+                held = {name: named[name].contiguous() for name in names}
+                save_file(held, temporary, metadata={"format": "pt"})
             progress.update(1)
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}

@@ -10,12 +10,13 @@ Letters: T positions of a text, in which an image has P; D language width.
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from accelerate.utils import align_module_device
@@ -94,21 +95,17 @@ class HubModel:
 
     def render(self, turns: Sequence[str], pictured: bool, **options: Any) -> str:
         """Turns (question, answer ...) by the chat template; the frame is in front of the first."""
-        messages = []
+        messages, written = [], str(self.processor.chat_template)
+        known = {name: value for name, value in OPTIONS.items() if name in written}
         for number, turn in enumerate(turns):
             content: list[dict[str, str]] = [{"type": "text", "text": turn}]
             if number == 0 and pictured:
                 content.insert(0, {"type": "image"})
             messages.append({"role": ("user", "assistant")[number % 2], "content": content})
         try:
-            return self.processor.apply_chat_template(messages, **options, **self._options)
+            return self.processor.apply_chat_template(messages, **options, **known)
         except Exception as error:  # templates raise what they like
             raise EgoGenError(f"{self.folder}: chat template: {error}") from None
-
-    @cached_property
-    def _options(self) -> dict[str, Any]:
-        written = str(self.processor.chat_template)
-        return {name: value for name, value in OPTIONS.items() if name in written}
 
     def prompt(self, turns: Sequence[str], pictured: bool = True) -> str:
         """The open prompt behind which the model answers the last of `turns`."""
@@ -127,9 +124,8 @@ class HubModel:
         whole = self.render([*(self.escape(turn) for turn in turns), text], pictured)
         head, found, tail = whole.rpartition(text)
         if not found:
-            raise EgoGenError(
-                f"{self.folder}: the chat template does not repeat an answer as it is"
-            )
+            found = "the chat template does not repeat an answer as it is"
+            raise EgoGenError(f"{self.folder}: {found}")
         lead = head.removeprefix(prompt) if head.startswith(prompt) else ""
         tokenizer = self.processor.tokenizer
         ids = tokenizer(f"{lead}{text}{tail}", add_special_tokens=False)["input_ids"]
@@ -141,13 +137,10 @@ class HubModel:
         """The model's inputs for a prompt about a frame, and behind it the ids of an answer."""
         prompt = self.prompt(turns, image is not None)
         bos = self.processor.tokenizer.bos_token
-        inputs = self.processor(
-            text=[prompt],
-            images=None if image is None else [[self.frames.square(image)]],
-            return_tensors="pt",
-            # A template may have written the mark that begins a text.
-            add_special_tokens=not (bos and prompt.startswith(bos)),
-        )
+        begun = bool(bos) and prompt.startswith(bos)  # by the template
+        images = None if image is None else [[self.frames.square(image)]]
+        options = {"return_tensors": "pt", "add_special_tokens": not begun}
+        inputs = self.processor(text=[prompt], images=images, **options)
         length = inputs["input_ids"].shape[1]
         made = {name: torch.as_tensor(value) for name, value in inputs.items()}
         for name, value in made.items():
@@ -170,12 +163,9 @@ class HubModel:
 
     def to_device(self, batch: Inputs) -> Inputs:
         """Where the model begins to compute; numbers of images in its precision."""
-        device = runs_on(self.model.get_input_embeddings())
-        dtype = self.model.dtype
-        return {
-            name: value.to(device, dtype if value.is_floating_point() else None)
-            for name, value in batch.items()
-        }
+        device, dtype = runs_on(self.model.get_input_embeddings()), self.model.dtype
+        dtypes = {name: dtype if part.is_floating_point() else None for name, part in batch.items()}
+        return {name: part.to(device, dtypes[name]) for name, part in batch.items()}
 
     def length(self, *turns: str, pictured: bool = True) -> int:
         """Positions of the prompt, those of the frame included."""
@@ -240,9 +230,8 @@ def fingerprint(model: nn.Module) -> str:
 
 def usual_size(config: Any, settings: Mapping[str, Any]) -> Any:
     """The size of frames of a model: the one it was tuned with, its tower's, or DEFAULT_SIZE."""
-    size = settings.get("image_size") or getattr(
-        getattr(config, "vision_config", None), "image_size", None
-    )
+    tower = getattr(config, "vision_config", None)
+    size = settings.get("image_size") or getattr(tower, "image_size", None)
     return (size[0] if isinstance(size, list | tuple) else size) or DEFAULT_SIZE
 
 
@@ -273,16 +262,11 @@ def load_hub(
             if quantization or target.type != "cpu":
                 options["device_map"] = options.get("device_map") or {"": target}
             if quantization:
-                options["quantization_config"] = quantization_config(
-                    quantization, precision, _skipped(config)
-                )
+                quantized = quantization_config(quantization, precision, _skipped(config))
+                options["quantization_config"] = quantized
+            options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}  # in `found`
             model, found = AutoModelForImageTextToText.from_pretrained(
-                name,
-                config=config,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # listed in `found`
-                output_loading_info=True,
-                **options,
+                name, config=config, trust_remote_code=False, **options
             )
             path = cached_file(name, FRAMES_FILE, _raise_exceptions_for_missing_entries=False)
     except EgoGenError:
@@ -333,10 +317,8 @@ def _check_kind(name: str, config: Any) -> None:
         raise EgoGenError(f"{where}: {kind}, expected an image-text model")
     crossed = hasattr(config.get_text_config(), "cross_attention_layers")
     if config.is_encoder_decoder or crossed:
-        raise EgoGenError(
-            f"{where}: {kind} looks at images by cross attention, expected one whose language "
-            "model reads them as rows among the words"
-        )
+        expected = "expected one whose language model reads them as rows among the words"
+        raise EgoGenError(f"{where}: {kind} looks at images by cross attention, {expected}")
     if getattr(config, "image_token_id", None) is None:
         raise EgoGenError(f"{where}: {kind} that names no image_token_id, expected one")
 
@@ -348,20 +330,10 @@ def _skipped(config: Any) -> list[str]:
     return HubModel(model, None, ImageProcessor(), "").outside_blocks()
 
 
-@contextmanager
-def plain_generation(hub: HubModel, max_new_tokens: int) -> Iterator[None]:
+def plain_generation(hub: HubModel, max_new_tokens: int) -> AbstractContextManager:
     """Inside the block `generate` goes by logits alone, whatever the folder asks for."""
-    own = hub.model.generation_config
+    bos = hub.model.generation_config.bos_token_id
+    marks = {"bos_token_id": bos, "eos_token_id": sorted(hub.ends), "pad_token_id": hub.pad_id}
+    how = {"max_new_tokens": max_new_tokens, "do_sample": False, "suppress_tokens": [hub.image_id]}
     # `generate` fills in from the model's own settings whatever an argument leaves open.
-    hub.model.generation_config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        eos_token_id=sorted(hub.ends),
-        pad_token_id=hub.pad_id,
-        bos_token_id=own.bos_token_id,
-        suppress_tokens=[hub.image_id],
-    )
-    try:
-        yield
-    finally:
-        hub.model.generation_config = own
+    return mock.patch.object(hub.model, "generation_config", GenerationConfig(**how, **marks))

@@ -21,10 +21,10 @@ from transformers.modeling_utils import set_zero3_state
 
 from egogen.atomic import write_text
 from egogen.devices import usable_device
-from egogen.errors import EgoGenError
+from egogen.errors import EgoGenError, check_choice
 from egogen.weight_files import check_names, shapes_of
-from llava.checkpoints.config import ADDED_ROWS, hub_file, read_config, tower_folder, tower_name
-from llava.checkpoints.fields import read_fields, ties_head
+from llava.checkpoints.config import ADDED_ROWS, ON_HUB, hub_file, read_config, tower_folder
+from llava.checkpoints.fields import read_fields, ties_head, tower_name
 from llava.checkpoints.files import WHOLE_FILES, read_tower, read_weights, weight_files
 from llava.conversation import Template, chat_template, find_template
 from llava.image_processing import ImageProcessor, load_image_processor
@@ -133,10 +133,8 @@ def _tower_files(checkpoint: Path, name: str | None, given: bool) -> list[Path]:
     found = (hub_file(name, file) for file in WHOLE_FILES)
     path = next((path for path in found if path is not None), None)
     if path is None:
-        raise EgoGenError(
-            f"{checkpoint}: holds no vision tower, and {name!r} is neither a folder nor a name "
-            "that the hub or its local cache has, expected one (--vision-tower)"
-        )
+        lacking = f"holds no vision tower, and {name!r} is neither a folder nor {ON_HUB}"
+        raise EgoGenError(f"{checkpoint}: {lacking}")
     return [path]
 
 
@@ -148,31 +146,21 @@ def quantization_config(
     `apart` (vision tower, projector, head) stays in `dtype`. Raises EgoGenError without
     bitsandbytes.
     """
-    if quantization not in QUANTIZATIONS:
-        raise EgoGenError(
-            f"quantization {quantization!r}: expected one of {', '.join(QUANTIZATIONS)}"
-        )
+    check_choice("quantization", quantization, QUANTIZATIONS)
     if find_spec("bitsandbytes") is None:
-        raise EgoGenError(
-            f"--load-{quantization}: bitsandbytes is not installed, expected it "
-            "(pip install bitsandbytes)"
-        )
+        lacking = "bitsandbytes is not installed, expected it (pip install bitsandbytes)"
+        raise EgoGenError(f"--load-{quantization}: {lacking}")
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(apart))
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=list(apart),
-    )
+    nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    nf4 |= {"bnb_4bit_compute_dtype": dtype, "llm_int8_skip_modules": list(apart)}
+    return BitsAndBytesConfig(load_in_4bit=True, **nf4)
 
 
 def quantization_of(model: Any) -> str | None:
     """How the model was loaded: "4bit", "8bit" or None."""
-    return next(
-        (name for name in QUANTIZATIONS if getattr(model, f"is_loaded_in_{name}", False)), None
-    )
+    loaded = (name for name in QUANTIZATIONS if getattr(model, f"is_loaded_in_{name}", False))
+    return next(loaded, None)
 
 
 def load_model(
@@ -202,16 +190,10 @@ def load_model(
         places["quantization_config"] = quantization_config(quantization, dtype)
         places["device_map"] = places.get("device_map") or {"": "cpu"}
     state = read_state(folder, config, vision_tower)
+    options = {"config": config, "dtype": dtype, "attn_implementation": attn, **places}
     try:
         with quiet():
-            model = Llava.from_pretrained(
-                None,
-                config=config,
-                state_dict=state,
-                dtype=dtype,
-                attn_implementation=attn,
-                **places,
-            )
+            model = Llava.from_pretrained(None, state_dict=state, **options)
     except (RuntimeError, ValueError, OSError, ImportError) as error:
         raise EgoGenError(f"{folder}: weights cannot be loaded ({error})") from error
     vars(model.config).pop(ADDED_ROWS, None)  # they are not in the model, nor in what it saves
@@ -237,10 +219,8 @@ def with_tools(model: Llava, folder: str | os.PathLike) -> Loaded:
     config, tokenizer = model.config, load_tokenizer(folder)
     tokenizer.rows = model.get_input_embeddings().num_embeddings
     if tokenizer.base_size() > tokenizer.rows:
-        raise EgoGenError(
-            f"{folder}: tokenizer of {tokenizer.base_size()} pieces, expected at most the model's "
-            f"{tokenizer.rows}"
-        )
+        expected = f"expected at most the model's {tokenizer.rows}"
+        raise EgoGenError(f"{folder}: tokenizer of {tokenizer.base_size()} pieces, {expected}")
     processor = image_processor_of(folder, config)
     template = find_template(config.conversation_template)
     return Loaded(model, tokenizer, processor, template, Path(folder))

@@ -139,9 +139,8 @@ def read_prefix(model: Llava, ids: Sequence[int]) -> Cache:
     """Keys and values of the ids that every prompt begins with, (1, H, length, W) in each layer."""
     cache = Cache(layer_class_to_replicate=DynamicLayer)
     known = torch.tensor([ids], device=runs_on(model.get_input_embeddings()))
-    model.model.language_model(
-        inputs_embeds=model.embed(known), past_key_values=cache, use_cache=True
-    )
+    embeds = model.embed(known)  # (1, length, D)
+    model.model.language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
     return cache
 
 
@@ -180,13 +179,11 @@ def decode(
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, start:]  # (B, S)
     masked = not bool(mask.all())  # without a mask faster kernels can be used
     for step in range(max_new_tokens):
-        hidden = model.model.language_model(
-            inputs_embeds=embeds,
-            attention_mask=mask if masked else None,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]  # (B, D), after the final norm
+        known = {"attention_mask": mask if masked else None, "position_ids": positions}
+        made = model.model.language_model(
+            inputs_embeds=embeds, past_key_values=cache, use_cache=True, **known
+        )
+        hidden = made.last_hidden_state[:, -1]  # (B, D), after the final norm
         tokens = choose(model.lm_head(hidden)[:, :vocabulary], active)  # from (B, V) logits
         states = hidden.cpu()  # (B, D)
         for row, sample in enumerate(active):
@@ -226,10 +223,17 @@ def text_rows(
     pairs = list(zip(prompts, answers, strict=True))
     # Nothing follows the last token, so its own state is not needed.
     ids = padded([[*prompt, *answer[:-1]] for prompt, answer in pairs], pad_id)  # (B, T)
-    hidden = model.model.language_model(
-        inputs_embeds=model.embed(ids.to(device), features_BPD.to(device)), use_cache=False
-    ).last_hidden_state  # (B, T, D), after the final norm
-    return [
-        hidden[row, len(prompt) - 1 : len(prompt) - 1 + len(answer)].cpu()  # (n, D)
-        for row, (prompt, answer) in enumerate(pairs)
-    ]
+    embeds = model.embed(ids.to(device), features_BPD.to(device))  # (B, T, D)
+    made = model.model.language_model(inputs_embeds=embeds, use_cache=False)
+    hidden = made.last_hidden_state  # (B, T, D), after the final norm
+    return rows_before(hidden, [len(prompt) + len(answer) for prompt, answer in pairs], answers)
+
+
+def rows_before(
+    hidden_BTD: torch.Tensor, lengths: Sequence[int], answers: Sequence[Sequence[int]]
+) -> list[torch.Tensor]:
+    """The states that predict each answer's ids, (n, D) on the CPU: each sits on the token before
+    its own. `lengths` are those of the prompts with their answers.
+    """
+    rows = zip(hidden_BTD, lengths, answers, strict=True)
+    return [states[length - 1 - len(ids) : length - 1].cpu() for states, length, ids in rows]

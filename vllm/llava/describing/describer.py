@@ -126,11 +126,9 @@ def load_describer(
         from llava.describing.llava_describer import LlavaDescriber
 
         loaded = load(folder, vision_tower=vision_tower, **options)
-        if image_size not in (None, loaded.image_processor.size):
-            raise EgoGenError(
-                f"--image-size {image_size}: expected {loaded.image_processor.size}, the one size "
-                f"of the vision tower of {folder}"
-            )
+        if image_size not in (None, size := loaded.image_processor.size):
+            expected = f"expected {size}, the one size of the vision tower of {folder}"
+            raise EgoGenError(f"--image-size {image_size}: {expected}")
         return LlavaDescriber(loaded, settings)
     from llava.checkpoints.hub_model import load_hub
     from llava.describing.hub_describer import HubDescriber

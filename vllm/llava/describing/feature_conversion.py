@@ -51,10 +51,9 @@ class Unprojector:
 
     def __init__(self, projector: Projector):
         if projector.layers != 1:
-            raise EgoGenError(
-                "the projector has two layers with GELU between, which least squares cannot undo; "
-                "make compact features anew with python -m llava.eval.make_features"
-            )
+            found = "two layers with GELU between, which least squares cannot undo"
+            advice = "make compact features anew with python -m llava.eval.make_features"
+            raise EgoGenError(f"the projector has {found}; {advice}")
         self.weight = projector.state["linear_1.weight"].double()  # (D, C)
         self.bias = projector.state["linear_1.bias"].double()
         self.inverse = torch.linalg.pinv(self.weight)  # (C, D)
@@ -66,10 +65,9 @@ class Unprojector:
         error = vision.double() @ self.weight.T + self.bias - projected
         residual = float(error.norm() / projected.norm())
         if residual > LARGEST_RESIDUAL:
-            raise EgoGenError(
-                f"{where}: no vision features project to it (residual {residual:.2g}, expected at "
-                f"most {LARGEST_RESIDUAL}); it was not made with this projector"
-            )
+            found = f"residual {residual:.2g}, expected at most {LARGEST_RESIDUAL}"
+            other = "it was not made with this projector"
+            raise EgoGenError(f"{where}: no vision features project to it ({found}); {other}")
         self.residual = max(self.residual, residual)
         return vision.numpy()
 
@@ -107,11 +105,10 @@ def _record(job: Conversion, shape: tuple[int, int]) -> None:
     info |= {"width": shape[1], "converted": True}
     if job.kind == "image":
         info["rows"] = shape[0]
-    if job.projector is not None and job.projector.output_width != shape[1]:
-        raise EgoGenError(
-            f"{job.source}: features of width {shape[1]}, but the projector makes "
-            f"{job.projector.output_width}: not from the same model"
-        )
+    made = shape[1] if job.projector is None else job.projector.output_width
+    if made != shape[1]:
+        found = f"features of width {shape[1]}, but the projector makes {made}"
+        raise EgoGenError(f"{job.source}: {found}: not from the same model")
     record_store(job.target, job.kind, job.layout, info, job.projector)
 
 

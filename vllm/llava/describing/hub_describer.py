@@ -12,20 +12,13 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor
 
 from egogen.errors import EgoGenError
 from llava.checkpoints.hub_model import HubModel, Inputs, fingerprint, plain_generation
 from llava.checkpoints.load import quantization_of, quiet
-from llava.describing.decoding import (
-    Choice,
-    Decoding,
-    Written,
-    chooser,
-    in_half,
-    no_room,
-    writing_settings,
-)
+from llava.describing import decoding
+from llava.describing.decoding import Choice, Decoding, Written, in_half
 from llava.describing.describer import Description, Feature, Name
 
 
@@ -87,20 +80,17 @@ class HubDescriber:
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        return {
-            "model": fingerprint(self.hub.model),
-            "family": self.hub.model.config.model_type,
-            "width": self.hub.width,
-            "image_size": self.hub.frames.size,
-            "image_aspect_ratio": self.hub.frames.aspect,
-            "quantization": quantization_of(self.hub.model),
-            **writing_settings(self.settings),
-        }
+        model, frames = self.hub.model, self.hub.frames
+        info = {"model": fingerprint(model), "family": model.config.model_type}
+        info |= {"width": self.hub.width, "image_size": frames.size}
+        info |= {"image_aspect_ratio": frames.aspect, "quantization": quantization_of(model)}
+        return {**info, **decoding.writing_settings(self.settings)}
 
     def too_long(self, question: str, name: Name, text: str | None = None) -> str:
         """Why prompt and answer have no room in the model's context, or ""."""
         answer = None if text is None else self.hub.answer_ids([question], text)
-        return no_room(self.hub.model.config, self.hub.length(question), answer, self.settings)
+        length = self.hub.length(question)
+        return decoding.no_room(self.hub.model.config, length, answer, self.settings)
 
     @quiet()
     @torch.inference_mode()
@@ -119,10 +109,8 @@ class HubDescriber:
         if texts is not None:
             pairs = zip(questions, texts, strict=True)
             answers = [hub.answer_ids([question], text) for question, text in pairs]
-        samples = [
-            hub.encode(image, question, answer=ids)
-            for image, question, ids in zip(images, questions, answers, strict=True)
-        ]
+        asked = zip(images, questions, answers, strict=True)
+        samples = [hub.encode(image, question, answer=ids) for image, question, ids in asked]
         batch = hub.collate(samples, "left" if texts is None else "right")
         with watched(hub.model.get_decoder(), "inputs_embeds") as embedded:
             written = self._write(batch, seeds) if texts is None else self._rows(batch, answers)
@@ -143,23 +131,17 @@ class HubDescriber:
         if settings is None:
             raise ValueError("no texts and no settings to write them with")
         size = len(hub.processor.tokenizer)
-        chosen = Chosen(chooser(settings, seeds), len(seeds), size, hub.ends, hub.pad_id)
+        chosen = Chosen(decoding.chooser(settings, seeds), len(seeds), size, hub.ends, hub.pad_id)
         head = hub.model.get_output_embeddings()
         with plain_generation(hub, settings.max_new_tokens), watched(head) as states:
-            hub.model.generate(
-                **hub.to_device(batch), logits_processor=LogitsProcessorList([chosen])
-            )
+            hub.model.generate(**hub.to_device(batch), logits_processor=[chosen])
         rows = torch.stack([state[:, -1] for state in states], 1).cpu()  # (B, n, D) of (B, 1, D)
         return [Written(ids, rows[row, : len(ids)]) for row, ids in enumerate(chosen.ids)]
 
     def _rows(self, batch: Inputs, answers: Sequence[Sequence[int]]) -> list[Written]:
         """One pass over prompts and answers, padded on the right."""
-        hidden = self.hub.model.base_model(
-            **self.hub.to_device(batch), use_cache=False
-        ).last_hidden_state  # (B, T, D), after the final norm
+        made = self.hub.model.base_model(**self.hub.to_device(batch), use_cache=False)
+        hidden = made.last_hidden_state  # (B, T, D), after the final norm
         lengths = batch["attention_mask"].sum(1).tolist()
-        return [
-            # The row that predicts a token sits on the token before it.
-            Written(list(ids), hidden[row, length - 1 - len(ids) : length - 1].cpu())
-            for row, (ids, length) in enumerate(zip(answers, lengths, strict=True))
-        ]
+        rows = decoding.rows_before(hidden, lengths, answers)
+        return [Written(list(ids), kept) for ids, kept in zip(answers, rows, strict=True)]

@@ -17,17 +17,8 @@ from egogen.errors import EgoGenError
 from egogen.features.projector import Projector
 from llava.checkpoints.load import Loaded, quantization_of
 from llava.conversation import IMAGE_MARK, escape_marks, prompt_for
-from llava.describing.decoding import (
-    Decoding,
-    Written,
-    chooser,
-    decode,
-    in_half,
-    no_room,
-    read_prefix,
-    text_rows,
-    writing_settings,
-)
+from llava.describing import decoding
+from llava.describing.decoding import Decoding, Written, in_half
 from llava.describing.describer import Description, Feature, Name
 from llava.model import Llava
 from llava.tokens import IGNORE, IMAGE_ID, encode_conversation, encode_prompt, expand
@@ -91,14 +82,12 @@ class LlavaDescriber:
         self.loaded, self.model, self.settings = loaded, loaded.model, settings
         self.name, self.frames = str(loaded.folder), loaded.image_processor
         width = self.model.config.text_config.hidden_size
-        self.features = {
-            "image": Feature(width, self.model.patches, partial(projector_of, self.model)),
-            "text": Feature(width),
-        }
+        image = Feature(width, self.model.patches, partial(projector_of, self.model))
+        self.features = {"image": image, "text": Feature(width)}
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        return {**model_info(self.loaded), **writing_settings(self.settings)}
+        return {**model_info(self.loaded), **decoding.writing_settings(self.settings)}
 
     def _prompt(self, question: str) -> list[int]:
         return expand(prompt_ids(self.loaded, question), self.model.patches)
@@ -107,12 +96,13 @@ class LlavaDescriber:
     def _prefix(self) -> Cache:
         """Keys and values of the system text, which stands in front of every image."""
         prompt = prompt_ids(self.loaded, "")
-        return read_prefix(self.model, prompt[: prompt.index(IMAGE_ID)])
+        return decoding.read_prefix(self.model, prompt[: prompt.index(IMAGE_ID)])
 
     def too_long(self, question: str, name: Name, text: str | None = None) -> str:
         """Why prompt and answer have no room in the model's context, or ""."""
         answer = None if text is None else answer_ids(self.loaded, question, text)
-        return no_room(self.model.config, len(self._prompt(question)), answer, self.settings)
+        length = len(self._prompt(question))
+        return decoding.no_room(self.model.config, length, answer, self.settings)
 
     @torch.inference_mode()
     def describe(
@@ -135,31 +125,20 @@ class LlavaDescriber:
         if texts is None:
             if self.settings is None:
                 raise ValueError("no texts and no settings to write them with")
-            written = decode(
-                self.model,
-                prompts,
-                features,
-                choose=chooser(self.settings, seeds),
-                max_new_tokens=self.settings.max_new_tokens,
-                eos_id=tokenizer.eos_id,
-                pad_id=tokenizer.pad_id,
-                vocabulary=len(tokenizer),
-                prefix=self._prefix,
-            )
+            how: dict[str, Any] = {"choose": decoding.chooser(self.settings, seeds)}
+            how |= {"max_new_tokens": self.settings.max_new_tokens, "prefix": self._prefix}
+            how |= {"eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
+            how["vocabulary"] = len(tokenizer)
+            written = decoding.decode(self.model, prompts, features, **how)
             texts = [tokenizer.decode(made.ids).strip() for made in written]
         else:
             pairs = zip(questions, texts, strict=True)
             answers = [answer_ids(self.loaded, question, text) for question, text in pairs]
-            rows = text_rows(self.model, prompts, answers, features, tokenizer.pad_id)
+            rows = decoding.text_rows(self.model, prompts, answers, features, tokenizer.pad_id)
             written = [Written(ids, made) for ids, made in zip(answers, rows, strict=True)]
-        image_BPD = in_half(features, self.name)
-        vision_BPC = in_half(vision, self.name)
-        return [
-            Description(
-                text,
-                {"image": image_BPD[row], "text": in_half(made.rows, self.name)},
-                {"image": vision_BPC[row]},
-                made.ids,
-            )
-            for row, (text, made) in enumerate(zip(texts, written, strict=True))
-        ]
+        halves = in_half(features, self.name), in_half(vision, self.name)  # (B, P, D), (B, P, C)
+        described = []
+        for text, made, image, seen in zip(texts, written, *halves, strict=True):
+            kept = {"image": image, "text": in_half(made.rows, self.name)}
+            described.append(Description(text, kept, {"image": seen}, made.ids))
+        return described

@@ -103,24 +103,18 @@ def describe_batch(
     if not samples:
         return {}
     names = [name_of(sample.entry) for sample in samples]
+    seeds = [stable_seed(job.seed or 0, *name) for name in names]
     texts = [sample.text for sample in samples if sample.text is not None]
     given = {"texts": texts} if texts else {}  # all samples have one, or none
-    described = describer.describe(
-        [sample.image for sample in samples if sample.image is not None],
-        [sample.question for sample in samples],
-        seeds=[stable_seed(job.seed or 0, *name) for name in names],
-        names=names,
-        **given,
-    )
+    images = [sample.image for sample in samples if sample.image is not None]
+    questions = [sample.question for sample in samples]
+    described = describer.describe(images, questions, seeds=seeds, names=names, **given)
     stores.write([sample.entry for sample in samples], described)
-    return {
-        sample.entry.key: {
-            "original action": sample.entry.label,
-            "action": sample.action,
-            "description": made.text,
-        }
-        for sample, made in zip(samples, described, strict=True)
-    }
+    made = {}
+    for sample, description in zip(samples, described, strict=True):
+        said = sample.entry.label, sample.action, description.text
+        made[sample.entry.key] = dict(zip(results.FIELDS, said, strict=True))
+    return made
 
 
 def run(job: Job, describer: Describer, source: TextSource | None = None) -> int:

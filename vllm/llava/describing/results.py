@@ -69,12 +69,10 @@ def _checked(data: Any, path: Path) -> Results:
         raise EgoGenError(f"{path}: expected an object of clips, found {type(data).__name__}")
     for clip, actions in data.items():
         for action, fields in actions.items() if isinstance(actions, dict) else [("", None)]:
-            if not isinstance(fields, dict) or not all(
-                isinstance(fields.get(name), str) for name in FIELDS
-            ):
-                raise EgoGenError(
-                    f"{path}: entry {clip}/{action}: expected the texts {', '.join(FIELDS)}"
-                )
+            known = fields if isinstance(fields, dict) else {}
+            if not all(isinstance(known.get(name), str) for name in FIELDS):
+                expected = f"expected the texts {', '.join(FIELDS)}"
+                raise EgoGenError(f"{path}: entry {clip}/{action}: {expected}")
     return data
 
 
@@ -138,10 +136,8 @@ def chunk_files(folder: Path) -> list[Path]:
         if not match:
             continue
         number = int(match[1])
-        if number in found:
-            raise EgoGenError(
-                f"{folder}: chunk {number} stands twice ({found[number].name}, {path.name})"
-            )
+        if other := found.get(number):
+            raise EgoGenError(f"{folder}: chunk {number} stands twice ({other.name}, {path.name})")
         found[number] = path
     if not found:
         raise EgoGenError(f"{folder}: holds no result file, expected <name>_1.json and so on")
@@ -173,10 +169,8 @@ def check_complete(merged: Results, action_label: Path) -> list[ActionEntry]:
     described = {f"{clip}/{action}" for clip, actions in merged.items() for action in actions}
     missing = [entry.key for entry in entries if entry.key not in described]
     if missing:
-        raise EgoGenError(
-            f"{action_label}: {len(missing)} of {len(entries)} entries are not described: "
-            f"{listed(missing)}"
-        )
+        count = f"{len(missing)} of {len(entries)} entries"
+        raise EgoGenError(f"{action_label}: {count} are not described: {listed(missing)}")
     unknown = sorted(described - {entry.key for entry in entries})
     if unknown:
         raise EgoGenError(f"{action_label}: has no entries {listed(unknown)} that were described")

@@ -23,10 +23,8 @@ class FeatureStores:
         self.features, self.writers = {}, {}
         for name, root in self.roots.items():
             if name not in describer.features:
-                raise EgoGenError(
-                    f"{root}: {describer.name} makes no feature {name!r}, expected one of "
-                    f"{', '.join(describer.features)}"
-                )
+                expected = f"expected one of {', '.join(describer.features)}"
+                raise EgoGenError(f"{root}: {describer.name} makes no feature {name!r}, {expected}")
             self.features[name] = describer.features[name]
             check_provenance(root / INFO_FILE, dict(made_by))
 

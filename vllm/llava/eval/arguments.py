@@ -6,43 +6,19 @@ from typing import Any
 
 from egogen.errors import EgoGenError
 from egogen.features.store import LAYOUTS
+from egogen.flags import read_parser
 from egogen.labels import QUERY, STYLES, check_query, dataset_of
 from egogen.layout import DATASETS
+from llava import COMMANDS
 from llava.checkpoints.fields import is_llava
 from llava.describing.describer import Describer, load_describer
 from llava.describing.job import Decoding, Job, chunk_entries
 
-DTYPES = ("auto", "float32", "float16", "bfloat16")
-ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """All shared flags."""
-    add = parser.add_argument
-    add("--model-path", help="folder of the tuned model, or a hub name")
-    add("--dtype", default="auto", choices=DTYPES, help="auto: float16 on a GPU, float32 on a CPU")
-    add("--attn", default="sdpa", choices=ATTENTIONS, help="attention kernel (default: sdpa)")
-    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU when there is one)")
-    add("--device-map", help="auto: the layers over all GPUs, for models larger than one")
-    bits = parser.add_mutually_exclusive_group()
-    for name in ("4bit", "8bit"):
-        about = f"the language model in {name[0]} bits (needs bitsandbytes)"
-        kind: dict[str, Any] = {"dest": "quantization", "action": "store_const", "const": name}
-        bits.add_argument(f"--load-{name}", help=about, **kind)
-    add("--vision-tower", help="folder with the vision tower when the checkpoint lacks it")
-    about = "pixels of the square frames (default: as tuned, the vision tower's, or 448)"
-    add("--image-size", type=int, help=about)
-    add("--query", default=QUERY, help="question with one {} for the action (default: %(default)s)")
-    add("--dataset", choices=DATASETS, help="label convention (default: from the file's name)")
-    add("--label-style", choices=STYLES, default="parsed", help="how labels become verb phrases")
-    add("--image-dir", required=True, type=Path, help="frame folder of the split")
-    add("--save-image-feature-path", type=Path, help="root of the image features (none: not saved)")
-    add("--save-text-feature-path", type=Path, help="root of the text features (none: not saved)")
-    about = "compact: vision features and the projector in few large files, a fifth of the bytes"
-    add("--feature-layout", choices=LAYOUTS, default="released", help=about)
-    add("--num-chunks", type=int, default=1)
-    add("--chunk-idx", type=int, default=1, help="1 to the number of chunks")
-    add("--batch-size", type=int, default=8)
+def read_shared(command: str, about: str | None, **defaults: Any) -> argparse.ArgumentParser:
+    """The parser of a command over a split."""
+    choices = {"dataset": DATASETS, "label_style": STYLES, "feature_layout": LAYOUTS}
+    return read_parser(COMMANDS, command, about, choices, query=QUERY, **defaults)
 
 
 def check_least(args: argparse.Namespace, **least: float) -> None:

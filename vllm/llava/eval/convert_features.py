@@ -1,32 +1,17 @@
 """Make a compact feature store from a released one, or the reverse."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from egogen.actions import read_actions
-from egogen.errors import command_parser, run_command
+from egogen.errors import run_command
 from egogen.features.store import LAYOUTS
+from egogen.flags import read_parser
 from egogen.jobs import floor_chunk
-
-EXAMPLE = """example:
-  python -m llava.eval.convert_features --kind image --to compact \\
-      --action-label data/ego4d_val.json \\
-      --projector checkpoints/llava-llama-2-13b-chat-forecasting-finetune \\
-      features/image/val compact/image/val
-The same command again continues where it was stopped."""
+from llava import COMMANDS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = command_parser(__doc__, EXAMPLE, "python -m llava.eval.convert_features")
-    add = parser.add_argument
-    add("source", type=Path, help="feature store of the other layout")
-    add("target", type=Path, help="folder of the new one")
-    add("--kind", required=True, choices=("image", "text"))
-    add("--to", required=True, choices=LAYOUTS, help="layout of the new store")
-    add("--action-label", required=True, type=Path, help="action file: which frames there are")
-    add("--projector", type=Path, help="checkpoint that made the image features (to compact)")
-    add("--num-chunks", type=int, default=1, help="parts done by jobs of their own")
-    add("--chunk-idx", type=int, default=1, help="1 to the number of chunks")
+    parser = read_parser(COMMANDS, "llava.eval.convert_features", __doc__, {"to": LAYOUTS})
     args = parser.parse_args(argv)
     entries = floor_chunk(read_actions(args.action_label), args.num_chunks, args.chunk_idx)
     from llava.describing import feature_conversion as conversion  # slow to import

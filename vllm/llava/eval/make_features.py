@@ -11,17 +11,11 @@ from pathlib import Path
 
 from egogen.actions import DESCRIPTION_KEY, read_actions
 from egogen.atomic import read_json
-from egogen.errors import EgoGenError, command_parser, run_command
+from egogen.errors import EgoGenError, run_command
 from llava.describing.job import Job
 from llava.eval import arguments as shared
 
 RESULT_KEY = "description"  # the field of the description loop's own results
-EXAMPLE = """example:
-  python -m llava.eval.make_features --model-path runs/vllm \\
-      --image-dir data/EgoGen/ego4d.fho/val --descriptions data/ego4d_val.json \\
-      --save-image-feature-path runs/features/image/val \\
-      --save-text-feature-path runs/features/text/val --feature-layout compact
-The same command again continues where it was stopped."""
 
 
 def read_texts(path: Path, action_label: Path, key: str | None) -> dict[tuple[str, str], str]:
@@ -43,20 +37,14 @@ def read_texts(path: Path, action_label: Path, key: str | None) -> dict[tuple[st
         else:
             missing.append(entry.key)
     if missing:
-        raise EgoGenError(
-            f"{path}: {len(missing)} of {len(missing) + len(texts)} entries of {action_label} have "
-            f"no text under {' or '.join(keys)}, first {missing[0]}"
-        )
+        count = f"{len(missing)} of {len(missing) + len(texts)} entries of {action_label}"
+        lacking = f"have no text under {' or '.join(keys)}, first {missing[0]}"
+        raise EgoGenError(f"{path}: {count} {lacking}")
     return texts
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = command_parser(__doc__, EXAMPLE, "python -m llava.eval.make_features")
-    shared.add_arguments(parser)
-    add = parser.add_argument
-    add("--descriptions", required=True, type=Path, help="JSON with the texts")
-    add("--action-label", type=Path, help="action file of the split (default: --descriptions)")
-    add("--key", help="field of the text (default: that of action files or of merged results)")
+    parser = shared.read_shared("llava.eval.make_features", __doc__)
     args = parser.parse_args(argv)
     shared.check_least(args, batch_size=1)
     if not (args.save_image_feature_path or args.save_text_feature_path):

@@ -2,38 +2,16 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from egogen import served
-from egogen.errors import EgoGenError, command_parser, run_command
+from egogen.errors import EgoGenError, run_command
 from llava.describing.job import TOP_K, Decoding, Job
 from llava.eval import arguments as shared
 
-EXAMPLE = """example:
-  python -m llava.eval.run_llava_in_loop --model-path runs/vllm \\
-      --image-dir data/EgoGen/ego4d.fho/val --action-label data/ego4d_val.json \\
-      --save-path runs/described/vllm/val \\
-      --save-image-feature-path runs/features/image/val \\
-      --save-text-feature-path runs/features/text/val --num-chunks 5 --chunk-idx 1
-A server's texts: --engine openai --base-url http://localhost:8000/v1 --model NAME [--text-only]
-The same command again continues where it was stopped. A key is read from OPENAI_API_KEY."""
-
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = command_parser(__doc__, EXAMPLE, "python -m llava.eval.run_llava_in_loop")
-    shared.add_arguments(parser)
-    add = parser.add_argument
-    add("--action-label", required=True, type=Path, help="action file of the split")
-    add("--save-path", required=True, type=Path, help="folder of the result file")
-    add("--seed", type=int, default=42)
-    add("--temperature", type=float, default=0.2, help="0 is greedy (default: %(default)s)")
-    add("--top-k", type=int, default=TOP_K)
-    add("--max-new-tokens", type=int, default=1024)
-    about = "labels cut as in the published runs (--label-style released); nothing else"
-    add("--as-released", action="store_true", help=about)
-    add("--engine", choices=("local", "openai"), default="local", help="openai: a server's texts")
-    add("--text-only", action="store_true", help="them alone: no weights, no features")
+    parser = shared.read_shared("llava.eval.run_llava_in_loop", __doc__, top_k=TOP_K)
     served.add_arguments(parser)
     args = parser.parse_args(argv)
     if args.as_released:

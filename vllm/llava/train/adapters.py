@@ -46,15 +46,9 @@ def add_adapters(loaded: Loaded | HubModel, base: str, lora: LoraArguments) -> A
     model.name_or_path = str(base)  # else peft asks the hub when it saves
     if lora.bits != 16:  # checkpointing is switched on by the trainer
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    config = LoraConfig(
-        r=lora.lora_r,
-        lora_alpha=lora.lora_alpha,
-        lora_dropout=lora.lora_dropout,
-        bias="none",
-        **places(loaded),
-    )
+    options = {"lora_alpha": lora.lora_alpha, "lora_dropout": lora.lora_dropout, "bias": "none"}
     try:
-        model = get_peft_model(model, config)
+        model = get_peft_model(model, LoraConfig(r=lora.lora_r, **options, **places(loaded)))
     except ValueError as error:
         raise EgoGenError(f"adapters of rank {lora.lora_r}: {error}") from None
     for parameter in model.parameters():

@@ -14,26 +14,21 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import HfArg
 
 from egogen.atomic import read_object
-from egogen.errors import EgoGenError, need_package
+from egogen.errors import EgoGenError, check_choice, need_package
+from egogen.flags import read_command
+from llava import COMMANDS
 from llava.train.parallel import processes, read_deepspeed, start_deepspeed
 
-EXAMPLE = """example:
-  python -m llava.train.train --model_name_or_path runs/llava_pretrained \\
-      --data_path data/ego4d_conversations.json --image_folder data/EgoGen/ego4d.fho/train \\
-      --output_dir runs/vllm --num_train_epochs 3 --per_device_train_batch_size 16
-The same command again continues from the newest complete checkpoint."""
+NAME = "llava.train.train"
+HELP, CHOICES = read_command(COMMANDS, f"{NAME}.help"), read_command(COMMANDS, f"{NAME}.choices")
 
 # The released flag keeps its name here, whatever transformers will call it.
 warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
 
 # What `--as_released` stands for: the switches of tuning as in the released code. A flag on the
 # command line wins over it.
-AS_RELEASED = {
-    "cut_rule": "released",
-    "lr_rule": "released",
-    "average_tokens_across_devices": "False",
-    "image_aspect_ratio": "square",
-}
+AS_RELEASED = {"cut_rule": "released", "lr_rule": "released", "image_aspect_ratio": "square"}
+AS_RELEASED["average_tokens_across_devices"] = "False"
 
 
 @dataclass
@@ -41,24 +36,16 @@ class ModelArguments:
     model_name_or_path: str = field(metadata={"help": "Folder or hub name of the model."})
     vision_tower: str | None = HfArg(help="Its folder when the checkpoint lacks it.", default=None)
     version: str | None = HfArg(help="Prompt format (default: config.json's).", default=None)
-    attn: str = HfArg(
-        help="sdpa, eager, flash_attention_2, or auto: flash when it is there.", default="auto"
-    )
+    attn: str = HfArg(help=HELP["attn"], default="auto")
 
 
 @dataclass
 class DataArguments:
     data_path: str = field(metadata={"help": "The conversations file."})
     image_folder: str = field(metadata={"help": "Folder that its images are relative to."})
-    image_aspect_ratio: str | None = HfArg(
-        help="square, pad or squeeze (default: config.json's).", default=None
-    )
+    image_aspect_ratio: str | None = HfArg(help=HELP["image_aspect_ratio"], default=None)
     image_size: int | None = HfArg(help="Of the square frames (default: as tuned).", default=None)
-    cut_rule: str = HfArg(
-        help="'expanded': model_max_length counts all positions of an image; 'released': one, as "
-        "in the released code.",
-        default="expanded",
-    )
+    cut_rule: str = HfArg(help=HELP["cut_rule"], default="expanded")
     image_cache: int = field(default=0, metadata={"help": "Images kept in memory."})
     lazy_preprocess: bool = field(default=True, metadata={"help": "Accepted; always the case."})
 
@@ -78,14 +65,11 @@ def share_out(tuning: Any) -> None:
     Raises EgoGenError for batches that do not divide, and for --fsdp in one process.
     """
     if tuning.global_batch:
-        at_once = tuning.per_device_train_batch_size * processes()
-        tuning.gradient_accumulation_steps = tuning.global_batch // at_once
-        if tuning.gradient_accumulation_steps * at_once != tuning.global_batch:
-            raise EgoGenError(
-                f"--global_batch {tuning.global_batch}: expected a multiple of "
-                f"--per_device_train_batch_size {tuning.per_device_train_batch_size} times "
-                f"{processes()} processes"
-            )
+        each, whole = tuning.per_device_train_batch_size, tuning.global_batch
+        tuning.gradient_accumulation_steps = whole // (each * processes())
+        if whole % (each * processes()):
+            factors = f"--per_device_train_batch_size {each} times {processes()} processes"
+            raise EgoGenError(f"--global_batch {whole}: expected a multiple of {factors}")
     if isinstance(tuning.deepspeed, str):
         tuning.deepspeed = read_deepspeed(tuning.deepspeed, tuning.use_cpu)
     if isinstance(tuning.fsdp_config, str):
@@ -104,14 +88,8 @@ class TuningArguments(TrainingArguments):
     model_max_length: int = field(default=2048, metadata={"help": "Longest sequence."})
     warmup_ratio: float = field(default=0.0, metadata={"help": "Share of the steps that warm up."})
     evaluation_strategy: str = field(default="no", metadata={"help": "Accepted; only 'no'."})
-    global_batch: int = HfArg(
-        help="Samples of a step over all processes; sets the accumulation (0: off).", default=0
-    )
-    lr_rule: str = HfArg(
-        help="'command': --lr_scheduler_type as given; 'released': DeepSpeed's WarmupLR, which "
-        "overrode it in the published runs.",
-        default="command",
-    )
+    global_batch: int = HfArg(help=HELP["global_batch"], default=0)
+    lr_rule: str = HfArg(help=HELP["lr_rule"], default="command")
     as_released: bool = HfArg(help="All switches as in the released code.", default=False)
 
     settings = {}  # what the run depends on besides: goes to the loggers with the flags here
@@ -152,13 +130,6 @@ class TuningArguments(TrainingArguments):
 
 
 GROUPS = (ModelArguments, DataArguments, LoraArguments, TuningArguments)
-CHOICES = {
-    "cut_rule": ("expanded", "released"),
-    "lr_rule": ("command", "released"),
-    "evaluation_strategy": ("no",),
-    "attn": ("auto", "sdpa", "eager", "flash_attention_2"),
-    "bits": (4, 8, 16),
-}
 LOGGERS = {"tensorboard", "wandb"}  # of --report_to, those that are a package of that name
 
 
@@ -173,18 +144,13 @@ def parse(argv: Sequence[str] | None) -> Flags:
     """Parse and check the flags. Logs go to TensorBoard unless --report_to says otherwise."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed else warns that it found none
-    parser = HfArgumentParser(
-        GROUPS,
-        prog="python -m llava.train.train",
-        description="Tune the vision-language model on conversations about frames.",
-        epilog=EXAMPLE,
-    )
+    parser = HfArgumentParser(GROUPS, **read_command(COMMANDS, NAME))
+    given = _defaults(argv or ())
     try:
-        *groups, unknown = parser.parse_args_into_dataclasses(
-            _defaults(argv or ()), return_remaining_strings=True
-        )
+        found = parser.parse_args_into_dataclasses(given, return_remaining_strings=True)
     except ValueError as error:
         raise EgoGenError(f"flags of tuning: {error}") from None
+    *groups, unknown = found
     if unknown:
         raise EgoGenError(f"unknown flag {unknown[0]}{_nearest(unknown[0])}")
     flags = Flags(*groups)
@@ -211,21 +177,15 @@ def _nearest(flag: str) -> str:
 def _check(flags: Flags) -> None:
     for group in flags:
         for name, allowed in CHOICES.items():
-            value = getattr(group, name, allowed[0])
-            if value not in allowed:
-                raise EgoGenError(
-                    f"--{name} {value!r}: expected one of {', '.join(map(str, allowed))}"
-                )
+            check_choice(f"--{name}", getattr(group, name, allowed[0]), allowed)
     for logger in flags.tuning.report_to:
         if logger in LOGGERS:
             need_package(logger, f"--report_to {logger}")
     if flags.data.image_size is not None and flags.data.image_size < 1:
         raise EgoGenError(f"--image_size {flags.data.image_size}: expected at least 1")
     if flags.lora.bits != 16 and not flags.lora.lora_enable:
-        raise EgoGenError(
-            f"--bits {flags.lora.bits}: quantized weights stay frozen, expected also "
-            "--lora_enable True"
-        )
+        expected = "quantized weights stay frozen, expected also --lora_enable True"
+        raise EgoGenError(f"--bits {flags.lora.bits}: {expected}")
     if flags.lora.lora_enable:
         need_package("peft", "--lora_enable")
     if flags.lora.bits != 16:

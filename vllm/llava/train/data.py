@@ -50,21 +50,18 @@ def _conversation(item: Any, where: str) -> Conversation:
     turns = []
     for number, turn in enumerate(item["conversations"]):
         speaker = turn.get("from") if isinstance(turn, dict) else None
+        place = f"{where}: turn {number}"
         if speaker not in ("human", "gpt") or not isinstance(turn.get("value"), str):
-            raise EgoGenError(
-                f"{where}: turn {number}: expected 'from' human or gpt and a text 'value'"
-            )
+            raise EgoGenError(f"{place}: expected 'from' human or gpt and a text 'value'")
         if number == 0 and speaker == "gpt":
             continue
         if speaker != ("human", "gpt")[len(turns) % 2]:
-            raise EgoGenError(f"{where}: turn {number}: expected human and gpt in turn")
+            raise EgoGenError(f"{place}: expected human and gpt in turn")
         if speaker == "gpt" and not turn["value"].strip():
-            raise EgoGenError(f"{where}: turn {number}: an empty answer, expected text")
+            raise EgoGenError(f"{place}: an empty answer, expected text")
         turns.append(_turn(turn["value"], image is not None))
         if image is not None and sum(IMAGE_MARK in text for text in turns) > 1:
-            raise EgoGenError(
-                f"{where}: turn {number}: a second {IMAGE_MARK}, expected one for its one image"
-            )
+            raise EgoGenError(f"{place}: a second {IMAGE_MARK}, expected one for its one image")
     if not turns or len(turns) % 2:
         raise EgoGenError(f"{where}: expected each question to have an answer")
     return Conversation(str(item.get("id", "")), tuple(turns), image)
@@ -104,11 +101,8 @@ class TuningData(Dataset):
         self.keep(loaded)
         for conversation in conversations:
             image = conversation.image
-            if image is not None and not (self.image_folder / image).is_file():
-                raise EgoGenError(
-                    f"{self.image_folder / image}: no such image "
-                    f"(conversation {conversation.name!r})"
-                )
+            if image is not None and not (path := self.image_folder / image).is_file():
+                raise EgoGenError(f"{path}: no such image (conversation {conversation.name!r})")
             made = self.samples_of(conversation)
             self.samples += made
             self.dropped += not made
@@ -145,10 +139,8 @@ class TuningData(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         conversation, encoded = self.samples[index]
-        return {
-            "encoded": expand_sample(encoded, self.patches),
-            "pixel_values": self.pixels(conversation.image),
-        }
+        pixels = self.pixels(conversation.image)
+        return {"encoded": expand_sample(encoded, self.patches), "pixel_values": pixels}
 
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """-> what `llava.tokens.collate` gives, and pixel_values (B, 3, size, size)."""

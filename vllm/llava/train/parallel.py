@@ -69,10 +69,3 @@ def start_deepspeed(cpu: bool) -> None:
     if cpu:  # gloo does: DeepSpeed's kernel for shared memory would be compiled first, for a minute
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("gloo" if cpu else None, verbose=False)
-
-
-def leave_deepspeed() -> None:
-    """From here on a process loads a complete model again, for itself, when it asks for one."""
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
-    unset_hf_deepspeed_config()

@@ -67,10 +67,9 @@ def newest_complete(output: Path, engine: str, processes: int) -> str | None:
     written = read_object(complete[-1] / COMPLETE_FILE)
     by, on = written.get("engine", engine), written.get("processes", processes)
     if by != engine or (by in SHARDED and on != processes):
-        raise EgoGenError(
-            f"{complete[-1]}: written by {by} on {on} processes, found {engine} on {processes}; "
-            "go on with those, or choose another --output_dir"
-        )
+        found = f"written by {by} on {on} processes, found {engine} on {processes}"
+        advice = "go on with those, or choose another --output_dir"
+        raise EgoGenError(f"{complete[-1]}: {found}; {advice}")
     return str(complete[-1])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from egogen.atomic import read_object, write_json
 from egogen.errors import EgoGenError, run_command
@@ -19,7 +20,7 @@ from llava.train.adapters import ADAPTER_FOLDER, add_adapters, merge, write_orig
 from llava.train.arguments import Flags, TuningArguments, parse
 from llava.train.data import TuningData, read_conversations
 from llava.train.hub_tuning import HubData, prepare_hub
-from llava.train.parallel import is_first, leave_deepspeed, leave_group, wait_for_all
+from llava.train.parallel import is_first, leave_group, wait_for_all
 from llava.train.saving import newest_complete, publish, staging_folder
 from llava.train.trainer import Tuner
 
@@ -33,19 +34,13 @@ def settings_of(flags: Flags) -> dict[str, Any]:
         "num_train_epochs max_steps learning_rate warmup_steps weight_decay max_grad_norm seed "
         "lr_rule model_max_length bf16 fp16 average_tokens_across_devices"
     )
-    chosen = {name: getattr(flags.tuning, name) for name in names.split()}
-    chosen |= {
-        "lr_scheduler_type": str(getattr(flags.tuning.lr_scheduler_type, "value", "")),
-        "step_samples": flags.tuning.step_samples,
-        "model": flags.model.model_name_or_path,
-        "version": flags.model.version,
-        "data": flags.data.data_path,
-        "image_aspect_ratio": flags.data.image_aspect_ratio,
-        "image_size": flags.data.image_size,
-        "cut_rule": flags.data.cut_rule,
-        "lora": vars(flags.lora) if flags.lora.lora_enable else None,
-    }
-    return chosen
+    tuning, model, data = flags.tuning, flags.model, flags.data
+    chosen = {name: getattr(tuning, name) for name in names.split()}
+    chosen["lr_scheduler_type"] = str(getattr(tuning.lr_scheduler_type, "value", ""))
+    chosen |= {"step_samples": tuning.step_samples, "model": model.model_name_or_path}
+    chosen |= {"version": model.version, "data": data.data_path}
+    chosen |= {n: getattr(data, n) for n in ("image_aspect_ratio", "image_size", "cut_rule")}
+    return {**chosen, "lora": vars(flags.lora) if flags.lora.lora_enable else None}
 
 
 def check_output(folder: Path, settings: dict[str, Any]) -> bool:
@@ -54,11 +49,9 @@ def check_output(folder: Path, settings: dict[str, Any]) -> bool:
     begun = read_object(path, needed=False)
     other = [name for name in settings if name in begun and begun[name] != settings[name]]
     if other:
-        raise EgoGenError(
-            f"{path}: this folder was begun with other settings "
-            f"({', '.join(f'{name} {begun[name]!r}' for name in other)}); choose another "
-            "--output_dir, or remove it"
-        )
+        were = ", ".join(f"{name} {begun[name]!r}" for name in other)
+        advice = "choose another --output_dir, or remove it"
+        raise EgoGenError(f"{path}: this folder was begun with other settings ({were}); {advice}")
     return (folder / FINISHED_FILE).exists()
 
 
@@ -80,12 +73,11 @@ def weights_dtype(flags: Flags) -> torch.dtype:
 
 def prepare(flags: Flags) -> Loaded | HubModel:
     """The pretrained model with its tools; only language model and projector learn."""
-    name, quantized = flags.model.model_name_or_path, flags.lora.bits != 16
-    options: dict[str, Any] = {
-        "attn": pick_attention(flags.model.attn, flags.tuning.bf16 or flags.tuning.fp16),
-        "quantization": f"{flags.lora.bits}bit" if quantized else None,
-        "device_map": {"": flags.tuning.device} if quantized else None,
-    }
+    name, tuning = flags.model.model_name_or_path, flags.tuning
+    options: dict[str, Any] = {"quantization": None, "device_map": None}
+    if flags.lora.bits != 16:
+        options = {"quantization": f"{flags.lora.bits}bit", "device_map": {"": tuning.device}}
+    options["attn"] = pick_attention(flags.model.attn, tuning.bf16 or tuning.fp16)
     dtype = weights_dtype(flags)
     if not is_llava(name):
         if flags.model.version and is_first():
@@ -108,14 +100,10 @@ def prepare(flags: Flags) -> Loaded | HubModel:
 def make_data(flags: Flags, loaded: Loaded | HubModel, conversations: list[Any]) -> dict[str, Any]:
     shown = track(conversations, len(conversations), "read", "conversations")
     make: Any = HubData if isinstance(loaded, HubModel) else TuningData
-    data = make(
-        shown if is_first() else conversations,
-        flags.data.image_folder,
-        loaded,
-        max_length=flags.tuning.model_max_length,
-        cut_expanded=flags.data.cut_rule == "expanded",
-        cache=flags.data.image_cache,
-    )
+    options = {"max_length": flags.tuning.model_max_length, "cache": flags.data.image_cache}
+    options["cut_expanded"] = flags.data.cut_rule == "expanded"
+    read = shown if is_first() else conversations
+    data = make(read, flags.data.image_folder, loaded, **options)
     if data.dropped and is_first():
         print(f"{flags.data.data_path}: {data.dropped} conversations left without a target")
     return {"train_dataset": data, "data_collator": data.collate, "compute_loss_func": data.loss}
@@ -152,7 +140,7 @@ def save(trainer: Tuner, loaded: Loaded | HubModel, flags: Flags) -> None:
     publish(staging)
     trainer.save_state()
     if flags.lora.lora_enable:
-        leave_deepspeed()
+        unset_hf_deepspeed_config()  # each process loads a complete model again, for itself
         merge(place, output, dtype=weights_dtype(flags))
 
 

@@ -70,9 +70,8 @@ class StepProgress(TrainerCallback):
         self.since = state.global_step, time.monotonic()
         if state.is_world_process_zero:
             samples = args.step_samples
-            self.progress = Progress(
-                state.max_steps * samples, "tune", "samples", done=state.global_step * samples
-            )
+            whole, done = state.max_steps * samples, state.global_step * samples
+            self.progress = Progress(whole, "tune", "samples", done)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.progress is not None:

@@ -64,8 +64,8 @@ class Renderer:
             pen = Pen(layer, x, y, unit, lit=self.scene.lit)
             if part == "back":
                 objects.shadow(pen, KINDS[thing.kind].size[0])
-            draw = (objects.BACK if part == "back" else objects.FRONT)[thing.kind]
-            draw(pen, self.colour(thing.kind), thing.condition)
+            drawing = (objects.BACK if part == "back" else objects.FRONT)[thing.kind]
+            objects.draw(pen, drawing, self.colour(thing.kind), thing.condition)
             self.kept[key] = layer
         return self.kept[key]
 
@@ -87,10 +87,9 @@ class Renderer:
         """Draw a thing with its base point at (x, y) px, over everything so far."""
         layer = self._blank(x, y, unit, 1.6)
         pen = Pen(layer, x, y, unit, angle=turn, flip=flip, lit=self.scene.lit)
-        colour = self.colour(thing.kind)
-        objects.BACK[thing.kind](pen, colour, thing.condition)
-        if thing.kind in objects.FRONT:
-            objects.FRONT[thing.kind](pen, colour, thing.condition)
+        for part in (objects.BACK, objects.FRONT):
+            if thing.kind in part:
+                objects.draw(pen, part[thing.kind], self.colour(thing.kind), thing.condition)
         layer.onto(canvas)
 
     # hands -------------------------------------------------------------------------------------

@@ -9,19 +9,7 @@ import yaml
 from mini.world.kinds import KINDS
 from mini.world.scene import Action, Scene, State, Thing, other
 
-VERBS = ("pick", "take", "lift", "open", "close", "put", "place", "pour", "cut", "slice", "clean")
-LEMMAS = {f"{verb}s": verb for verb in VERBS} | {"washes": "wash"}
-
 TEXTS = yaml.safe_load(Path(__file__).with_name("texts.yaml").read_text(encoding="utf-8"))
-VERB_MARKS = (  # first match in the text decides
-    ("pick up", r"\b(?:lifts it|picks it up|picks? up|takes?)\b"),
-    ("open", r"\bopens? (?!the fingers)"),
-    ("close", r"\bcloses?\b"),
-    ("put", r"\b(?:sets it down|places it|puts?|places?)\b"),
-    ("pour", r"\bpours?\b"),
-    ("cut", r"\b(?:cuts?|slices?)\b"),
-    ("wash", r"\b(?:wash(?:es)?|cleans?)\b"),
-)
 
 
 def label(action: Action, dataset: str, rng: np.random.Generator) -> str:
@@ -38,12 +26,6 @@ def label(action: Action, dataset: str, rng: np.random.Generator) -> str:
         **{"in": into.removesuffix("to")},
     )
     return "#C C " + text if raw else text
-
-
-def cleaned(text: str) -> str:
-    """A label as stage 1 asks for it: without "#C C", first verb as its lemma."""
-    words = text.removeprefix("#C C").split()
-    return " ".join([LEMMAS.get(words[0], words[0]), *words[1:]])
 
 
 def place_words(thing: Thing) -> str:
@@ -97,7 +79,8 @@ def parse_description(text: str) -> dict[str, str | None]:
     text = " ".join(text.lower().split())
     kinds = re.findall("|".join(sorted(KINDS, key=len, reverse=True)), text)
     hand = re.search(r"\b(left|right) hand\b", text)
-    found = [(match.start(), verb) for verb, mark in VERB_MARKS if (match := re.search(mark, text))]
+    marks = TEXTS["marks"].items()
+    found = [(match.start(), verb) for verb, mark in marks if (match := re.search(mark, text))]
     verb = min(found)[1] if found else None
     distinct = list(dict.fromkeys(kinds))
     takes_target = verb in ("put", "pour") and len(distinct) > 1

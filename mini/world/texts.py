@@ -1,13 +1,14 @@
 """Labels in the two datasets' styles, enriched descriptions, and reading facts back from them."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import yaml
 
 from mini.world.kinds import KINDS
-from mini.world.scene import Action, Scene, State, Thing, other
+from mini.world.scene import Action, Scene, Thing, other
 
 TEXTS = yaml.safe_load(Path(__file__).with_name("texts.yaml").read_text(encoding="utf-8"))
 
@@ -43,13 +44,14 @@ def spot_phrase(spot: str) -> str:
     return f"at the {depth} side {side} of the middle"
 
 
-def _named(kind: str) -> str:
+def named(kind: str) -> str:
+    """ "red apple"; empty for no kind."""
     return f"{KINDS[kind].colour} {kind}" if kind else ""
 
 
-def _other_hand(state: State, side: str) -> str:
-    held = [thing.kind for thing in state.things.values() if thing.held == side]
-    return f"keeps holding the {_named(held[0])}" if held else "stays empty"
+def holding(held: Sequence[str]) -> str:
+    """What a hand does that holds these kinds, one or none."""
+    return f"keeps holding the {named(held[0])}" if held else "stays empty"
 
 
 def describe(scene: Scene, action: Action, rng: np.random.Generator) -> str:
@@ -61,12 +63,12 @@ def describe(scene: Scene, action: Action, rng: np.random.Generator) -> str:
     return forms[rng.integers(len(forms))].format(
         h=action.hand,
         i=idle,
-        o=_named(action.object),
-        t=_named(action.target),
-        w=_named(action.tool),
+        o=named(action.object),
+        t=named(action.target),
+        w=named(action.tool),
         at=place_words(spot),
         on="inside" if action.target and KINDS[action.target].preposition == "into" else "on top",
-        r=_other_hand(scene.state, idle),
+        r=holding([thing.kind for thing in scene.state.things.values() if thing.held == idle]),
     )
 
 

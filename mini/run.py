@@ -27,7 +27,9 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:1] = [str(PROJECT)]
 
 from egogen.atomic import read_json, write_json  # noqa: E402
-from egogen.errors import EgoGenError, command_parser, run_command  # noqa: E402
+from egogen.errors import EgoGenError, run_command  # noqa: E402
+from egogen.flags import read_parser  # noqa: E402
+from mini import COMMANDS  # noqa: E402
 
 PIPELINE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 PRESETS, BASES, VARIANTS = (PIPELINE[name] for name in ("presets", "bases", "variants"))
@@ -133,13 +135,8 @@ def summary(run: Run, variants: Sequence[str]) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = command_parser(__doc__)
-    parser.add_argument("what", choices=[*PRESETS, "ablation"])
-    parser.add_argument("--out", type=Path, help="default: runs/quickstart, runs/full ...")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--base", choices=BASES, default="llava", help="model of stage 1")
-    parser.add_argument("--preset", choices=PRESETS, default="full", help="sizes of an ablation")
-    args = parser.parse_args(argv)
+    choices = {"what": [*PRESETS, "ablation"], "base": BASES, "preset": PRESETS}
+    args = read_parser(COMMANDS, "run", __doc__, choices).parse_args(argv)
     preset = args.preset if args.what == "ablation" else args.what
     name = "quickstart" if preset == "quick" else preset
     default = PROJECT / "runs" / (name if args.base == "llava" else f"{name}_{args.base}")

@@ -54,19 +54,15 @@ def read_scenes(root: Path, names: Sequence[str], split: str = "train") -> list[
 
 def mirror(scene: Scene) -> Scene:
     """The scene flipped from left to right: as good as another, since no rule prefers a side."""
-    things = {}
+    things, swapped = {}, {"left": "right", "right": "left"}
     for kind, thing in scene.things.items():
         left, top, width, height = thing["box"]
         flipped: dict[str, Any] = {"box": [1 - left - width, top, width, height]}
         for name in ("place", "held_by"):
-            flipped[name] = thing[name] and _other_side(thing[name])
+            words = (thing[name] or "").split()
+            flipped[name] = " ".join(swapped.get(word, word) for word in words) or thing[name]
         things[kind] = {**thing, **flipped}
     return replace(scene, things=things, mirrored=not scene.mirrored)
-
-
-def _other_side(text: str) -> str:
-    swapped = {"left": "right", "right": "left"}
-    return " ".join(swapped.get(word, word) for word in text.split())
 
 
 def label_words() -> tuple[tuple[str, ...], ...]:
@@ -96,13 +92,9 @@ def patch_labels(scene: Scene, grid: int) -> np.ndarray:
         left, top, width, height = scene.things[kind]["box"]
         rows = (centres >= top) & (centres <= top + height)
         columns = (centres >= left) & (centres <= left + width)
-        labels[:, rows[:, None] & columns[None, :]] = np.array(
-            [
-                1 + KIND_NAMES.index(kind),
-                1 + SPOTS.index(scene.spot(kind)),
-                1 + STATES.index(scene.things[kind]["condition"]),
-            ]
-        )[:, None]
+        condition = STATES.index(scene.things[kind]["condition"])
+        found = np.array([KIND_NAMES.index(kind), SPOTS.index(scene.spot(kind)), condition])
+        labels[:, rows[:, None] & columns[None, :]] = 1 + found[:, None]
     return labels
 
 

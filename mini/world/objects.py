@@ -40,7 +40,7 @@ def _draw_shape(
     pen: Pen, own: np.ndarray, lean=0.0, edge=0.0, colour="", times=(), plus=0.0, shade=(), **form
 ) -> None:
     """A shape of drawings.yaml, which says what its words are; `own` is the thing's colour."""
-    paint = COLOURS.get(colour, own)
+    paint = COLOURS[colour] if colour else own
     for factor in times:
         paint = paint * np.array(factor, np.float32)
     if shade:

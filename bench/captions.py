@@ -41,24 +41,18 @@ def measure(kind: str, count: int, batch_size: int, device: torch.device) -> dic
     tower, decoder = network.visual_encoder, network.text_decoder
     tower.init_weights()
     images = torch.randn(count, 3, SIDE, SIDE, device=device)
-    captions: dict[str, list] = {"loop": [], "batched": []}
+    sides = {"loop": (False, 1, partial(plain, decoder)), "batched": (True, batch_size, decoder)}
+    captions: dict[str, list] = {side: [] for side in sides}
 
-    def fuse(fused: bool) -> None:
+    def run(side: str) -> None:
+        fused, size, step = sides[side]
         for block in tower.blocks:
             block.attn.fused_attn = fused
-
-    def loop() -> None:
-        fuse(False)
-        for image in images.split(1):
-            captions["loop"] += beam_search(partial(plain, decoder), tower(image), PROMPT, RULES)
-
-    def batched() -> None:
-        fuse(True)
-        for batch in images.split(batch_size):
-            captions["batched"] += beam_search(decoder, tower(batch), PROMPT, RULES)
+        for batch in images.split(size):
+            captions[side] += beam_search(step, tower(batch), PROMPT, RULES)
 
     beam_search(decoder, tower(images[:1]), PROMPT, RULES)  # warms up
-    taken = {side.__name__: seconds(side, device) for side in (loop, batched)}
+    taken = {side: seconds(partial(run, side), device) for side in sides}
     same = [a[1] == b[1] for a, b in zip(captions["loop"], captions["batched"], strict=True)]
     return {
         **{f"{side}_images_per_second": count / time for side, time in taken.items()},

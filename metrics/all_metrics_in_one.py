@@ -18,30 +18,25 @@ from collections.abc import Sequence
 from egogen import layout
 from egogen.actions import DESCRIPTION_KEY
 from egogen.devices import usable_device
-from egogen.errors import EgoGenError, command_parser, run_command
+from egogen.errors import EgoGenError, run_command
+from egogen.flags import read_parser
 from egogen.settings import setting
+from metrics import COMMANDS
 from metrics.evaluate import evaluate
 from metrics.registry import GROUPS, METRICS, WEIGHTS, Settings
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command_parser(__doc__)
-    add = parser.add_argument
-    add("--dataset", required=True, choices=layout.DATASETS)
-    add("--llava_key", default=DESCRIPTION_KEY, help="field of the descriptions")
-    add("--gen_path", required=True, help="folder of generated frames")
-    add("--gt_path", help="folder val_gt_for_metric (default: in LEGO_DATASET)")
-    add("--edit_file", help="action file (default: in LEGO_DATASET)")
-    add("--source-path", help="folder of image_0, the source frames (default: val beside gt_path)")
+    choices = {"dataset": layout.DATASETS}
+    known = {
+        "llava_key": DESCRIPTION_KEY,
+        "weights": WEIGHTS,
+        "workers": min(4, os.cpu_count() or 1),
+    }
+    parser = read_parser(COMMANDS, "all_metrics_in_one", __doc__, choices, **known)
     names = f"comma-separated, of: {', '.join((*METRICS, *GROUPS))}; default: all that can be "
-    add("--metrics", help=names + "computed here. One that is named and cannot be is an error")
-    add("--out", help="folder of the result files (default: metric beside images)")
-    add("--weights", type=Path, default=WEIGHTS, help="folder of weight files")
-    add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where present)")
-    add("--batch-size", type=int, default=8)
-    add("--workers", type=int, default=min(4, os.cpu_count() or 1))
-    rest = "measure what is in order, and count the rest in metric.json"
-    add("--allow-missing", action="store_true", help=rest)
+    more = "computed here. One that is named and cannot be is an error"
+    parser.add_argument("--metrics", help=names + more)
     return parser
 
 

@@ -15,8 +15,10 @@ from collections.abc import Sequence
 
 from egogen.actions import inside, read_actions
 from egogen.atomic import atomic_path, write_bytes
-from egogen.errors import EgoGenError, command_parser, run_command
+from egogen.errors import EgoGenError, run_command
+from egogen.flags import read_parser
 from egogen.frames import read_rgb
+from metrics import COMMANDS
 from metrics.frame_pairs import SUFFIXES
 
 
@@ -44,11 +46,7 @@ def copy_sources(
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = command_parser(__doc__)
-    parser.add_argument("--source-path", required=True, help="folder of the source frames (val)")
-    parser.add_argument("--edit_file", required=True, help="action file, as ego4d_val.json")
-    parser.add_argument("--out", required=True, help="folder of the frames")
-    options = parser.parse_args(argv)
+    options = read_parser(COMMANDS, "copy_source", __doc__).parse_args(argv)
     written = copy_sources(options.source_path, options.edit_file, options.out)
     print(f"written: {written} frames, {options.out}")
     return 0

@@ -17,8 +17,10 @@ from collections.abc import Sequence
 from egogen import layout
 from egogen.actions import DESCRIPTION_KEY
 from egogen.atomic import write_text
-from egogen.errors import EgoGenError, command_parser, run_command
+from egogen.errors import EgoGenError, run_command
+from egogen.flags import read_parser
 from egogen.settings import setting
+from metrics import COMMANDS
 from metrics.reporting.data import (
     ReportData,
     read_curve,
@@ -69,31 +71,10 @@ def _versus(options: argparse.Namespace, metric_folder: Path) -> Versus | None:
     return compare_runs(read_run(options.against), read_run(metric_folder))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser(__doc__)
-    parser.add_argument("--dataset", required=True, choices=layout.DATASETS)
-    parser.add_argument("--dataset-root", type=Path, help="default: LEGO_DATASET")
-    parser.add_argument("--split", default="val", choices=layout.SPLITS)
-    parser.add_argument("--gen_path", required=True, help="folder of generated frames")
-    parser.add_argument("--edit_file", type=Path, help="with the descriptions (default: released)")
-    parser.add_argument("--llava_key", default=DESCRIPTION_KEY, help="field of the descriptions")
-    parser.add_argument("--metric", type=Path, help="folder of metric.json (default: as written)")
-    parser.add_argument("--rank-by", help="figure that orders the frames (default: gain, or PSNR)")
-    parser.add_argument("--against", help="folder of metric.json of another run, to compare with")
-    parser.add_argument("--against-images", type=Path, help="its frames: show gains and losses")
-    parser.add_argument("--score", help="JSON of python -m mini.oracle.score for these frames")
-    parser.add_argument("--description-score", help="JSON: shares of descriptions that are right")
-    for name, file in (("--stage1-log", "trainer_state.json"), ("--stage2-log", "metrics.jsonl")):
-        parser.add_argument(name, action="append", default=[], help=f"{file}; may be repeated")
-    parser.add_argument("--title")
-    for kind in ("best", "worst", "others"):
-        parser.add_argument(f"--{kind}", type=int, default=12, help="how many (default: 12)")
-    parser.add_argument("--out", type=Path, help="folder (default: report beside --gen_path)")
-    return parser
-
-
 def main(argv: Sequence[str]) -> int:
-    options = _parser().parse_args(argv)
+    choices = {"dataset": layout.DATASETS, "split": layout.SPLITS}
+    parser = read_parser(COMMANDS, "report", __doc__, choices, llava_key=DESCRIPTION_KEY)
+    options = parser.parse_args(argv)
     counts = [options.best, options.worst, options.others]
     if min(counts) < 0 or sum(counts) == 0:
         raise EgoGenError("--best, --worst, --others: expected counts of at least 0, not all 0")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,13 +11,15 @@ from PIL import Image
 
 from egogen import EgoGenError
 from egogen.actions import DESCRIPTION_KEY, read_actions, read_clip_sizes
+from egogen.labels import clean_label
 from egogen.layout import GROUND_TRUTH, action_file, frame_folder, metadata_file
 from mini.__main__ import main
 from mini.world.clips import Clip
 from mini.world.kinds import KINDS
-from mini.world.texts import cleaned, parse_description, place_words
+from mini.world.texts import parse_description, place_words
 from mini.world.write import conversations_file, truth_file
 
+cleaned = partial(clean_label, dataset="ego4d")  # as conversations ask
 # Of test_what_a_seed_stands_for_does_not_change: other values mean another world for each seed.
 TEXTS = "bdb1fbed3496a4a0204f1263d71555b0ebdd4e8935e168aa73b00851c55fed4a"
 THUMBNAILS = [

@@ -33,21 +33,18 @@ def network(kind: str, path: Path) -> torch.nn.Module:
 
 
 @torch.inference_mode()
-def distances(lpips: torch.nn.Module, pairs: Sequence[tuple], device: str) -> list[tuple]:
+def distances(lpips: torch.nn.Module, pairs: Sequence[tuple], device: str) -> list:
     """Pairs of images (3, H, W) in [0, 1] -> (as in the released code, scaled to [-1, 1]) for each.
 
     Images of one size go through the network together.
     """
-    values: list[tuple] = [()] * len(pairs)
+    values = torch.empty(len(pairs), 2)
     for numbers in equal_groups([tuple(first.shape) for first, _ in pairs], len(pairs)):
-        first, second = (
-            torch.stack([pairs[number][side] for number in numbers]).to(device) for side in (0, 1)
-        )
-        released = lpips(first, second).flatten().tolist()
-        scaled = lpips(first, second, normalize=True).flatten().tolist()
-        for number, value in zip(numbers, zip(released, scaled, strict=True), strict=True):
-            values[number] = value
-    return values
+        images = zip(*(pairs[number] for number in numbers), strict=True)
+        first, second = (torch.stack(side).to(device) for side in images)
+        values[numbers, 0] = lpips(first, second).flatten().cpu()
+        values[numbers, 1] = lpips(first, second, normalize=True).flatten().cpu()
+    return values.tolist()
 
 
 def _measure(kind: str, pairs: Sequence[Pair], settings: Settings) -> Measured:

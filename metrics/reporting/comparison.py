@@ -76,17 +76,9 @@ def draw_frames(axes: Axes, versus: Versus, found: Comparison, ink: str) -> None
     margin = 0.05 * (high - low) or 0.5
     limits = (low - margin, high + margin)
     axes.plot(limits, limits, color=ink, alpha=0.4, linewidth=1)
-    for wins, colour in ((False, SECOND), (True, ACCENT)):
-        chosen = values[:, better == wins]
-        axes.scatter(
-            chosen[0],
-            chosen[1],
-            s=9 if values.shape[1] < 400 else 4,
-            color=colour,
-            alpha=0.55,
-            linewidths=0,
-            rasterized=values.shape[1] > MANY,
-        )
+    count, colours = values.shape[1], np.where(better, ACCENT, SECOND)
+    look: dict = {"s": 9 if count < 400 else 4, "alpha": 0.55, "linewidths": 0}
+    axes.scatter(*values, c=colours, rasterized=count > MANY, **look)
     axes.set(xlim=limits, ylim=limits, box_aspect=1)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5))

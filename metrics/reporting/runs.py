@@ -40,13 +40,10 @@ class Versus:
     def clips(self) -> int:
         return len({self.first.clips[frame] for frame in self.frames})
 
-    def values(self, key: str) -> tuple[list[float], list[float]]:
+    def values(self, key: str) -> tuple[list[float], ...]:
         """Per-frame values of A and B, nan where there is none."""
-        first, second = (
-            [run.samples[frame].get(key, math.nan) for frame in self.frames]
-            for run in (self.first, self.second)
-        )
-        return first, second
+        of_runs = self.first.samples, self.second.samples
+        return tuple([of[frame].get(key, math.nan) for frame in self.frames] for of in of_runs)
 
     def to_json(self) -> dict:
         names = ("frames", "wins", "ties", "losses", "win_rate", "p_value", "test")

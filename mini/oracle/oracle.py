@@ -1,21 +1,22 @@
 """Did the action happen? Compares a source image with one that should show the outcome.
 
-Works from the two images alone; see mini.oracle.reading for how an image is read. Thresholds are
-in relative units (share of width or height) and were set on rendered frames, sharp and squeezed to
-64 x 64 with blur and noise; tests/test_mini_oracle.py holds the rates that they give.
+Works from the two images alone; see mini.oracle.reading for how an image is read. Thresholds, here
+and in thresholds.yaml, are in relative units (share of width or height) and were set on rendered
+frames, sharp and squeezed to 64 x 64 with blur and noise; tests/test_mini_oracle.py holds the rates
+that they give.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from PIL import Image
 
 from egogen.errors import EgoGenError
-from mini.oracle.reading import Reading, Seen, read_image
+from mini.oracle.reading import THRESHOLDS, Reading, Seen, read_image
 from mini.world.kinds import HOLD
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
+WORKS = THRESHOLDS["works"]
 STILL = 0.1  # an idle hand that moved less stayed where it was
 
 
@@ -118,43 +119,24 @@ def _put(before: Reading, now: Reading, action: Mapping) -> str:
     return _reached(before, now, side, target)
 
 
-@dataclass(frozen=True)
-class Work:
-    """Where a held tool must come to: `moved` at least, `across` from its target to the acting
-    hand's side and `down` from it within (least, most); the hand is `near` the tool across.
-    """
-
-    tool: str
-    where: str
-    moved: float
-    across: tuple[float, float]
-    down: tuple[float, float]
-    near: float
-
-
-WORKS = {
-    "pour": Work("bottle", "above", 0.07, (0.0, 0.24), (-0.42, -0.08), 0.2),
-    "cut": Work("knife", "over", 0.05, (-0.06, 0.15), (-0.32, 0.0), 0.24),
-    "wash": Work("sponge", "on", 0.06, (-0.04, 0.16), (-0.15, 0.15), 0.2),
-}
-
-
 def _worked(before: Reading, now: Reading, action: Mapping) -> str:
+    """The held tool must have come to its target and left its trace; the hand is still at it."""
     side, work = action["hand"], WORKS[action["verb"]]
-    kind = action["target"] or action["object"]
-    found, new = _things(before, work.tool, kind), now.objects.get(work.tool)
+    tool, kind = work["tool"], action["target"] or action["object"]
+    found, new = _things(before, tool, kind), now.objects.get(tool)
     if found is None or new is None:
-        return f"no {work.tool} or no {kind} to be seen"
+        return f"no {tool} or no {kind} to be seen"
     was, target = found
     across, down = new.x - target.x, new.y - target.y
     outer = -across if side == "left" else across
-    there = work.across[0] < outer < work.across[1] and work.down[0] < down < work.down[1]
-    if _apart(was, new) < work.moved or not there:
-        return f"the {work.tool} is not {work.where} the {kind}"
+    (inner_end, outer_end), (high, low) = work["across"], work["down"]
+    there = inner_end < outer < outer_end and high < down < low
+    if _apart(was, new) < work["moved"] or not there:
+        return f"the {tool} is not {work['where']} the {kind}"
     if why := _trace(before, now, action["verb"], target):
         return why
-    near = _near(now.hands[side], new, work.near, 0.2, 0.25)
-    return "" if near else f"no {side} hand at the {work.tool}"
+    near = _near(now.hands[side], new, work["near"], 0.2, 0.25)
+    return "" if near else f"no {side} hand at the {tool}"
 
 
 def _around(thing: Seen, across: float, above: float, below: float) -> Box:
@@ -180,12 +162,5 @@ def _trace(before: Reading, now: Reading, verb: str, target: Seen) -> str:
     return "" if more("flesh", around) >= 0.02 else f"the {kind} shows no flesh"
 
 
-CHECKS = {
-    "pick up": _picked_up,
-    "open": _lid,
-    "close": _lid,
-    "put": _put,
-    "pour": _worked,
-    "cut": _worked,
-    "wash": _worked,
-}
+CHECKS = {"pick up": _picked_up, "open": _lid, "close": _lid, "put": _put}
+CHECKS |= dict.fromkeys(WORKS, _worked)

@@ -7,8 +7,10 @@ Works at any size: the image is squeezed to GRID x GRID first, so a frame that w
 """
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
+import yaml
 from PIL import Image, ImageFilter
 
 from mini.world.kinds import HOLD, SIDES
@@ -16,17 +18,9 @@ from mini.world.kinds import HOLD, SIDES
 GRID = 128
 BLUR = 0.8  # px of the grid: takes noise away before pixels are classed
 
-HUES = {  # kind: lowest and highest hue in degrees, least saturation, least value
-    "apple": (-18, 11, 0.6, 0.2),
-    "carrot": (11, 35, 0.66, 0.35),
-    "jar": (36, 61, 0.55, 0.35),
-    "knife": (63, 98, 0.4, 0.35),
-    "bottle": (112, 165, 0.3, 0.15),
-    "bowl": (166, 198, 0.36, 0.2),
-    "mug": (204, 240, 0.44, 0.2),
-    "lunch box": (255, 297, 0.26, 0.2),
-    "sponge": (308, 346, 0.22, 0.35),
-}
+_FILE = Path(__file__).with_name("thresholds.yaml")
+THRESHOLDS = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+HUES = THRESHOLDS["hues"]
 LEAST = 0.0024  # share of the image that a thing must cover to be seen
 WINDOW = (0.2, 0.24)  # a thing's pixels lie within such a box
 SKIN_BLUR = 1.3  # px more, skin differs from wood by little

@@ -4,7 +4,6 @@ r"""Scores of a mini dataset: of generated frames by the oracle, or of descripti
         --gen-path runs/images --out runs/score.json
 """
 
-import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,12 @@ from PIL import Image
 
 from egogen.actions import DESCRIPTION_KEY, ActionEntry, inside, read_actions
 from egogen.atomic import read_json, write_json
-from egogen.errors import EXIT_INCOMPLETE, EgoGenError, command_parser, run_command
+from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
+from egogen.flags import read_parser
 from egogen.frames import read_rgb
 from egogen.jobs import track
 from egogen.layout import DATASETS, SPLITS, action_file, frame_folder
+from mini import COMMANDS
 from mini.oracle.oracle import judge
 from mini.oracle.reading import read_image
 from mini.world.texts import parse_description
@@ -152,21 +153,13 @@ def score_action_file(root: str | Path, dataset: str, path: str | Path, key: str
     return {"name": dataset, "file": str(path), **scores}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser(__doc__, prog="python -m mini.oracle.score")
-    parser.add_argument("--dataset-root", type=Path, required=True)
-    parser.add_argument("--name", choices=DATASETS, required=True, help="dataset")
-    parser.add_argument("--split", choices=SPLITS, default="val")
+def main(argv: Sequence[str]) -> int:
+    choices = {"name": DATASETS, "split": SPLITS}
+    parser = read_parser(COMMANDS, "mini.oracle.score", __doc__, choices, key=DESCRIPTION_KEY)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--gen-path", type=Path, help="frames in clip/action/frame folders")
     what.add_argument("--descriptions", type=Path, help="action file with descriptions")
-    parser.add_argument("--key", default=DESCRIPTION_KEY, help="where they stand (%(default)s)")
-    parser.add_argument("--out", type=Path, help="write figures and one row a sample here (JSON)")
-    return parser
-
-
-def main(argv: Sequence[str]) -> int:
-    args = _parser().parse_args(argv)
+    args = parser.parse_args(argv)
     if args.descriptions:
         result = score_action_file(args.dataset_root, args.name, args.descriptions, args.key)
         shown = ["count", *FACTS, "object_hand_target", "all"]

@@ -14,10 +14,12 @@ import torch
 from safetensors.torch import save_file
 
 from egogen.atomic import atomic_path
-from egogen.errors import command_parser, run_command
+from egogen.errors import run_command
+from egogen.flags import read_parser
 from egogen.layout import DATASETS
 from ldm.architecture import build_autoencoder
 from ldm.config import TrainConfig, load_config
+from mini import COMMANDS
 from mini.start import ldm_text_tower as text_tower
 from mini.start.ldm_autoencoder import frame_paths, latent_scale, read_frames, train_autoencoder
 
@@ -25,14 +27,7 @@ CONFIG = Path(__file__).resolve().parents[2] / "configs" / "train_mini.yaml"
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = command_parser(__doc__, prog="python -m mini.start.ldm")
-    parser.add_argument("--dataset-root", type=Path, required=True)
-    parser.add_argument("--name", nargs="+", choices=DATASETS, default=list(DATASETS))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2200, help="of the autoencoder")
-    parser.add_argument("--text-steps", type=int, default=400)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = read_parser(COMMANDS, "mini.start.ldm", __doc__, {"name": DATASETS}, name=[*DATASETS])
     args = parser.parse_args(argv)
     config = load_config(TrainConfig, [str(CONFIG)])
     params = config.model

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from egogen.labels import clean_label
 from egogen.layout import DATASETS
 from egogen.seeds import stable_seed
 from mini.start.learning import cosine_rates, learn
 from mini.world.scene import sample_scene
-from mini.world.texts import cleaned, describe, label, parse_description
+from mini.world.texts import describe, label, parse_description
 
 LENGTH = 77
 BATCH, PEAK = 64, 2e-3  # texts a step, and the highest learning rate
@@ -38,7 +39,7 @@ def sample_texts(seed: int, scenes: int) -> Iterator[str]:
         scene = sample_scene(rng, dataset, 3)
         for action in scene.actions:
             yield describe(scene, action, rng)
-            yield cleaned(label(action, dataset, rng))
+            yield clean_label(label(action, dataset, rng), dataset)
 
 
 def train_tokenizer(texts: list[str], size: int) -> CLIPTokenizer:

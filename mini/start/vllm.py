@@ -5,44 +5,29 @@ language model that answers questions about the frames: all that tuning starts f
 only. It is a Llava, or with --base a model of another class of transformers.
 """
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from transformers import set_seed
 
 from egogen.atomic import read_json, write_json
-from egogen.errors import command_parser, run_command
+from egogen.errors import run_command
+from egogen.flags import read_parser
 from egogen.labels import QUERY
 from llava.train.data import read_conversations
+from mini import COMMANDS
 from mini.start.vllm_llava import LlavaBase
 from mini.start.vllm_pretrain import pretrain_language, pretrain_vision, scene_pixels
 from mini.start.vllm_qwen import QwenBase
 from mini.start.vllm_scenes import caption, label_words, mirror, questions, read_scenes
 
-EXAMPLE = """example:
-  python -m mini.start.vllm --dataset-root data/mini --name ego4d --out runs/mini/base
-  python -m mini.start.vllm --dataset-root data/mini --base qwen2_5_vl --out runs/mini/qwen"""
 FINISHED_FILE = "finished.json"
 BASES: dict[str, type[LlavaBase] | type[QwenBase]] = {"llava": LlavaBase, "qwen2_5_vl": QwenBase}
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = command_parser(__doc__, EXAMPLE, "python -m mini.start.vllm")
-    add = parser.add_argument
-    add("--dataset-root", type=Path, required=True, help="root of a mini dataset")
-    add("--name", nargs="+", default=["ego4d", "epickitchen"], help="datasets (default: both)")
-    add("--out", type=Path, required=True)
-    add("--base", choices=BASES, default="llava", help="class of the model")
-    add("--seed", type=int, default=0)
-    add("--vision-steps", type=int, default=200)
-    add("--language-steps", type=int, default=600)
-    return parser.parse_args(argv)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse(argv)
+    parser = read_parser(COMMANDS, "mini.start.vllm", __doc__, {"base": BASES})
+    args = parser.parse_args(argv)
     settings = {name: str(value) for name, value in vars(args).items() if name != "out"}
     path = args.out / FINISHED_FILE
     made = {"base": "llava", **read_json(path)["settings"]} if path.exists() else {}

@@ -9,7 +9,7 @@ import sentencepiece
 from torch import Tensor
 from transformers import LlavaConfig
 
-from egogen.atomic import write_bytes
+from egogen.atomic import read_object, write_bytes
 from llava.checkpoints.load import Loaded
 from llava.conversation import IMAGE_MARK, find_template
 from llava.image_processing import ImageProcessor
@@ -24,20 +24,10 @@ FOLDER = Path(__file__).parents[2] / "configs" / "mini" / "llava"
 def train_tokenizer(texts: Iterable[str], folder: Path, size: int) -> TextTokenizer:
     """Llama's kind of vocabulary (BPE with bytes for what is unknown), trained on `texts`."""
     buffer = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sorted(set(texts))),
-        model_writer=buffer,
-        model_type="bpe",
-        vocab_size=size,
-        hard_vocab_limit=False,
-        byte_fallback=True,
-        split_digits=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        character_coverage=1.0,
-        num_threads=1,
-        minloglevel=2,
-    )
+    rules = read_object(FOLDER / "sentencepiece.json")
+    lines = iter(sorted(set(texts)))
+    train = sentencepiece.SentencePieceTrainer.train
+    train(sentence_iterator=lines, model_writer=buffer, vocab_size=size, **rules)
     write_bytes(folder / MODEL_FILE, buffer.getvalue())
     write_tokenizer_config(folder, 2048)
     return load_tokenizer(folder)

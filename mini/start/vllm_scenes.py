@@ -12,7 +12,7 @@ from egogen.atomic import read_json
 from egogen.errors import EgoGenError
 from egogen.layout import action_file, frame_folder
 from mini.world.kinds import KINDS, PLACES, SIDES
-from mini.world.texts import spot_phrase
+from mini.world.texts import TEXTS, holding, named, spot_phrase
 
 KIND_NAMES = tuple(KINDS)
 SPOTS = (*PLACES, *(f"held {side}" for side in SIDES))
@@ -54,19 +54,15 @@ def read_scenes(root: Path, names: Sequence[str], split: str = "train") -> list[
 
 def mirror(scene: Scene) -> Scene:
     """The scene flipped from left to right: as good as another, since no rule prefers a side."""
-    things = {}
+    things, swapped = {}, {"left": "right", "right": "left"}
     for kind, thing in scene.things.items():
         left, top, width, height = thing["box"]
         flipped: dict[str, Any] = {"box": [1 - left - width, top, width, height]}
         for name in ("place", "held_by"):
-            flipped[name] = thing[name] and _other_side(thing[name])
+            words = (thing[name] or "").split()
+            flipped[name] = " ".join(swapped.get(word, word) for word in words) or thing[name]
         things[kind] = {**thing, **flipped}
     return replace(scene, things=things, mirrored=not scene.mirrored)
-
-
-def _other_side(text: str) -> str:
-    swapped = {"left": "right", "right": "left"}
-    return " ".join(swapped.get(word, word) for word in text.split())
 
 
 def label_words() -> tuple[tuple[str, ...], ...]:
@@ -96,23 +92,14 @@ def patch_labels(scene: Scene, grid: int) -> np.ndarray:
         left, top, width, height = scene.things[kind]["box"]
         rows = (centres >= top) & (centres <= top + height)
         columns = (centres >= left) & (centres <= left + width)
-        labels[:, rows[:, None] & columns[None, :]] = np.array(
-            [
-                1 + KIND_NAMES.index(kind),
-                1 + SPOTS.index(scene.spot(kind)),
-                1 + STATES.index(scene.things[kind]["condition"]),
-            ]
-        )[:, None]
+        condition = STATES.index(scene.things[kind]["condition"])
+        found = np.array([KIND_NAMES.index(kind), SPOTS.index(scene.spot(kind)), condition])
+        labels[:, rows[:, None] & columns[None, :]] = 1 + found[:, None]
     return labels
 
 
 def _base(thing: dict[str, Any]) -> float:
     return thing["box"][1] + thing["box"][3] + (1.0 if thing["held_by"] else 0.0)
-
-
-def _where(spot: str) -> str:
-    """Where a thing is, as a phrase."""
-    return f"in the {spot[5:]} hand" if spot.startswith("held") else spot_phrase(spot)
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> list[str]:
@@ -125,36 +112,20 @@ def caption(scene: Scene, rng: np.random.Generator) -> list[str]:
     return [CAPTION_QUESTION, ", ".join(parts) + "."]
 
 
-def _question(
-    kind: str, name: str, spot: str, side: str, rng: np.random.Generator
-) -> tuple[str, str]:
-    """Where a thing is, which hand is for it, or both as a sentence that begins with the hand."""
-    where = _where(spot)
-    forms = [
-        (f"Where is the {kind}?", f"The {name} is {where}."),
-        (f"Which hand is for the {kind}?", f"The {side} hand, for the {name}."),
-    ]
-    asked = f"How does the person reach the {kind} that is displayed in the video frame?"
-    if spot.startswith("held"):
-        forms.append((asked, f"With the {side} hand, the person keeps holding the {name}."))
-    else:
-        answers = (
-            f"With the {side} hand, the person reaches for the {name} {where}.",
-            f"The person stretches out the {side} hand to the {name} {where}.",
-        )
-        forms += [(asked, answer) for answer in answers]
-    return forms[rng.integers(len(forms))]
-
-
 def questions(scene: Scene, rng: np.random.Generator, count: int) -> list[str]:
-    """Turns (question, answer, question, ...) on `count` things and one hand, in random order."""
+    """Turns (question, answer, question, ...) on `count` things and one hand, in random order.
+
+    Where a thing is, which hand is for it, or both as a sentence that begins with the hand.
+    """
     rounds = []
     for kind in rng.permutation(sorted(scene.things))[:count]:
-        name, spot = f"{KINDS[kind].colour} {kind}", scene.spot(kind)
-        side = spot.split()[-1]
-        rounds.append(_question(kind, name, spot, side, rng))
+        spot = scene.spot(kind)
+        side, held = spot.split()[-1], spot.startswith("held")
+        where = f"in the {side} hand" if held else spot_phrase(spot)
+        forms = TEXTS["questions"]["held" if held else "standing"]
+        words = {"k": kind, "n": named(kind), "h": side, "where": where}
+        rounds.append([text.format(**words) for text in forms[rng.integers(len(forms))]])
     side = str(rng.choice(SIDES))
-    held = [kind for kind in scene.things if scene.spot(kind) == f"held {side}"]
-    answer = f"keeps holding the {KINDS[held[0]].colour} {held[0]}" if held else "stays empty"
-    rounds.append((f"What does the {side} hand do?", f"The {side} hand {answer}."))
+    answer = holding([kind for kind in scene.things if scene.spot(kind) == f"held {side}"])
+    rounds.append([f"What does the {side} hand do?", f"The {side} hand {answer}."])
     return [turn for k in rng.permutation(len(rounds)) for turn in rounds[k]]

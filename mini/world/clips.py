@@ -68,15 +68,15 @@ class Clip:
     def entries(self) -> dict[str, dict[str, str]]:
         """action id -> the released JSON fields."""
         source, *targets = self.frame_numbers
-        entries = {}
-        for k, action in enumerate(self.actions):
-            entries[str(k)] = {
+        return {
+            str(k): {
                 "image_0": f"{self.name}/{k}/{self.frame_name(source)}",
                 "image_1": f"{self.name}/{k}/{self.frame_name(targets[k])}",
                 "action": texts.label(action, self.dataset, self._rng(("label", k))),
                 DESCRIPTION_KEY: texts.describe(self.scene, action, self._rng(("text", k))),
             }
-        return entries
+            for k, action in enumerate(self.actions)
+        }
 
     def images(self) -> list[bytes]:
         """JPEG bytes of the source image, then of each target."""

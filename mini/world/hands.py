@@ -24,19 +24,17 @@ def elbow(size: tuple[int, int], side: str, x: float) -> tuple[float, float]:
 
 
 def arm_pen(
-    layer: Layer, scene_size, side: str, x: float, y: float, unit: float, lit: float
-) -> Pen:
-    """A pen at the palm (x, y) px whose -y axis runs along the forearm; +x is the thumb's side."""
-    ex, ey = elbow(scene_size, side, x)
-    angle = math.atan2(x - ex, ey - y)
-    return Pen(layer, x, y, unit, angle=angle, flip=1 if side == "left" else -1, lit=lit)
+    size: tuple[int, int], side: str, x: float, y: float, unit: float, lit: float
+) -> tuple[Pen, float]:
+    """A pen at the palm (x, y) px on a layer of the whole arm, and the forearm's length (units).
 
-
-def arm_layer(size: tuple[int, int], side: str, x: float, y: float, unit: float) -> Layer:
-    """A transparent layer large enough for the arm of a hand at (x, y) px."""
-    ex, _ = elbow(size, side, x)
+    The pen's -y axis runs along the forearm; +x is the thumb's side.
+    """
+    ex, ey = elbow(size, side, x)
     reach = 0.95 * unit
-    return Layer(min(x, ex) - reach, y - reach, max(x, ex) + reach, size[1], size)
+    layer = Layer(min(x, ex) - reach, y - reach, max(x, ex) + reach, size[1], size)
+    angle, flip = math.atan2(x - ex, ey - y), 1 if side == "left" else -1
+    return Pen(layer, x, y, unit, angle, flip, lit), math.hypot(x - ex, y - ey) / unit
 
 
 def draw_arm(pen: Pen, length: float, skin: np.ndarray, sleeve: np.ndarray) -> None:

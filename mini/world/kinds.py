@@ -26,14 +26,11 @@ class Kind:
     preposition: str = ""
     floor: tuple[float, float] = (0.0, 0.0)
     opens: bool = False
-    goes_into: tuple[str, ...] = ()
+    verb: str = "put"
+    targets: tuple[str, ...] = ()
 
 
 KINDS = {name: Kind(name, **fields) for name, fields in WORLD["kinds"].items()}
-# What a sponge washes, a bottle fills and a knife cuts.
-WASHABLE = ("plate", "bowl", "pan", "mug")
-POURABLE = ("mug", "bowl", "pan")
-CUTTABLE = ("apple", "carrot")
 
 
 @dataclass(frozen=True)

@@ -60,19 +60,19 @@ class Renderer:
         if key not in self.kept:
             x, y = self.base(thing)
             unit = self.scene.unit * thing.scale
-            layer = self._blank(x, y, unit)
-            pen = Pen(layer, x, y, unit, lit=self.scene.lit)
+            pen = self._pen(x, y, unit)
             if part == "back":
                 objects.shadow(pen, KINDS[thing.kind].size[0])
-            draw = (objects.BACK if part == "back" else objects.FRONT)[thing.kind]
-            draw(pen, self.colour(thing.kind), thing.condition)
-            self.kept[key] = layer
+            drawing = (objects.BACK if part == "back" else objects.FRONT)[thing.kind]
+            objects.draw(pen, drawing, self.colour(thing.kind), thing.condition)
+            self.kept[key] = pen.layer
         return self.kept[key]
 
-    def _blank(self, x: float, y: float, unit: float, reach: float = 1.5) -> Layer:
-        return Layer(
-            x - reach * unit, y - reach * unit, x + reach * unit, y + reach * unit, self.scene.size
-        )
+    def _pen(self, x: float, y: float, unit: float, reach: float = 1.5, angle=0.0, flip=1) -> Pen:
+        """A pen at (x, y) px on a layer of its own, `reach` units each way."""
+        far = reach * unit
+        layer = Layer(x - far, y - far, x + far, y + far, self.scene.size)
+        return Pen(layer, x, y, unit, angle, flip, self.scene.lit)
 
     def _put_inside(self, canvas: np.ndarray, item: Thing, container: Thing) -> None:
         x, y = self.base(container)
@@ -85,13 +85,11 @@ class Renderer:
 
     def _draw(self, canvas, thing: Thing, x, y, unit, turn=0.0, flip=1) -> None:
         """Draw a thing with its base point at (x, y) px, over everything so far."""
-        layer = self._blank(x, y, unit, 1.6)
-        pen = Pen(layer, x, y, unit, angle=turn, flip=flip, lit=self.scene.lit)
-        colour = self.colour(thing.kind)
-        objects.BACK[thing.kind](pen, colour, thing.condition)
-        if thing.kind in objects.FRONT:
-            objects.FRONT[thing.kind](pen, colour, thing.condition)
-        layer.onto(canvas)
+        pen = self._pen(x, y, unit, 1.6, turn, flip)
+        for part in (objects.BACK, objects.FRONT):
+            if thing.kind in part:
+                objects.draw(pen, part[thing.kind], self.colour(thing.kind), thing.condition)
+        pen.layer.onto(canvas)
 
     # hands -------------------------------------------------------------------------------------
 
@@ -118,7 +116,7 @@ class Renderer:
         unit = self.scene.unit * held.scale
         x, y, turn = self._held_pose(side, hand.mode, held, state)
         flip = -outer if held.kind != "knife" else outer
-        grasp = Pen(Layer(0, 0, 1, 1, (1, 1)), x, y, unit, turn, flip).at(*KINDS[held.kind].grasp)
+        grasp = self._pen(x, y, unit, 0, turn, flip).at(*KINDS[held.kind].grasp)
         ex, ey = hands.elbow(self.scene.size, side, grasp[0])
         away = math.hypot(grasp[0] - ex, grasp[1] - ey)
         back = 0.26 * self.scene.unit / away  # the palm lies a little nearer than the grasp
@@ -127,10 +125,9 @@ class Renderer:
         if hand.mode == "wash":
             self._suds(canvas, state.things[hand.target], -outer)
         self._draw(canvas, held, x, y, unit, turn, flip)
-        layer = self._blank(*palm, self.scene.unit, 0.8)
-        pen.layer = layer
+        pen.layer = self._pen(*palm, self.scene.unit, 0.8).layer
         hands.draw_grip(pen, self.skin)
-        layer.onto(canvas)
+        pen.layer.onto(canvas)
         if hand.mode == "pour":
             self._stream(canvas, state.things[hand.target], x, y, unit, turn, flip)
 
@@ -156,7 +153,7 @@ class Renderer:
                 height = KINDS[target.kind].size[1]
                 spot, anchor = (x + outer * 0.42 * size, y - 0.36 * height * size), (0.0, -0.2)
         flip = outer if held.kind == "knife" else -outer
-        shift = Pen(Layer(0, 0, 1, 1, (1, 1)), 0, 0, unit, turn, flip).at(*anchor)
+        shift = self._pen(0, 0, unit, 0, turn, flip).at(*anchor)
         return spot[0] - shift[0], spot[1] - shift[1], turn
 
     def _arm(self, canvas, side: str, x: float, y: float, curl: float, keep: bool = True):
@@ -164,10 +161,8 @@ class Renderer:
         key = ("arm", side, x, y)
         unit = self.scene.unit
         if key not in self.kept:
-            layer = hands.arm_layer(self.scene.size, side, x, y, unit)
-            pen = hands.arm_pen(layer, self.scene.size, side, x, y, unit, self.scene.lit)
-            ex, ey = hands.elbow(self.scene.size, side, x)
-            length = math.hypot(x - ex, y - ey) / unit
+            pen, length = hands.arm_pen(self.scene.size, side, x, y, unit, self.scene.lit)
+            layer = pen.layer
             shift = Pen(layer, x - 0.2 * self.scene.lit * unit, y + 0.1 * unit, unit, pen.angle)
             shift.capsule(
                 (0, length), (0, -0.25), 0.5, 0.36, objects.DARK, alpha=0.3, soft=0.35 * unit
@@ -182,19 +177,16 @@ class Renderer:
         return None
 
     def _suds(self, canvas, target: Thing, flip: int) -> None:
-        x, y = self.base(target)
-        layer = self._blank(x, y, self.scene.unit * target.scale)
-        pen = Pen(layer, x, y, self.scene.unit * target.scale, flip=flip, lit=self.scene.lit)
+        pen = self._pen(*self.base(target), self.scene.unit * target.scale, flip=flip)
         objects.suds(pen, *KINDS[target.kind].size)
-        layer.onto(canvas)
+        pen.layer.onto(canvas)
 
     def _stream(self, canvas, target: Thing, x, y, unit, turn, flip) -> None:
         tx, ty = self.base(target)
         size = self.scene.unit * target.scale
-        layer = self._blank(tx, ty, size, 2.0)
-        mouth = Pen(layer, x, y, unit, turn, flip).at(0.0, -1.3)
-        pen = Pen(layer, tx, ty, size, lit=self.scene.lit)
+        pen = self._pen(tx, ty, size, 2.0)
+        mouth = self._pen(x, y, unit, 0, turn, flip).at(0.0, -1.3)
         start = ((mouth[0] - tx) / size, (mouth[1] - ty) / size)
         end = (start[0], -KINDS[target.kind].size[1] * 0.78)
         objects.stream(pen, start, end)
-        layer.onto(canvas)
+        pen.layer.onto(canvas)

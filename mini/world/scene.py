@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mini.world.kinds import CUTTABLE, JITTER, KINDS, PLACES, POURABLE, SIDES, WASHABLE, WORLD
+from mini.world.kinds import JITTER, KINDS, PLACES, SIDES, WORLD
 
 # (stored size, size of the original video, probability)
 SIZES = {
@@ -144,17 +144,11 @@ def _idle_state(rng: np.random.Generator) -> State:
     return State({thing.kind: thing for thing in things})
 
 
-def _targets_of(held: str) -> tuple[str, ...]:
-    """Kinds that a hand holding `held` can work on."""
-    fixed = {"bottle": POURABLE, "knife": CUTTABLE, "sponge": WASHABLE}
-    return fixed.get(held) or KINDS[held].goes_into
-
-
 def _holding_state(rng: np.random.Generator) -> State:
     """One hand holds something and has one or two targets on its side; the other side is free."""
     side = str(rng.choice(SIDES))
     held = str(rng.choice([*HELD], p=[*HELD.values()]))
-    targets = [str(kind) for kind in rng.permutation(_targets_of(held))][:2]
+    targets = [str(kind) for kind in rng.permutation(KINDS[held].targets)][:2]
     places = [f"far inner {side}", f"near inner {side}"]
     if held not in ("bottle", "knife"):
         places.append(f"far outer {side}")
@@ -185,7 +179,7 @@ def possible_actions(state: State) -> list[Action]:
                 if PLACES[near.place].side == thing.held
                 and (near.place.split()[1] == "inner" or thing.kind not in ("bottle", "knife"))
             ]
-            targets = [kind for kind in _targets_of(thing.kind) if kind in reach]
+            targets = [kind for kind in KINDS[thing.kind].targets if kind in reach]
             actions += [_work(thing.kind, thing.held, target) for target in targets]
     for thing in on_table:
         side = PLACES[thing.place].side
@@ -200,13 +194,10 @@ def possible_actions(state: State) -> list[Action]:
 
 
 def _work(held: str, side: str, target: str) -> Action:
-    if held == "bottle":
-        return Action("pour", held, side, target)
-    if held == "knife":
-        return Action("cut", target, side, tool=held)
-    if held == "sponge":
-        return Action("wash", target, side, tool=held)
-    return Action("put", held, side, target)
+    verb = KINDS[held].verb
+    if verb in ("put", "pour"):
+        return Action(verb, held, side, target)
+    return Action(verb, target, side, tool=held)
 
 
 def _choose(rng: np.random.Generator, options: list[Action], count: int) -> tuple[Action, ...]:

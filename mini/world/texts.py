@@ -1,27 +1,16 @@
 """Labels in the two datasets' styles, enriched descriptions, and reading facts back from them."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import yaml
 
 from mini.world.kinds import KINDS
-from mini.world.scene import Action, Scene, State, Thing, other
-
-VERBS = ("pick", "take", "lift", "open", "close", "put", "place", "pour", "cut", "slice", "clean")
-LEMMAS = {f"{verb}s": verb for verb in VERBS} | {"washes": "wash"}
+from mini.world.scene import Action, Scene, Thing, other
 
 TEXTS = yaml.safe_load(Path(__file__).with_name("texts.yaml").read_text(encoding="utf-8"))
-VERB_MARKS = (  # first match in the text decides
-    ("pick up", r"\b(?:lifts it|picks it up|picks? up|takes?)\b"),
-    ("open", r"\bopens? (?!the fingers)"),
-    ("close", r"\bcloses?\b"),
-    ("put", r"\b(?:sets it down|places it|puts?|places?)\b"),
-    ("pour", r"\bpours?\b"),
-    ("cut", r"\b(?:cuts?|slices?)\b"),
-    ("wash", r"\b(?:wash(?:es)?|cleans?)\b"),
-)
 
 
 def label(action: Action, dataset: str, rng: np.random.Generator) -> str:
@@ -40,12 +29,6 @@ def label(action: Action, dataset: str, rng: np.random.Generator) -> str:
     return "#C C " + text if raw else text
 
 
-def cleaned(text: str) -> str:
-    """A label as stage 1 asks for it: without "#C C", first verb as its lemma."""
-    words = text.removeprefix("#C C").split()
-    return " ".join([LEMMAS.get(words[0], words[0]), *words[1:]])
-
-
 def place_words(thing: Thing) -> str:
     """Where a thing stands, from its position alone."""
     depth = "near" if thing.y > 0.6 else "far"
@@ -61,13 +44,14 @@ def spot_phrase(spot: str) -> str:
     return f"at the {depth} side {side} of the middle"
 
 
-def _named(kind: str) -> str:
+def named(kind: str) -> str:
+    """ "red apple"; empty for no kind."""
     return f"{KINDS[kind].colour} {kind}" if kind else ""
 
 
-def _other_hand(state: State, side: str) -> str:
-    held = [thing.kind for thing in state.things.values() if thing.held == side]
-    return f"keeps holding the {_named(held[0])}" if held else "stays empty"
+def holding(held: Sequence[str]) -> str:
+    """What a hand does that holds these kinds, one or none."""
+    return f"keeps holding the {named(held[0])}" if held else "stays empty"
 
 
 def describe(scene: Scene, action: Action, rng: np.random.Generator) -> str:
@@ -79,12 +63,12 @@ def describe(scene: Scene, action: Action, rng: np.random.Generator) -> str:
     return forms[rng.integers(len(forms))].format(
         h=action.hand,
         i=idle,
-        o=_named(action.object),
-        t=_named(action.target),
-        w=_named(action.tool),
+        o=named(action.object),
+        t=named(action.target),
+        w=named(action.tool),
         at=place_words(spot),
         on="inside" if action.target and KINDS[action.target].preposition == "into" else "on top",
-        r=_other_hand(scene.state, idle),
+        r=holding([thing.kind for thing in scene.state.things.values() if thing.held == idle]),
     )
 
 
@@ -97,7 +81,8 @@ def parse_description(text: str) -> dict[str, str | None]:
     text = " ".join(text.lower().split())
     kinds = re.findall("|".join(sorted(KINDS, key=len, reverse=True)), text)
     hand = re.search(r"\b(left|right) hand\b", text)
-    found = [(match.start(), verb) for verb, mark in VERB_MARKS if (match := re.search(mark, text))]
+    marks = TEXTS["marks"].items()
+    found = [(match.start(), verb) for verb, mark in marks if (match := re.search(mark, text))]
     verb = min(found)[1] if found else None
     distinct = list(dict.fromkeys(kinds))
     takes_target = verb in ("put", "pour") and len(distinct) > 1

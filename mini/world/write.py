@@ -11,10 +11,9 @@ from egogen.actions import DESCRIPTION_KEY, conversation
 from egogen.atomic import read_json, write_bytes, write_json
 from egogen.errors import EgoGenError
 from egogen.jobs import track
-from egogen.labels import question
+from egogen.labels import clean_label, question
 from egogen.layout import GROUND_TRUTH, SPLITS, action_file, frame_folder, metadata_file
 from mini.world.clips import Clip
-from mini.world.texts import cleaned
 
 RECORD = "mini.json"
 VERSION = 2  # of scenes and renderer; part of the request, so that old frames are not kept
@@ -81,7 +80,8 @@ def conversations(dataset: str, entries: dict[str, dict[str, dict[str, str]]]) -
     rows = []
     for actions in entries.values():
         for entry in actions.values():
-            name, asked = f"{dataset}_{len(rows):06d}", question(cleaned(entry["action"]))
+            name = f"{dataset}_{len(rows):06d}"
+            asked = question(clean_label(entry["action"], dataset))
             rows.append(conversation(name, entry["image_0"], asked, entry[DESCRIPTION_KEY]))
     return rows
 

@@ -29,8 +29,8 @@ from bench.measuring import peak_bytes, seconds  # noqa: E402
 from bench.sampling import SIZES, build  # noqa: E402
 from egogen.errors import command_parser, run_command  # noqa: E402
 from ldm.config import TrainConfig  # noqa: E402
-from ldm.cpu import TRAINED, TrainedConv, exchange  # noqa: E402
 from ldm.model import autocast  # noqa: E402
+from ldm.networks.cpu import TRAINED, TrainedConv, exchange  # noqa: E402
 from ldm.training.module import LegoTraining  # noqa: E402
 
 

@@ -22,7 +22,6 @@ from egogen.features.store import read_info
 from egogen.frames import is_whole
 from egogen.jobs import Progress
 from egogen.provenance import check_provenance, record_provenance
-from ldm import cpu
 from ldm.checkpoints import adapter_files
 from ldm.checkpoints.load import load_weights, read_file
 from ldm.checkpoints.lora import FILE, adapted, read_lora
@@ -30,6 +29,7 @@ from ldm.config import distilled_from
 from ldm.data import collate, read_condition
 from ldm.images import to_image, write_image
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
+from ldm.networks import cpu
 from ldm.sampling import (
     SAMPLERS,
     Conditioning,
@@ -151,7 +151,7 @@ def load_model(params: ModelParams, ckpt: str, device: torch.device, loras: Any 
 def prepare(model: LegoModel, inference: InferenceConfig) -> LegoModel:
     """Precision of the UNet's weights, memory format and compilation as configured, in place.
 
-    In float32 on a CPU the model can then make frames alone: see `ldm.cpu.REORDERED`.
+    In float32 on a CPU the model can then make frames alone: see `ldm.networks.cpu.REORDERED`.
     """
     precision = resolved_precision(model.device, inference.precision)
     channels_last = inference.channels_last

@@ -15,9 +15,9 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from ldm.architecture import build_parts, load_tokenizer
 from ldm.conditioning import FeatureConditioner, dropout_masks, join_context
 from ldm.denoiser import Denoiser
+from ldm.networks.architecture import build_parts, load_tokenizer
 from ldm.sampling import Conditioning
 from ldm.schedule import NoiseSchedule
 from ldm.schema import ModelParams, height_width

@@ -43,7 +43,7 @@ def height_width(size: int | Sequence[int]) -> tuple[int, int]:
 
 @dataclass
 class UNetParams:
-    """CompVis names, mapped onto diffusers in `ldm.architecture`. Defaults: SD v1.5."""
+    """CompVis names, mapped onto diffusers in `ldm.networks.architecture`. Defaults: SD v1.5."""
 
     image_size: int = _at_least(1, default=32)
     in_channels: int = _at_least(1, default=8)  # noisy latent (4) + source frame's (4)

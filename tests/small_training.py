@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from small_dataset import WIDTH, write_dataset, write_features
 
-from ldm.architecture import build_autoencoder
 from ldm.config import TrainConfig, load_config
+from ldm.networks.architecture import build_autoencoder
 from ldm.training.saving import Checkpoints
 from main import main
 from mini.start.ldm_text_tower import build_tower, save_tower, train_tokenizer

@@ -41,4 +41,3 @@ def test_a_bench_runs(name, tmp_path):
     if name == "describe":  # all sides do the same work
         assert found["same_tokens"] == 1 and found["largest_image_feature_difference"] < 1e-2
         assert set(found["samples_per_second"]) == {"alone", "generate", "project"}
-

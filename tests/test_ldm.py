@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from egogen import EgoGenError
-from ldm.architecture import build_conditioner
 from ldm.conditioning import dropout_masks, join_context, pad_rows
 from ldm.config import TrainConfig, load_config
+from ldm.networks.architecture import build_conditioner
 from ldm.released_config import released_features
 from ldm.sampling import (
     Conditioning,

@@ -11,13 +11,13 @@ from small_model import assert_equal_weights, write_small
 from transformers import CLIPTextConfig
 
 from egogen import EgoGenError
-from ldm.architecture import CLIP_VIT_L14_TEXT
 from ldm.checkpoints.convert import bare_model, convert, read_any
 from ldm.checkpoints.layouts import Weights, to_own, to_released
 from ldm.checkpoints.load import read_weights
 from ldm.checkpoints.released_names import released_names
 from ldm.config import GenerateConfig, load_config
 from ldm.model import LegoModel
+from ldm.networks.architecture import CLIP_VIT_L14_TEXT
 from ldm.pipeline import LegoPipeline
 
 PROJECT = Path(__file__).parents[1]

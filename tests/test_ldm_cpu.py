@@ -10,9 +10,9 @@ from test_ldm_denoiser import tiny_unet
 from torch import nn
 from torch.nn import functional
 
-from ldm import cpu
 from ldm.denoiser import UNetDenoiser
 from ldm.generate import prepare
+from ldm.networks import cpu
 from ldm.schema import InferenceConfig
 
 pytestmark = pytest.mark.skipif(not cpu.REORDERED, reason="torch is built without oneDNN")

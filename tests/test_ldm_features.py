@@ -15,8 +15,8 @@ from egogen.check import main as check
 from egogen.errors import EgoGenError
 from egogen.features.projector import Projector, write_projector
 from egogen.features.store import INFO_FILE, FeatureWriter
-from ldm.architecture import build_conditioner
 from ldm.data import collate, project, read_features
+from ldm.networks.architecture import build_conditioner
 from ldm.released_config import released_features
 from ldm.schema import ConditionerParams
 from ldm.split import Located, check_stores

@@ -9,8 +9,8 @@ from diffusers.loaders.single_file_utils import (
 )
 from released_model import DATA, check, inputs, pixels, released_state
 
-from ldm.architecture import build_autoencoder
 from ldm.denoiser import UNetDenoiser, build_unet
+from ldm.networks.architecture import build_autoencoder
 from ldm.schema import ModelParams
 
 pytestmark = pytest.mark.slow

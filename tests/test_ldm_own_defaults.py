@@ -24,10 +24,10 @@ from small_model import (
 
 from egogen import EgoGenError
 from egogen.features.store import write_feature
-from ldm.architecture import build_conditioner
 from ldm.checkpoints.layouts import to_own
 from ldm.generate import LATER, fingerprint
 from ldm.images import to_image, write_image
+from ldm.networks.architecture import build_conditioner
 from ldm.released_config import released_features
 from ldm.schema import ConditionerParams, InferenceConfig
 from metrics.inference import main

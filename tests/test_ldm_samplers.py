@@ -149,7 +149,7 @@ def made(monkeypatch, *overrides):
     class NoText(torch.nn.Module):  # embeddings of known prompts stand for the text tower
         config = type("Config", (), {"hidden_size": width})
 
-    monkeypatch.setattr("ldm.architecture.build_text_encoder", lambda _: NoText())
+    monkeypatch.setattr("ldm.networks.architecture.build_text_encoder", lambda _: NoText())
     torch.manual_seed(0)
     model = LegoModel(config.model).eval()
     text = {prompt: torch.randn(77, width) for prompt in ("", "a", "b")}
@@ -167,7 +167,7 @@ def processors(model):
 
 
 def test_one_compiled_graph_serves_all_steps_and_batches(monkeypatch):
-    monkeypatch.setattr("ldm.cpu.REORDERED", {})  # as where compilation is asked for
+    monkeypatch.setattr("ldm.networks.cpu.REORDERED", {})  # as where compilation is asked for
     usual, model = made(monkeypatch)
     counters.clear()
     model.denoiser.network.compile(

@@ -18,9 +18,9 @@ from egogen.actions import inside, read_clip_sizes, safe_relative
 from egogen.atomic import as_umask_says, atomic_path, write_text
 from egogen.check import check_split
 from egogen.frames import read_rgb
-from ldm.architecture import load_tokenizer
 from ldm.config import GenerateConfig, TrainConfig, load_config
 from ldm.images import write_image
+from ldm.networks.architecture import load_tokenizer
 from ldm.split import open_training
 from metrics.frame_pairs import find_pairs
 

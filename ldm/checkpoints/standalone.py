@@ -21,7 +21,7 @@ from egogen.errors import command_parser, run_command
 
 START = ("ldm.pipeline", "LegoPipeline")
 STAYS = {  # functions that nothing calls while a folder of today is loaded, used and saved
-    "ldm.architecture": ("build_parts", "load_tokenizer"),
+    "ldm.networks.architecture": ("build_parts", "load_tokenizer"),
     "ldm.checkpoints.released_names": ("own_name", "unet_name"),
     "ldm.checkpoints.standalone": ("standalone",),
     "ldm.config": ("load_model_params",),

@@ -19,12 +19,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from egogen import EgoGenError
 from egogen.seeds import stable_seed
-from ldm import cpu
 from ldm.checkpoints.layouts import OWN, OWN_EMA
 from ldm.checkpoints.lora import FILE, add_adapters, write_lora
 from ldm.checkpoints.released_names import stored_name
 from ldm.data import project
 from ldm.model import FROZEN_PARTS, LegoModel
+from ldm.networks import cpu
 from ldm.schedule import released_schedule
 from ldm.schema import LearningRateParams, LightningConfig, ModelParams, OptimizerParams
 from ldm.training.distill import distillation_loss

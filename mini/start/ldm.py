@@ -17,8 +17,8 @@ from egogen.atomic import atomic_path
 from egogen.errors import run_command
 from egogen.flags import read_parser
 from egogen.layout import DATASETS
-from ldm.architecture import build_autoencoder
 from ldm.config import TrainConfig, load_config
+from ldm.networks.architecture import build_autoencoder
 from mini import COMMANDS
 from mini.start import ldm_text_tower as text_tower
 from mini.start.ldm_autoencoder import frame_paths, latent_scale, read_frames, train_autoencoder

@@ -123,7 +123,7 @@ def _chain(stages, photo, actions: Sequence[str], outs: Sequence[Path], record: 
     except EgoGenError as error:
         if not written:
             raise
-        where = f"action {len(written) + 1} of {len(actions)}, {action!r}"
+        where = f"action {len(written) + 1} of {len(actions)}, {action[:80]!r}"
         print(f"not generated: {where}: {error}", file=sys.stderr)
         return EXIT_INCOMPLETE
     finally:

@@ -35,7 +35,15 @@ def models(tmp_path_factory):
     picture(3, (90, 60)).save(root / "photo.png")
     words = ["--vllm", write_released(root / "vllm"), "--ldm", root / "frame.ckpt"]
     words += ["--config", config, "--image", root / "photo.png", "--device", "cpu"]
-    return [*map(str, words), "--max-new-tokens", "4", "--seed", "7", *overrides]
+    return [
+        *map(str, words),
+        "--max-new-tokens",
+        "4",
+        "--seed",
+        "7",
+        "data.params.res=32",
+        *overrides,
+    ]
 
 
 def run(models, out: Path, *actions: str, more=()) -> int:

@@ -32,8 +32,9 @@ from ldm.sampling import SAMPLERS  # noqa: E402
 from ldm.schema import GenerateConfig, InferenceConfig, TrainConfig  # noqa: E402
 from metrics.intervals import clip_numbers, compare_columns, percentiles, resampled_means  # noqa: E402
 from mini.oracle.score import score_folder  # noqa: E402
-from mini.run import FULL_VARIANT, NAME  # noqa: E402
+from mini.run import FULL_VARIANT  # noqa: E402
 
+NAME = "ego4d"  # of a run's dataset
 FIGURES = ("done", "psnr_gain", "psnr_changed")  # of a frame; higher is better
 
 

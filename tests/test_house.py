@@ -19,6 +19,8 @@ ROOMS = {  # room -> the rooms that it may import
 }
 # The released command that generates frames lies in metrics/, and is an entry of stage 2.
 ENTRIES = {"metrics/inference.py": {"egogen", "ldm"}}
+# A bench that measures a mini run, by its oracle.
+ENTRIES["bench/frontier.py"] = {"egogen", "ldm", "metrics", "mini"}
 FOLDERS = ("egogen", "vllm", "ldm", "lego", "metrics", "mini", "bench", "scripts")
 FILES = sorted(
     path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")

@@ -257,10 +257,10 @@ def _check_sizes(config: DictConfig) -> None:
     vae.resolution = check_size(f"config: {AUTOENCODER}.resolution", vae.resolution)
     factor = 2 ** (len(vae.ch_mult) - 1)
     for place in DATASETS:
-        dataset = OmegaConf.select(config, place) or {}
+        dataset: Any = OmegaConf.select(config, place) or {}
         if "aspect_ratio" not in dataset:  # in this schema no dataset stands there
             continue
-        size = check_size(f"config: {place}.res", dataset.res, factor)
+        size: Any = check_size(f"config: {place}.res", dataset.res, factor)
         if (aspect := dataset.aspect_ratio) != 1:
             single = not OmegaConf.is_list(dataset.res)
             width = int(aspect * size) if single and 0 < aspect < 100 else 0  # NaN: 0

@@ -278,14 +278,15 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         given = {"image": image_features, "text": text_features, **(features or {})}
         table, copies = self._conditioner.features, range(num_images_per_prompt)
         samples = given_conditions([to_pixels(x, size) for x in photos], texts, given, table)
-        samples, photos = ([one for one in all for _ in copies] for all in (samples, photos))
+        samples = [one for one in samples for _ in copies]
+        photos = [one for one in photos for _ in copies]
         generators = _generators(seed, generator, len(photos), num_images_per_prompt)
         noise = self._noise(generators, (len(photos), *self.model.latent_shape(size)), latents)
         scales = image_guidance_scale, guidance_scale
         self._num_timesteps, self._interrupt = num_inference_steps, False
         with self.progress_bar(total=num_inference_steps) as bar:
             on_step = self._on_step(bar, callback_on_step_end, callback_on_step_end_tensor_inputs)
-            how = {"noise": noise, "decode": output_type != "latent", "on_step": on_step}
+            how: Any = {"noise": noise, "decode": output_type != "latent", "on_step": on_step}
             made = generate_batch(self.model, samples, [], inference, *scales, **how).float()
         self.maybe_free_model_hooks()
         images = _as_output(made, output_type, photos, height or made.shape[2])

@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
     settings = Decoding(options.temperature, max_new_tokens=options.max_new_tokens)
     models = paths["vllm"], paths["ldm"], config, settings, usable_device(options.device)
     stages = Stages(*models, keep=len(actions) > 1)
-    record = {"image": str(options.image), **{name: str(path) for name, path in paths.items()}}
+    record: dict = {"image": str(options.image)} | {name: str(paths[name]) for name in paths}
     record |= {"loras": config.loras, "overrides": list(options.overrides)}
     return _chain(stages, photo, actions, outs, record)
 

@@ -41,9 +41,10 @@ def add_adapters(model: LegoModel, params: LoraParams, seed: int) -> None:
     need_package("peft", "config: model.params.lora")
     from peft import LoraConfig, inject_adapter_in_model
 
-    if not 0 < params.alpha < math.inf:
+    if not 0 < (params.alpha or 0) < math.inf:
         raise EgoGenError(f"config: model.params.lora.alpha={params.alpha}: expected above 0")
-    where, wanted = "config: model.params.lora.targets", {}
+    where = "config: model.params.lora.targets"
+    wanted: dict[str, list[str]] = {}
     for target in params.targets or [""]:
         part = target if target == "conditioner" else model.denoiser.name
         ends = TARGETS.get(target, [target])
@@ -118,7 +119,7 @@ def read_lora(path: str) -> dict[str, Tensor]:
     return state
 
 
-def write_lora(path: Path, adapters: Mapping[str, Tensor], alpha: float) -> None:
+def write_lora(path: Path, adapters: Mapping[str, Tensor], alpha: float | None) -> None:
     """Adapters by peft's names in a `LegoModel` -> a file for `load_lora_weights` and --lora."""
     state = {PEFT_LEVELS.sub("", name): x.detach().cpu() for name, x in adapters.items()}
     settings: dict = {}

@@ -9,6 +9,7 @@ Letters: B batch, I O channels in and out, H W size of a map, h w how many tiles
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ def exchange(network: nn.Module, kinds: Mapping[type, type]) -> None:
             layer.__class__ = kinds[type(layer)]
 
 
-def _convolution(layer: nn.Module, x: Tensor, how: tuple) -> Tensor:
+def _convolution(layer: Any, x: Tensor, how: tuple) -> Tensor:
     """(B, I, H, W) -> (B, O, H, W), with the channels last in memory."""
     weight = layer.weight.detach()
     if weight.ndim != 3 and not weight.is_mkldnn:

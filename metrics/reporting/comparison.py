@@ -78,7 +78,7 @@ def draw_frames(axes: Axes, versus: Versus, found: Comparison, ink: str) -> None
     axes.plot(limits, limits, color=ink, alpha=0.4, linewidth=1)
     count, colours = values.shape[1], np.where(better, ACCENT, SECOND)
     look: dict = {"s": 9 if count < 400 else 4, "alpha": 0.55, "linewidths": 0}
-    axes.scatter(*values, c=colours, rasterized=count > MANY, **look)
+    axes.scatter(values[0], values[1], c=colours, rasterized=count > MANY, **look)
     axes.set(xlim=limits, ylim=limits, box_aspect=1)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5))

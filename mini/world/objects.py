@@ -5,6 +5,7 @@ stands between their back and front.
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ DRAWINGS = yaml.safe_load(Path(__file__).with_name("drawings.yaml").read_text(en
 COLOURS = {name: np.array(rgb, np.float32) for name, rgb in DRAWINGS["colours"].items()}
 WHITE, DARK, MILK = COLOURS["white"], COLOURS["dark"], COLOURS["milk"]
 BACK, FRONT = DRAWINGS["kinds"], DRAWINGS["fronts"]
-SHADES = {  # of the side that light comes from in [-1, 1], and the numbers of the drawing
+# Functions of the side that light comes from, in [-1, 1], and the numbers of the drawing.
+SHADES: dict[str, Callable] = {
     "ball": ball,
     "tube": lambda lit, low=0.55: tube(lit, low=low),
     "lying": lambda lit, low, share=1.0: tube(share * lit, vertical=False, low=low),

@@ -25,14 +25,7 @@ from ldm.checkpoints.load import load_weights, read_weights
 from ldm.data import collate, read_condition
 from ldm.images import to_image, write_image
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision
-from ldm.sampling import (
-    SAMPLERS,
-    NoiseSource,
-    ProcessNoise,
-    guidance_branches,
-    guided_denoiser,
-    sample_noise,
-)
+from ldm.sampling import SAMPLERS, ProcessNoise, guidance_branches, guided_denoiser, sample_noise
 from ldm.schema import GenerateConfig, InferenceConfig, ModelParams
 from ldm.split import Located, Split, as_list, open_generation
 
@@ -138,7 +131,7 @@ def generate_batch(
     scale_img: float,
     scale_txt: float,
     pad_to: int = 1,
-    noise: NoiseSource | None = None,
+    noise: Callable[[int], Tensor] | None = None,
     decode: bool = True,
     on_step: Callable[[int, Tensor, Tensor], Tensor] = lambda step, t, x: x,
 ) -> Tensor:

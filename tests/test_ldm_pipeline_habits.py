@@ -190,17 +190,18 @@ def test_unknown_arguments_are_a_type_error(pipe):
 
 def test_the_shortcuts_of_stable_diffusion_work(own, usual):
     assert isinstance(own, StableDiffusionMixin)
-    for part, shortcut in ((own.vae, "slicing"), (own.vae, "tiling"), (own, "attention_slicing")):
+    for shortcut in ("vae_slicing", "vae_tiling", "attention_slicing"):
         for switch in ("enable", "disable"):
-            getattr(part, f"{switch}_{shortcut}")()
-            if hasattr(own, f"{switch}_vae_{shortcut}"):  # not in every version of diffusers
-                getattr(own, f"{switch}_vae_{shortcut}")()
+            getattr(own, f"{switch}_{shortcut}")()
+            if "vae" in shortcut:
+                flag = getattr(own.vae, f"use_{shortcut.removeprefix('vae_')}")
+                assert flag == (switch == "enable")
             torch.testing.assert_close(own(**one_input()).images, usual, **NEAR)
     own.vae.tile_latent_min_size, own.vae.tile_sample_min_size = 4, 16
-    own.vae.enable_tiling()
+    own.enable_vae_tiling()
     tiled = own(**one_input()).images  # tiles are blended: near, not the same
     assert tiled.shape == usual.shape and not torch.equal(tiled, usual)
-    own.vae.disable_tiling()
+    own.disable_vae_tiling()
     own.fuse_qkv_projections()
     torch.testing.assert_close(own(**one_input()).images, usual, **NEAR)
     own.unfuse_qkv_projections()
@@ -306,12 +307,16 @@ def test_an_asymmetric_autoencoder_decodes(own):
 
 
 def test_memory_helpers_of_newer_diffusers(own, usual):
-    own.enable_group_offload(
-        onload_device=torch.device("cpu"),
-        offload_type="leaf_level",
-        exclude_modules=own._exclude_from_cpu_offload,
-    )
+    own.enable_group_offload(onload_device=torch.device("cpu"), offload_type="leaf_level")
     assert torch.equal(own(**one_input()).images, usual)
+    hooked = {
+        name for name in ("unet", "vae", "text_encoder", "conditioner") if has_hooks(own, name)
+    }
+    assert hooked == {"unet", "vae", "text_encoder"}
+
+
+def has_hooks(pipe, name):
+    return any(hasattr(part, "_diffusers_hook") for part in getattr(pipe, name).modules())
 
 
 def test_weights_kept_in_eight_bits_are_computed_in_the_asked_precision(own, usual):

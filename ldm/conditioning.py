@@ -94,6 +94,10 @@ class FeatureConditioner(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """Never quantised: PyTorch's self-attention reads its layers' weights as they are."""
         return super().from_pretrained(*args, **kwargs)
 
+    def enable_group_offload(self, onload_device: Any, *args: Any, **kwargs: Any) -> None:
+        """Kept on the device as a whole, for the same reason."""
+        self.to(onload_device)
+
     @classmethod
     def from_config(cls, config: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Also of folders saved before features had names (`variant`, `feature_dim` ...)."""

@@ -34,7 +34,6 @@ from ldm.sampling import (
     SAMPLERS,
     Conditioning,
     Denoise,
-    NoiseSource,
     ProcessNoise,
     guidance_branches,
     guided_denoiser,
@@ -174,7 +173,7 @@ def generate_batch(
     scale_img: float,
     scale_txt: float,
     pad_to: int = 1,
-    noise: NoiseSource | None = None,
+    noise: Callable[[int], Tensor] | None = None,
     decode: bool = True,
     on_step: Callable[[int, Tensor, Tensor], Tensor] = lambda step, t, x: x,
 ) -> Tensor:

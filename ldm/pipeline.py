@@ -58,13 +58,11 @@ SIZE = 256  # of the networks' frames, where the autoencoder, one for previews, 
 OUTPUTS = ("pil", "np", "pt", "latent")
 PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 REFUSED = {  # what pipelines of diffusers take, and why this one does not
-    "prompt": "expected the text as description",
-    "prompt_embeds": "expected the text as description",
+    **dict.fromkeys(("prompt", "prompt_embeds"), "expected the text as description"),
     "negative_prompt_embeds": "expected the text as negative_prompt",
     "width": "not to be chosen: frames have the aspect of image",
     "eta": "not to be chosen: the sampler decides how much noise a step adds",
-    "timesteps": "not to be chosen: the sampler spaces its steps",
-    "sigmas": "not to be chosen: the sampler spaces its steps",
+    **dict.fromkeys(("timesteps", "sigmas"), "not to be chosen: the sampler spaces its steps"),
     "cross_attention_kwargs": "expected settings of pipe.unet (adapters, attention processors)",
     "clip_skip": "not to be chosen: training used the last layer of the text encoder",
 }
@@ -108,6 +106,11 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
     _interrupt, _num_timesteps = False, 0
     interrupt = property(lambda self: self._interrupt)  # which a callback sets, to stop the calls
     num_timesteps = property(lambda self: self._num_timesteps)  # of the last call
+    # Shortcuts, which not every version of diffusers has.
+    enable_vae_slicing = property(lambda self: self.vae.enable_slicing)
+    disable_vae_slicing = property(lambda self: self.vae.disable_slicing)
+    enable_vae_tiling = property(lambda self: self.vae.enable_tiling)
+    disable_vae_tiling = property(lambda self: self.vae.disable_tiling)
     model_cpu_offload_seq = "text_encoder->conditioner->unet->vae"
     # PyTorch's self-attention reads its layers' weights past the hooks that would load them.
     _exclude_from_cpu_offload = ["conditioner"]

@@ -193,6 +193,9 @@ def test_the_shortcuts_of_stable_diffusion_work(own, usual):
     for shortcut in ("vae_slicing", "vae_tiling", "attention_slicing"):
         for switch in ("enable", "disable"):
             getattr(own, f"{switch}_{shortcut}")()
+            if "vae" in shortcut:
+                flag = getattr(own.vae, f"use_{shortcut.removeprefix('vae_')}")
+                assert flag == (switch == "enable")
             torch.testing.assert_close(own(**one_input()).images, usual, **NEAR)
     own.vae.tile_latent_min_size, own.vae.tile_sample_min_size = 4, 16
     own.enable_vae_tiling()
@@ -304,12 +307,16 @@ def test_an_asymmetric_autoencoder_decodes(own):
 
 
 def test_memory_helpers_of_newer_diffusers(own, usual):
-    own.enable_group_offload(
-        onload_device=torch.device("cpu"),
-        offload_type="leaf_level",
-        exclude_modules=own._exclude_from_cpu_offload,
-    )
+    own.enable_group_offload(onload_device=torch.device("cpu"), offload_type="leaf_level")
     assert torch.equal(own(**one_input()).images, usual)
+    hooked = {
+        name for name in ("unet", "vae", "text_encoder", "conditioner") if has_hooks(own, name)
+    }
+    assert hooked == {"unet", "vae", "text_encoder"}
+
+
+def has_hooks(pipe, name):
+    return any(hasattr(part, "_diffusers_hook") for part in getattr(pipe, name).modules())
 
 
 def test_weights_kept_in_eight_bits_are_computed_in_the_asked_precision(own, usual):

@@ -9,7 +9,6 @@ networks and sampling (configs, checkpoints of other forms) is asked of it when 
 
 import ast
 import importlib
-import inspect
 from collections.abc import Iterator, Sequence
 from functools import cache
 from graphlib import TopologicalSorter
@@ -37,7 +36,7 @@ class Source:
 
     def __init__(self, module: str):
         self.module = importlib.import_module(module)
-        self.text = inspect.getsource(self.module)
+        self.text = Path(str(self.module.__file__)).read_text("utf-8")
         self.defined: dict[str, ast.stmt] = {}
         self.imported: dict[str, tuple[str, str]] = {}  # name -> module, name there ("": itself)
         for node in ast.parse(self.text).body:

@@ -17,7 +17,7 @@ from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
-from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf, StringNode
+from omegaconf import AnyNode, DictConfig, OmegaConf, StringNode
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from egogen import EgoGenError
@@ -196,9 +196,14 @@ def check_at_least(least: int, name: str, value: Any) -> None:
         raise EgoGenError(f"{name}={value!r}: expected at least {least}, an integer")
 
 
+def is_list(value: Any) -> bool:
+    """Whether it is a list or a tuple, or a config's list."""
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
 def check_size(name: str, value: Any, factor: int = 1) -> int | list[int]:
     """A number of pixels, or digits, or [height, width], of multiples of `factor`, checked."""
-    sides = [*value] if isinstance(value, list | tuple | ListConfig) else [value, value]
+    sides = [*value] if is_list(value) else [value, value]
     numbers = [int(x) if str(x).isdecimal() else 0 for x in sides]
     if len(numbers) != 2 or any(x < 1 or x % factor for x in numbers):
         expected = f"a multiple of {factor} pixels, or [height, width] of such"
@@ -214,7 +219,7 @@ def check_scale(name: str, value: Any) -> None:
 
 def check_range(name: str, value: Any) -> None:
     """[low, high] of scales or of noise levels."""
-    ends = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    ends = [*value] if is_list(value) else [value]
     for end in ends:
         check_scale(name, end)
     if len(ends) != 2 or not 0 <= ends[0] < ends[1]:
@@ -227,8 +232,7 @@ def distilled_from(note: Mapping[str, Any] | None, where: str) -> DistillParams:
         return DistillParams()
     found = {name: note.get(name) for name in ("scale_txt", "scale_img")}
     for name, value in found.items():
-        check = check_range if isinstance(value, list) or OmegaConf.is_list(value) else check_scale
-        check(f"{where}distill.{name}", value)
+        (check_range if is_list(value) else check_scale)(f"{where}distill.{name}", value)
     return DistillParams(where, **found)
 
 

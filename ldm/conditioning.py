@@ -54,6 +54,8 @@ class FeatureConditioner(ModelMixin, ConfigMixin, PeftAdapterMixin):
     False}, ...]`; the other arguments are of the self-attention.
     """
 
+    _skip_layerwise_casting_patterns = ("attention",)  # whose weights PyTorch reads past the hooks
+
     @register_to_config
     def __init__(
         self,

@@ -106,8 +106,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
     _interrupt, _num_timesteps = False, 0
     interrupt = property(lambda self: self._interrupt)  # which a callback sets, to stop the calls
     num_timesteps = property(lambda self: self._num_timesteps)  # of the last call
-    # Shortcuts, which not every version of diffusers has.
-    enable_vae_slicing = property(lambda self: self.vae.enable_slicing)
+    enable_vae_slicing = property(lambda self: self.vae.enable_slicing)  # diffusers' once
     disable_vae_slicing = property(lambda self: self.vae.disable_slicing)
     enable_vae_tiling = property(lambda self: self.vae.enable_tiling)
     disable_vae_tiling = property(lambda self: self.vae.disable_tiling)

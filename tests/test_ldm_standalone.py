@@ -72,7 +72,7 @@ def test_a_folder_is_used_and_saved_without_the_project(own, usual, tmp_path):
     assert done.returncode == 0, done.stderr
     for frame in torch.load(tmp_path / "frames.pt"):
         assert torch.equal(frame, usual)
-    refused, lacking = done.stdout.strip().splitlines()
+    refused, lacking = done.stdout.strip().splitlines()[-2:]  # libraries print there too
     assert refused.startswith("EgoGenError eta: not to be chosen")
     assert (
         lacking == "EgoGenError load_model_params: needs the project LEGO, which is not installed"

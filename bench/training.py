@@ -25,9 +25,10 @@ import torch  # noqa: E402
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from bench.measuring import peak_bytes, seconds  # noqa: E402
+from bench.measuring import COMMANDS, peak_bytes, seconds  # noqa: E402
 from bench.sampling import SIZES, build  # noqa: E402
-from egogen.errors import command_parser, run_command  # noqa: E402
+from egogen.errors import run_command  # noqa: E402
+from egogen.flags import read_parser  # noqa: E402
 from ldm.config import TrainConfig  # noqa: E402
 from ldm.model import autocast  # noqa: E402
 from ldm.networks.cpu import TRAINED, TrainedConv, exchange  # noqa: E402
@@ -114,14 +115,7 @@ def compare(args: argparse.Namespace) -> dict:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = command_parser(__doc__)
-    parser.add_argument("--size", choices=SIZES, default="full")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--resolution", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=2, help="the fastest counts")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
-    args = parser.parse_args(argv)
+    args = read_parser(COMMANDS, "training", __doc__, {"size": SIZES}).parse_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     head = {name: getattr(args, name) for name in ("size", "device", "batch", "resolution")}

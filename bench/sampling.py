@@ -30,7 +30,7 @@ sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 from bench.measuring import COMMANDS, peak_bytes, seconds  # noqa: E402
 from egogen.devices import usable_device  # noqa: E402
 from egogen.errors import run_command  # noqa: E402
-from egogen.flags import read_parser  # noqa: E402
+from egogen.flags import read_command, read_parser  # noqa: E402
 from ldm.config import Config, GenerateConfig, load_config  # noqa: E402
 from ldm.generate import prepare  # noqa: E402
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision  # noqa: E402
@@ -38,17 +38,7 @@ from ldm.sampling import Conditioning, Denoise, guidance_branches, guided_denois
 from ldm.schema import InferenceConfig  # noqa: E402
 
 TEXT, IMAGE = 7.5, 1.5
-SIZES = {
-    "full": (),
-    "tiny": (
-        "model.params.unet_config.params.model_channels=32",
-        "model.params.unet_config.params.num_res_blocks=1",
-        "model.params.unet_config.params.channel_mult=[1,2]",
-        "model.params.first_stage_config.params.ddconfig.ch=32",
-        "model.params.conditioner.feature_dim=64",
-        "model.params.conditioner.feedforward_dim=64",
-    ),
-}
+SIZES = read_command(COMMANDS, "sampling")["sizes"]
 
 
 def build(kind: type[Config], size: str, overrides: Sequence[str]) -> tuple[LegoModel, Config]:

@@ -35,11 +35,6 @@ from ldm.networks.cpu import TRAINED, TrainedConv, exchange  # noqa: E402
 from ldm.training.module import LegoTraining  # noqa: E402
 
 
-def random_training(size: str) -> LegoTraining:
-    model, config = build(TrainConfig, size, ["model.params.use_ema=false"])
-    return LegoTraining(model, config.optimizer, config.lightning, seed=0).train()
-
-
 def set_side(module: LegoTraining, released: bool) -> None:
     unet = module.model.unet
     for layer in (m for m in unet.modules() if isinstance(m, Attention)):
@@ -76,15 +71,6 @@ def training_step(module: LegoTraining, batch: dict, released: bool, precision: 
     return loss.detach()
 
 
-@torch.no_grad()
-def as_cached(module: LegoTraining, batch: dict) -> dict:
-    """What `ldm.cache` stores and training reads in place of frames and texts."""
-    encoded = module.encode(batch)
-    for name in ("source", "edited"):
-        encoded[name] = encoded.pop(f"{name}_moments")
-    return encoded
-
-
 def timed(step: Callable[[], Tensor], repeats: int, device: torch.device) -> tuple[float, float]:
     """-> (least seconds of a call, its loss)."""
     taken, losses = [], []
@@ -96,9 +82,12 @@ def timed(step: Callable[[], Tensor], repeats: int, device: torch.device) -> tup
 
 def compare(args: argparse.Namespace) -> dict:
     """Both sides on the same weights, draws and frames."""
-    module = random_training(args.size).to(args.device)
+    model, config = build(TrainConfig, args.size, ["model.params.use_ema=false"])
+    module = LegoTraining(model, config.optimizer, config.lightning, seed=0).to(args.device).train()
     batch = make_batch(module, args.batch, args.resolution)
-    cached = as_cached(module, batch)
+    with torch.no_grad():  # what `ldm.cache` stores and training reads in place of frames and texts
+        cached = module.encode(batch)
+    cached |= {name: cached.pop(f"{name}_moments") for name in ("source", "edited")}
     sides = {"baseline": (True, batch, "fp32"), "ours": (False, cached, args.precision)}
     found, repeats = {}, args.repeats + (args.device == "cuda")  # the first one picks kernels
     for name, (released, inputs, precision) in sides.items():

@@ -20,8 +20,10 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 
-from bench.measuring import seconds  # noqa: E402
-from egogen.errors import command_parser, run_command  # noqa: E402
+from bench.measuring import COMMANDS, seconds  # noqa: E402
+from egogen.devices import usable_device  # noqa: E402
+from egogen.errors import run_command  # noqa: E402
+from egogen.flags import read_parser  # noqa: E402
 from metrics.measures.captions import RULES, SIDE, SIZES, Captioner  # noqa: E402
 from metrics.networks.beam_search import beam_search  # noqa: E402
 
@@ -62,14 +64,10 @@ def measure(kind: str, count: int, batch_size: int, device: torch.device) -> dic
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = command_parser(__doc__)
-    parser.add_argument("--kinds", nargs="+", choices=SIZES, default=[*SIZES])
-    parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser = read_parser(COMMANDS, "captions", __doc__, {"kinds": SIZES}, kinds=[*SIZES])
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    settings = options.images, options.batch_size, options.device
+    settings = options.images, options.batch_size, usable_device(options.device)
     result = {name: str(value) for name, value in vars(options).items()}
     print(json.dumps(result | {kind: measure(kind, *settings) for kind in options.kinds}, indent=1))
 

@@ -27,8 +27,10 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from bench.measuring import COMMANDS  # noqa: E402
 from egogen import atomic, jobs, seeds  # noqa: E402
-from egogen.errors import command_parser, run_command  # noqa: E402
+from egogen.errors import run_command  # noqa: E402
+from egogen.flags import read_parser  # noqa: E402
 from ldm.config import GenerateConfig, load_config  # noqa: E402
 from lego.stages import Frame, Stages  # noqa: E402
 from llava.describing.decoding import Decoding  # noqa: E402
@@ -122,11 +124,8 @@ def measure(stages: Stages, k: int, found: Sequence[Chain]) -> dict:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = command_parser(__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="folder of a mini run")
-    parser.add_argument("--limit", type=int, default=60, help="scenes")
-    parser.add_argument("overrides", nargs="*", help="dotted config keys of stage 2")
-    args, begun = parser.parse_intermixed_args(argv), time.monotonic()
+    parser, begun = read_parser(COMMANDS, "chains", __doc__), time.monotonic()
+    args = parser.parse_intermixed_args(argv)
     torch.set_num_threads(1)
     yaml = str(PROJECT / "configs" / "generate_mini.yaml")
     config = load_config(GenerateConfig, [yaml], args.overrides)

@@ -30,9 +30,10 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaForConditionalGeneration  # noqa: E402
 
-from bench.measuring import peak_bytes, seconds  # noqa: E402
+from bench.measuring import COMMANDS, peak_bytes, seconds  # noqa: E402
 from egogen.devices import usable_device  # noqa: E402
-from egogen.errors import command_parser, run_command  # noqa: E402
+from egogen.errors import run_command  # noqa: E402
+from egogen.flags import read_parser  # noqa: E402
 from egogen.labels import question  # noqa: E402
 from llava.checkpoints.config import KNOWN_TOWERS  # noqa: E402
 from llava.checkpoints.load import Loaded  # noqa: E402
@@ -153,12 +154,7 @@ def measure(loaded: Loaded, args: argparse.Namespace, device: torch.device) -> d
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = command_parser(__doc__)
-    parser.add_argument("--size", choices=SIZES, default="mid")
-    parser.add_argument("--device", default="cpu")
-    for name, count in {"samples": 8, "batch-size": 8, "tokens": 32, "repeats": 2}.items():
-        parser.add_argument(f"--{name}", type=int, default=count)
-    args = parser.parse_args(argv)
+    args = read_parser(COMMANDS, "describe", __doc__, {"size": SIZES}).parse_args(argv)
     device, dtype = usable_device(args.device), torch.float32
     torch.set_num_threads(1)
     if device.type == "cuda":

@@ -24,8 +24,10 @@ import torch
 
 sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 
+from bench.measuring import COMMANDS  # noqa: E402
 from egogen.atomic import atomic_path, read_json, write_json  # noqa: E402
-from egogen.errors import EgoGenError, command_parser, run_command  # noqa: E402
+from egogen.errors import EgoGenError, run_command  # noqa: E402
+from egogen.flags import read_parser  # noqa: E402
 from ldm import generate  # noqa: E402
 from ldm.config import check_range, load_config  # noqa: E402
 from ldm.sampling import SAMPLERS  # noqa: E402
@@ -145,20 +147,11 @@ def setting_of(text: str) -> Setting:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = command_parser(__doc__)
+    choices = {"samplers": SAMPLERS}
+    parser = read_parser(COMMANDS, "frontier", __doc__, choices, samplers=[*SAMPLERS])
     add = parser.add_argument
-    add("--run", type=Path, required=True, help="folder of mini/run.py")
-    add("--out", type=Path, required=True, help="for what is done")
-    add("--student", type=Path, action="append", default=[], help="distilled last.ckpt; repeatable")
-    add("--samplers", nargs="+", choices=SAMPLERS, default=[*SAMPLERS])
-    add("--steps", nargs="+", type=int, default=[6, 8, 12, 20, 30])
     add("--intervals", nargs="+", type=interval_of, default=[None], help="none or LOW,HIGH (sigma)")
-    add("--scale-txt", type=float, default=2.0)
-    add("--scale-img", type=float, default=1.25)
-    add("--limit", type=int, help="about so many frames")
-    add("--threads", type=int, default=1)
     add("--reference", type=setting_of, default="teacher-euler_ancestral-100", help="a row's name")
-    add("--plot", type=Path, help="PNG")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     config = read_run(args.run, args.scale_txt, args.scale_img)

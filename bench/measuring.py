@@ -3,8 +3,11 @@
 import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+
+COMMANDS = Path(__file__).with_name("commands.toml")
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:

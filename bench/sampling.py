@@ -27,8 +27,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 
-from bench.measuring import peak_bytes, seconds  # noqa: E402
-from egogen.errors import command_parser, run_command  # noqa: E402
+from bench.measuring import COMMANDS, peak_bytes, seconds  # noqa: E402
+from egogen.devices import usable_device  # noqa: E402
+from egogen.errors import run_command  # noqa: E402
+from egogen.flags import read_command, read_parser  # noqa: E402
 from ldm.config import Config, GenerateConfig, load_config  # noqa: E402
 from ldm.generate import prepare  # noqa: E402
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision  # noqa: E402
@@ -36,17 +38,7 @@ from ldm.sampling import Conditioning, Denoise, guidance_branches, guided_denois
 from ldm.schema import InferenceConfig  # noqa: E402
 
 TEXT, IMAGE = 7.5, 1.5
-SIZES = {
-    "full": (),
-    "tiny": (
-        "model.params.unet_config.params.model_channels=32",
-        "model.params.unet_config.params.num_res_blocks=1",
-        "model.params.unet_config.params.channel_mult=[1,2]",
-        "model.params.first_stage_config.params.ddconfig.ch=32",
-        "model.params.conditioner.feature_dim=64",
-        "model.params.conditioner.feedforward_dim=64",
-    ),
-}
+SIZES = read_command(COMMANDS, "sampling")["sizes"]
 
 
 def build(kind: type[Config], size: str, overrides: Sequence[str]) -> tuple[LegoModel, Config]:
@@ -138,25 +130,21 @@ def peaks(device: torch.device, precision: str) -> dict[str, float]:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = command_parser(__doc__)
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--size", choices=SIZES, default="full")
-    parser.add_argument("--batch", type=int, default=1, help="of this project's side")
-    parser.add_argument("--repeats", type=int, default=3, help="timed denoising steps")
-    parser.add_argument("inference", nargs="*", help="keys of inference, as channels_last=true")
+    parser = read_parser(COMMANDS, "sampling", __doc__, {"size": SIZES})
     arguments = parser.parse_intermixed_args(argv)
+    device = usable_device(arguments.device)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     words = [f"inference.{word}" for word in arguments.inference]
     model, config = build(GenerateConfig, arguments.size, words)
-    model.eval().requires_grad_(False).to(arguments.device)
-    precision = resolved_precision(arguments.device, config.inference.precision)
-    with autocast(arguments.device, precision):
+    model.eval().requires_grad_(False).to(device)
+    precision = resolved_precision(device, config.inference.precision)
+    with autocast(device, precision):
         found = measure(model, config.inference, arguments.batch, arguments.repeats)
-    for name, peak in peaks(arguments.device, precision).items():
+    for name, peak in peaks(device, precision).items():
         reached = found["step_gflop"] / found["step_s"]
         found |= {f"{name}_peak_gflops": peak, f"share_of_{name}_peak": reached / peak}
-    memory = peak_bytes(arguments.device) / 2**30
+    memory = peak_bytes(device) / 2**30
     settings = {name: str(value) for name, value in vars(arguments).items()}
     print(json.dumps(settings | {"precision": precision, "peak_gib": memory} | found, indent=1))
 

@@ -25,18 +25,14 @@ import torch  # noqa: E402
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from bench.measuring import peak_bytes, seconds  # noqa: E402
+from bench.measuring import COMMANDS, peak_bytes, seconds  # noqa: E402
 from bench.sampling import SIZES, build  # noqa: E402
-from egogen.errors import command_parser, run_command  # noqa: E402
+from egogen.errors import run_command  # noqa: E402
+from egogen.flags import read_parser  # noqa: E402
 from ldm.config import TrainConfig  # noqa: E402
 from ldm.model import autocast  # noqa: E402
 from ldm.networks.cpu import TRAINED, TrainedConv, exchange  # noqa: E402
 from ldm.training.module import LegoTraining  # noqa: E402
-
-
-def random_training(size: str) -> LegoTraining:
-    model, config = build(TrainConfig, size, ["model.params.use_ema=false"])
-    return LegoTraining(model, config.optimizer, config.lightning, seed=0).train()
 
 
 def set_side(module: LegoTraining, released: bool) -> None:
@@ -75,15 +71,6 @@ def training_step(module: LegoTraining, batch: dict, released: bool, precision: 
     return loss.detach()
 
 
-@torch.no_grad()
-def as_cached(module: LegoTraining, batch: dict) -> dict:
-    """What `ldm.cache` stores and training reads in place of frames and texts."""
-    encoded = module.encode(batch)
-    for name in ("source", "edited"):
-        encoded[name] = encoded.pop(f"{name}_moments")
-    return encoded
-
-
 def timed(step: Callable[[], Tensor], repeats: int, device: torch.device) -> tuple[float, float]:
     """-> (least seconds of a call, its loss)."""
     taken, losses = [], []
@@ -95,9 +82,12 @@ def timed(step: Callable[[], Tensor], repeats: int, device: torch.device) -> tup
 
 def compare(args: argparse.Namespace) -> dict:
     """Both sides on the same weights, draws and frames."""
-    module = random_training(args.size).to(args.device)
+    model, config = build(TrainConfig, args.size, ["model.params.use_ema=false"])
+    module = LegoTraining(model, config.optimizer, config.lightning, seed=0).to(args.device).train()
     batch = make_batch(module, args.batch, args.resolution)
-    cached = as_cached(module, batch)
+    with torch.no_grad():  # what `ldm.cache` stores and training reads in place of frames and texts
+        cached = module.encode(batch)
+    cached |= {name: cached.pop(f"{name}_moments") for name in ("source", "edited")}
     sides = {"baseline": (True, batch, "fp32"), "ours": (False, cached, args.precision)}
     found, repeats = {}, args.repeats + (args.device == "cuda")  # the first one picks kernels
     for name, (released, inputs, precision) in sides.items():
@@ -114,14 +104,7 @@ def compare(args: argparse.Namespace) -> dict:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = command_parser(__doc__)
-    parser.add_argument("--size", choices=SIZES, default="full")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--resolution", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=2, help="the fastest counts")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
-    args = parser.parse_args(argv)
+    args = read_parser(COMMANDS, "training", __doc__, {"size": SIZES}).parse_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     head = {name: getattr(args, name) for name in ("size", "device", "batch", "resolution")}

@@ -40,7 +40,7 @@ def add_flags(
 ) -> None:
     """Add the flags of a command: fields are those of `add_argument`, a `type` is one of TYPES.
 
-    Of those with `either` one can be given.
+    Of those with `either` one can be given; a key may have a short name too, as "-n --name".
     """
     group: Any = None
     for flag, options in read_command(file, command)["flags"].items():
@@ -49,5 +49,5 @@ def add_flags(
             place = group = group or parser.add_mutually_exclusive_group()
         if "type" in options:
             options["type"] = TYPES[options["type"]]
-        action = place.add_argument(flag, **options)
+        action = place.add_argument(*flag.split(), **options)
         action.choices = (choices or {}).get(action.dest, action.choices)

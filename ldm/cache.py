@@ -7,22 +7,14 @@ python -m ldm.cache --config configs/train_ego4d.yaml [--out FOLDER] [key=value 
 from collections.abc import Sequence
 from pathlib import Path
 
-from egogen.errors import EgoGenError, command_parser, run_command
+from egogen.errors import EgoGenError, run_command
+from egogen.flags import read_parser
 from ldm.config import TrainConfig, load_config
 from ldm.split import open_training
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = command_parser(__doc__, prog="python -m ldm.cache")
-    add = parser.add_argument
-    add("--config", nargs="+", required=True)
-    add("--out", type=Path, help="default: data.params.cache_path of the config")
-    add("--dtype", choices=("float32", "float16"), default="float32", help="float16 halves it")
-    add("--batch-size", type=int, default=32)
-    add("--n_chunk", type=int, default=1, help="split the work over so many jobs")
-    add("--chunk_idx", type=int, default=1, help="1 to n_chunk")
-    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
-    add("overrides", nargs="*", help="dotted config keys, key=value")
+    parser = read_parser(Path(__file__).with_name("commands.toml"), "ldm.cache", __doc__)
     args = parser.parse_intermixed_args(argv)
     if args.batch_size < 1:
         raise EgoGenError(f"--batch-size {args.batch_size}: expected at least 1")

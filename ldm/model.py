@@ -155,18 +155,20 @@ class LegoModel(nn.Module):
         error = (predicted.float() - wanted.float()) ** 2  # (B, c, h, w)
         return error.flatten(1).mean(dim=1)  # (B,)
 
+    def conditions(self, batch: Mapping[str, Any], empty_prompt: Tensor) -> Conditioning:
+        """Of a batch of `training_loss`, nothing dropped."""
+        context = join_context(batch["prompt"], self.conditioner(batch["features"]).values())
+        image = self.image_latents(batch["source_moments"])
+        return Conditioning(context, self.uncond_context(empty_prompt), image)
+
     @torch.no_grad()
     def conditioning(
         self, pixels: Tensor, prompts: list[str], features: Mapping[str, Tensor]
     ) -> Conditioning:
         """Everything the sampler needs for a batch; see `training_loss` for the shapes."""
-        prompt = self.encode_text(prompts)
-        rows = self.conditioner(features)
-        return Conditioning(
-            context=join_context(prompt, rows.values()),
-            uncond_context=self.uncond_context(self.encode_text([""])),
-            image_latents=self.image_latents(self.encode_moments(pixels)),
-        )
+        batch = {"prompt": self.encode_text(prompts), "features": features}
+        batch["source_moments"] = self.encode_moments(pixels)
+        return self.conditions(batch, self.encode_text([""]))
 
 
 def resolved_precision(device: torch.device, precision: str) -> str:

@@ -9,14 +9,14 @@ seed after that frame's. Each frame's JSON says how to make it alone.
 Without --vllm, --ldm and --config the models of the quick start are used.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from egogen.atomic import write_json
-from egogen.errors import EXIT_INCOMPLETE, EgoGenError, command_parser, run_command
+from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
+from egogen.flags import read_parser
 from egogen.frames import read_rgb
 from ldm.checkpoints import adapter_files
 from ldm.config import GenerateConfig, load_config
@@ -29,24 +29,6 @@ DEFAULTS = {
     "config": PROJECT / "configs" / "generate_mini.yaml",
 }
 SUFFIXES = (".jpg", ".jpeg", ".png")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser(__doc__)
-    add = parser.add_argument
-    add("--image", required=True, type=Path, help="photograph of any kind")
-    add("--action", required=True, action="append", help="as in 'pick up the mug'; again for more")
-    add("--vllm", type=Path, help="folder of the tuned stage 1")
-    add("--ldm", type=Path, help="checkpoint of stage 2")
-    add("--config", type=Path, help="YAML of stage 2, as configs/generate_*.yaml")
-    add("--lora", action="append", default=[], metavar="FILE[:SCALE]", help="adapters; repeatable")
-    add("--out", type=Path, help="frame to write, .jpg or .png (default: PHOTO-frame.jpg here)")
-    add("--seed", type=int, help="another seed, another frame (default: config's)")
-    add("--temperature", type=float, default=0.2, help="of the description")
-    add("--max-new-tokens", type=int, default=256, help="of the description")
-    add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where present)")
-    add("overrides", nargs="*", help="dotted config keys, as inference.steps=50")
-    return parser
 
 
 def _model_path(given: Path | None, name: str) -> Path:
@@ -70,7 +52,8 @@ def _out_paths(out: Path | None, image: Path, count: int) -> list[Path]:
 
 
 def main(argv: Sequence[str]) -> int:
-    options = _parser().parse_intermixed_args(argv)
+    parser = read_parser(Path(__file__).with_name("commands.toml"), "frame", __doc__)
+    options = parser.parse_intermixed_args(argv)
     outs = _out_paths(options.out, options.image, len(options.action))
     photo = read_rgb(options.image)
     paths = {name: _model_path(getattr(options, name), name) for name in DEFAULTS}

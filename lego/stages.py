@@ -13,7 +13,7 @@ from PIL import Image
 from egogen.errors import EgoGenError
 from egogen.labels import clean_label, question
 from egogen.seeds import stable_seed
-from ldm.data import Sample, to_features
+from ldm.data import given_conditions
 from ldm.file_layout import TABLE
 from ldm.generate import generate_batch, load_model, prepare
 from ldm.images import to_image, to_pixels
@@ -118,14 +118,10 @@ class Stages:
         inference = replace(inference, seed=inference.seed if seed is None else seed)
         actions = [verb_phrase(action) for action in actions]
         described = self._describe(photos, actions, names, inference.seed)
-        samples: list[Sample] = [  # as `ldm.data.read_condition` gives it for an entry on disk
-            {
-                "pixels": to_pixels(photo, self.config.data.res),
-                "prompt": description.text,
-                "features": to_features(description.features, features),
-            }
-            for photo, description in zip(photos, described, strict=True)
-        ]
+        pixels = [to_pixels(photo, self.config.data.res) for photo in photos]
+        texts = {"description": [one.text for one in described]}
+        given = {name: [one.features[name] for one in described] for name in features}
+        samples = given_conditions(pixels, texts, given, features)
         scales = inference.scales_img[0], inference.scales_txt[0]
         decoded = generate_batch(self.model, samples, names, inference, *scales)  # (B, 3, R, R)
         height, picture = inference.height or decoded.shape[2], inference.picture

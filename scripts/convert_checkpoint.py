@@ -27,20 +27,15 @@ sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 
 from collections.abc import Sequence  # noqa: E402
 
-from egogen.errors import EgoGenError, command_parser, run_command  # noqa: E402
+from egogen.errors import EgoGenError, run_command  # noqa: E402
+from egogen.flags import read_parser  # noqa: E402
 from ldm.checkpoints import FORMS, adapter_files  # noqa: E402
 from ldm.config import load_model_params  # noqa: E402
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = command_parser(__doc__)
-    parser.add_argument("source", help=".ckpt, .safetensors or folder")
-    parser.add_argument("target", help="what to write: .ckpt or folder, not there yet")
-    parser.add_argument("--to", required=True, choices=FORMS)
-    parser.add_argument("--config", required=True, help="YAML that the weights belong to")
-    more = {"metavar": "FILE[:SCALE]", "help": "adapters; repeatable"}
-    parser.add_argument("--lora", action="append", default=[], **more)
-    parser.add_argument("overrides", nargs="*", help="dotted config keys, key=value")
+    commands = Path(__file__).with_name("commands.toml")
+    parser = read_parser(commands, "convert_checkpoint", __doc__, {"to": FORMS})
     options = parser.parse_intermixed_args(argv)
     params = load_model_params(options.config, options.overrides)
     adapter_files(options.lora)

@@ -19,7 +19,7 @@ from ldm.model import LegoModel
 from ldm.pipeline import LegoPipeline
 from ldm.sampling import Guidance, guided_denoiser
 from ldm.split import open_training
-from ldm.training.distill import begin, conditions, guided_prediction
+from ldm.training.distill import begin, guided_prediction
 from ldm.training.module import LegoTraining
 from ldm.training.run import build_data
 
@@ -75,7 +75,7 @@ def test_the_target_is_what_the_sampler_uses(world, prediction, scales):
     module = LegoTraining(model, config.optimizer, config.lightning, seed=0).eval()
     batch = module.encode(some_batch(config, model))
     with torch.no_grad():
-        given = conditions(model, batch, module.empty_prompt)
+        given = model.conditions(batch, module.empty_prompt)
         for t in (0, 300, 999):
             noisy, sigma = torch.randn_like(batch["noise"]), model.schedule.sigmas[t]
             x = noisy * (sigma**2 + 1) ** 0.5

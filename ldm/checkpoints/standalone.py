@@ -9,6 +9,7 @@ networks and sampling (configs, checkpoints of other forms) is asked of it when 
 
 import ast
 import importlib
+import tomllib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from graphlib import TopologicalSorter
@@ -19,15 +20,7 @@ from egogen.atomic import write_text
 from egogen.errors import command_parser, run_command
 
 START = ("ldm.pipeline", "LegoPipeline")
-STAYS = {  # functions that nothing calls while a folder of today is loaded, used and saved
-    "ldm.networks.architecture": ("build_parts", "load_tokenizer"),
-    "ldm.checkpoints.released_names": ("own_name", "unet_name"),
-    "ldm.checkpoints.standalone": ("standalone",),
-    "ldm.config": ("load_model_params",),
-    "ldm.data": ("_projector",),
-    "ldm.generate": ("load_model",),
-    "ldm.released_config": ("released_features",),
-}
+STAYS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))["stays"]
 
 
 @cache

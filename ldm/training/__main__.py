@@ -8,22 +8,14 @@ python main.py --name mini --base configs/train_mini.yaml --train model.base_lea
 from collections.abc import Sequence
 from pathlib import Path
 
-from egogen.errors import EgoGenError, command_parser, run_command
+from egogen.errors import EgoGenError, run_command
+from egogen.flags import read_parser
 from egogen.settings import setting
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = command_parser(__doc__, prog="python main.py")
-    add = parser.add_argument
-    add("-n", "--name", required=True, help="the run's folder in --logdir")
-    add("-b", "--base", nargs="+", required=True, help="YAML files, later ones win")
-    add("-t", "--train", action="store_true", help="train (else: print the config)")
-    add("--gpus", help="as in 0,1,2,3 (default: all of them, or the CPU)")
-    add("-l", "--logdir", type=Path, help="default: logs, in LEGO_OUTPUT")
-    add("-s", "--seed", type=int, default=23)
-    add("-r", "--resume", action="store_true", help="continue, even with changed config values")
-    add("overrides", nargs="*", help="dotted config keys, key=value")
-    args = parser.parse_intermixed_args(argv)
+    commands = Path(__file__).parents[1] / "commands.toml"
+    args = read_parser(commands, "ldm.training", __doc__).parse_intermixed_args(argv)
     if "/" in args.name or args.name in (".", ".."):
         raise EgoGenError(f"--name {args.name}: expected a plain name; --logdir chooses the folder")
     from ldm.config import TrainConfig, load_config, to_yaml

@@ -15,7 +15,6 @@ from egogen import EgoGenError
 from ldm.checkpoints.layouts import OWN_EMA
 from ldm.checkpoints.load import load_start, load_weights, read_file
 from ldm.checkpoints.released_names import EMA
-from ldm.conditioning import join_context
 from ldm.model import FROZEN_PARTS, LegoModel
 from ldm.sampling import Conditioning, guidance_branches
 from ldm.schema import DistillParams
@@ -47,13 +46,6 @@ def begin(student: LegoModel) -> LegoModel | None:
     return teacher.requires_grad_(False).eval()
 
 
-def conditions(model: LegoModel, batch: Mapping[str, Any], empty_prompt: Tensor) -> Conditioning:
-    """Of a batch of `LegoModel.training_loss`, nothing dropped."""
-    context = join_context(batch["prompt"], model.conditioner(batch["features"]).values())
-    image = model.image_latents(batch["source_moments"])
-    return Conditioning(context, model.uncond_context(empty_prompt), image)
-
-
 @torch.no_grad()
 def guided_prediction(
     model: LegoModel, given: Conditioning, noisy: Tensor, t: Tensor, scales: Tensor
@@ -79,10 +71,9 @@ def distillation_loss(
     scales = low + (high - low) * batch["scales"]  # (B, 2)
     latents = student.posterior_sample(batch["edited_moments"], batch["posterior_noise"])
     noisy = student.schedule.add_noise(latents, batch["noise"], t)  # (B, c, h, w)
-    wanted = guided_prediction(teacher, conditions(teacher, batch, empty_prompt), noisy, t, scales)
-    given, told = conditions(student, batch, empty_prompt), {"scales": scales}
+    wanted = guided_prediction(teacher, teacher.conditions(batch, empty_prompt), noisy, t, scales)
+    given = student.conditions(batch, empty_prompt)
+    told = {"scales": scales} if params.drawn else {}
     x = torch.cat([noisy, given.image_latents], dim=1)  # (B, 2c, h, w)
-    predicted = student.denoiser(
-        x, t, given.context, **(told if params.drawn else {})
-    )  # (B, c, h, w)
+    predicted = student.denoiser(x, t, given.context, **told)  # (B, c, h, w)
     return ((predicted.float() - wanted) ** 2).flatten(1).mean(dim=1)  # (B,)

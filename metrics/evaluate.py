@@ -81,15 +81,8 @@ def evaluate(
     """
     sources = source_path or source_folder(gt_path)
     metrics, errors = runnable(names, settings, sources is not None)
-    population = find_pairs(
-        gen_path,
-        gt_path,
-        edit_file,
-        settings.workers,
-        sources=sources,
-        with_sources=any(metric.needs_source for metric in metrics),
-        text_key=settings.llava_key,
-    )
+    places, look = (gen_path, gt_path, edit_file), any(metric.needs_source for metric in metrics)
+    population = find_pairs(*places, settings.workers, sources, look, settings.llava_key)
     errors += problems_of(population, gen_path, allow_missing)
     if errors:
         raise EgoGenError(" | ".join(errors))

@@ -126,18 +126,15 @@ def _described(
     entries: Sequence[ActionEntry], key: str, edit_file: str | os.PathLike, problems: list[str]
 ) -> list[ActionEntry]:
     """Entries that have the field `key`; the others are problems, all of them an error."""
-    found = [entry for entry in entries if key in entry.texts]
-    if not found:
+    missing = [entry for entry in entries if key not in entry.texts]
+    if len(missing) == len(entries):
         known = ", ".join(sorted({name for entry in entries for name in entry.texts}))
         raise EgoGenError(
             f"{edit_file}: no entry has field {key!r} (--llava_key), expected one of: {known}"
         )
-    problems += [
-        f"{edit_file}: entry {entry.key}: field {key!r} is missing (--llava_key)"
-        for entry in entries
-        if key not in entry.texts
-    ]
-    return found
+    lacks = f"field {key!r} is missing (--llava_key)"
+    problems += [f"{edit_file}: entry {entry.key}: {lacks}" for entry in missing]
+    return [entry for entry in entries if key in entry.texts]
 
 
 def find_pairs(
@@ -145,7 +142,6 @@ def find_pairs(
     gt_path: str | os.PathLike,
     edit_file: str | os.PathLike,
     workers: int = 1,
-    *,
     sources: str | os.PathLike | None = None,
     with_sources: bool = True,
     text_key: str | None = None,

@@ -53,10 +53,8 @@ def problems_of(population: Population, gen_path: object, allow_missing: bool) -
         print(f"problem: {problem}")
     count = len(population.problems)
     if count and not allow_missing:
-        return [
-            f"{gen_path}: {count} problems, named above; nothing was measured, "
-            "--allow-missing measures the rest"
-        ]
+        how = "named above; nothing was measured, --allow-missing measures the rest"
+        return [f"{gen_path}: {count} problems, {how}"]
     if not population.pairs:
         return [f"{gen_path}: no frame can be measured, expected at least one"]
     return []

@@ -99,10 +99,9 @@ def _read_pair(pair: Pair) -> tuple[list[str], dict[str, str]]:
         except EgoGenError as error:
             problems.append(f"{error} ({name} frame of entry {pair.entry.key})")
     if not problems and not same_aspect(*sizes[:2]):
-        problems.append(
-            f"{pair.generated}: size {sizes[0][0]}x{sizes[0][1]} of entry {pair.entry.key}, "
-            f"expected the aspect of its ground truth, {sizes[1][0]}x{sizes[1][1]}"
-        )
+        size, truth = (f"{width}x{height}" for width, height in sizes[:2])
+        expected = f"expected the aspect of its ground truth, {truth}"
+        problems.append(f"{pair.generated}: size {size} of entry {pair.entry.key}, {expected}")
     return problems, digests
 
 
@@ -129,9 +128,8 @@ def _described(
     missing = [entry for entry in entries if key not in entry.texts]
     if len(missing) == len(entries):
         known = ", ".join(sorted({name for entry in entries for name in entry.texts}))
-        raise EgoGenError(
-            f"{edit_file}: no entry has field {key!r} (--llava_key), expected one of: {known}"
-        )
+        lacks = f"no entry has field {key!r} (--llava_key)"
+        raise EgoGenError(f"{edit_file}: {lacks}, expected one of: {known}")
     lacks = f"field {key!r} is missing (--llava_key)"
     problems += [f"{edit_file}: entry {entry.key}: {lacks}" for entry in missing]
     return [entry for entry in entries if key in entry.texts]

@@ -23,6 +23,7 @@ from egogen.errors import EgoGenError
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 FETCH = "bash scripts/download_metric_weights.sh"
+MEASURE = "python metrics/all_metrics_in_one.py --help"  # what writes results
 EGOVLP = "egovlp"
 EGOVLP_FILES = {"ego4d": "egovlp.pth", "epickitchen": "epic_mir_plus.pth"}
 

@@ -22,7 +22,7 @@ from typing import Any
 from egogen.atomic import read_json, read_object, write_csv, write_json
 from egogen.errors import EgoGenError
 from metrics.frame_pairs import Pair
-from metrics.registry import METRICS
+from metrics.registry import MEASURE, METRICS
 
 METRIC_FILE, SAMPLE_FILE, INPUT_FILE = "metric.json", "per_sample.csv", "inputs.json"
 PARTS = "parts"
@@ -174,8 +174,5 @@ def read_figures(folder: Path) -> dict[str, Any]:
     """metric.json of a folder; EgoGenError naming the command that writes it if it is not there."""
     path = folder / METRIC_FILE
     if not path.exists():
-        raise EgoGenError(
-            f"{folder}: holds no {METRIC_FILE}; measure first: "
-            "python metrics/all_metrics_in_one.py --help"
-        )
+        raise EgoGenError(f"{folder}: holds no {METRIC_FILE}; measure first: {MEASURE}")
     return read_object(path, "an object of figures")

@@ -1,4 +1,4 @@
-"""Asking a model of an OpenAI-compatible server: flags, requests, answers, when it is given up."""
+"""Asking a model of an OpenAI-compatible server: requests, answers, when it is given up."""
 
 import asyncio
 import base64
@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,16 +15,10 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from egogen.errors import EgoGenError, need_package
-from egogen.flags import COMMANDS, add_flags
 
 TRIES = 3  # replies to one question that are looked at
 STOP_AFTER = 3  # questions in a row without an answer: the server is at fault then, not they
 Message = Any  # of chat.completions: {"role", "content"}
-
-
-def add_arguments(parser: ArgumentParser) -> None:
-    """The flags of a server."""
-    add_flags(parser, COMMANDS, "server")
 
 
 def check_arguments(args: Namespace, *more: str) -> None:

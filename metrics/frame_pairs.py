@@ -166,16 +166,11 @@ def find_pairs(
     if text_key:
         entries = _described(entries, text_key, edit_file, population.problems)
     places = {entry.key: number for number, entry in enumerate(entries)}
-    pairs = [
-        Pair(
-            entry,
-            frame_file(gen_root, entry.image_1),
-            frame_file(gt_root, entry.image_1),
-            frame_file(Path(sources), entry.image_0) if sources else None,
-            place=places[entry.key],
-        )
-        for entry in _unique(entries, population.problems)
-    ]
+    pairs = []
+    for entry in _unique(entries, population.problems):
+        generated, target = (frame_file(root, entry.image_1) for root in (gen_root, gt_root))
+        source = frame_file(Path(sources), entry.image_0) if sources else None
+        pairs.append(Pair(entry, generated, target, source, place=places[entry.key]))
     _read_all(pairs, population, workers)
     return population
 

@@ -103,19 +103,13 @@ def read_samples_of(
     if not samples:
         nothing = f"none of its entries is in {metric_folder}/{SAMPLE_FILE}"
         raise EgoGenError(f"{edit_file}: {nothing}, expected figures of the same frames")
-    ranked_by = _ranked_by(samples, rank_by, metric_folder)
+    measured = {name for sample in samples for name in sample.figures if name in KEYS}
+    if rank_by not in (None, *measured):
+        expected = f"{metric_folder}/{SAMPLE_FILE}, expected one of: {', '.join(sorted(measured))}"
+        raise EgoGenError(f"--rank-by {rank_by}: no such figure in {expected}")
+    ranked_by = rank_by or next((name for name in (*RANKED_BY, *KEYS) if name in measured), "")
     samples.sort(key=lambda sample: (-rank(sample, ranked_by), sample.key))
     return samples, ranked_by
-
-
-def _ranked_by(samples: Sequence[Sample], wanted: str | None, folder: str | os.PathLike) -> str:
-    measured = {name for sample in samples for name in sample.figures if name in KEYS}
-    if wanted is None:
-        return next((name for name in (*RANKED_BY, *KEYS) if name in measured), "")
-    if wanted not in measured:
-        expected = f"{folder}/{SAMPLE_FILE}, expected one of: {', '.join(sorted(measured))}"
-        raise EgoGenError(f"--rank-by {wanted}: no such figure in {expected}")
-    return wanted
 
 
 def read_captions(metric_folder: str | os.PathLike) -> dict[str, dict[str, str]]:

@@ -1,12 +1,14 @@
 """Files appear complete or not at all: temporary name in the same folder, fsync, rename."""
 
+import csv
 import gc
+import io
 import json
 import math
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -77,6 +79,13 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, value: Any, indent: int | None = 4) -> None:
     """Write strict JSON (no NaN or Infinity), UTF-8, with a final newline."""
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: str | os.PathLike, rows: Iterable[Iterable]) -> None:
+    """Write a table, the names of its columns first."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def write_npy(path: str | os.PathLike, array: "np.ndarray") -> None:

@@ -165,10 +165,8 @@ def summary_table(reports: Sequence[SplitReport]) -> str:
             cells.append("-" if not asked else str(good) if good == asked else f"{good}/{asked}")
         lines.append([report.name, *cells, str(len(report.problems))])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    padded = ("  ".join(map(str.ljust, line, widths)) for line in lines)
+    return "\n".join(map(str.rstrip, padded))
 
 
 def feature_folder(values: Sequence[str], name: str, chosen: Sequence[tuple]) -> dict[tuple, str]:

@@ -1,5 +1,6 @@
 """Reading photographs and frames of any kind as plain RGB."""
 
+import base64
 import io
 import os
 import struct
@@ -58,6 +59,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.alpha_composite(canvas, image)
     image = image.convert("RGB")
     return image if turn is None else image.transpose(turn)
+
+
+def data_uri(image: Image.Image, form: str, **how: Any) -> str:
+    """An image, saved in this form with the options `how`, as a URI that holds it."""
+    data = io.BytesIO()
+    image.save(data, form, **how)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 def is_whole(path: str | os.PathLike) -> bool:

@@ -1,13 +1,11 @@
-"""Asking a model of an OpenAI-compatible server: flags, requests, answers, when it is given up."""
+"""Asking a model of an OpenAI-compatible server: requests, answers, when it is given up."""
 
 import asyncio
-import base64
-import io
 import json
 import os
 import re
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,16 +13,11 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from egogen.errors import EgoGenError, need_package
-from egogen.flags import COMMANDS, add_flags
+from egogen.frames import data_uri
 
 TRIES = 3  # replies to one question that are looked at
 STOP_AFTER = 3  # questions in a row without an answer: the server is at fault then, not they
 Message = Any  # of chat.completions: {"role", "content"}
-
-
-def add_arguments(parser: ArgumentParser) -> None:
-    """The flags of a server."""
-    add_flags(parser, COMMANDS, "server")
 
 
 def check_arguments(args: Namespace, *more: str) -> None:
@@ -54,11 +47,8 @@ def message(text: str, image: Image.Image | None = None, form: str = "PNG", **ho
     """A question; an image in front of it is sent in this form, saved with the options `how`."""
     if image is None:
         return {"role": "user", "content": text}
-    data = io.BytesIO()
-    image.save(data, form, **how)
-    url = f"data:image/{form.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
-    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
-    return {"role": "user", "content": parts}
+    shown = {"type": "image_url", "image_url": {"url": data_uri(image, form, **how)}}
+    return {"role": "user", "content": [shown, {"type": "text", "text": text}]}
 
 
 def said(reply: str) -> tuple[str, str]:

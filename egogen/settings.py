@@ -52,7 +52,6 @@ def read_settings(path: Path | None = None) -> dict[str, str]:
 
 def _expanded(value: str, found: Mapping[str, str], where: str) -> str:
     """`value` with the home folder and the variables of earlier lines and of the environment."""
-
     try:
         value = Template(os.path.expanduser(value)).substitute({**found, **os.environ})
     except (KeyError, ValueError) as error:

@@ -11,7 +11,7 @@ The class `Unpickler` and the function `load` make this module what `torch.load`
 import pickle
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import IO, Any
 
 import torch
@@ -39,26 +39,17 @@ class StandIn(dict):
     extend = add = append
 
 
-def _held(data: Any, *_: Any) -> Any:
-    """A parameter, or a tensor of another device, as the tensor in it."""
-    return data
-
-
-def _without_class(make: Callable, _class: Any, arguments: tuple, _state: Any) -> Any:
-    """A tensor of a class of its own, as a plain one."""
-    return _call(make, arguments)
-
-
-# What tensors are made of, by module and name.
+# What tensors are made of, by module and name. Of a class of their own they become plain ones, and
+# parameters and those of other devices the tensor in them.
 TORCH: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch", "Size"): torch.Size,
     ("torch", "device"): torch.device,
     ("torch.storage", "UntypedStorage"): torch.UntypedStorage,
     ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
-    ("torch._tensor", "_rebuild_from_type_v2"): _without_class,
+    ("torch._tensor", "_rebuild_from_type_v2"): lambda make, _, given, __: _call(make, given),
     **{("torch._utils", name): getattr(torch._utils, name) for name in REBUILD.split()},
-    **{("torch._utils", name): _held for name in HOLDERS.split()},
+    **{("torch._utils", name): lambda held, *_: held for name in HOLDERS.split()},
 }
 
 

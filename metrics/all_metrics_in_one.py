@@ -27,12 +27,8 @@ from metrics.registry import GROUPS, METRICS, WEIGHTS, Settings
 
 
 def _parser() -> argparse.ArgumentParser:
-    choices = {"dataset": layout.DATASETS}
-    known = {
-        "llava_key": DESCRIPTION_KEY,
-        "weights": WEIGHTS,
-        "workers": min(4, os.cpu_count() or 1),
-    }
+    choices, workers = {"dataset": layout.DATASETS}, min(4, os.cpu_count() or 1)
+    known = {"llava_key": DESCRIPTION_KEY, "weights": WEIGHTS, "workers": workers}
     parser = read_parser(COMMANDS, "all_metrics_in_one", __doc__, choices, **known)
     names = f"comma-separated, of: {', '.join((*METRICS, *GROUPS))}; default: all that can be "
     more = "computed here. One that is named and cannot be is an error"

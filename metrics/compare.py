@@ -12,19 +12,16 @@ if not __package__:  # run as a script: see the package's docstring
 from collections.abc import Sequence
 
 from egogen.atomic import atomic_path, write_json
-from egogen.errors import EgoGenError, command_parser, run_command
+from egogen.errors import EgoGenError, run_command
+from egogen.flags import read_parser
+from metrics import COMMANDS
 from metrics.reporting.runs import compare_runs, read_run
 
 JSON_FILE, IMAGE_FILE = "compare.json", "compare.png"
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = command_parser(__doc__)
-    parser.add_argument("a", type=Path, help="folder of metric.json, or the run's folder above it")
-    parser.add_argument("b", type=Path, help="the same of the run that is compared with A")
-    parser.add_argument("--names", nargs=2, metavar=("A", "B"), help="default: the folders' names")
-    parser.add_argument("--out", type=Path, help="folder (default: compare_with_A in B's run)")
-    options = parser.parse_args(argv)
+    options = read_parser(COMMANDS, "compare", __doc__).parse_args(argv)
     names = options.names or (None, None)
     versus = compare_runs(read_run(options.a, names[0]), read_run(options.b, names[1]))
     if versus.first.folder == versus.second.folder:

@@ -45,23 +45,6 @@ def identity_of(metric: Metric, population: Population, settings: Settings) -> d
     return identity
 
 
-def problems_of(population: Population, gen_path: object, allow_missing: bool) -> list[str]:
-    """Print every problem -> what stops the evaluation, at most one line."""
-    for line in population.notes:
-        print(line)
-    for problem in population.problems:
-        print(f"problem: {problem}")
-    count = len(population.problems)
-    if count and not allow_missing:
-        return [
-            f"{gen_path}: {count} problems, named above; nothing was measured, "
-            "--allow-missing measures the rest"
-        ]
-    if not population.pairs:
-        return [f"{gen_path}: no frame can be measured, expected at least one"]
-    return []
-
-
 def evaluate(
     gen_path: str | os.PathLike,
     gt_path: str | os.PathLike,
@@ -81,16 +64,15 @@ def evaluate(
     """
     sources = source_path or source_folder(gt_path)
     metrics, errors = runnable(names, settings, sources is not None)
-    population = find_pairs(
-        gen_path,
-        gt_path,
-        edit_file,
-        settings.workers,
-        sources=sources,
-        with_sources=any(metric.needs_source for metric in metrics),
-        text_key=settings.llava_key,
-    )
-    errors += problems_of(population, gen_path, allow_missing)
+    places, look = (gen_path, gt_path, edit_file), any(metric.needs_source for metric in metrics)
+    population = find_pairs(*places, settings.workers, sources, look, settings.llava_key)
+    for line in (*population.notes, *(f"problem: {problem}" for problem in population.problems)):
+        print(line)
+    if population.problems and not allow_missing:
+        how = "named above; nothing was measured, --allow-missing measures the rest"
+        errors.append(f"{gen_path}: {len(population.problems)} problems, {how}")
+    elif not population.pairs:
+        errors.append(f"{gen_path}: no frame can be measured, expected at least one")
     if errors:
         raise EgoGenError(" | ".join(errors))
     settings = replace(settings, device=str(usable_device(settings.device)))

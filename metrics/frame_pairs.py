@@ -99,10 +99,9 @@ def _read_pair(pair: Pair) -> tuple[list[str], dict[str, str]]:
         except EgoGenError as error:
             problems.append(f"{error} ({name} frame of entry {pair.entry.key})")
     if not problems and not same_aspect(*sizes[:2]):
-        problems.append(
-            f"{pair.generated}: size {sizes[0][0]}x{sizes[0][1]} of entry {pair.entry.key}, "
-            f"expected the aspect of its ground truth, {sizes[1][0]}x{sizes[1][1]}"
-        )
+        size, truth = (f"{width}x{height}" for width, height in sizes[:2])
+        expected = f"expected the aspect of its ground truth, {truth}"
+        problems.append(f"{pair.generated}: size {size} of entry {pair.entry.key}, {expected}")
     return problems, digests
 
 
@@ -126,18 +125,14 @@ def _described(
     entries: Sequence[ActionEntry], key: str, edit_file: str | os.PathLike, problems: list[str]
 ) -> list[ActionEntry]:
     """Entries that have the field `key`; the others are problems, all of them an error."""
-    found = [entry for entry in entries if key in entry.texts]
-    if not found:
+    missing = [entry for entry in entries if key not in entry.texts]
+    if len(missing) == len(entries):
         known = ", ".join(sorted({name for entry in entries for name in entry.texts}))
-        raise EgoGenError(
-            f"{edit_file}: no entry has field {key!r} (--llava_key), expected one of: {known}"
-        )
-    problems += [
-        f"{edit_file}: entry {entry.key}: field {key!r} is missing (--llava_key)"
-        for entry in entries
-        if key not in entry.texts
-    ]
-    return found
+        lacks = f"no entry has field {key!r} (--llava_key)"
+        raise EgoGenError(f"{edit_file}: {lacks}, expected one of: {known}")
+    lacks = f"field {key!r} is missing (--llava_key)"
+    problems += [f"{edit_file}: entry {entry.key}: {lacks}" for entry in missing]
+    return [entry for entry in entries if key in entry.texts]
 
 
 def find_pairs(
@@ -145,7 +140,6 @@ def find_pairs(
     gt_path: str | os.PathLike,
     edit_file: str | os.PathLike,
     workers: int = 1,
-    *,
     sources: str | os.PathLike | None = None,
     with_sources: bool = True,
     text_key: str | None = None,
@@ -172,16 +166,11 @@ def find_pairs(
     if text_key:
         entries = _described(entries, text_key, edit_file, population.problems)
     places = {entry.key: number for number, entry in enumerate(entries)}
-    pairs = [
-        Pair(
-            entry,
-            frame_file(gen_root, entry.image_1),
-            frame_file(gt_root, entry.image_1),
-            frame_file(Path(sources), entry.image_0) if sources else None,
-            place=places[entry.key],
-        )
-        for entry in _unique(entries, population.problems)
-    ]
+    pairs = []
+    for entry in _unique(entries, population.problems):
+        generated, target = (frame_file(root, entry.image_1) for root in (gen_root, gt_root))
+        source = frame_file(Path(sources), entry.image_0) if sources else None
+        pairs.append(Pair(entry, generated, target, source, place=places[entry.key]))
     _read_all(pairs, population, workers)
     return population
 

@@ -12,22 +12,15 @@ if not __package__:  # run as a script: see the package's docstring
 
 from collections.abc import Sequence
 
-from egogen.errors import EXIT_INCOMPLETE, command_parser, run_command
+from egogen.errors import EXIT_INCOMPLETE, run_command
+from egogen.flags import read_parser
 from ldm.config import GenerateConfig, load_config
 from ldm.split import open_generation
+from metrics import COMMANDS
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = command_parser(__doc__)
-    add = parser.add_argument
-    add("--config", required=True)
-    add("--ckpt", required=True)
-    add("--n_chunk", type=int, default=1)
-    add("--chunk_idx", type=int, default=1, help="1 to n_chunk")
-    add("--lora", action="append", default=[], metavar="FILE[:SCALE]", help="adapters; repeatable")
-    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
-    add("overrides", nargs="*", help="dotted config keys, key=value")
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = read_parser(COMMANDS, "inference", __doc__).parse_intermixed_args(argv)
     config = load_config(GenerateConfig, [arguments.config], arguments.overrides)
     config.loras += arguments.lora
     chunk = arguments.ckpt, arguments.n_chunk, arguments.chunk_idx

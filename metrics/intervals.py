@@ -205,29 +205,22 @@ def compare_columns(
     `up`: higher is better. None where no frame has both.
     """
     values = np.array([first, second], dtype=np.float64)
-    greater, smaller, equal = (
+    greater, smaller, ties = (
         int(np.count_nonzero(compared(values[1], values[0])))
         for compared in (np.greater, np.less, np.equal)
     )
+    wins, losses = (greater, smaller) if up else (smaller, greater)
     usable = np.isfinite(values).all(axis=0)
     if not usable.any():
         return None
     values = values[:, usable]
     numbers = clip_numbers(np.asarray(clips, dtype=str)[usable])
     differences = values[1] - values[0]
-    return Comparison(
-        key,
-        math.fsum(values[0]) / values.shape[1],
-        math.fsum(values[1]) / values.shape[1],
-        math.fsum(differences) / values.shape[1],
-        percentiles(resampled_means(differences, numbers)),
-        sign_flip_p(differences, numbers),
-        "paired sign-flip test over clips",
-        values.shape[1],
-        wins=greater if up else smaller,
-        ties=equal,
-        losses=smaller if up else greater,
-    )
+    count, p_value = len(differences), sign_flip_p(differences, numbers)
+    one, other, mean = (math.fsum(row) / count for row in (*values, differences))
+    interval = percentiles(resampled_means(differences, numbers))
+    test = "paired sign-flip test over clips"
+    return Comparison(key, one, other, mean, interval, p_value, test, count, wins, ties, losses)
 
 
 def compare_resampled(
@@ -242,6 +235,5 @@ def compare_resampled(
         deviation = float(np.std(spread, ddof=1))
         # Runs that agree in every draw do not differ at all.
         p_value = 1.0 if deviation == 0 else math.erfc(abs(difference) / deviation / math.sqrt(2))
-    return Comparison(
-        key, first, second, difference, interval, p_value, "normal, resampled clips", frames
-    )
+    test = "normal, resampled clips"
+    return Comparison(key, first, second, difference, interval, p_value, test, frames)

@@ -7,9 +7,9 @@ FID and PSNR. `pairs` is a list of `metrics.frame_pairs.Pair`; values in a `Meas
 order of the pairs, and are plain Python floats.
 """
 
-import importlib
 import importlib.util
 import math
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from egogen.errors import EgoGenError
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 FETCH = "bash scripts/download_metric_weights.sh"
+MEASURE = "python metrics/all_metrics_in_one.py --help"  # what writes results
 EGOVLP = "egovlp"
 EGOVLP_FILES = {"ego4d": "egovlp.pth", "epickitchen": "epic_mir_plus.pth"}
 
@@ -112,11 +113,8 @@ class Metric:
         """Where its weights lie, found or not; a safetensors file of the same stem serves too."""
         names = [EGOVLP_FILES[settings.dataset] if name == EGOVLP else name for name in self.files]
         paths = [settings.weights / name for name in names]
-        others = [path.with_suffix(".safetensors") for path in paths]
-        return [
-            other if other.exists() and not path.exists() else path
-            for path, other in zip(paths, others, strict=True)
-        ]
+        both = [(path, path.with_suffix(".safetensors")) for path in paths]
+        return [next(filter(Path.exists, places), places[0]) for places in both]
 
     def obstacle(self, settings: Settings, has_source: bool) -> str | None:
         """Why it cannot be computed here, in a line, or None."""
@@ -132,16 +130,13 @@ class Metric:
 
     def measure(self, pairs: Sequence, settings: Settings) -> Measured:
         """Values of all pairs; only for a metric without obstacle."""
-        module, function = self.function.rsplit(".", 1)
-        return getattr(importlib.import_module(module), function)(pairs, settings)
-
-
-def _metric(name: str, row: dict[str, Any]) -> Metric:
-    return Metric(name, **row | {"keys": {key: Key(**read) for key, read in row["keys"].items()}})
+        return pkgutil.resolve_name(self.function)(pairs, settings)
 
 
 _ROWS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-METRICS = {name: _metric(name, row) for name, row in _ROWS.items()}
+for _row in _ROWS.values():
+    _row["keys"] = {key: Key(**read) for key, read in _row["keys"].items()}
+METRICS = {name: Metric(name, **row) for name, row in _ROWS.items()}
 KEYS = {name: key for metric in METRICS.values() for name, key in metric.keys.items()}
 GROUPS = {
     group: tuple(metric.name for metric in METRICS.values() if metric.group == group)

@@ -21,54 +21,41 @@ from egogen.errors import EgoGenError, run_command
 from egogen.flags import read_parser
 from egogen.settings import setting
 from metrics import COMMANDS
-from metrics.reporting.data import (
-    ReportData,
-    read_curve,
-    read_overall,
-    read_samples_of,
-    read_score,
-    select,
-)
-from metrics.reporting.runs import Versus, compare_runs, read_run
+from metrics.reporting import data
+from metrics.reporting.runs import compare_runs, read_run
 from metrics.results import default_folder
 
 
-def gather(options: argparse.Namespace) -> ReportData:
+def gather(options: argparse.Namespace) -> data.ReportData:
     """Read everything the options name; raises EgoGenError for the first thing that is wrong."""
     root = options.dataset_root or setting("LEGO_DATASET")
     frames = layout.frame_folder(root, options.dataset, options.split)
     edit_file = options.edit_file or layout.action_file(root, options.dataset, options.split)
     metric_folder = options.metric or default_folder(options.gen_path)
-    score = read_score(options.score, required=("done_rate",))
-    overall, intervals = read_overall(metric_folder)
+    score = data.read_score(options.score, required=("done_rate",))
+    overall, intervals = data.read_overall(metric_folder)
     folders = options.gen_path, frames, edit_file, metric_folder
-    samples, ranked_by = read_samples_of(*folders, options.llava_key, score, options.rank_by)
-    curves = [read_curve(path, "Stage 1: description") for path in options.stage1_log]
-    curves += [read_curve(path, "Stage 2: generation") for path in options.stage2_log]
-    return ReportData(
+    samples, ranked_by = data.read_samples_of(*folders, options.llava_key, score, options.rank_by)
+    curves = [data.read_curve(path, "Stage 1: description") for path in options.stage1_log]
+    curves += [data.read_curve(path, "Stage 2: generation") for path in options.stage2_log]
+    against, other_images = options.against, options.against_images
+    if other_images is not None and against is None:
+        raise EgoGenError("--against-images: expected --against, the results of that run")
+    if other_images is not None and not other_images.is_dir():
+        raise EgoGenError(f"--against-images {other_images}: no such folder")
+    return data.ReportData(
         options.title or f"Action frames of {options.dataset} {options.split}",
         f"{len(samples)} frames in {options.gen_path}, descriptions of {edit_file}",
         samples,
         ranked_by,
         overall,
         score,
-        read_score(options.description_score),
+        data.read_score(options.description_score),
         curves,
         intervals,
-        _versus(options, metric_folder),
-        options.against_images,
+        None if against is None else compare_runs(read_run(against), read_run(metric_folder)),
+        other_images,
     )
-
-
-def _versus(options: argparse.Namespace, metric_folder: Path) -> Versus | None:
-    """The comparison with the run of --against, which is A."""
-    if options.against is None:
-        if options.against_images is not None:
-            raise EgoGenError("--against-images: expected --against, the results of that run")
-        return None
-    if options.against_images is not None and not options.against_images.is_dir():
-        raise EgoGenError(f"--against-images {options.against_images}: no such folder")
-    return compare_runs(read_run(options.against), read_run(metric_folder))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -79,11 +66,11 @@ def main(argv: Sequence[str]) -> int:
     if min(counts) < 0 or sum(counts) == 0:
         raise EgoGenError("--best, --worst, --others: expected counts of at least 0, not all 0")
     out = options.out or Path(os.path.abspath(options.gen_path)).parent / "report"
-    data, path = gather(options), out / "report.html"
+    shown, path = gather(options), out / "report.html"
 
     from metrics.reporting.html import page  # slow to import
 
-    write_text(path, page(data, select(data.samples, *counts)))
+    write_text(path, page(shown, data.select(shown.samples, *counts)))
     print(f"written: {path}")
     return 0
 

@@ -12,7 +12,6 @@ All other files are made from the parts, so that nothing stale is ever merged.
 import csv
 import functools
 import hashlib
-import io
 import math
 import os
 from collections.abc import Sequence
@@ -20,10 +19,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from egogen.atomic import read_json, read_object, write_json, write_text
+from egogen.atomic import read_json, read_object, write_csv, write_json
 from egogen.errors import EgoGenError
 from metrics.frame_pairs import Pair
-from metrics.registry import METRICS
+from metrics.registry import MEASURE, METRICS
 
 METRIC_FILE, SAMPLE_FILE, INPUT_FILE = "metric.json", "per_sample.csv", "inputs.json"
 PARTS = "parts"
@@ -123,7 +122,12 @@ class Results:
         for part in self.parts.values():
             for name, document in part.documents.items():
                 write_json(self.folder / name, document)
-        write_text(self.folder / SAMPLE_FILE, self._csv())
+        columns = self.merged("columns")
+        rows: list[list[str]] = [[*KEY_COLUMNS, *columns]]
+        for entry, *values in zip((p.entry for p in self.pairs), *columns.values(), strict=True):
+            cells = ["" if math.isnan(value) else repr(float(value)) for value in values]
+            rows.append([entry.clip, entry.action_id, entry.image_1, *cells])
+        write_csv(self.folder / SAMPLE_FILE, rows)
         figures = {**self.counts, **self.merged("overall"), **self.merged("intervals")}
         write_json(self.folder / METRIC_FILE, figures)
         metrics = {
@@ -133,18 +137,6 @@ class Results:
         }
         targets = {pair.key: pair.target_digest for pair in self.pairs}
         write_json(self.folder / INPUT_FILE, {"metrics": metrics, "targets": targets})
-
-    def _csv(self) -> str:
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        columns = self.merged("columns")
-        writer.writerow([*KEY_COLUMNS, *columns])
-        for number, pair in enumerate(self.pairs):
-            values = (column[number] for column in columns.values())
-            cells = ("" if math.isnan(value) else repr(float(value)) for value in values)
-            entry = pair.entry
-            writer.writerow([entry.clip, entry.action_id, entry.image_1, *cells])
-        return out.getvalue()
 
 
 def load(folder: str | os.PathLike, pairs: Sequence[Pair], identity: str) -> Results:
@@ -182,8 +174,5 @@ def read_figures(folder: Path) -> dict[str, Any]:
     """metric.json of a folder; EgoGenError naming the command that writes it if it is not there."""
     path = folder / METRIC_FILE
     if not path.exists():
-        raise EgoGenError(
-            f"{folder}: holds no {METRIC_FILE}; measure first: "
-            "python metrics/all_metrics_in_one.py --help"
-        )
+        raise EgoGenError(f"{folder}: holds no {METRIC_FILE}; measure first: {MEASURE}")
     return read_object(path, "an object of figures")

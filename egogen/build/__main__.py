@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from egogen.build.clips import clip_ids, film_in, find_clips
@@ -52,7 +51,10 @@ def main(argv: Sequence[str]) -> int:
     views = tuple(args.view or FORMS[args.form].get("views", ())) or None
     if table.rows and not args.table_only:
         places, rows = located(args, table, views or ())
-    report_skipped(args.table, table, args.list_skipped)
+    for reason in dict.fromkeys(skipped.reason for skipped in table.skipped):
+        wheres = [skipped.where for skipped in table.skipped if skipped.reason == reason]
+        shown = ", ".join(wheres) if args.list_skipped else listed(wheres)
+        print(f"{args.table}: left out, {reason}: {len(wheres)} ({shown})", file=sys.stderr)
     if not table.rows:
         raise EgoGenError(f"{args.table}: no rows, expected one a pair at least")
     if args.table_only:
@@ -86,14 +88,6 @@ def located(
         rows = [replace(row, fps=None) for row in rows]
     rows = with_clip_ids(args.table, rows, clip_ids(found, clips))
     return {clip: film_in(place, views) for clip, place in found.items()}, rows
-
-
-def report_skipped(path: Path, table: Table, every: bool) -> None:
-    """How many rows are left out for which reason, and which; on stderr, as it is no result."""
-    for reason in dict.fromkeys(skipped.reason for skipped in table.skipped):
-        wheres = [skipped.where for skipped in table.skipped if skipped.reason == reason]
-        shown = ", ".join(wheres) if every else listed(wheres)
-        print(f"{path}: left out, {reason}: {len(wheres)} ({shown})", file=sys.stderr)
 
 
 def build(

@@ -1,7 +1,5 @@
 """The project's own table of actions: a CSV with a row a pair, checked before any work."""
 
-import csv
-import io
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -11,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from egogen.atomic import write_text
+from egogen.atomic import write_csv
 from egogen.build.records import Records, read_csv
 from egogen.build.rows import Options, Row, Table, Timing
 from egogen.errors import EgoGenError, listed
@@ -42,15 +40,13 @@ def write_table(path: Path, rows: Sequence[Row], timing: Timing) -> None:
 
     Raises EgoGenError where the target is the last frame of a video that nobody has looked at.
     """
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(WRITTEN)
+    lines: list[Sequence[str]] = [WRITTEN]
     for row in rows:
         times = [np.format_float_positional(time, min_digits=4) for time in row.times(timing)]
         if "inf" in times:
             raise EgoGenError(f"clip {row.clip}: expected --video-info, which says when it ends")
-        table.writerow([row.clip, row.id, row.split, row.action, *times, row.description])
-    write_text(path, text.getvalue())
+        lines.append([row.clip, row.id, row.split, row.action, *times, row.description])
+    write_csv(path, lines)
 
 
 def read_table(path: Path, options: Options) -> Table:

@@ -4,7 +4,6 @@ Besides the released layout, `ROOT/build/<dataset>/` holds what made it (made_by
 pair (pairs/<clip>/<id>.json), the table of all pairs with their figures (pairs.csv), and sheets.
 """
 
-import csv
 import io
 import itertools
 import json
@@ -19,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from egogen.actions import DESCRIPTION_KEY
-from egogen.atomic import TEMPORARY_SUFFIX, read_object, write_bytes, write_json, write_text
+from egogen.atomic import TEMPORARY_SUFFIX, read_object, write_bytes, write_csv, write_json
 from egogen.build.clips import Frame, open_clip
 from egogen.build.judge import change, measure, sharpness
 from egogen.build.rows import Row, Timing, epic_rate
@@ -215,15 +214,12 @@ def write_dataset(root: Path, dataset: str, pairs: Sequence[Pair], kept: Sequenc
         write_json(action_file(root, dataset, split), actions[split])
     write_json(metadata_file(root, dataset), metadata)
     chosen = {pair.row for pair in kept}
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["clip", "id", "split", "action", "difference", "sharpness", "change", "kept"])
-    for pair in pairs:
-        row, record = pair.row, pair.record
-        figures = (record[name] for name in ("difference", "sharpness", "change"))
-        answer = "yes" if row in chosen else "no"
-        table.writerow([row.clip_id, row.id, row.split, row.action, *figures, answer])
-    write_text(build_folder(root, dataset) / "pairs.csv", text.getvalue())
+    figures = ("difference", "sharpness", "change")
+    table: list[list] = [["clip", "id", "split", "action", *figures, "kept"]]
+    for row, record in ((pair.row, pair.record) for pair in pairs):
+        values, answer = [record[name] for name in figures], "yes" if row in chosen else "no"
+        table.append([row.clip_id, row.id, row.split, row.action, *values, answer])
+    write_csv(build_folder(root, dataset) / "pairs.csv", table)
 
 
 def _write_targets(root: Path, dataset: str, pairs: Sequence[Pair]) -> None:

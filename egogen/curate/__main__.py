@@ -15,7 +15,7 @@ from egogen.atomic import parse_json, read_json, read_object, write_json
 from egogen.curate.answers import flaw, named_by, said
 from egogen.curate.prompts import EXAMPLES, Message, Prompt, boxes_of, read_examples
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
-from egogen.flags import COMMANDS, read_parser
+from egogen.flags import COMMANDS, add_flags, read_parser
 from egogen.jobs import Progress, lock
 from egogen.labels import clean_label, question
 from egogen.layout import DATASETS, SPLITS, action_file, frame_folder, metadata_file
@@ -30,7 +30,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     about = "Let a language model describe actions, and write stage 1's conversations."
     choices = {"name": DATASETS, "split": SPLITS}
     parser = read_parser(COMMANDS, "egogen.curate", about, choices, examples=EXAMPLES)
-    served.add_arguments(parser)
+    add_flags(parser, COMMANDS, "server")
     parser.add_argument("--seed", type=int, default=42)
     args = parser.parse_args(argv)
     served.check_arguments(args, "limit")

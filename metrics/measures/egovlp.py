@@ -65,9 +65,8 @@ def _measure(name: str, key: str, make, pairs: Sequence[Pair], settings: Setting
     read = read_ahead(partial(make, frames=frames), pairs, settings, name)
     values: list[float] = []
     for batch in batches(read, settings.batch_size):
-        generated, target = (
-            network(torch.stack(videos).to(settings.device)) for videos in zip(*batch, strict=True)
-        )
+        sides = (torch.stack(videos).to(settings.device) for videos in zip(*batch, strict=True))
+        generated, target = map(network, sides)
         values += cosine_similarity(generated, target, dim=1).tolist()
     return Measured({key: finite_mean(values)}, {key: values})
 

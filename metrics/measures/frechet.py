@@ -13,6 +13,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -105,26 +106,19 @@ def measure(pairs: Sequence[Pair], settings: Settings) -> Measured:
     if len(pairs) < 2:
         raise EgoGenError(f"fid: {len(pairs)} frame, expected at least 2 (a covariance)")
     if len(pairs) <= FEATURES:
-        print(
-            f"warning: FID of {len(pairs)} frames, fewer than {FEATURES + 1}: biased upwards, "
-            "compare it only with numbers from as many frames",
-            file=sys.stderr,
-        )
+        few = f"FID of {len(pairs)} frames, fewer than {FEATURES + 1}: biased upwards"
+        advice = "compare it only with numbers from as many frames"
+        print(f"warning: {few}, {advice}", file=sys.stderr)
     weights = METRICS["fid"].weight_files(settings)[0]
     network = inception(weights).to(settings.device)
 
     def features_of(what: str, paths: Sequence[Path]) -> np.ndarray:
         read = read_ahead(lambda path: to_tensor(read_rgb(path)), paths, settings, f"fid, {what}")
-        return np.concatenate(
-            [pool_features(network, batch) for batch in batches(read, settings.batch_size)]
-        )
+        found = (pool_features(network, batch) for batch in batches(read, settings.batch_size))
+        return np.concatenate([*found])
 
-    targets = [pair.target for pair in pairs]
-    target = reference_features(
-        pairs, weights, settings.device, lambda: features_of("ground truth", targets)
-    )
+    compute = partial(features_of, "ground truth", [pair.target for pair in pairs])
+    target = reference_features(pairs, weights, settings.device, compute)
     generated = features_of("generated", [pair.generated for pair in pairs])
-    return Measured(
-        {"fid": frechet_distance(target, generated)},
-        features={"generated": generated, "target": target},
-    )
+    features = {"generated": generated, "target": target}
+    return Measured({"fid": frechet_distance(target, generated)}, features=features)

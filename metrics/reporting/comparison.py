@@ -138,10 +138,8 @@ def panels(versus: Versus, ink: str = INK) -> list[Drawing]:
 
     The scaled LPIPS look like the unscaled ones, and are left to the table.
     """
-    found: list[Drawing] = []
-    if effects(versus):
-        found.append(partial(draw_effects, versus=versus, ink=ink))
-    return found + [
+    first: list[Drawing] = [partial(draw_effects, versus=versus, ink=ink)]
+    return (first if effects(versus) else []) + [
         partial(draw_frames, versus=versus, found=figure, ink=ink)
         for figure in versus.figures
         if figure.wins is not None and not figure.key.endswith("_scaled")

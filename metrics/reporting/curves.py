@@ -53,10 +53,8 @@ def draw_curve(axes: Axes, curve: Curve) -> None:
             axes.plot(steps, values, color=ACCENT, linewidth=0.8, alpha=0.3)
             axes.plot(steps, smooth(values), color=ACCENT, linewidth=1.8, label=name)
         else:
-            marker = "o" if len(steps) < 40 else None
-            axes.plot(
-                steps, values, color=SECOND, linewidth=1.8, marker=marker, markersize=3, label=name
-            )
+            points_shown: dict = {"marker": "o", "markersize": 3} if len(steps) < 40 else {}
+            axes.plot(steps, values, color=SECOND, linewidth=1.8, label=name, **points_shown)
     if len(curve.lines) > 1:
         axes.legend(frameon=False, labelcolor=INK)
 

@@ -101,38 +101,24 @@ def read_samples_of(
         if entry.image_1 in figures
     ]
     if not samples:
-        raise EgoGenError(
-            f"{edit_file}: none of its entries is in {metric_folder}/{SAMPLE_FILE}, "
-            "expected figures of the same frames"
-        )
-    ranked_by = _ranked_by(samples, rank_by, metric_folder)
+        nothing = f"none of its entries is in {metric_folder}/{SAMPLE_FILE}"
+        raise EgoGenError(f"{edit_file}: {nothing}, expected figures of the same frames")
+    measured = {name for sample in samples for name in sample.figures if name in KEYS}
+    if rank_by not in (None, *measured):
+        expected = f"{metric_folder}/{SAMPLE_FILE}, expected one of: {', '.join(sorted(measured))}"
+        raise EgoGenError(f"--rank-by {rank_by}: no such figure in {expected}")
+    ranked_by = rank_by or next((name for name in (*RANKED_BY, *KEYS) if name in measured), "")
     samples.sort(key=lambda sample: (-rank(sample, ranked_by), sample.key))
     return samples, ranked_by
 
 
-def _ranked_by(samples: Sequence[Sample], wanted: str | None, folder: str | os.PathLike) -> str:
-    measured = {name for sample in samples for name in sample.figures if name in KEYS}
-    if wanted is None:
-        return next((name for name in (*RANKED_BY, *KEYS) if name in measured), "")
-    if wanted not in measured:
-        raise EgoGenError(
-            f"--rank-by {wanted}: no such figure in {folder}/{SAMPLE_FILE}, "
-            f"expected one of: {', '.join(sorted(measured))}"
-        )
-    return wanted
-
-
 def read_captions(metric_folder: str | os.PathLike) -> dict[str, dict[str, str]]:
     """{metric's title: {clip/action: caption}} of the caption files that are there."""
-    found = {}
-    documents = [(metric.title, name) for metric in METRICS.values() for name in metric.documents]
-    for title, name in documents:
-        if (path := Path(metric_folder) / name).exists():
-            found[title] = {
-                f"{clip}/{action}": str(caption).strip()
-                for clip, actions in read_object(path).items()
-                for action, caption in actions.items()
-            }
+    found: dict[str, dict[str, str]] = {}
+    for title, name in ((m.title, name) for m in METRICS.values() for name in m.documents):
+        for clip, actions in read_object(Path(metric_folder) / name, needed=False).items():
+            texts = {f"{clip}/{action}": str(text).strip() for action, text in actions.items()}
+            found.setdefault(title, {}).update(texts)
     return found
 
 

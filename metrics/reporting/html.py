@@ -3,8 +3,6 @@
 `report.html.j2` beside this module is the page; it escapes all text. Here is what it shows.
 """
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -14,7 +12,7 @@ from typing import NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from egogen.frames import read_rgb
+from egogen.frames import data_uri, read_rgb
 from metrics.frame_pairs import frame_file
 from metrics.registry import KEYS
 from metrics.reporting.comparison import NOTE, cells, panels
@@ -42,9 +40,7 @@ def image_uri(path: Path) -> str:
     if image.width > IMAGE_WIDTH:
         height = max(1, round(image.height * IMAGE_WIDTH / image.width))
         image = image.resize((IMAGE_WIDTH, height), Image.Resampling.LANCZOS)
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+    return data_uri(image, "JPEG", quality=QUALITY)
 
 
 def figure_words(sample: Sample) -> list[Word]:

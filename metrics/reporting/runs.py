@@ -8,7 +8,7 @@ from pathlib import Path
 from egogen.atomic import read_json, read_object
 from egogen.errors import EgoGenError
 from metrics.intervals import SUFFIX, Comparison, compare_columns, compare_resampled
-from metrics.registry import KEYS
+from metrics.registry import KEYS, MEASURE
 from metrics.results import INPUT_FILE, METRIC_FILE, PARTS, SAMPLE_FILE, read_figures, read_table
 
 INSIDE = ("metric", "metrics")  # where a run's folder holds its results
@@ -77,17 +77,13 @@ def read_run(path: str | os.PathLike, name: str | None = None) -> Run:
     found = next((place for place in places if (place / METRIC_FILE).is_file()), folder)
     overall, inputs = read_figures(found), read_object(found / INPUT_FILE)
     if not {"metrics", "targets"} <= inputs.keys():
-        raise EgoGenError(
-            f"{found / INPUT_FILE}: expected 'metrics' and 'targets'; of an earlier version? "
-            "Measure again: python metrics/all_metrics_in_one.py --help"
-        )
+        expected = "expected 'metrics' and 'targets'; of an earlier version?"
+        raise EgoGenError(f"{found / INPUT_FILE}: {expected} Measure again: {MEASURE}")
     samples, clips = read_table(found / SAMPLE_FILE)
     missing = sorted(inputs["targets"].keys() - samples.keys())
     if missing:
-        raise EgoGenError(
-            f"{found / SAMPLE_FILE}: {len(missing)} of {len(inputs['targets'])} frames are missing,"
-            f" first {missing[0]}; measure again"
-        )
+        lacking = f"{len(missing)} of {len(inputs['targets'])} frames are missing"
+        raise EgoGenError(f"{found / SAMPLE_FILE}: {lacking}, first {missing[0]}; measure again")
     named = found.parent if found.name in INSIDE else found
     return Run(name or named.name, found, overall, samples, clips, inputs)
 
@@ -96,25 +92,21 @@ def common_frames(first: Run, second: Run) -> list[str]:
     """Frames that both measured; raises EgoGenError when there are none, or truths differ."""
     frames = sorted(first.samples.keys() & second.samples.keys())
     if not frames:
-        raise EgoGenError(
-            f"{first.folder} and {second.folder}: no frame in common, expected runs over one split"
-        )
+        expected = "no frame in common, expected runs over one split"
+        raise EgoGenError(f"{first.folder} and {second.folder}: {expected}")
     truths = [run.inputs["targets"] for run in (first, second)]
     for frame in frames:
         if truths[0].get(frame) != truths[1].get(frame):
-            raise EgoGenError(
-                f"{frame}: measured against another ground truth in {first.folder} than in "
-                f"{second.folder}, expected the same file"
-            )
+            other = f"another ground truth in {first.folder} than in {second.folder}"
+            raise EgoGenError(f"{frame}: measured against {other}, expected the same file")
     return frames
 
 
 def _incomparable(name: str, first: Run, second: Run, same_frames: bool) -> str | None:
     """Why a metric's values in both runs do not mean the same, or None."""
-    found = [run.inputs["metrics"][name]["from"] for run in (first, second)]
-    checked = ["weights", "dataset", *(["sources", "texts"] if same_frames else [])]
-    for field in checked:
-        if found[0].get(field) != found[1].get(field):
+    known, other = (run.inputs["metrics"][name]["from"] for run in (first, second))
+    for field in ("weights", "dataset", *(("sources", "texts") if same_frames else ())):
+        if known.get(field) != other.get(field):
             return f"{name}: computed with other {field} in A than in B"
     return None
 
@@ -132,8 +124,7 @@ def compare_runs(first: Run, second: Run) -> Versus:
         if only_here:
             versus.skipped.append(f"measured only in {letter}: {', '.join(only_here)}")
     for name in both:
-        reason = _incomparable(name, first, second, same_frames)
-        if reason:
+        if reason := _incomparable(name, first, second, same_frames):
             versus.skipped.append(reason)
             continue
         for key in first.inputs["metrics"][name]["figures"]:

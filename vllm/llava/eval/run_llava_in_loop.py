@@ -6,13 +6,14 @@ from typing import Any
 
 from egogen import served
 from egogen.errors import EgoGenError, run_command
+from egogen.flags import COMMANDS, add_flags
 from llava.describing.job import TOP_K, Decoding, Job
 from llava.eval import arguments as shared
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = shared.read_shared("llava.eval.run_llava_in_loop", __doc__, top_k=TOP_K)
-    served.add_arguments(parser)
+    add_flags(parser, COMMANDS, "server")
     args = parser.parse_args(argv)
     if args.as_released:
         args.label_style = "released"

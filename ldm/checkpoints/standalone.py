@@ -9,18 +9,19 @@ networks and sampling (configs, checkpoints of other forms) is asked of it when 
 
 import ast
 import importlib
-import tomllib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
+
+import yaml
 
 from egogen import EgoGenError
 from egogen.atomic import write_text
 from egogen.errors import command_parser, run_command
 
 START = ("ldm.pipeline", "LegoPipeline")
-STAYS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))["stays"]
+STAYS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 
 
 @cache

@@ -45,36 +45,22 @@ RECORD_FILE = "made_by.json"  # beside config.yaml, which does not hold the seed
 MAY_CHANGE = ("lightning", "inference", "data.params.num_workers", "data.params.cache_path")
 
 
-class PairData(pl.LightningDataModule):
+def build_loaders(
+    trainer: pl.Trainer, train: TrainingPairs, val: TrainingPairs, params: DataParams, seed: int
+) -> tuple[DataLoader, DataLoader]:
     """Loaders of both splits, in an order that a resume continues exactly."""
-
-    def __init__(self, train: TrainingPairs, val: TrainingPairs, params: DataParams, seed: int):
-        super().__init__()
-        self.train, self.val, self.seed = train, val, seed
-        self.batch_size = params.batch_size
-        count, pinned = params.num_workers, torch.cuda.is_available()
-        self.options: dict[str, Any] = {"num_workers": count, "pin_memory": pinned}
-        if count:
-            self.options |= {"persistent_workers": True, "multiprocessing_context": "spawn"}
-
-    def position(self) -> tuple[int, int]:
-        """(epoch, micro-batches of it that are behind us), of the running fit loop."""
-        loop = self.trainer.fit_loop
-        batches = loop.epoch_loop.batch_progress
-        return loop.epoch_progress.current.processed, batches.current.processed
-
-    def train_dataloader(self) -> ResumableLoader:
-        place = self.trainer.global_rank, self.trainer.world_size
-        batches = EpochBatches(len(self.train), self.batch_size, self.seed, *place)
-        loader = ResumableLoader(self.train, batch_sampler=batches, **self.options)
-        loader.position = self.position
-        return loader
-
-    def val_dataloader(self) -> DataLoader:
-        place = self.trainer.global_rank, self.trainer.world_size
-        size, epoch = (len(self.val), self.batch_size), lambda: self.trainer.current_epoch
-        batches = ValidationBatches(*size, epoch, *place)
-        return DataLoader(self.val, batch_sampler=batches, **self.options)
+    options: dict[str, Any] = {"num_workers": params.num_workers}
+    options["pin_memory"] = torch.cuda.is_available()
+    if params.num_workers:
+        options |= {"persistent_workers": True, "multiprocessing_context": "spawn"}
+    size, place = params.batch_size, (trainer.global_rank, trainer.world_size)
+    batches = EpochBatches(len(train), size, seed, *place)
+    loader = ResumableLoader(train, batch_sampler=batches, **options)
+    loop = trainer.fit_loop
+    done = loop.epoch_loop.batch_progress.current  # micro-batches of the epoch
+    loader.position = lambda: (loop.epoch_progress.current.processed, done.processed)
+    order = ValidationBatches(len(val), size, lambda: trainer.current_epoch, *place)
+    return loader, DataLoader(val, batch_sampler=order, **options)
 
 
 def is_finished(config: TrainConfig, folder: Path, seed: int, resume: bool) -> bool:
@@ -234,7 +220,7 @@ def train(
             f"accumulated = {each * world * accumulated} an optimizer step\n{memory_line(module)}",
             file=sys.stderr,
         )
-    data = PairData(train_pairs, val_pairs, config.data, seed)
+    loaders = build_loaders(trainer, train_pairs, val_pairs, config.data, seed)
     with lock(folder / ".lock", "training", needed=first), workers_errors_in_one_line():
         if first:
             (folder / "finished.json").unlink(missing_ok=True)  # a longer run is being asked for
@@ -243,7 +229,7 @@ def train(
             for logger in trainer.loggers:
                 log_settings(logger, file_values(config))
         ckpt = checkpoint_to_resume(folder)
-        trainer.fit(module, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
+        trainer.fit(module, *loaders, ckpt_path=ckpt, weights_only=True if ckpt else None)
         if trainer.interrupted:
             raise KeyboardInterrupt
         if trainer.is_global_zero:

@@ -8,7 +8,9 @@ from small_pipeline import one_input, two_inputs
 
 from egogen import EgoGenError
 from ldm.config import GenerateConfig, TrainConfig, load_config
+from ldm.data import given_conditions
 from ldm.generate import generate_batch
+from ldm.images import to_pixels
 from ldm.released_config import PRESETS
 from ldm.sampling import SAMPLERS
 from ldm.schedule import NoiseSchedule
@@ -51,7 +53,9 @@ def test_samples_of_a_batch_do_not_touch_each_other(pipe):
 
 def test_padded_batches_give_the_same_bits(pipe):
     given = {"image": two_inputs()["image_features"], "text": two_inputs()["text_features"]}
-    samples = pipe._samples(two_inputs()["image"], ["a b", "b"], given)
+    pixels = [to_pixels(photo, 32) for photo in two_inputs()["image"]]
+    table = pipe.conditioner.features
+    samples = given_conditions(pixels, {"description": ["a b", "b"]}, given, table)
     inference = InferenceConfig(steps=4, sampler="dpmpp_2m", guidance_interval=[0.5, 5.0])
     names = [("a",), ("b",)]
     both = generate_batch(pipe.model, samples, names, inference, 1.5, 7.5, pad_to=2)

@@ -250,7 +250,7 @@ def test_saved_in_shards_or_the_old_way(pipe, usual, tmp_path):
 
 def test_components_and_signature(pipe):
     parameters = set(inspect.signature(LegoPipeline.__init__).parameters)
-    assert set(pipe.components) == parameters - {"self", "ema_updates"}
+    assert set(pipe.components) == parameters - {"self", "ema_updates", "resolution", "distill"}
     asked = set(inspect.signature(pipe.__call__).parameters)
     assert {"num_images_per_prompt", "negative_prompt", "callback_on_step_end"} <= asked
     assert pipe.num_timesteps >= 0 and pipe.device.type == "cpu" and pipe.dtype == torch.float32

@@ -191,8 +191,8 @@ def test_the_other_run_and_what_gained_are_shown(written, measured, tmp_path):
         expected = [key for key, change in changes.items() if sign * change > 0]
         assert shown == sorted(expected, key=lambda key: -sign * changes[key]) != []
         assert section.count('alt="A: ') == len(shown)
-    # The effects, then the frames of three figures; the page of one run has nothing of it.
-    assert versus.count('class="drawing"') == 4
+    # The frames of three figures; the page of one run has nothing of it.
+    assert versus.count('class="drawing"') == 3
     plain = (written / "report.html").read_text(encoding="utf-8")
     assert 'id="versus"' not in plain and 'id="gained"' not in plain
 

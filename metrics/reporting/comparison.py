@@ -95,51 +95,9 @@ def _short(name: str) -> str:
     return name.replace("$", r"\$")
 
 
-def effects(versus: Versus) -> list[tuple[str, float, list[float]]]:
-    """(title, difference, interval) in standard deviations of the frames' differences.
-
-    Positive where B is better, whatever the figure's direction. Figures without per-frame values
-    or without an interval have no such size.
-    """
-    found = []
-    for figure in versus.figures:
-        values = np.array(versus.values(figure.key))
-        differences = values[1] - values[0]
-        differences = differences[np.isfinite(differences)]
-        deviation = float(np.std(differences)) if len(differences) > 1 else 0.0
-        if figure.wins is None or figure.interval is None or deviation == 0:
-            continue
-        key = KEYS[figure.key]
-        scale = (1 if key.higher_is_better else -1) / deviation
-        interval = sorted(scale * end for end in figure.interval)
-        found.append((key.title, scale * figure.difference, interval))
-    return found
-
-
-def draw_effects(axes: Axes, versus: Versus, ink: str) -> None:
-    """A row a figure: the paired effect with its interval; right of zero B is better."""
-    sides = "\N{LEFTWARDS ARROW} A better     B better \N{RIGHTWARDS ARROW}"
-    plain_axes(axes, ink, "Effect, in deviations", sides)
-    rows = effects(versus)
-    for place, (_, effect, (low, high)) in enumerate(rows):
-        colour = ACCENT if low > 0 else SECOND if high < 0 else ink
-        axes.plot([low, high], [place, place], color=colour, linewidth=2, alpha=0.8)
-        axes.plot(effect, place, "o", color=colour, markersize=6)
-    axes.axvline(0, color=ink, linewidth=1, alpha=0.5)
-    axes.grid(axis="x", color=ink, alpha=0.12, linewidth=0.8)
-    axes.grid(axis="y", visible=False)
-    axes.set_yticks(range(len(rows)), [title for title, _, _ in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-
-
 def panels(versus: Versus, ink: str = INK) -> list[Drawing]:
-    """The effects, then the frames of each figure.
-
-    The scaled LPIPS look like the unscaled ones, and are left to the table.
-    """
-    first: list[Drawing] = [partial(draw_effects, versus=versus, ink=ink)]
-    return (first if effects(versus) else []) + [
+    """The frames of each figure. The scaled LPIPS look like the unscaled ones: see the table."""
+    return [
         partial(draw_frames, versus=versus, found=figure, ink=ink)
         for figure in versus.figures
         if figure.wins is not None and not figure.key.endswith("_scaled")

@@ -88,13 +88,16 @@ def merged(state: Mapping[str, Tensor], note: Mapping, where: object) -> dict[st
     """A state dict of `ldm.training` with adapters, live and EMA, beside the weights, which did not
     learn -> one of the usual kind, with them in the weights. `note`: its rank and alpha.
     """
+    alpha, rank = (note.get(name) for name in ("alpha", "rank"))
+    if not (isinstance(alpha, int | float) and isinstance(rank, int) and rank > 0):
+        raise EgoGenError(f"{where}: lora: {dict(note)}, expected alpha and rank, numbers")
     made = {n: x for n, x in state.items() if n.startswith(OWN) and not n.endswith((DOWN, UP))}
     weights = {name.removeprefix(OWN): x for name, x in made.items()}
     for prefix in (OWN, OWN_EMA):
         found = {n: x for n, x in state.items() if n.startswith(prefix) and n.endswith((DOWN, UP))}
         found = {name.removeprefix(prefix): x for name, x in found.items()}
         parts = tuple({name.split(".")[0] for name in found})  # an EMA is of whole networks
-        whole = adapted(weights, found, note["alpha"] / note["rank"], where)
+        whole = adapted(weights, found, alpha / rank, where)
         made |= {prefix + name: x for name, x in whole.items() if name.startswith(parts)}
     return made
 

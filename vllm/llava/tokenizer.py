@@ -3,7 +3,8 @@
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import sentencepiece
@@ -15,7 +16,7 @@ from llava.conversation import IMAGE_MARK
 
 MODEL_FILE, FAST_FILE, CONFIG_FILE = "tokenizer.model", "tokenizer.json", "tokenizer_config.json"
 ADDED_FILE = "added_tokens.json"
-_UNDERLINE = "\u2581"  # how sentencepiece writes a space
+SPACE = "\u2581"  # how sentencepiece writes a space
 
 
 class TextTokenizer:
@@ -28,6 +29,8 @@ class TextTokenizer:
     unk_id, bos_id, eos_id = 0, 1, 2
     pad_id = 0  # as in the released code: the unknown mark pads
     rows: int | None = None  # of the model's embeddings, where a model is known
+    base_size: Callable[[], int]  # how many ids there are without what was added later
+    _decode_plain: Callable[[list[int]], str]  # text of ids without marks
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
@@ -67,13 +70,6 @@ class TextTokenizer:
     def _encode_plain(self, text: str, first: bool) -> list[int]:
         raise NotImplementedError
 
-    def _decode_plain(self, ids: list[int]) -> str:
-        raise NotImplementedError
-
-    def base_size(self) -> int:
-        """Without what was added later."""
-        raise NotImplementedError
-
 
 class SentencePieceTokenizer(TextTokenizer):
     """The slow LLaMA tokenizer of transformers 4.31, both of its behaviours.
@@ -90,20 +86,15 @@ class SentencePieceTokenizer(TextTokenizer):
         except (RuntimeError, OSError) as error:
             raise EgoGenError(f"{path}: not a sentencepiece model ({error})") from None
         self.bos_id, self.eos_id = self.pieces.bos_id(), self.pieces.eos_id()
+        self._decode_plain, self.base_size = self.pieces.decode, self.pieces.get_piece_size
 
     def _encode_plain(self, text: str, first: bool) -> list[int]:
-        if self.legacy or first or text.startswith((" ", _UNDERLINE)):
+        if self.legacy or first or text.startswith((" ", SPACE)):
             return self.pieces.encode(text)
         pieces = self.pieces.encode(text, out_type=str)
-        if pieces and pieces[0].startswith(_UNDERLINE):
+        if pieces and pieces[0].startswith(SPACE):
             pieces = ([pieces[0][1:]] if len(pieces[0]) > 1 else []) + pieces[1:]
         return [self.pieces.piece_to_id(piece) for piece in pieces]
-
-    def _decode_plain(self, ids: list[int]) -> str:
-        return self.pieces.decode(ids)
-
-    def base_size(self) -> int:
-        return self.pieces.get_piece_size()
 
 
 class FastTokenizer(TextTokenizer):
@@ -121,17 +112,13 @@ class FastTokenizer(TextTokenizer):
         if len(ids) < len(marks):
             raise EgoGenError(f"{path}: expected a Llama vocabulary with <unk>, <s> and </s>")
         self.unk_id, self.bos_id, self.eos_id = ids
+        self._decode_plain = partial(self.tokenizer.decode, skip_special_tokens=True)
+        self.base_size = partial(self.tokenizer.get_vocab_size, with_added_tokens=False)
         added = self.tokenizer.get_added_tokens_decoder()
         self.added.update({token.content: number for number, token in added.items()})
 
     def _encode_plain(self, text: str, first: bool) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
-
-    def _decode_plain(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
-
-    def base_size(self) -> int:
-        return self.tokenizer.get_vocab_size(with_added_tokens=False)
 
 
 def load_tokenizer(folder: str | os.PathLike, legacy: bool | None = None) -> TextTokenizer:

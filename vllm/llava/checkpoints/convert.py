@@ -35,7 +35,6 @@ from llava.tokenizer import SentencePieceTokenizer, TextTokenizer, load_tokenize
 
 LAYOUTS = ("llava", "hub")
 RECORD_FILE = "converted.json"  # says what a folder was converted from
-_SPACE = "\u2581"  # how sentencepiece writes a space
 
 
 def convert(
@@ -164,7 +163,7 @@ def fast_tokenizer(source: Path, tokenizer: TextTokenizer) -> PreTrainedTokenize
         unknown = AddedToken("<unk>", special=True, normalized=False)
         pieces = LlamaTokenizer.from_pretrained(source, unk_token=unknown).backend_tokenizer
         pieces.pre_tokenizer = None
-        steps = [normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)]
+        steps = [normalizers.Prepend(tokenizers.SPACE), normalizers.Replace(" ", tokenizers.SPACE)]
         pieces.normalizer = normalizers.Sequence(steps)
         marks = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
         known = {"legacy": tokenizer.legacy, "pad_token": "<unk>", **_length(source)}

@@ -7,7 +7,6 @@ is first made a square of one size, so that all have the same number of rows.
 Letters: T positions of a text, in which an image has P; D language width.
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from accelerate.utils import align_module_device
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from PIL import Image
 from torch import Tensor, nn
@@ -215,17 +213,6 @@ class HubModel:
         self.processor.save_pretrained(folder)
         frames = {"image_size": self.frames.size, "image_aspect_ratio": self.frames.aspect}
         write_json(Path(folder) / FRAMES_FILE, frames)
-
-
-def fingerprint(model: nn.Module) -> str:
-    """A short name for the model's weights, from the first numbers of each."""
-    digest = hashlib.sha256()
-    for module in model.modules():
-        with align_module_device(module):  # a device map may keep it elsewhere
-            for part in module.parameters(recurse=False):
-                first = part.detach().flatten()[:64].float().cpu().numpy()
-                digest.update(first.tobytes())
-    return digest.hexdigest()[:16]
 
 
 def usual_size(config: Any, settings: Mapping[str, Any]) -> Any:

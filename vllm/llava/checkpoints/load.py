@@ -5,9 +5,10 @@ and that of Hugging Face's Llava. Their fields and names of weights are known in
 `files`; `convert` writes one from another.
 """
 
+import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate.utils import align_module_device
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, LlavaConfig, logging
 from transformers.modeling_utils import set_zero3_state
 
@@ -161,6 +163,16 @@ def quantization_of(model: Any) -> str | None:
     """How the model was loaded: "4bit", "8bit" or None."""
     loaded = (name for name in QUANTIZATIONS if getattr(model, f"is_loaded_in_{name}", False))
     return next(loaded, None)
+
+
+def name_of_weights(parts: Iterable[tuple[nn.Module, int | None]]) -> str:
+    """A short name for weights, by so many numbers (None: all) of each parameter of the modules."""
+    digest = hashlib.sha256()
+    for module, most in parts:
+        with align_module_device(module):  # a device map may keep it elsewhere
+            for part in module.parameters(recurse=False):
+                digest.update(part.detach().flatten()[:most].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def load_model(

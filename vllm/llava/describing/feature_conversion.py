@@ -26,6 +26,7 @@ from egogen.features.store import FeatureWriter, open_store, read_info, record_s
 from egogen.jobs import Progress
 from llava.checkpoints.config import read_config
 from llava.checkpoints.load import read_state
+from llava.describing.stores import shape_of
 
 LARGEST_RESIDUAL = 0.01  # half precision alone gives some 3e-4, bfloat16 2e-3, other weights 0.9
 BATCH = 32  # frames; what a kill may lose
@@ -112,14 +113,6 @@ def _record(job: Conversion, shape: tuple[int, int]) -> None:
     record_store(job.target, job.kind, job.layout, info, job.projector)
 
 
-def _complete(store: Any, entry: ActionEntry) -> bool:
-    try:
-        store.shape(entry.image_0)
-    except EgoGenError:
-        return False
-    return True
-
-
 def _sound(source: Any, entries: Sequence[ActionEntry]) -> tuple[dict[str, str], tuple[int, int]]:
     """Entry -> why its feature cannot be taken over; and (n, d) of the first one that can.
 
@@ -152,9 +145,8 @@ def convert(job: Conversion, entries: Sequence[ActionEntry]) -> int:
     source = open_store(job.source)
     problems, shape = _sound(source, entries)
     _record(job, shape)
-    target = open_store(job.target)
     unproject = None if job.projector is None else Unprojector(job.projector)
-    left = [e for e in entries if e.key not in problems and not _complete(target, e)]
+    left = [e for e in entries if e.key not in problems and not shape_of(job.target, e.image_0)]
     writer = FeatureWriter(job.target, job.kind, job.layout, job.writer)
     done = len(entries) - len(left)
     with Progress(len(entries), f"to {job.layout}", "features", done=done) as progress:

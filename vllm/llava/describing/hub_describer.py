@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor
 
 from egogen.errors import EgoGenError
-from llava.checkpoints.hub_model import HubModel, Inputs, fingerprint, plain_generation
-from llava.checkpoints.load import quantization_of, quiet
+from llava.checkpoints.hub_model import HubModel, Inputs, plain_generation
+from llava.checkpoints.load import name_of_weights, quantization_of, quiet
 from llava.describing import decoding
 from llava.describing.decoding import Choice, Decoding, Written, in_half
 from llava.describing.describer import Description, Feature, Name
@@ -81,13 +81,13 @@ class HubDescriber:
     @cached_property
     def provenance(self) -> dict[str, Any]:
         model, frames = self.hub.model, self.hub.frames
-        info = {"model": fingerprint(model), "family": model.config.model_type}
+        name = name_of_weights((part, 64) for part in model.modules())
+        info = {"model": name, "family": model.config.model_type}
         info |= {"width": self.hub.width, "image_size": frames.size}
         info |= {"image_aspect_ratio": frames.aspect, "quantization": quantization_of(model)}
         return {**info, **decoding.writing_settings(self.settings)}
 
     def too_long(self, question: str, name: Name, text: str | None = None) -> str:
-        """Why prompt and answer have no room in the model's context, or ""."""
         answer = None if text is None else self.hub.answer_ids([question], text)
         length = self.hub.length(question)
         return decoding.no_room(self.hub.model.config, length, answer, self.settings)

@@ -3,19 +3,17 @@
 Letters: B samples, P patches of an image, C vision width, D language width, n tokens of a text.
 """
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import torch
-from accelerate.utils import align_module_device
 from PIL import Image
 from transformers import Cache
 
 from egogen.errors import EgoGenError
 from egogen.features.projector import Projector
-from llava.checkpoints.load import Loaded, quantization_of
+from llava.checkpoints.load import Loaded, name_of_weights, quantization_of
 from llava.conversation import IMAGE_MARK, escape_marks, prompt_for
 from llava.describing import decoding
 from llava.describing.decoding import Decoding, Written, in_half
@@ -45,14 +43,9 @@ def answer_ids(loaded: Loaded, question: str, text: str) -> list[int]:
 
 def fingerprint(model: Llava) -> str:
     """A short name for the model's weights, from the parts that any tuning changes."""
-    digest = hashlib.sha256()
-    projector = model.model.multi_modal_projector.children()
-    for module in (*projector, model.model.language_model.norm, model.lm_head):
-        with align_module_device(module):  # a device map may keep it elsewhere
-            for part in module.parameters():
-                rows = part if module is not model.lm_head else part[:64]
-                digest.update(rows.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    parts = *model.model.multi_modal_projector.children(), model.model.language_model.norm
+    head = model.lm_head, 64 * model.lm_head.in_features  # of the head 64 rows
+    return name_of_weights([*((part, None) for part in parts), head])
 
 
 def model_info(loaded: Loaded) -> dict[str, Any]:
@@ -99,7 +92,6 @@ class LlavaDescriber:
         return decoding.read_prefix(self.model, prompt[: prompt.index(IMAGE_ID)])
 
     def too_long(self, question: str, name: Name, text: str | None = None) -> str:
-        """Why prompt and answer have no room in the model's context, or ""."""
         answer = None if text is None else answer_ids(self.loaded, question, text)
         length = len(self._prompt(question))
         return decoding.no_room(self.model.config, length, answer, self.settings)

@@ -1,6 +1,7 @@
 """The feature stores of a description job, by the names of the describer's features."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from egogen.actions import ActionEntry
@@ -9,6 +10,14 @@ from egogen.features.store import INFO_FILE, FeatureWriter, open_store, record_s
 from egogen.provenance import check_provenance
 from llava.describing.describer import Describer, Description
 from llava.describing.job import Job
+
+
+def shape_of(root: Path, image_0: str) -> tuple[int, int] | None:
+    """(n, width) of a frame's feature in a store; None where it is not there and complete."""
+    try:
+        return open_store(root).shape(image_0)
+    except EgoGenError:
+        return None
 
 
 class FeatureStores:
@@ -43,12 +52,8 @@ class FeatureStores:
     def hold(self, entry: ActionEntry) -> bool:
         """Whether all features of the entry are there, complete and of the right shape."""
         for name, root in self.roots.items():
-            try:
-                rows, width = open_store(root).shape(entry.image_0)
-            except EgoGenError:
-                return False
-            feature = self.features[name]
-            if width != feature.width or feature.rows not in (None, rows):
+            feature, shape = self.features[name], shape_of(root, entry.image_0)
+            if shape is None or feature.rows not in (None, shape[0]) or feature.width != shape[1]:
                 return False
         return True
 

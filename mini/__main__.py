@@ -18,18 +18,12 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if args.pairs < 1:
         raise EgoGenError(f"--pairs {args.pairs}: expected at least 1")
-    datasets = [name for name in DATASETS if name in args.datasets]
-    val_pairs = args.val_pairs
-    if val_pairs is None:
-        val_pairs = default_val_pairs(args.pairs, len(datasets), args.actions_per_clip)
-    request = {
-        "seed": args.seed,
-        "pairs": args.pairs,
-        "val_pairs": val_pairs,
-        "actions_per_clip": args.actions_per_clip,
-        "datasets": datasets,
-    }
-    record = write_dataset(args.out, request, args.workers)
+    args.datasets = [name for name in DATASETS if name in args.datasets]
+    if args.val_pairs is None:
+        datasets = len(args.datasets)
+        args.val_pairs = default_val_pairs(args.pairs, datasets, args.actions_per_clip)
+    names = ("seed", "pairs", "val_pairs", "actions_per_clip", "datasets")
+    record = write_dataset(args.out, {name: getattr(args, name) for name in names}, args.workers)
     for dataset, counts in record["pairs"].items():
         print(f"{dataset}: {counts['train']} train and {counts['val']} val pairs in {args.out}")
     return 0

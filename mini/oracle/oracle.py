@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from PIL import Image
 
 from egogen.errors import EgoGenError
-from mini.oracle.reading import THRESHOLDS, Reading, Seen, read_image
+from mini.oracle.reading import THRESHOLDS, Box, Reading, Seen, read_image
 from mini.world.kinds import HOLD
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom
 WORKS = THRESHOLDS["works"]
 STILL = 0.1  # an idle hand that moved less stayed where it was
 
@@ -52,19 +51,15 @@ def _hands(before: Reading, now: Reading, side: str) -> str:
     return ""
 
 
-def _box(thing: Seen, grow: float = 1.0) -> Box:
-    wide, high = thing.width / 2 * grow, thing.height / 2 * grow
-    return thing.x - wide, thing.y - high, thing.x + wide, thing.y + high
-
-
 def _near(hand: Seen, thing: Seen, across: float, above: float, below: float) -> bool:
     """Whether a hand is beside a thing: `across` each way, from `above` it to `below` it."""
     return abs(hand.x - thing.x) < across and -above < hand.y - thing.y < below
 
 
-def _things(reading: Reading, *kinds: str) -> list[Seen] | None:
-    found = [reading.objects[kind] for kind in kinds if kind in reading.objects]
-    return found if len(found) == len(kinds) else None
+def _left(before: Reading, now: Reading, thing: Seen) -> bool:
+    """Whether most of a thing is gone from the box in which it was."""
+    share = before.share(thing.kind, thing.box)
+    return now.share(thing.kind, thing.box) <= 0.5 * share
 
 
 def _picked_up(before: Reading, now: Reading, action: Mapping) -> str:
@@ -73,10 +68,9 @@ def _picked_up(before: Reading, now: Reading, action: Mapping) -> str:
     if was is None or new is None:
         return f"no {kind} to be seen"
     across = 0.19 if kind == "knife" else 0.1
-    low, high = 0.44, 0.8
-    if abs(new.x - HOLD[side][0]) > across or not low < new.y < high or _apart(was, new) < 0.1:
+    if abs(new.x - HOLD[side][0]) > across or not 0.44 < new.y < 0.8 or _apart(was, new) < 0.1:
         return f"the {kind} is not in front of the {side} hand"
-    if now.share(kind, _box(was)) > 0.5 * before.share(kind, _box(was)):
+    if not _left(before, now, was):
         return f"the {kind} still stands in its place"
     if not _near(now.hands[side], new, 0.2, 0.14, 0.36 if kind == "bottle" else 0.26):
         return f"the {side} hand is not at the {kind}"
@@ -108,11 +102,10 @@ def _reached(before: Reading, now: Reading, side: str, thing: Seen) -> str:
 
 def _put(before: Reading, now: Reading, action: Mapping) -> str:
     kind, side, where = action["object"], action["hand"], action["target"]
-    found, new = _things(before, kind, where), now.objects.get(kind)
-    if found is None or new is None:
+    was, target, new = before.objects.get(kind), before.objects.get(where), now.objects.get(kind)
+    if was is None or target is None or new is None:
         return f"no {kind} to be seen"
-    was, target = found
-    if _apart(was, new) < 0.08 or now.share(kind, _box(was)) > 0.5 * before.share(kind, _box(was)):
+    if _apart(was, new) < 0.08 or not _left(before, now, was):
         return f"the {kind} is still in the {side} hand"
     if abs(new.x - target.x) > 0.075 or not -0.22 < new.y - target.y < 0.06:
         return f"the {kind} is not at the {where}"
@@ -123,10 +116,9 @@ def _worked(before: Reading, now: Reading, action: Mapping) -> str:
     """The held tool must have come to its target and left its trace; the hand is still at it."""
     side, work = action["hand"], WORKS[action["verb"]]
     tool, kind = work["tool"], action["target"] or action["object"]
-    found, new = _things(before, tool, kind), now.objects.get(tool)
-    if found is None or new is None:
+    was, target, new = before.objects.get(tool), before.objects.get(kind), now.objects.get(tool)
+    if was is None or target is None or new is None:
         return f"no {tool} or no {kind} to be seen"
-    was, target = found
     across, down = new.x - target.x, new.y - target.y
     outer = -across if side == "left" else across
     (inner_end, outer_end), (high, low) = work["across"], work["down"]
@@ -139,10 +131,6 @@ def _worked(before: Reading, now: Reading, action: Mapping) -> str:
     return "" if near else f"no {side} hand at the {tool}"
 
 
-def _around(thing: Seen, across: float, above: float, below: float) -> Box:
-    return thing.x - across, thing.y - above, thing.x + across, thing.y + below
-
-
 def _trace(before: Reading, now: Reading, verb: str, target: Seen) -> str:
     """Milk, foam or flesh must have come to the target, and a cut have parted it."""
     kind = target.kind
@@ -151,12 +139,12 @@ def _trace(before: Reading, now: Reading, verb: str, target: Seen) -> str:
         return now.share(name, box) - before.share(name, box)
 
     if verb == "pour":
-        return "" if more("white", _box(target)) >= 0.02 else f"no milk in the {kind}"
+        return "" if more("white", target.box) >= 0.02 else f"no milk in the {kind}"
     if verb == "wash":
-        around = _around(target, 0.08, 0.12, 0.05)
+        around = target.around(0.08, 0.12, 0.05)
         foam = now.share("white", around) if kind == "plate" else more("white", around)
         return "" if foam >= 0.05 else f"no foam on the {kind}"
-    middle, around = _around(target, 0.02, 0.05, 0.09), _around(target, 0.14, 0.12, 0.12)
+    middle, around = target.around(0.02, 0.05, 0.09), target.around(0.14, 0.12, 0.12)
     if now.share(kind, middle) > 0.5 * before.share(kind, middle):
         return f"the {kind} is in one piece"
     return "" if more("flesh", around) >= 0.02 else f"the {kind} shows no flesh"

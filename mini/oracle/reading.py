@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter
 
 from mini.world.kinds import HOLD, SIDES
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom; relative
 GRID = 128
 BLUR = 0.8  # px of the grid: takes noise away before pixels are classed
 
@@ -42,6 +43,13 @@ class Seen:
     state: str = ""  # open, closed, cut, washed, filled, or nothing special
     held_by: str | None = None
 
+    @property
+    def box(self) -> Box:
+        return self.around(self.width / 2, self.height / 2, self.height / 2)
+
+    def around(self, across: float, above: float, below: float) -> Box:
+        return self.x - across, self.y - above, self.x + across, self.y + below
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -52,15 +60,11 @@ class Reading:
     hands: dict[str, Seen]
     masks: dict[str, np.ndarray] = field(repr=False, compare=False)
 
-    def share(self, name: str, box: tuple[float, float, float, float]) -> float:
-        """Share of the box (left, top, right, bottom; relative) that class `name` covers."""
-        part = self.masks[name][_rows(box[1], box[3]), _rows(box[0], box[2])]
+    def share(self, name: str, box: Box) -> float:
+        """Share of the box that class `name` covers."""
+        left, top, right, bottom = (min(max(round(end * GRID), 0), GRID) for end in box)
+        part = self.masks[name][top:bottom, left:right]
         return float(part.mean()) if part.size else 0.0
-
-
-def _rows(low: float, high: float) -> slice:
-    start = min(max(round(low * GRID), 0), GRID)
-    return slice(start, min(max(round(high * GRID), start), GRID))
 
 
 def classes(image: Image.Image) -> dict[str, np.ndarray]:
@@ -131,32 +135,25 @@ def locate(mask: np.ndarray, window: tuple[float, float] = WINDOW) -> Seen | Non
         return None
     column, row = _densest(mask, window)
     for _ in range(3):
-        near = _near(column, row, window, 0.62)
-        rows, columns = np.nonzero(mask[near])
+        near = np.zeros_like(mask)
+        near[_reach(row, window[1]), _reach(column, window[0])] = True
+        rows, columns = np.nonzero(mask & near)
         if not len(rows):
             return None
-        column = round(near[1].start + columns.mean())
-        row = round(near[0].start + rows.mean())
+        column, row = round(columns.mean()), round(rows.mean())
     area = len(rows) / GRID**2
     if area < LEAST:
         return None
-    left, right = np.percentile(columns, (3, 97)) + near[1].start
-    top, bottom = np.percentile(rows, (3, 97)) + near[0].start
-    return Seen(
-        float(columns.mean() + near[1].start + 0.5) / GRID,
-        float(rows.mean() + near[0].start + 0.5) / GRID,
-        float(right - left + 1) / GRID,
-        float(bottom - top + 1) / GRID,
-        area,
-    )
+    left, right = np.percentile(columns, (3, 97))
+    top, bottom = np.percentile(rows, (3, 97))
+    places = (columns.mean() + 0.5, rows.mean() + 0.5, right - left + 1, bottom - top + 1)
+    return Seen(*(float(place) / GRID for place in places), area)
 
 
-def _near(column: int, row: int, window: tuple[float, float], factor: float):
-    wide, high = window[0] * factor * GRID, window[1] * factor * GRID
-    return (
-        slice(max(round(row - high), 0), min(round(row + high) + 1, GRID)),
-        slice(max(round(column - wide), 0), min(round(column + wide) + 1, GRID)),
-    )
+def _reach(centre: int, side: float) -> slice:
+    """A little more than `side` (relative) around a row or column."""
+    far = side * 0.62 * GRID
+    return slice(max(round(centre - far), 0), round(centre + far) + 1)
 
 
 def read_image(image: Image.Image) -> Reading:
@@ -192,8 +189,7 @@ def holder(reading: Reading, seen: Seen) -> str | None:
 
 
 def _state(reading: Reading, kind: str, seen: Seen) -> str:
-    left, right = seen.x - seen.width / 2, seen.x + seen.width / 2
-    top, bottom = seen.y - seen.height / 2, seen.y + seen.height / 2
+    left, top, right, bottom = seen.box
     if kind == "jar":
         mouth = (seen.x - 0.05, top - 0.03, seen.x + 0.04, top + 0.07)
         return "open" if reading.share("dark", mouth) > 0.08 else "closed"
@@ -201,8 +197,7 @@ def _state(reading: Reading, kind: str, seen: Seen) -> str:
         inner = (left, top + 0.3 * seen.height, right, bottom)
         return "open" if reading.share("white", inner) > 0.03 else "closed"
     if kind in ("apple", "carrot"):
-        inner = (left, top, right, bottom)
-        return "cut" if seen.width > 0.2 and reading.share("white", inner) > 0.06 else ""
+        return "cut" if seen.width > 0.2 and reading.share("white", seen.box) > 0.06 else ""
     if kind in ("bowl", "mug", "pan"):
         inner = (left, top - 0.04, right, bottom)
         if reading.share("white", inner) > 0.1:

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from egogen.actions import DESCRIPTION_KEY, ActionEntry, inside, read_actions
+from egogen.actions import DESCRIPTION_KEY, inside, read_actions
 from egogen.atomic import read_json, write_json
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
 from egogen.flags import read_parser
@@ -29,7 +29,7 @@ FACTS = ("verb", "object", "hand", "target")
 
 def read_truth(root: str | Path, dataset: str) -> dict[str, Any]:
     """clip -> {"scene", "actions": {id: {verb, object, hand, target, tool, where}}}."""
-    path = truth_file(Path(root), dataset)
+    path = truth_file(root, dataset)
     truth = read_json(path)
     if not isinstance(truth, dict) or not all(
         isinstance(clip, dict) and isinstance(clip.get("actions"), dict) for clip in truth.values()
@@ -84,13 +84,6 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _own_truth(truth: Mapping, entry: ActionEntry, path: Path) -> Mapping[str, Mapping]:
-    actions = truth.get(entry.clip, {}).get("actions", {})
-    if entry.action_id not in actions:
-        raise EgoGenError(f"{path}: no truth for entry {entry.key}, expected one for each entry")
-    return actions
-
-
 def score_folder(root: str | Path, dataset: str, split: str, gen_path: str | Path) -> dict:
     """Score GEN_PATH/<image_1> of a split; missing frames are named and left out."""
     folder, gen_path = frame_folder(root, dataset, split), Path(gen_path)
@@ -102,15 +95,12 @@ def score_folder(root: str | Path, dataset: str, split: str, gen_path: str | Pat
         if not generated.is_file():
             missing.append(entry.key)
             continue
-        actions = _own_truth(truth, entry, truth_file(Path(root), dataset))
-        own = actions[entry.action_id]
-        row = score_frame(
-            read_rgb(inside(folder, entry.image_0)),
-            read_rgb(inside(folder, entry.image_1)),
-            read_rgb(generated),
-            own,
-            {name: action for name, action in actions.items() if name != entry.action_id},
-        )
+        others = dict(truth.get(entry.clip, {}).get("actions", {}))
+        if (own := others.pop(entry.action_id, None)) is None:
+            where = f"{truth_file(root, dataset)}: no truth for entry {entry.key}"
+            raise EgoGenError(f"{where}, expected one for each entry")
+        frames = [read_rgb(inside(folder, image)) for image in (entry.image_0, entry.image_1)]
+        row = score_frame(*frames, read_rgb(generated), own, others)
         facts = {name: own[name] for name in FACTS}
         rows.append({"clip": entry.clip, "action_id": entry.action_id, **facts, **row})
     if not rows:
@@ -169,8 +159,7 @@ def main(argv: Sequence[str]) -> int:
     if args.out:
         write_json(args.out, result)
     for name in shown:
-        value = result[name]
-        print(f"{name}: {value:.4g}" if isinstance(value, int | float) else f"{name}: none")
+        print(f"{name}: none" if result[name] is None else f"{name}: {result[name]:.4g}")
     if result.get("psnr_gain") is not None:
         print(f"psnr_gain: {result['psnr_gain']:+.2f} dB in the changed region, against copying")
     if result.get("missing"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import uuid
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -46,8 +47,7 @@ class Clip:
         """A uuid for Ego4D, "P01_11" for Epic-Kitchens; train and val never share one."""
         if self.dataset == "ego4d":
             text = f"{self.seed} {self.split} {self.index}".encode()
-            digits = hashlib.sha256(text).hexdigest()
-            return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:32]))
+            return str(uuid.UUID(hashlib.sha256(text).hexdigest()[:32]))
         number = 2 * self.index + (self.split != "train")
         return f"P{number % PARTICIPANTS + 1:02d}_{number // PARTICIPANTS + 1:02d}"
 

@@ -72,12 +72,3 @@ def draw_thumb(pen: Pen, skin: np.ndarray, curl: float) -> None:
     pen.capsule((0.13, 0.1), joint, 0.095, 0.078, skin, shade)
     pen.capsule(joint, tip, 0.075, 0.06, skin * 1.03, shade)
     pen.ellipse(tip[0], tip[1], 0.035, 0.042, np.minimum(skin * 1.1 + 0.04, 1.0), alpha=0.8)
-
-
-def draw_grip(pen: Pen, skin: np.ndarray) -> None:
-    """What lies over a held thing: the thumb, and two finger tips that come round the far side."""
-    shade = tube(pen.lit, vertical=False, low=0.62)
-    pen.capsule((0.22, 0.02), (0.13, -0.24), 0.085, 0.065, skin, shade)
-    pen.ellipse(0.13, -0.25, 0.035, 0.042, np.minimum(skin * 1.1 + 0.04, 1.0), alpha=0.8)
-    for start, end in (((-0.3, -0.1), (-0.14, -0.17)), ((-0.3, -0.25), (-0.16, -0.3))):
-        pen.capsule(start, end, 0.066, 0.056, skin, shade)

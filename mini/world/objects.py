@@ -16,7 +16,7 @@ from mini.world.paint import Pen, ball, slope, tube
 DRAWINGS = yaml.safe_load(Path(__file__).with_name("drawings.yaml").read_text(encoding="utf-8"))
 COLOURS = {name: np.array(rgb, np.float32) for name, rgb in DRAWINGS["colours"].items()}
 WHITE, DARK, MILK = COLOURS["white"], COLOURS["dark"], COLOURS["milk"]
-BACK, FRONT = DRAWINGS["kinds"], DRAWINGS["fronts"]
+BACK, FRONT, GRIP = DRAWINGS["kinds"], DRAWINGS["fronts"], DRAWINGS["grip"]
 # Functions of the side that light comes from, in [-1, 1], and the numbers of the drawing.
 SHADES: dict[str, Callable] = {
     "ball": ball,
@@ -32,7 +32,7 @@ SUDS = tuple(  # a sunflower of bubbles, x and y in [-1, 1]
 
 
 def draw(pen: Pen, part: dict[str, list], colour: np.ndarray, condition: str) -> None:
-    """A part of `BACK` or `FRONT` in the thing's colour and condition (closed, open, cut ...)."""
+    """A part of `BACK` or `FRONT` (or `GRIP`) in the colour and condition of a thing."""
     own = part.get(condition, part.get("otherwise", []))
     for shape in [*part.get("first", []), *own, *part.get("last", [])]:
         _draw_shape(pen, colour, **shape)

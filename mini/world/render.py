@@ -25,7 +25,7 @@ class Renderer:
         self.light = backdrop.light(rng, scene.size, scene.lit, scene.gain)
         self.skin = np.array(scene.skin, np.float32)
         self.sleeve = np.array(scene.sleeve, np.float32)
-        self.kept: dict[tuple, Layer] = {}
+        self.kept: dict[tuple, Pen] = {}
 
     def image(self, state: State) -> Image.Image:
         """RGB image of the state, at the scene's size."""
@@ -49,26 +49,23 @@ class Renderer:
 
     def _standing(self, canvas: np.ndarray, thing: Thing, state: State) -> None:
         inside = [item for item in state.things.values() if item.inside == thing.kind]
-        self._layer(thing, "back").onto(canvas)
+        self._part(thing, "back").layer.onto(canvas)
         for item in inside:
             self._put_inside(canvas, item, thing)
         if thing.kind in objects.FRONT:
-            self._layer(thing, "front").onto(canvas)
+            self._part(thing, "front").layer.onto(canvas)
 
-    def _layer(self, thing: Thing, part: str) -> Layer:
+    def _part(self, thing: Thing, part: str) -> Pen:
         key = (thing.kind, thing.condition, part)
         if key not in self.kept:
-            x, y = self.base(thing)
-            unit = self.scene.unit * thing.scale
-            pen = self._pen(x, y, unit)
+            pen = self.kept[key] = self._pen(*self.base(thing), self.scene.unit * thing.scale)
             if part == "back":
                 objects.shadow(pen, KINDS[thing.kind].size[0])
             drawing = (objects.BACK if part == "back" else objects.FRONT)[thing.kind]
             objects.draw(pen, drawing, self.colour(thing.kind), thing.condition)
-            self.kept[key] = pen.layer
         return self.kept[key]
 
-    def _pen(self, x: float, y: float, unit: float, reach: float = 1.5, angle=0.0, flip=1) -> Pen:
+    def _pen(self, x: float, y: float, unit: float, angle=0.0, flip=1, reach=1.5) -> Pen:
         """A pen at (x, y) px on a layer of its own, `reach` units each way."""
         far = reach * unit
         layer = Layer(x - far, y - far, x + far, y + far, self.scene.size)
@@ -85,7 +82,7 @@ class Renderer:
 
     def _draw(self, canvas, thing: Thing, x, y, unit, turn=0.0, flip=1) -> None:
         """Draw a thing with its base point at (x, y) px, over everything so far."""
-        pen = self._pen(x, y, unit, 1.6, turn, flip)
+        pen = self._pen(x, y, unit, turn, flip, reach=1.6)
         for part in (objects.BACK, objects.FRONT):
             if thing.kind in part:
                 objects.draw(pen, part[thing.kind], self.colour(thing.kind), thing.condition)
@@ -113,26 +110,25 @@ class Renderer:
             self._arm(canvas, side, x, y, curl=0.15)
             return
         held = next(thing for thing in state.things.values() if thing.held == side)
-        unit = self.scene.unit * held.scale
-        x, y, turn = self._held_pose(side, hand.mode, held, state)
-        flip = -outer if held.kind != "knife" else outer
-        grasp = self._pen(x, y, unit, 0, turn, flip).at(*KINDS[held.kind].grasp)
+        pose = self._held_pose(side, hand.mode, held, state)
+        pen = self._pen(*pose)
+        grasp = pen.at(*KINDS[held.kind].grasp)
         ex, ey = hands.elbow(self.scene.size, side, grasp[0])
         away = math.hypot(grasp[0] - ex, grasp[1] - ey)
         back = 0.26 * self.scene.unit / away  # the palm lies a little nearer than the grasp
         palm = (grasp[0] + (ex - grasp[0]) * back, grasp[1] + (ey - grasp[1]) * back)
-        pen = self._arm(canvas, side, *palm, curl=1.0, keep=False)
+        arm = self._arm(canvas, side, *palm, curl=1.0)
         if hand.mode == "wash":
             self._suds(canvas, state.things[hand.target], -outer)
-        self._draw(canvas, held, x, y, unit, turn, flip)
-        pen.layer = self._pen(*palm, self.scene.unit, 0.8).layer
-        hands.draw_grip(pen, self.skin)
-        pen.layer.onto(canvas)
+        self._draw(canvas, held, *pose)
+        grip = self._pen(*palm, self.scene.unit, arm.angle, arm.flip, reach=0.8)
+        objects.draw(grip, objects.GRIP, self.skin, "")
+        grip.layer.onto(canvas)
         if hand.mode == "pour":
-            self._stream(canvas, state.things[hand.target], x, y, unit, turn, flip)
+            self._stream(canvas, state.things[hand.target], *pen.at(0.0, -1.3))
 
     def _held_pose(self, side: str, mode: str, held: Thing, state: State):
-        """Base point (x, y) px and turn of a held thing."""
+        """Base point (x, y) px, pixels a unit, turn and flip of a held thing."""
         outer = -1 if side == "left" else 1
         unit = self.scene.unit * held.scale
         turn = outer * KNIFE_TURN if held.kind == "knife" else 0.0
@@ -153,40 +149,34 @@ class Renderer:
                 height = KINDS[target.kind].size[1]
                 spot, anchor = (x + outer * 0.42 * size, y - 0.36 * height * size), (0.0, -0.2)
         flip = outer if held.kind == "knife" else -outer
-        shift = self._pen(0, 0, unit, 0, turn, flip).at(*anchor)
-        return spot[0] - shift[0], spot[1] - shift[1], turn
+        shift = self._pen(0, 0, unit, turn, flip).at(*anchor)
+        return spot[0] - shift[0], spot[1] - shift[1], unit, turn, flip
 
-    def _arm(self, canvas, side: str, x: float, y: float, curl: float, keep: bool = True):
-        """Arm, hand and shadow, palm at (x, y) px; when not kept for later, the pen is returned."""
-        key = ("arm", side, x, y)
-        unit = self.scene.unit
+    def _arm(self, canvas, side: str, x: float, y: float, curl: float) -> Pen:
+        """Draw arm, hand and shadow, palm at (x, y) px; the pen that drew them."""
+        key, unit = ("arm", side, x, y, curl), self.scene.unit
         if key not in self.kept:
             pen, length = hands.arm_pen(self.scene.size, side, x, y, unit, self.scene.lit)
-            layer = pen.layer
-            shift = Pen(layer, x - 0.2 * self.scene.lit * unit, y + 0.1 * unit, unit, pen.angle)
+            shift = Pen(pen.layer, x - 0.2 * self.scene.lit * unit, y + 0.1 * unit, unit, pen.angle)
             shift.capsule(
                 (0, length), (0, -0.25), 0.5, 0.36, objects.DARK, alpha=0.3, soft=0.35 * unit
             )
             hands.draw_arm(pen, length, self.skin, self.sleeve)
             hands.draw_hand(pen, self.skin, curl)
-            if not keep:
-                layer.onto(canvas)
-                return pen
-            self.kept[key] = layer
-        self.kept[key].onto(canvas)
-        return None
+            self.kept[key] = pen
+        self.kept[key].layer.onto(canvas)
+        return self.kept[key]
 
     def _suds(self, canvas, target: Thing, flip: int) -> None:
         pen = self._pen(*self.base(target), self.scene.unit * target.scale, flip=flip)
         objects.suds(pen, *KINDS[target.kind].size)
         pen.layer.onto(canvas)
 
-    def _stream(self, canvas, target: Thing, x, y, unit, turn, flip) -> None:
+    def _stream(self, canvas, target: Thing, x: float, y: float) -> None:
+        """Milk into the target, from (x, y) px."""
         tx, ty = self.base(target)
         size = self.scene.unit * target.scale
-        pen = self._pen(tx, ty, size, 2.0)
-        mouth = self._pen(x, y, unit, 0, turn, flip).at(0.0, -1.3)
-        start = ((mouth[0] - tx) / size, (mouth[1] - ty) / size)
-        end = (start[0], -KINDS[target.kind].size[1] * 0.78)
-        objects.stream(pen, start, end)
+        pen = self._pen(tx, ty, size, reach=2.0)
+        start = ((x - tx) / size, (y - ty) / size)
+        objects.stream(pen, start, (start[0], -KINDS[target.kind].size[1] * 0.78))
         pen.layer.onto(canvas)

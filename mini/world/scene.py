@@ -135,9 +135,8 @@ def _idle_state(rng: np.random.Generator) -> State:
     """Both hands empty: four or five things, one of them near."""
     places = [name for name in PLACES if name.startswith("far")]
     places.append(str(rng.choice([name for name in PLACES if name.startswith("near")])))
-    kinds = [str(kind) for kind in rng.permutation([*KINDS])]
-    kinds = _opener_first(rng, kinds, 0.7)
-    places = [str(place) for place in rng.permutation(places)][: int(rng.integers(4, 6))]
+    kinds = _opener_first(rng, rng.permutation([*KINDS]).tolist(), 0.7)
+    places = rng.permutation(places).tolist()[: int(rng.integers(4, 6))]
     if dict(zip(kinds, places, strict=False)).get("bottle", "").startswith("near"):
         places = [*places[1:], places[0]]  # so tall there, it would hide what stands behind it
     things = [_stand(rng, kind, place) for kind, place in zip(kinds, places, strict=False)]
@@ -148,21 +147,19 @@ def _holding_state(rng: np.random.Generator) -> State:
     """One hand holds something and has one or two targets on its side; the other side is free."""
     side = str(rng.choice(SIDES))
     held = str(rng.choice([*HELD], p=[*HELD.values()]))
-    targets = [str(kind) for kind in rng.permutation(KINDS[held].targets)][:2]
+    targets = rng.permutation(KINDS[held].targets).tolist()[:2]
     places = [f"far inner {side}", f"near inner {side}"]
     if held not in ("bottle", "knife"):
         places.append(f"far outer {side}")
-    places = [str(place) for place in rng.permutation(places)]
+    places = rng.permutation(places).tolist()
     things = [_stand(rng, kind, place) for kind, place in zip(targets, places, strict=False)]
     spare = [kind for kind in KINDS if kind not in (held, *targets)]
-    free_kinds = _opener_first(rng, [str(kind) for kind in rng.permutation(spare)], 0.6)
-    free = [f"far inner {other(side)}", f"far outer {other(side)}"]
-    free = [str(place) for place in rng.permutation(free)]
+    free_kinds = _opener_first(rng, rng.permutation(spare).tolist(), 0.6)
+    free = rng.permutation([f"far {ring} {other(side)}" for ring in ("inner", "outer")]).tolist()
     if rng.random() < 0.4 and f"far outer {side}" not in places[: len(targets)]:
         free.append(f"far outer {side}")  # stands there for nothing
     things += [_stand(rng, kind, place) for kind, place in zip(free_kinds, free, strict=False)]
-    scale = float(rng.uniform(0.96, 1.06))
-    things.append(Thing(held, 0.0, 0.0, scale, held=side))
+    things.append(Thing(held, 0.0, 0.0, float(rng.uniform(0.96, 1.06)), held=side))
     return State({thing.kind: thing for thing in things}, {side: Hand("hold"), other(side): Hand()})
 
 

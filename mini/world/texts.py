@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from mini.world.kinds import KINDS
+from mini.world.kinds import KINDS, PLACES
 from mini.world.scene import Action, Scene, Thing, other
 
 TEXTS = yaml.safe_load(Path(__file__).with_name("texts.yaml").read_text(encoding="utf-8"))
@@ -86,11 +86,7 @@ def parse_description(text: str) -> dict[str, str | None]:
     verb = min(found)[1] if found else None
     distinct = list(dict.fromkeys(kinds))
     takes_target = verb in ("put", "pour") and len(distinct) > 1
-    sides = "(?:left|right)"
-    place = re.search(
-        f"at the (?:near|far) side {sides} of the middle|at the far {sides} corner of the table",
-        text,
-    )
+    place = re.search("|".join(map(spot_phrase, PLACES)), text)
     return {
         "verb": verb,
         "object": distinct[0] if distinct else None,

@@ -19,7 +19,7 @@ RECORD = "mini.json"
 VERSION = 2  # of scenes and renderer; part of the request, so that old frames are not kept
 
 
-def truth_file(root: Path, dataset: str) -> Path:
+def truth_file(root: str | Path, dataset: str) -> Path:
     return Path(root) / f"{dataset}_truth.json"
 
 

@@ -133,8 +133,8 @@ def main(argv: Sequence[str]) -> None:
     models = args.run / "vllm", ldm, config, Decoding(max_new_tokens=77), torch.device("cpu")
     stages, found = Stages(*models), chains(args.run, args.limit)
     rows = [measure(stages, k, found) for k in jobs.track(range(LENGTH), LENGTH, "chains")]
-    took = {"seconds": round(time.monotonic() - begun)}
-    print(json.dumps({**vars(args), "run": str(args.run), "rows": rows, **took}, indent=2))
+    record = {**vars(args), "rows": rows, "seconds": round(time.monotonic() - begun)}
+    print(json.dumps(record, indent=2, default=str))
 
 
 if __name__ == "__main__":

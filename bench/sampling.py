@@ -80,7 +80,7 @@ def plain_denoiser(model: LegoModel, unet: nn.Module, conditioning: Conditioning
 
 @torch.no_grad()
 def measure(model: LegoModel, inference: InferenceConfig, batch: int, repeats: int) -> dict:
-    """Seconds an image of a denoising step and of the autoencoder, of both sides in turns."""
+    """Seconds an image of a denoising step, of both sides in turns."""
     sigma, conditioning = torch.tensor(3.7), made_up(model, batch)
     context, image = conditioning.context[:1], conditioning.image_latents[:1]
     one = Conditioning(context, conditioning.uncond_context, image)
@@ -91,17 +91,13 @@ def measure(model: LegoModel, inference: InferenceConfig, batch: int, repeats: i
     denoise(x, sigma)  # the first call computes the keys and values that `predict` keeps
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         denoise(x, sigma)
-    unet, vae = copy.deepcopy(model.unet), copy.deepcopy(model.vae)
+    unet = copy.deepcopy(model.unet)
     unet.set_attn_processor(AttnProcessor())
-    released, pixels = plain_denoiser(model, unet, one), torch.rand(1, 3, 256, 256).to(x.device)
+    released = plain_denoiser(model, unet, one)
     prepare(model, inference)
     calls: dict[str, Callable] = {
         "plain_step": lambda: released(x[:1], sigma),
         "step": lambda: denoise(x, sigma),
-        "plain_encode": lambda: vae.encode(pixels),
-        "encode": lambda: model.vae.encode(pixels),
-        "plain_decode": lambda: vae.decode(image),
-        "decode": lambda: model.vae.decode(image),
     }
     times, made = {name: [] for name in calls}, {}
     for _ in range(repeats + 1):  # the first one warms up
@@ -110,9 +106,8 @@ def measure(model: LegoModel, inference: InferenceConfig, batch: int, repeats: i
             times[name].append(taken / (batch if name == "step" else 1))
     difference = (made["plain_step"] - made["step"][:1]).abs().max() / made["step"].abs().max()
     found = {f"{name}_s": statistics.median(taken[1:]) for name, taken in times.items()}
-    names = "step", "encode", "decode"
-    found |= {f"{name}_ratio": found[f"{name}_s"] / found[f"plain_{name}_s"] for name in names}
-    found |= {f"{name}_all_s": times[name][1:] for name in ("plain_step", "step")}
+    found["step_ratio"] = found["step_s"] / found["plain_step_s"]
+    found |= {f"{name}_all_s": taken[1:] for name, taken in times.items()}
     gflop = counter.get_total_flops() / 1e9 / batch
     return found | {"largest_relative_difference": float(difference), "step_gflop": gflop}
 

@@ -96,9 +96,8 @@ def fingerprint(ckpt: str) -> str:
 
 # Settings of `InferenceConfig` in the record of frames; names that records of before lack.
 SAME = ("picture", "jpeg_quality", "noise", "half_weights")
-LATER = ("loras", "load_ema", "res", "parameterization", "scale_factor", "metadata", "features") + (
-    "guidance_interval",
-)
+LATER = ("loras", "guidance_interval", "load_ema", "res", "parameterization", "scale_factor")
+LATER += ("metadata", "features")
 
 
 def made_by(
@@ -196,8 +195,8 @@ def generate_batch(
             conditioning.uncond_context = model.uncond_context(model.encode_text(negative))
         shape = tuple(conditioning.image_latents.shape[1:])
         source = noise or sample_noise(inference.seed, names, shape, device)
-        scales = scale_txt, scale_img
-        denoise = model_denoiser(model, conditioning, scales, inference.guidance_interval)
+        how = (scale_txt, scale_img), inference.guidance_interval
+        denoise = model_denoiser(model, conditioning, *how)
 
         def padded(k: int) -> Tensor:
             rows = source(k)  # (B, c, h, w)

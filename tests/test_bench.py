@@ -10,7 +10,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ("--size", "tiny", "--repeats", "1")
 BENCHES = {  # script: (arguments, a key of what is printed)
-    "captions": (("--kinds", "base", "--images", "1"), "base"),
     "sampling": (TINY, "step_ratio"),
     "training": (TINY, "ratio"),
     "describe": (

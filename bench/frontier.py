@@ -126,8 +126,9 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         style = "s:" if line[0]["distilled"] else "^--" if interval else "o-"
         look = {"fmt": f"C{[*SAMPLERS].index(sampler)}{style}", "capsize": 2}
         name = f"{sampler}, {model}" + (f" in {interval}" if interval else "")
+        across *= 1.006 ** len(axes.containers)  # so that bars stand side by side
         axes.errorbar(across, done, np.abs(ends - done), label=name, **look)
-    axes.legend(fontsize=7)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=7)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 

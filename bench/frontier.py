@@ -134,9 +134,9 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def interval_of(text: str) -> tuple[float, ...] | None:
-    ends = tuple(float(end) for end in text.split(",")) if text != "none" else None
-    if ends:
-        check_range("--intervals", ends)
+    if text == "none":
+        return None
+    check_range("--intervals", ends := tuple(map(float, text.split(","))))
     return ends
 
 

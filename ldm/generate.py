@@ -96,8 +96,8 @@ def fingerprint(ckpt: str) -> str:
 
 # Settings of `InferenceConfig` in the record of frames; names that records of before lack.
 SAME = ("picture", "jpeg_quality", "noise", "half_weights")
-LATER = ("loras", "guidance_interval", "load_ema", "res", "parameterization", "scale_factor")
-LATER += ("metadata", "features")
+LATER = ["loras", "guidance_interval", "load_ema", "res", "parameterization", "scale_factor"]
+LATER += ["metadata", "features"]
 
 
 def made_by(

@@ -147,7 +147,8 @@ def locate(mask: np.ndarray, window: tuple[float, float] = WINDOW) -> Seen | Non
     left, right = np.percentile(columns, (3, 97))
     top, bottom = np.percentile(rows, (3, 97))
     places = (columns.mean() + 0.5, rows.mean() + 0.5, right - left + 1, bottom - top + 1)
-    return Seen(*(float(place) / GRID for place in places), area)
+    x, y, wide, high = (float(place) / GRID for place in places)
+    return Seen(x, y, wide, high, area)
 
 
 def _reach(centre: int, side: float) -> slice:

@@ -99,8 +99,9 @@ def score_folder(root: str | Path, dataset: str, split: str, gen_path: str | Pat
         if (own := others.pop(entry.action_id, None)) is None:
             where = f"{truth_file(root, dataset)}: no truth for entry {entry.key}"
             raise EgoGenError(f"{where}, expected one for each entry")
-        frames = [read_rgb(inside(folder, image)) for image in (entry.image_0, entry.image_1)]
-        row = score_frame(*frames, read_rgb(generated), own, others)
+        images = entry.image_0, entry.image_1
+        source, target = (read_rgb(inside(folder, image)) for image in images)
+        row = score_frame(source, target, read_rgb(generated), own, others)
         facts = {name: own[name] for name in FACTS}
         rows.append({"clip": entry.clip, "action_id": entry.action_id, **facts, **row})
     if not rows:

@@ -71,8 +71,13 @@ def test_a_lost_frame_comes_back(tiny):
 def test_the_frontier_of_the_run(tiny, tmp_path):
     """Rows, counts and the plot; what is done is kept, and a student is a row of one branch."""
     config, teacher = tiny / "logs" / VARIANT, tiny / "logs" / VARIANT / "checkpoints/last.ckpt"
-    words = ["main.py", "--name", "student", "--logdir", tmp_path, "--train", "--base"]
-    words += [config / "config.yaml", f"model.params.distill.teacher={teacher}"]
+    words = ["main.py", "--name", "student", "--logdir", tmp_path]
+    words += [
+        "--base",
+        config / "config.yaml",
+        "--train",
+        f"model.params.distill.teacher={teacher}",
+    ]
     words += ["model.params.distill.scale_txt=2.0", "model.params.distill.scale_img=1.25"]
     words += ["inference.scales_txt=[2.0]", "inference.scales_img=[1.25]"]
     done = call(*words)

@@ -73,7 +73,9 @@ GUIDANCE = [
         )
     ),
     *(
-        Case("train", f"{name}={value}", untouched, (f"distill.{name}", said), more=f"{key}={value}")
+        Case(
+            "train", f"{name}={value}", untouched, (f"distill.{name}", said), more=f"{key}={value}"
+        )
         for name in ("scale_txt", "scale_img")
         for key in (f"model.params.distill.{name}",)
         for value, said in (

@@ -154,7 +154,7 @@ def main(argv: Sequence[str]) -> None:
     add("--intervals", nargs="+", type=interval_of, default=[None], help="none or LOW,HIGH (sigma)")
     add("--reference", type=setting_of, default="teacher-euler_ancestral-100", help="a row's name")
     args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     config = read_run(args.run, args.scale_txt, args.scale_img)
     models = {"teacher": args.run / "logs" / FULL_VARIANT / "checkpoints" / "last.ckpt"}
     models |= {ckpt.absolute().parents[1].name: ckpt for ckpt in args.student}

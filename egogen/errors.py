@@ -48,9 +48,11 @@ def listed(items: Sequence[object], between: str = ", ") -> str:
 
 
 def check_choice(what: str, value: object, choices: Collection) -> None:
-    """Raises EgoGenError that lists the choices where a value is none of them."""
+    """Raises EgoGenError that lists the choices where a value is none of them. `what` stands right
+    before the value: "layout ", "config: inference.sampler=".
+    """
     if value not in choices:
-        raise EgoGenError(f"{what} {value!r}: expected one of {', '.join(map(str, choices))}")
+        raise EgoGenError(f"{what}{value!r}: expected one of {', '.join(map(str, choices))}")
 
 
 def need_package(package: str, flag: str) -> None:

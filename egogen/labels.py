@@ -70,8 +70,8 @@ def clean_label(label: str, dataset: str, style: str = "parsed") -> str:
 
     Raises EgoGenError when `dataset` or `style` is unknown.
     """
-    check_choice("dataset", dataset, DATASETS)
-    check_choice("label style", style, STYLES)
+    check_choice("dataset ", dataset, DATASETS)
+    check_choice("label style ", style, STYLES)
     if dataset == "epickitchen":
         return label if style == "released" else label.strip()
     if style == "parsed":

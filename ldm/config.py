@@ -21,11 +21,12 @@ from omegaconf import AnyNode, DictConfig, OmegaConf, StringNode
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from egogen import EgoGenError
+from egogen.errors import check_choice
 from egogen.layout import released
 from egogen.settings import SETTINGS, load_settings
 from ldm import file_layout, released_config
 from ldm.file_layout import FREE, OTHER_STORES, TABLE, file_place, flat, node_at
-from ldm.released_config import AS_RELEASED, CONDITIONER, DATASETS, SIZES, check_choice
+from ldm.released_config import AS_RELEASED, CONDITIONER, DATASETS, SIZES
 from ldm.schema import (
     MISSING_PATH,
     DistillParams,
@@ -246,7 +247,7 @@ def _check_values(config: DictConfig, schema: type) -> None:
         if (value := OmegaConf.select(config, key)) is None:
             continue
         if "allowed" in field.metadata:
-            check_choice(f"config: {key}", value, field.metadata["allowed"])
+            check_choice(f"config: {key}=", value, field.metadata["allowed"])
         if "least" in field.metadata:
             check_at_least(field.metadata["least"], f"config: {key}", value)
         if "share" in field.metadata and not 0 <= value <= 1:

@@ -121,7 +121,7 @@ def given_conditions(pixels: list, texts: dict, given: dict, table: Features) ->
         {
             "pixels": pixels[i],
             "prompt": told["description"][i],
-            **{name: values[i] for name, values in told.items()},
+            **{name: told[name][i] for name in told if name != "description"},
             "features": to_features({name: rows[name][i] for name in table}, table),
         }
         for i in range(count)

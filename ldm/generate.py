@@ -215,8 +215,9 @@ def generate_batch(
 def model_denoiser(
     model: LegoModel, given: Conditioning, scales: tuple[float, float], interval: Any
 ) -> Denoise:
-    """Guided by the scales of text and image, if `interval` is given at noise levels low < sigma <=
-    high alone (Kynkaanniemi et al. 2024); elsewhere, or where it was distilled, by one branch.
+    """Of a batch of B: guided by the scales of text and image, where `interval` is given at noise
+    levels low < sigma <= high alone (Kynkäänniemi et al. 2024); elsewhere, and where it was
+    distilled, by one branch. Raises EgoGenError for scales that it was not distilled from.
     """
     distill, prediction = model.config.distill, model.config.parameterization
     distill.check(*scales)

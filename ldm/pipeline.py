@@ -34,6 +34,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from egogen import EgoGenError
 from egogen.atomic import as_umask_says
+from egogen.errors import check_choice
 from egogen.seeds import stable_seed
 from ldm.checkpoints.diffusers_folder import add_card, add_code
 from ldm.conditioning import FeatureConditioner
@@ -50,7 +51,6 @@ from ldm.denoiser import UNetDenoiser
 from ldm.generate import check_steps, generate_batch, load_model
 from ldm.images import as_photos, to_image, to_pixels
 from ldm.model import DTYPES, LegoModel
-from ldm.released_config import check_choice
 from ldm.sampling import HANDED_ON, PREDICTIONS, SAMPLERS, NoiseSource, sampler_of, scheduler_for
 from ldm.schema import InferenceConfig, ModelParams
 
@@ -273,7 +273,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         if guidance_interval is not None:
             check_range("guidance_interval", guidance_interval)
             inference.guidance_interval = [*guidance_interval]
-        check_choice("output_type", output_type, OUTPUTS)
+        check_choice("output_type=", output_type, OUTPUTS)
         photos = as_photos(image)
         texts = {"description": description}
         texts |= {"negative_prompt": negative_prompt} if negative_prompt is not None else {}
@@ -307,7 +307,7 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         check_at_least(1, "num_inference_steps", steps)
         check_at_least(1, "height", 1 if height is None else height)
         if sampler is not None:
-            check_choice("sampler", sampler, tuple(SAMPLERS))
+            check_choice("sampler=", sampler, tuple(SAMPLERS))
         sampler = sampler_of(self.scheduler, sampler)
         check_steps("num_inference_steps", steps, self.scheduler.config.num_train_timesteps)
         # Weights of full precision are used as by metrics/inference.py.
@@ -320,7 +320,8 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         """What sampling calls after each step."""
         inputs = getattr(callback, "tensor_inputs", inputs)  # of diffusers' own callbacks
         for name in inputs:
-            check_choice("callback_on_step_end_tensor_inputs", name, self._callback_tensor_inputs)
+            known = self._callback_tensor_inputs
+            check_choice("callback_on_step_end_tensor_inputs=", name, known)
 
         def on_step(step: int, t: Tensor, x: Tensor) -> Tensor:
             bar.update()

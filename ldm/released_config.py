@@ -6,7 +6,7 @@ in the tables here; so are keys that this project's files had once (`dropout_sha
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from egogen import EgoGenError
+from egogen.errors import check_choice
 from ldm.schema import FeatureParams, default_features
 
 # Tables of what these files say, each explained there.
@@ -54,7 +55,7 @@ def add_preset(layers: list[tuple[str, dict[str, Any]]], files: int) -> None:
     found = {i: section_at(layer, "inference") or {} for i, (_, layer) in enumerate(layers)}
     *_, (place, name) = (None, None), *((i, x["preset"]) for i, x in found.items() if "preset" in x)
     if name is not None:
-        check_choice("config: inference.preset", name, tuple(PRESETS))
+        check_choice("config: inference.preset=", name, tuple(PRESETS))
         layers.insert(min(place, files), (f"preset {name}", PRESETS[name]))
 
 
@@ -82,17 +83,12 @@ def released_features(old: Mapping[str, Any]) -> dict[str, FeatureParams]:
     """
     keys = OldTable(**{name: old[name] for name in OLD_TABLE if name in old})
     rows, table = {"image": keys.image_rows, "text": keys.text_rows}, default_features()
-    check_choice(f"config: {CONDITIONER}.variant", keys.variant, ("none", *table, "both"))
+    check_choice(f"config: {CONDITIONER}.variant=", keys.variant, ("none", *table, "both"))
     return {
         name: replace(spec, width=keys.feature_dim, rows=rows[name])
         for name, spec in table.items()
         if keys.variant in (name, "both")
     }
-
-
-def check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise EgoGenError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
 
 
 def _without_unused(node: dict, where: str, prefix: str, lines: list[str]) -> dict:

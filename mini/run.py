@@ -141,12 +141,8 @@ def main(argv: Sequence[str]) -> None:
     name = "quickstart" if preset == "quick" else preset
     default = PROJECT / "runs" / (name if args.base == "llava" else f"{name}_{args.base}")
     out = (args.out or default).absolute()
-    values = {
-        "python": shlex.quote(sys.executable),
-        "out": shlex.quote(str(out)),
-        "seed": args.seed,
-    }
-    run = Run(out, values | PRESETS[preset] | BASES[args.base])
+    values = {"python": shlex.quote(sys.executable), "out": shlex.quote(str(out))}
+    run = Run(out, values | {"seed": args.seed} | PRESETS[preset] | BASES[args.base])
     config = run.out / "vllm_base" / "config.json"
     if config.exists() and (kind := read_json(config)["model_type"]) != args.base:
         raise EgoGenError(f"{config}: a {kind} model, expected {args.base}; choose another --out")

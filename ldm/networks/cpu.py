@@ -44,7 +44,7 @@ class TrainedConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         how = self.padding, self.stride, self.dilation, self.groups
-        large = self.weight[0, 0].numel() == 9 and self.weight.numel() >= LARGE_WEIGHT
+        large = self.kernel_size == (3, 3) and self.weight.numel() >= LARGE_WEIGHT
         small = x.shape[2] * x.shape[3] <= SMALL_MAP and x.device.type == "cpu"
         if how != SAME or self.bias is None or not (large and small):
             return super().forward(x)

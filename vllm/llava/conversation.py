@@ -39,7 +39,7 @@ TEMPLATES = {name: Template(**parts) for name, parts in _FORMS.items()}
 
 
 def find_template(name: str, what: str = "conversation template") -> Template:
-    check_choice(what, name, TEMPLATES)
+    check_choice(f"{what} ", name, TEMPLATES)
     return TEMPLATES[name]
 
 

@@ -34,7 +34,7 @@ class ImageProcessor:
     std: tuple[float, ...] = CLIP_STD
 
     def __post_init__(self):
-        check_choice("image_aspect_ratio", self.aspect, ASPECTS)
+        check_choice("image_aspect_ratio ", self.aspect, ASPECTS)
 
     def square(self, image: Image.Image) -> Image.Image:
         """The image as RGB, `size` pixels high and wide."""

@@ -46,7 +46,7 @@ def convert(
     folder has it. Returns the weight files, None when they have been converted before. Raises
     EgoGenError for a folder that holds another checkpoint.
     """
-    check_choice("layout", layout, LAYOUTS)
+    check_choice("layout ", layout, LAYOUTS)
     config = read_config(source, vision_tower)
     sizes = {path.name: path.stat().st_size for path in weight_files(source)}
     record = {"source": str(source.resolve()), "layout": layout, "bytes": sizes}

@@ -148,7 +148,7 @@ def quantization_config(
     `apart` (vision tower, projector, head) stays in `dtype`. Raises EgoGenError without
     bitsandbytes.
     """
-    check_choice("quantization", quantization, QUANTIZATIONS)
+    check_choice("quantization ", quantization, QUANTIZATIONS)
     if find_spec("bitsandbytes") is None:
         lacking = "bitsandbytes is not installed, expected it (pip install bitsandbytes)"
         raise EgoGenError(f"--load-{quantization}: {lacking}")

@@ -177,7 +177,7 @@ def _nearest(flag: str) -> str:
 def _check(flags: Flags) -> None:
     for group in flags:
         for name, allowed in CHOICES.items():
-            check_choice(f"--{name}", getattr(group, name, allowed[0]), allowed)
+            check_choice(f"--{name} ", getattr(group, name, allowed[0]), allowed)
     for logger in flags.tuning.report_to:
         if logger in LOGGERS:
             need_package(logger, f"--report_to {logger}")

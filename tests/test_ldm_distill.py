@@ -150,10 +150,10 @@ def test_a_cache_stands_in_for_the_encoders(world, fixed, tmp_path):
     assert all(found[key] == pytest.approx(wanted[key], rel=1e-3) for key in found)
 
 
-def frame(world, ckpt, scale_txt, scale_img, **settings):
+def frame(world, ckpt, scale_txt, scale_img, loras=(), **settings):
     """-> latents of the first validation entry in two steps, and evaluations of the network."""
     config = params_of(world)
-    model, counts = load_model(config.model, str(ckpt), CPU), []
+    model, counts = load_model(config.model, str(ckpt), CPU, loras), []
     model.unet.register_forward_pre_hook(lambda _, given: counts.append(len(given[0])))
     split = open_training(config)["validation"]
     samples, scales = [read_condition(split.items[0], split)], (scale_img, scale_txt)
@@ -173,6 +173,34 @@ def test_one_evaluation_a_step(world, fixed, ranged):
     assert [count for _, count in found] == [2, 2, 2]
     for one, two in zip(found, found[1:], strict=False):
         assert (one[0] - two[0]).abs().max() > 1e-4  # the network is told
+
+
+ADAPTED = ("model.params.lora.rank=2", "model.base_learning_rate=3e-2")
+
+
+def test_a_student_of_adapters_is_its_teacher_and_they_at_scales_of_one(world, tmp_path):
+    ckpt = learn(world, tmp_path, "a", *FIXED, *ADAPTED)
+    made, count = frame(world, ckpt, 1.5, 1.25)
+    lora = [str(ckpt.with_name("pytorch_lora_weights.safetensors"))]
+    model = load_model(params_of(world).model, str(world[1]), CPU, lora)
+    before, after = (load_model(params_of(world).model, str(x), CPU) for x in (world[1], ckpt))
+    assert count == 2 and frame(world, world[1], 1, 1, loras=lora)[1] == 2
+    for name, value in after.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, atol=1e-6, rtol=0)
+        learnt = ".to_" in name and name.endswith("weight")
+        assert torch.equal(before.state_dict()[name], value) != learnt, name
+    torch.testing.assert_close(frame(world, world[1], 1, 1, loras=lora)[0], made, atol=1e-3, rtol=0)
+    again = learn(world, tmp_path, "again", *FIXED, *ADAPTED, "lightning.trainer.max_steps=2")
+    learn(world, tmp_path, "again", *FIXED, *ADAPTED)  # goes on to the third step
+    one, two = (torch.load(path)["state_dict"] for path in (ckpt, again))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_student_of_adapters_is_told_scales(world, tmp_path):
+    targets = "model.params.lora.targets=[attention,cond_proj]"
+    ckpt = learn(world, tmp_path, "a", *RANGES, *ADAPTED, targets)
+    one, two = (frame(world, ckpt, *scales)[0] for scales in ((1, 1), (3, 1.5)))
+    assert (one - two).abs().max() > 1e-4
 
 
 def test_scales_that_it_was_not_distilled_from(world, fixed, ranged):

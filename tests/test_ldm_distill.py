@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from small_training import CONFIG, kill, losses, train_run, write_run
+from test_ldm_training import spawn_ddp
 from torch.utils.data import default_collate
 
 import ldm.cache
@@ -139,6 +140,18 @@ def test_a_killed_run_goes_on_exactly(world, ranged, tmp_path, monkeypatch):
     assert losses(again.parents[1]) == losses(ranged.parents[1])
     one, two = (torch.load(path)["state_dict"] for path in (again, ranged))
     assert one.keys() == two.keys() and all(torch.equal(one[n], two[n]) for n in one)
+
+
+@pytest.mark.slow
+def test_two_processes(world, fixed, tmp_path):
+    """DDP over two processes with half the batch and a teacher each: losses of one process."""
+    both = spawn_ddp(
+        tmp_path, *world[0], *SHOWN, *FIXED, f"model.params.distill.teacher={world[1]}"
+    )
+    wanted = losses(fixed.parents[1])
+    for place, loss in losses(both).items():
+        assert loss == pytest.approx(wanted[place], rel=1e-4), place
+    assert read_file(both / "checkpoints/last.ckpt")[1]["distill"] == read_file(fixed)[1]["distill"]
 
 
 def test_a_cache_stands_in_for_the_encoders(world, fixed, tmp_path):

@@ -147,7 +147,7 @@ def test_end_to_end(entries, monkeypatch, tmp_path):
         seen[len(seen)] = (x, np.asarray(picture))
         return picture
 
-    monkeypatch.setattr(generate, "load_model", lambda *_: tiny_model())
+    monkeypatch.setattr(generate, "load_model", lambda *_: copy.deepcopy(tiny_model()))
     monkeypatch.setattr(generate, "ProcessNoise", GoldenNoise)
     monkeypatch.setattr(generate, "to_image", picture_of)
     ckpt = tmp_path / "tiny.ckpt"

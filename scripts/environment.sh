@@ -64,7 +64,7 @@ if [ ! -f "$stamp" ]; then
   rm -f .venv/installed-*
   .venv/bin/python -I -m pip --version >/dev/null 2>&1 ||
     .venv/bin/python -I -m ensurepip >/dev/null 2>&1 || no_venv .venv/bin/python
-  words=(--no-user -c constraints.txt -e ".[vllm,ldm,metrics,build,curate,deepspeed,lora,dev]")
+  words=(--no-user -c constraints.txt -e ".[vllm,ldm,metrics,build,curate,deepspeed,lora,demo,dev]")
   [ -t 2 ] || words+=(-q)  # a terminal sees how the downloads go
   mkdir -p .venv/tmp  # pip unpacks gigabytes: a small /tmp, or one in memory, has no room for them
   TMPDIR=${TMPDIR:-$PWD/.venv/tmp} .venv/bin/python -I -m pip install "${words[@]}" ||

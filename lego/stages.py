@@ -2,13 +2,15 @@
 
 import gc
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from egogen.errors import EgoGenError
 from egogen.labels import clean_label, question
@@ -18,7 +20,7 @@ from ldm.file_layout import TABLE
 from ldm.generate import generate_batch, load_model, prepare
 from ldm.images import to_image, to_pixels
 from ldm.model import LegoModel
-from ldm.schema import GenerateConfig
+from ldm.schema import GenerateConfig, InferenceConfig
 from ldm.split import Features
 from llava.describing.decoding import Decoding
 from llava.describing.describer import Describer, Description, Name, load_describer
@@ -75,7 +77,8 @@ class Stages:
 
     `vllm`: folder or hub name of stage 1, which writes by `settings`; `ldm`: checkpoint of stage 2.
     Without `keep` stage 1 is freed after a call's descriptions: less memory, for one call. Raises
-    EgoGenError, here or when a stage is loaded, for models that cannot be used.
+    EgoGenError, here or when a stage is loaded, for models that cannot be used. Threads may share
+    one: a stage works for one of them at a time.
     """
 
     vllm: str | os.PathLike
@@ -84,6 +87,7 @@ class Stages:
     settings: Decoding
     device: torch.device
     keep: bool = True
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def __post_init__(self):
         if not Path(self.ldm).is_file():
@@ -114,34 +118,80 @@ class Stages:
         gives equal frames. The first of the config's guidance scales are used. Raises EgoGenError
         for an action that stage 1 has no room for or writes nothing about.
         """
-        inference, features = self.config.inference, self.config.model.conditioner.features
-        inference = replace(inference, seed=inference.seed if seed is None else seed)
-        actions = [verb_phrase(action) for action in actions]
-        described = self._describe(photos, actions, names, inference.seed)
-        pixels = [to_pixels(photo, self.config.data.res) for photo in photos]
-        texts = {"description": [one.text for one in described]}
-        given = {name: [one.features[name] for one in described] for name in features}
-        samples = given_conditions(pixels, texts, given, features)
-        scales = inference.scales_img[0], inference.scales_txt[0]
-        decoded = generate_batch(self.model, samples, names, inference, *scales)  # (B, 3, R, R)
-        height, picture = inference.height or decoded.shape[2], inference.picture
-        return [
-            Frame(to_image(x, photo.size, height, picture), action, made.text)
-            for x, photo, action, made in zip(decoded, photos, actions, described, strict=True)
-        ]
-
-    def _describe(self, photos, actions: Sequence[str], names, seed: int) -> list[Description]:
-        questions = [question(action) for action in actions]
-        for asked, name in zip(questions, names, strict=True):
-            if why := self.describer.too_long(asked, name):
-                raise EgoGenError(f"{self.vllm}: {why}")
-        seeds = [stable_seed(seed, *name) for name in names]
-        made = self.describer.describe(photos, questions, seeds=seeds, names=names)
-        for asked in (action for action, one in zip(actions, made, strict=True) if not one.text):
-            raise EgoGenError(f"{self.vllm}: gave no description of {asked!r}; try another --seed")
+        described = self.describe(photos, actions, names, seed)
         if not self.keep:
             del self.describer
             gc.collect()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+        return self.draw(photos, actions, described, names, seed)
+
+    def describe(
+        self,
+        photos: Sequence[Image.Image],
+        actions: Sequence[str],
+        names: Sequence[Name] = (NAME,),
+        seed: int | None = None,
+        texts: Sequence[str] | None = None,
+        temperature: float | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[Description]:
+        """Stage 1: descriptions and their features, or the features of `texts` that are given.
+
+        `temperature`: in place of the settings'. `on_text` is told the first sample's text so far
+        with each token; what it raises ends the writing. Raises EgoGenError as `frames` does.
+        """
+        seed = self.config.inference.seed if seed is None else seed
+        questions = [question(verb_phrase(action)) for action in actions]
+        seeds = [stable_seed(seed, *name) for name in names]
+        more: dict = {"on_text": on_text} if on_text else {}
+        more |= {"texts": texts} if texts is not None else {}
+        with self.lock:
+            describer = self.describer
+            if temperature is not None:
+                describer.settings = replace(self.settings, temperature=temperature)
+            given = texts or [None] * len(photos)
+            for asked, name, text in zip(questions, names, given, strict=True):
+                if why := describer.too_long(asked, name, text):
+                    raise EgoGenError(f"{self.vllm}: {why}")
+            made = describer.describe(photos, questions, seeds=seeds, names=names, **more)
+        for action in (action for action, one in zip(actions, made, strict=True) if not one.text):
+            what = f"{self.vllm}: gave no description of {verb_phrase(action)!r}"
+            raise EgoGenError(f"{what}; try another --seed")
         return made
+
+    def draw(
+        self,
+        photos: Sequence[Image.Image],
+        actions: Sequence[str],
+        described: Sequence[Description],
+        names: Sequence[Name] = (NAME,),
+        seed: int | None = None,
+        inference: InferenceConfig | None = None,
+        on_step: Callable[[int], None] = lambda step: None,
+    ) -> list[Frame]:
+        """Stage 2: frames of what stage 1 has described, by the config's `inference` or another.
+
+        `on_step` is told how many steps are done; what it raises ends the drawing.
+        """
+        inference = inference or self.config.inference
+        inference = replace(inference, seed=inference.seed if seed is None else seed)
+        features = self.config.model.conditioner.features
+        pixels = [to_pixels(photo, self.config.data.res) for photo in photos]
+        texts = {"description": [one.text for one in described]}
+        given = {name: [one.features[name] for one in described] for name in features}
+        samples = given_conditions(pixels, texts, given, features)
+        scales = inference.scales_img[0], inference.scales_txt[0]
+
+        def told(step: int, t: Tensor, x: Tensor) -> Tensor:
+            on_step(step + 1)
+            return x
+
+        with self.lock:
+            how: dict = {"on_step": told}
+            decoded = generate_batch(self.model, samples, names, inference, *scales, **how)
+        height, picture = inference.height or decoded.shape[2], inference.picture  # (B, 3, R, R)
+        return [
+            Frame(to_image(x, photo.size, height, picture), verb_phrase(action), made.text)
+            for x, photo, action, made in zip(decoded, photos, actions, described, strict=True)
+        ]

@@ -24,6 +24,7 @@ BLOCK = 64  # spare positions of the key and value cache; a description is some 
 
 # (B, V) logits and the numbers of the samples they belong to -> the next token of each.
 Choice = Callable[[torch.Tensor, Sequence[int]], list[int]]
+OnText = Callable[[str], None]
 
 
 @dataclass
@@ -76,6 +77,20 @@ def draw_per_sample(settings: Decoding, seeds: Sequence[int]) -> Choice:
 def chooser(settings: Decoding, seeds: Sequence[int]) -> Choice:
     """How the samples with these seeds choose their tokens."""
     return greedy if settings.temperature == 0 else draw_per_sample(settings, seeds)
+
+
+def told(choose: Choice, decode: Callable[[list[int]], str], on_text: OnText | None) -> Choice:
+    """`choose`, that tells `on_text` the first sample's text so far with each of its tokens."""
+    ids: list[int] = []
+
+    def choosing(logits_BV: torch.Tensor, samples: Sequence[int]) -> list[int]:
+        tokens = choose(logits_BV, samples)
+        if on_text and 0 in samples:
+            ids.append(tokens[list(samples).index(0)])
+            on_text(decode(ids).strip())
+        return tokens
+
+    return choosing
 
 
 def writing_settings(settings: Decoding | None) -> dict[str, Any]:

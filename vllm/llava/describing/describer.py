@@ -6,7 +6,7 @@ model behind it; `llava.describing.llava_describer` is the one for LLaVA checkpo
 these members, for instance
 
     class Depth:
-        name = "depth model of 2026"
+        name, settings = "depth model of 2026", None
         provenance = {"model": "a1b2"}
         features = {"depth": Feature(width=8, rows=4)}
 
@@ -69,10 +69,13 @@ class Describer(Protocol):
     """What writes texts and features.
 
     name        what errors call it, for instance the folder of its weights
+    settings    how it writes; others may be set between calls
     provenance  all that its texts and features depend on, question and seed aside: it is recorded
                 beside results and stores, which are continued only by an equal one
     features    what it makes, by the names of the stores
     """
+
+    settings: "Decoding | None"
 
     @property
     def name(self) -> str: ...
@@ -99,10 +102,12 @@ class Describer(Protocol):
         seeds: Sequence[int],
         names: Sequence[Name],
         texts: Sequence[str] | None = None,
+        on_text: Callable[[str], None] | None = None,
     ) -> list[Description]:
         """Describe a batch. Sample i depends on its image, question and seed, not on the others.
 
         With `texts`, whatever wrote them, only their features are made, by one teacher-forced pass.
+        `on_text` is told the first sample's text so far with each token; what it raises ends it.
         Raises EgoGenError for what the user can put right.
         """
         ...

@@ -4,7 +4,7 @@ Letters: B samples, S prompt positions (a frame has P of them), P rows of a fram
 T of the longest prompt and answer, V vocabulary, n tokens of a text.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
@@ -18,7 +18,7 @@ from egogen.errors import EgoGenError
 from llava.checkpoints.hub_model import HubModel, Inputs, plain_generation
 from llava.checkpoints.load import name_of_weights, quantization_of, quiet
 from llava.describing import decoding
-from llava.describing.decoding import Choice, Decoding, Written, in_half
+from llava.describing.decoding import Choice, Decoding, OnText, Written, in_half
 from llava.describing.describer import Description, Feature, Name
 
 
@@ -102,6 +102,7 @@ class HubDescriber:
         seeds: Sequence[int],
         names: Sequence[Name],
         texts: Sequence[str] | None = None,
+        on_text: OnText | None = None,
     ) -> list[Description]:
         """Raises EgoGenError when the model produces no finite features."""
         hub = self.hub
@@ -113,9 +114,13 @@ class HubDescriber:
         samples = [hub.encode(image, question, answer=ids) for image, question, ids in asked]
         batch = hub.collate(samples, "left" if texts is None else "right")
         with watched(hub.model.get_decoder(), "inputs_embeds") as embedded:
-            written = self._write(batch, seeds) if texts is None else self._rows(batch, answers)
-        if texts is None:
             decode = partial(hub.processor.tokenizer.decode, skip_special_tokens=True)
+            told = partial(decoding.told, decode=decode, on_text=on_text)
+            if texts is None:
+                written = self._write(batch, seeds, told)
+            else:
+                written = self._rows(batch, answers)
+        if texts is None:
             texts = [decode(made.ids).strip() for made in written]
         of_image = batch["input_ids"] == hub.image_id  # (B, S)
         seen = embedded[0][of_image.to(embedded[0].device)]  # (B * P, D)
@@ -125,13 +130,16 @@ class HubDescriber:
             for text, image, made in zip(texts, in_half(seen, self.name), written, strict=True)
         ]
 
-    def _write(self, batch: Inputs, seeds: Sequence[int]) -> list[Written]:
+    def _write(
+        self, batch: Inputs, seeds: Sequence[int], told: Callable[[Choice], Choice]
+    ) -> list[Written]:
         """`generate` of left-padded prompts; each sample draws from its own seed."""
         hub, settings = self.hub, self.settings
         if settings is None:
             raise ValueError("no texts and no settings to write them with")
         size = len(hub.processor.tokenizer)
-        chosen = Chosen(decoding.chooser(settings, seeds), len(seeds), size, hub.ends, hub.pad_id)
+        choose = told(decoding.chooser(settings, seeds))
+        chosen = Chosen(choose, len(seeds), size, hub.ends, hub.pad_id)
         head = hub.model.get_output_embeddings()
         with plain_generation(hub, settings.max_new_tokens), watched(head) as states:
             hub.model.generate(**hub.to_device(batch), logits_processor=[chosen])

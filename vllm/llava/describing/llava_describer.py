@@ -16,7 +16,7 @@ from egogen.features.projector import Projector
 from llava.checkpoints.load import Loaded, name_of_weights, quantization_of
 from llava.conversation import IMAGE_MARK, escape_marks, prompt_for
 from llava.describing import decoding
-from llava.describing.decoding import Decoding, Written, in_half
+from llava.describing.decoding import Decoding, OnText, Written, in_half
 from llava.describing.describer import Description, Feature, Name
 from llava.model import Llava
 from llava.tokens import IGNORE, IMAGE_ID, encode_conversation, encode_prompt, expand
@@ -105,6 +105,7 @@ class LlavaDescriber:
         seeds: Sequence[int],
         names: Sequence[Name],
         texts: Sequence[str] | None = None,
+        on_text: OnText | None = None,
     ) -> list[Description]:
         """Raises EgoGenError when the model produces no finite features."""
         pixels = self.loaded.image_processor.batch(images)  # (B, 3, size, size)
@@ -117,7 +118,8 @@ class LlavaDescriber:
         if texts is None:
             if self.settings is None:
                 raise ValueError("no texts and no settings to write them with")
-            how: dict[str, Any] = {"choose": decoding.chooser(self.settings, seeds)}
+            choose = decoding.chooser(self.settings, seeds)
+            how: dict[str, Any] = {"choose": decoding.told(choose, tokenizer.decode, on_text)}
             how |= {"max_new_tokens": self.settings.max_new_tokens, "prefix": self._prefix}
             how |= {"eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
             how["vocabulary"] = len(tokenizer)

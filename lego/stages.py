@@ -148,8 +148,8 @@ class Stages:
         more |= {"texts": texts} if texts is not None else {}
         with self.lock:
             describer = self.describer
-            if temperature is not None:
-                describer.settings = replace(self.settings, temperature=temperature)
+            warmth = self.settings.temperature if temperature is None else temperature
+            describer.settings = replace(self.settings, temperature=warmth)
             given = texts or [None] * len(photos)
             for asked, name, text in zip(questions, names, given, strict=True):
                 if why := describer.too_long(asked, name, text):

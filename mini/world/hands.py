@@ -4,15 +4,10 @@ import math
 
 import numpy as np
 
+from mini.world import objects
 from mini.world.paint import Layer, Pen, tube
 
-# Along the arm's own axes (units): x to the thumb's side, y towards the body (the pen turns them).
-FINGERS = (  # root x, y; direction of the first bone in radians from straight ahead; length
-    (-0.19, -0.14, -0.22, 0.34),
-    (-0.075, -0.2, -0.06, 0.42),
-    (0.045, -0.2, 0.06, 0.43),
-    (0.15, -0.15, 0.2, 0.36),
-)
+ARM, FINGERS = objects.DRAWINGS["arm"], objects.DRAWINGS["fingers"]
 
 
 def elbow(size: tuple[int, int], side: str, x: float) -> tuple[float, float]:
@@ -39,12 +34,10 @@ def arm_pen(
 
 def draw_arm(pen: Pen, length: float, skin: np.ndarray, sleeve: np.ndarray) -> None:
     """Sleeve and wrist, up to the palm at the origin; `length` (units) leads out of the frame."""
+    objects.draw(pen, ARM, skin, "wrist")
     shade = tube(pen.lit, vertical=False, low=0.5)
-    pen.capsule((0, 0.75), (0, 0.1), 0.19, 0.185, skin * 0.94, shade)
     pen.capsule((0, max(length, 1.2)), (0, 0.72), 0.4, 0.3, sleeve, shade)
-    pen.capsule((-0.24, 0.5), (0.24, 0.5), 0.05, 0.05, sleeve * 0.8)
-    pen.capsule((-0.1, 0.95), (0.14, 1.15), 0.015, 0.015, sleeve * 0.7, alpha=0.8)
-    pen.capsule((0.16, 0.8), (-0.04, 0.92), 0.012, 0.012, sleeve * 0.72, alpha=0.7)
+    objects.draw(pen, ARM, sleeve, "sleeve")
 
 
 def draw_hand(pen: Pen, skin: np.ndarray, curl: float) -> None:

@@ -97,15 +97,10 @@ def sample_scene(rng: np.random.Generator, dataset: str, wanted_actions: int = 3
         skin=WORLD["skins"][rng.integers(len(WORLD["skins"]))],
         sleeve=WORLD["sleeves"][rng.integers(len(WORLD["sleeves"]))],
         sway={side: tuple(rng.uniform(-0.015, 0.015, 2).tolist()) for side in SIDES},
-        tones={kind: _tone(rng) for kind in KINDS},
+        tones={kind: tuple(float(rng.uniform(*ends)) for ends in WORLD["tones"]) for kind in KINDS},
         state=state,
         actions=_choose(rng, options, wanted_actions),
     )
-
-
-def _tone(rng: np.random.Generator) -> tuple[float, float, float]:
-    hue, saturation, value = (rng.uniform(*ends) for ends in ((-3, 3), (0.93, 1.05), (0.93, 1.04)))
-    return float(hue), float(saturation), float(value)
 
 
 def _stand(rng: np.random.Generator, kind: str, place: str) -> Thing:

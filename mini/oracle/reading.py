@@ -19,8 +19,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom; relative
 GRID = 128
 BLUR = 0.8  # px of the grid: takes noise away before pixels are classed
 
-_FILE = Path(__file__).with_name("thresholds.yaml")
-THRESHOLDS = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+THRESHOLDS = yaml.safe_load(Path(__file__).with_name("thresholds.yaml").read_text("utf-8"))
 HUES = THRESHOLDS["hues"]
 LEAST = 0.0024  # share of the image that a thing must cover to be seen
 WINDOW = (0.2, 0.24)  # a thing's pixels lie within such a box

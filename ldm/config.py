@@ -302,9 +302,8 @@ def _check_names(table: DictConfig, config: DictConfig) -> None:
     for place in (f"{dataset}.{OTHER_STORES}" for dataset in DATASETS):
         for name in OmegaConf.select(config, place) or ():
             if name not in table:
-                near = difflib.get_close_matches(name, [*table], n=1, cutoff=0.0)[:1]
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise EgoGenError(f"config: {place}.{name}: no such feature in {TABLE}{hint}")
+                known = f"expected one of {TABLE}: {', '.join(table)}"
+                raise EgoGenError(f"config: {place}.{name}: no such feature, {known}")
 
 
 def unknown_key(where: str, prefix: str, key: Any, known: Sequence[str]) -> EgoGenError:

@@ -33,7 +33,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaForConditionalGener
 from bench.measuring import COMMANDS, peak_bytes, seconds  # noqa: E402
 from egogen.devices import usable_device  # noqa: E402
 from egogen.errors import run_command  # noqa: E402
-from egogen.flags import read_parser  # noqa: E402
+from egogen.flags import read_command, read_parser  # noqa: E402
 from egogen.labels import question  # noqa: E402
 from llava.checkpoints.config import KNOWN_TOWERS  # noqa: E402
 from llava.checkpoints.load import Loaded  # noqa: E402
@@ -46,11 +46,7 @@ from llava.tokens import IMAGE_ID, expand, padded  # noqa: E402
 
 VOCABULARY, IMAGE_PIECE = 32000, 2  # transformers' own model has a piece that stands for images
 ALONE = 4  # samples of the side that takes longest
-SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-SIZES = {  # the language model's SHAPE; the vision tower is ViT-L/14 in all
-    "mid": (1024, 2816, 12, 16),
-    "13b": (5120, 13824, 40, 40),
-}
+SIZES = read_command(COMMANDS, "describe")["sizes"]
 ACTIONS = ("pick up the mug", "cut the onion", "open the drawer of the cupboard", "wash the pan")
 
 
@@ -71,8 +67,7 @@ class SteadyTokenizer:
 
 
 def random_model(size: str, device: torch.device, dtype: torch.dtype) -> Loaded:
-    shape = dict(zip(SHAPE, SIZES[size], strict=True))
-    text = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=4096, **shape)
+    text = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=4096, **SIZES[size])
     config = build_config(text, CLIPVisionConfig(**KNOWN_TOWERS["openai/clip-vit-large-patch14"]))
     config._attn_implementation = "sdpa"
     torch.manual_seed(0)

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     model.to(device).eval()
     chunk = args.n_chunk, args.chunk_idx
     for part, split in splits.items():
-        write_cache(Path(out) / part, model, split, args.dtype, args.batch_size, *chunk)
+        write_cache(Path(out) / part, model, split, args.dtype, args.batch_size, chunk)
     print(f"{out}: chunk {args.chunk_idx} of {args.n_chunk} finished")
 
 

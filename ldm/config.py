@@ -294,30 +294,22 @@ def _check_lists(config: DictConfig) -> None:
 
 def _check_names(table: DictConfig, config: DictConfig) -> None:
     """Of features, where they have a row and where they have a store."""
-    for name in table:
-        if not name.isidentifier() or _is_taken(name):
+    for name in (name for name in table if name not in default_features()):
+        from torch import nn  # slow to import; its ModuleDict holds the encoders by name
+
+        if not name.isidentifier() or hasattr(nn.ModuleDict, name):
             raise EgoGenError(f"config: {TABLE}.{name}: expected another name for a feature")
     for place in (f"{dataset}.{OTHER_STORES}" for dataset in DATASETS):
         for name in OmegaConf.select(config, place) or ():
             if name not in table:
-                near = difflib.get_close_matches(name, [*table], n=1, cutoff=0.0)[:1]
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise EgoGenError(f"config: {place}.{name}: no such feature in {TABLE}{hint}")
+                known = f"expected one of {TABLE}: {', '.join(table)}"
+                raise EgoGenError(f"config: {place}.{name}: no such feature, {known}")
 
 
 def unknown_key(where: str, prefix: str, key: Any, known: Sequence[str]) -> EgoGenError:
     near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
     key, near = prefix + str(key), prefix + near
     return EgoGenError(f"{where}: unknown key {key!r}; did you mean {near!r}?")
-
-
-def _is_taken(name: str) -> bool:
-    """Whether torch's ModuleDict, which holds the encoders by name, has such an attribute."""
-    if name in default_features():
-        return False
-    from torch import nn  # slow to import
-
-    return hasattr(nn.ModuleDict, name)
 
 
 def _read_yaml(path: str) -> DictConfig:

@@ -5,7 +5,6 @@ program's dataclasses and these, so that every default stands once.
 """
 
 import dataclasses
-import operator
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
@@ -39,21 +38,23 @@ def store_key(name: str) -> str:
     return STORES.get(name, f"{OTHER_STORES}.{name}")
 
 
-def file_schema(schema: type, table: Mapping[str, FeatureParams]) -> DictConfig:
-    """The defaults of a schema (TrainConfig, GenerateConfig) with this table of features, in the
-    files' layout; each value keeps the type that it has in the schema.
+def file_schema(config: Any, table: Mapping[str, FeatureParams | None]) -> DictConfig:
+    """A config, or the defaults of a schema (TrainConfig, GenerateConfig), with this table of
+    features, in the files' layout; each value keeps the type that it has in the schema.
     """
-    defaults, content = OmegaConf.structured(schema), OmegaConf.create()
-    for place, _, _ in leaves(schema):
+    values, content = OmegaConf.structured(config), OmegaConf.create()
+    for place, _, _ in leaves(OmegaConf.get_type(values)):
+        node = node_at(values, place)
         if part := _dataset(place):
-            for key in STORES.values():
-                OmegaConf.update(content, f"{part}.{key}", MISSING_PATH)
-            OmegaConf.update(content, f"{part}.{OTHER_STORES}", {})
+            for name in {**STORES, **node}:
+                path = node.get(name, MISSING_PATH)
+                OmegaConf.update(content, f"{part}.{store_key(name)}", path, force_add=True)
+            OmegaConf.update(content, f"{part}.{OTHER_STORES}", {})  # also where there are none
         elif file_place(place) == TABLE:  # null leaves a feature out
             rows = DictConfig(dict(table), element_type=FeatureParams | None)
             OmegaConf.update(content, TABLE, rows)
         else:
-            OmegaConf.update(content, file_place(place), node_at(defaults, place))
+            OmegaConf.update(content, file_place(place), node)
     return content
 
 
@@ -82,18 +83,8 @@ def from_file(schema: type[T], content: DictConfig) -> T:
 
 def to_file(config: Any) -> DictConfig:
     """The reverse: what is printed, and written into a run's folder."""
-    content = file_schema(type(config), default_features())
-    for place, _, _ in leaves(type(config)):
-        value = operator.attrgetter(place)(config)
-        if part := _dataset(place):
-            for name in {**STORES, **value}:
-                path = value.get(name, MISSING_PATH)
-                OmegaConf.update(content, f"{part}.{store_key(name)}", path, force_add=True)
-        elif file_place(place) == TABLE:  # a feature of the default table that is left out is null
-            OmegaConf.update(content, TABLE, {**dict.fromkeys(default_features()), **value})
-        else:
-            OmegaConf.update(content, file_place(place), value)
-    return content
+    table = {**dict.fromkeys(default_features()), **config.model.conditioner.features}
+    return file_schema(config, table)  # a feature of the default table that is left out is null
 
 
 def file_values(config: Any) -> dict[str, Any]:

@@ -54,10 +54,12 @@ def run_folder(
     scale_txt: float,
     sampler: str = SAMPLER,
     interval: Sequence[float] | None = None,
+    loras: Sequence[str] = (),
 ) -> Path:
     """Where the released code puts the frames of X.ckpt, `X/X-e=0-s=100-si=1.5`.
 
-    What that name leaves out (text scale, sampler, interval) is added where it is not as released.
+    What that name leaves out (text scale, sampler, interval) is added where it is not as released;
+    adapters, by the last part of their path that is no usual name.
     """
     path = Path(ckpt)
     base = path.with_suffix("") if path.suffix in WEIGHT_SUFFIXES else path
@@ -65,16 +67,11 @@ def run_folder(
     name += f"-st={scale_txt}" if scale_txt != TEXT_SCALE else ""
     name += f"-{sampler}" if sampler != SAMPLER else ""
     name += f"-gi={interval[0]}-{interval[1]}" if interval else ""
-    return base / name
-
-
-def lora_suffix(loras: Sequence[str]) -> str:
-    """Of a run's folder: adapters by the last part of their path that is no usual name."""
-    suffix, usual = "", ("checkpoints", Path(FILE).stem)
     for file, scale in adapter_files(loras):
+        usual = ("checkpoints", Path(FILE).stem)
         parts = [x for x in Path(file).absolute().with_suffix("").parts if x not in usual]
-        suffix += f"-lora={parts[-1]}" + (f"@{scale:g}" if scale != 1 else "")
-    return suffix
+        name += f"-lora={parts[-1]}" + (f"@{scale:g}" if scale != 1 else "")
+    return base / name
 
 
 def fingerprint(ckpt: str) -> str:
@@ -262,9 +259,8 @@ def generate_chunk(
         return model, stream
 
     for number, scales in enumerate(pairs):
-        how = inference.sampler, inference.guidance_interval
+        how = inference.sampler, inference.guidance_interval, config.loras
         folder = run_folder(ckpt, inference.seed, inference.steps, *scales, *how)
-        folder = folder.with_name(folder.name + lora_suffix(config.loras))
         check_provenance(folder / "made_by.json", info, LATER)
         # `clip/action/frame.jpg`: the last three parts of image_1, as in the released code.
         names = {item: "/".join(Path(item.entry.image_1).parts[-3:]) for item in items}

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+import yaml
 from diffusers import (
     AutoencoderKL,
     DiffusionPipeline,
@@ -57,15 +58,7 @@ from ldm.schema import InferenceConfig, ModelParams
 SIZE = 256  # of the networks' frames, where the autoencoder, one for previews, does not know it
 OUTPUTS = ("pil", "np", "pt", "latent")
 PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-REFUSED = {  # what pipelines of diffusers take, and why this one does not
-    **dict.fromkeys(("prompt", "prompt_embeds"), "expected the text as description"),
-    "negative_prompt_embeds": "expected the text as negative_prompt",
-    "width": "not to be chosen: frames have the aspect of image",
-    "eta": "not to be chosen: the sampler decides how much noise a step adds",
-    **dict.fromkeys(("timesteps", "sigmas"), "not to be chosen: the sampler spaces its steps"),
-    "cross_attention_kwargs": "expected settings of pipe.unet (adapters, attention processors)",
-    "clip_skip": "not to be chosen: training used the last layer of the text encoder",
-}
+REFUSED = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 Photo = Image.Image | str | os.PathLike | np.ndarray | Tensor
 Rows = Tensor | np.ndarray | str | os.PathLike
 

@@ -34,10 +34,6 @@ from mini import COMMANDS  # noqa: E402
 PIPELINE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 PRESETS, BASES, VARIANTS = (PIPELINE[name] for name in ("presets", "bases", "variants"))
 FULL_VARIANT = "description_image_text"
-LEGEND = """\
-done: share of frames where the oracle finds the action done; other: where it is
-found done in the frame of another action of the same clip, made from the same
-source; PSNR and gain over copying, dB, in the region that the action changes"""
 
 
 @dataclass
@@ -131,7 +127,7 @@ def summary(run: Run, variants: Sequence[str]) -> str:
             f"{variant:<24}{score['done_rate']:>8.1%}{score['other_action_rate']:>8.1%}"
             f"{score['psnr_changed']:>8.2f}{score['psnr_gain']:>+8.2f}"
         )
-    return "\n".join([*lines, LEGEND])
+    return "\n".join([*lines, PIPELINE["legend"]])
 
 
 def main(argv: Sequence[str]) -> None:

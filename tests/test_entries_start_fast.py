@@ -26,7 +26,6 @@ ENTRIES = (
     "vllm/scripts/convert_checkpoint.py",
     "vllm/scripts/merge_inference_results.py",
     "scripts/convert_checkpoint.py",
-    "scripts/frame_grid.py",
     "scripts/generate_frame.py",
     "lego.frame",
     "egogen.check",
@@ -120,11 +119,6 @@ REFUSED = [  # entry, arguments, what the one line says
     ),
     ("scripts/generate_frame.py", "--image {root}/none.jpg --action x", "no such"),
     ("lego.frame", "--image {root}/none.jpg --action x --action y", "no such"),
-    (
-        "scripts/frame_grid.py",
-        "--images i --dataset-root {root}/none --dataset ego4d --out o.jpg",
-        "no such file",
-    ),
     ("metrics/all_metrics_in_one.py", f"{METRICS} ssim", "no metric 'ssim'"),
     (
         "metrics/all_metrics_in_one.py",

@@ -59,10 +59,6 @@ def is_own(state: State) -> bool:
     return any(name.startswith(OWN + "vae.") for name in state)
 
 
-def is_released(state: State) -> bool:
-    return any(name.startswith(UNET) for name in state)
-
-
 def from_own(state: State, model: LegoModel, where: str, updates: int = 0) -> Weights:
     """A state dict of `ldm.training`: names of `LegoModel` behind "model.", EMA behind "ema.".
 
@@ -94,8 +90,9 @@ def from_released(state: State, model: LegoModel, where: str, start: bool = Fals
     `start`: Stable Diffusion v1 will do: a file without any conditioner leaves that out of `live`,
     and an EMA, which training does not start from, is not looked at.
     """
-    if not is_released(state):
-        raise EgoGenError(f"{where}: no entry begins with {UNET!r}, expected a released one")
+    if not any(name.startswith(UNET) for name in state):
+        expected = "expected a released one, Stable Diffusion v1, or one of this project"
+        raise EgoGenError(f"{where}: no entry begins with {UNET!r}, {expected}")
     _check_schedule(state, model, where)
     if start:
         state = {name: value for name, value in state.items() if not name.startswith(EMA)}

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from egogen import EgoGenError
 from egogen.weight_files import check_names, read_weight_file, shapes_of, tensors
 from ldm.checkpoints import layouts
 from ldm.checkpoints.diffusers_folder import read_folder
@@ -75,8 +74,6 @@ def load_start(model: LegoModel, path: str | None) -> None:
 def start_weights(state: dict[str, Tensor], model: LegoModel, where: str) -> layouts.Weights:
     if layouts.is_own(state):
         return layouts.from_own(state, model, where)
-    if not layouts.is_released(state):
-        raise EgoGenError(f"{where}: holds neither Stable Diffusion v1 nor weights of this project")
     denoiser = model.denoiser
     first = UNET + denoiser.released_name(denoiser.first_weight)
     if first in state:

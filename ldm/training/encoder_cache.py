@@ -83,22 +83,16 @@ def encode_shard(
 
 
 def write_cache(
-    folder: Path,
-    model: LegoModel,
-    split: Split,
-    dtype: str,
-    batch_size: int,
-    n_chunk: int = 1,
-    chunk_idx: int = 1,
+    folder: Path, model: LegoModel, split: Split, dtype: str, batch_size: int, chunk: tuple
 ) -> None:
-    """Make or finish one chunk (of shards) of the cache of one split.
+    """Make or finish one chunk (of shards) of the cache of one split; `chunk`: (how many, which).
 
     Shards that are there and complete are kept. Chunks may be made at the same time.
     """
     items, made_from = split.items, identity(split, model, dtype)
     info = folder / "cache.json"
     check_provenance(info, made_from)
-    numbers = floor_chunk(range(-(-len(items) // SHARD)), n_chunk, chunk_idx)
+    numbers = floor_chunk(range(-(-len(items) // SHARD)), *chunk)
     groups = {number: items[number * SHARD : (number + 1) * SHARD] for number in numbers}
     with Progress(sum(map(len, groups.values())), f"cache {folder.name}", "entries") as progress:
         for number, group in groups.items():

@@ -4,7 +4,6 @@ logs/<name>/   config.yaml, made_by.json (the seed), checkpoints/last.ckpt, metr
                finished.json, events (and wandb_id, where the log goes to W&B)
 """
 
-import importlib.util
 import inspect
 import logging
 import secrets
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from egogen import EgoGenError
 from egogen.atomic import read_json, write_json, write_text
+from egogen.errors import need_package
 from egogen.jobs import lock
 from egogen.provenance import check_provenance
 from ldm.checkpoints.layouts import is_own
@@ -106,8 +106,7 @@ def build_logger(kind: str, folder: Path) -> Any:
         return False
     if kind == "tensorboard":
         return pl.loggers.TensorBoardLogger(folder.parent, name=folder.name, version="")
-    if importlib.util.find_spec("wandb") is None:
-        raise EgoGenError("config: lightning.logger=wandb: pip install wandb first")
+    need_package("wandb", "config: lightning.logger=wandb")
     path = folder / "wandb_id"
     if rank_zero_only.rank == 0 and not path.exists():
         write_text(path, secrets.token_hex(4))

@@ -19,8 +19,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom; relative
 GRID = 128
 BLUR = 0.8  # px of the grid: takes noise away before pixels are classed
 
-_FILE = Path(__file__).with_name("thresholds.yaml")
-THRESHOLDS = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+THRESHOLDS = yaml.safe_load(Path(__file__).with_name("thresholds.yaml").read_text("utf-8"))
 HUES = THRESHOLDS["hues"]
 LEAST = 0.0024  # share of the image that a thing must cover to be seen
 WINDOW = (0.2, 0.24)  # a thing's pixels lie within such a box
@@ -121,19 +120,14 @@ def _sums(mask: np.ndarray, wide: int, high: int) -> np.ndarray:
     return np.rint(shares * (wide * high))
 
 
-def _densest(mask: np.ndarray, window: tuple[float, float]) -> tuple[int, int]:
-    """Centre (column, row) of the box of size `window` (relative) that holds most of the mask."""
-    boxes = _sums(mask, round(window[0] * GRID) | 1, round(window[1] * GRID) | 1)
-    best = boxes == boxes.max()  # the middle of all equally good places
-    rows, columns = np.nonzero(best)
-    return round(columns.mean()), round(rows.mean())
-
-
 def locate(mask: np.ndarray, window: tuple[float, float] = WINDOW) -> Seen | None:
     """The thing that a class shows, or None when too little of it is there."""
     if mask.mean() < LEAST:
         return None
-    column, row = _densest(mask, window)
+    # Begins with the box of the window's size that holds most of the mask.
+    boxes = _sums(mask, round(window[0] * GRID) | 1, round(window[1] * GRID) | 1)
+    rows, columns = np.nonzero(boxes == boxes.max())  # the middle of all equally good places
+    column, row = round(columns.mean()), round(rows.mean())
     for _ in range(3):
         near = np.zeros_like(mask)
         near[_reach(row, window[1]), _reach(column, window[0])] = True

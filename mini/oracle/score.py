@@ -135,15 +135,6 @@ def score_descriptions(truth: Mapping, texts: Mapping[str, Mapping[str, str]]) -
     return {"count": len(rows), **{name: _mean(row[name] for row in rows) for name in names}}
 
 
-def score_action_file(root: str | Path, dataset: str, path: str | Path, key: str) -> dict[str, Any]:
-    """`score_descriptions` of the texts under `key` of an action file."""
-    texts: dict[str, dict[str, str]] = {}
-    for entry in read_actions(path, (key,)):
-        texts.setdefault(entry.clip, {})[entry.action_id] = entry.texts[key]
-    scores = score_descriptions(read_truth(root, dataset), texts)
-    return {"name": dataset, "file": str(path), **scores}
-
-
 def main(argv: Sequence[str]) -> int:
     choices = {"name": DATASETS, "split": SPLITS}
     parser = read_parser(COMMANDS, "mini.oracle.score", __doc__, choices, key=DESCRIPTION_KEY)
@@ -152,7 +143,11 @@ def main(argv: Sequence[str]) -> int:
     what.add_argument("--descriptions", type=Path, help="action file with descriptions")
     args = parser.parse_args(argv)
     if args.descriptions:
-        result = score_action_file(args.dataset_root, args.name, args.descriptions, args.key)
+        texts: dict[str, dict[str, str]] = {}
+        for entry in read_actions(args.descriptions, (args.key,)):
+            texts.setdefault(entry.clip, {})[entry.action_id] = entry.texts[args.key]
+        scores = score_descriptions(read_truth(args.dataset_root, args.name), texts)
+        result = {"name": args.name, "file": str(args.descriptions), **scores}
         shown = ["count", *FACTS, "object_hand_target", "all"]
     else:
         result = score_folder(args.dataset_root, args.name, args.split, args.gen_path)

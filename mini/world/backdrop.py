@@ -1,6 +1,5 @@
 """What stays the same over a clip: wall, table and light."""
 
-import colorsys
 from functools import lru_cache
 
 import numpy as np
@@ -102,11 +101,3 @@ def light(rng: np.random.Generator, size: tuple[int, int], lit: float, gain: flo
     warm = rng.uniform(-0.03, 0.03)
     tint = np.array([1 + warm, 1.0, 1 - warm], np.float32)
     return (field[..., None] * tint).astype(np.float32)
-
-
-def tinted(hsv: tuple[float, float, float], tone: tuple[float, float, float]) -> np.ndarray:
-    """A kind's colour under its scene's hue shift (degrees), saturation and value factors."""
-    hue, saturation, value = hsv
-    turn = (hue + tone[0]) / 360 % 1.0
-    rgb = colorsys.hsv_to_rgb(turn, min(saturation * tone[1], 1.0), min(value * tone[2], 1.0))
-    return np.array(rgb, np.float32)

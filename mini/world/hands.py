@@ -4,15 +4,10 @@ import math
 
 import numpy as np
 
+from mini.world import objects
 from mini.world.paint import Layer, Pen, tube
 
-# Along the arm's own axes (units): x to the thumb's side, y towards the body (the pen turns them).
-FINGERS = (  # root x, y; direction of the first bone in radians from straight ahead; length
-    (-0.19, -0.14, -0.22, 0.34),
-    (-0.075, -0.2, -0.06, 0.42),
-    (0.045, -0.2, 0.06, 0.43),
-    (0.15, -0.15, 0.2, 0.36),
-)
+ARM, FINGERS = objects.DRAWINGS["arm"], objects.DRAWINGS["fingers"]
 
 
 def elbow(size: tuple[int, int], side: str, x: float) -> tuple[float, float]:
@@ -39,36 +34,28 @@ def arm_pen(
 
 def draw_arm(pen: Pen, length: float, skin: np.ndarray, sleeve: np.ndarray) -> None:
     """Sleeve and wrist, up to the palm at the origin; `length` (units) leads out of the frame."""
+    objects.draw(pen, ARM, skin, "wrist")
     shade = tube(pen.lit, vertical=False, low=0.5)
-    pen.capsule((0, 0.75), (0, 0.1), 0.19, 0.185, skin * 0.94, shade)
     pen.capsule((0, max(length, 1.2)), (0, 0.72), 0.4, 0.3, sleeve, shade)
-    pen.capsule((-0.24, 0.5), (0.24, 0.5), 0.05, 0.05, sleeve * 0.8)
-    pen.capsule((-0.1, 0.95), (0.14, 1.15), 0.015, 0.015, sleeve * 0.7, alpha=0.8)
-    pen.capsule((0.16, 0.8), (-0.04, 0.92), 0.012, 0.012, sleeve * 0.72, alpha=0.7)
+    objects.draw(pen, ARM, sleeve, "sleeve")
 
 
 def draw_hand(pen: Pen, skin: np.ndarray, curl: float) -> None:
-    """Back of the hand with four fingers; `curl` 0 stretched, 1 closed around something."""
+    """Back of the hand, fingers and thumb; `curl` 0 stretched, 1 closed around something."""
     pen.capsule((0, 0.16), (-0.01, -0.04), 0.19, 0.235, skin, tube(pen.lit, low=0.75))
+    shade, nail = tube(pen.lit, vertical=False, low=0.62), np.minimum(skin * 1.1 + 0.04, 1.0)
     for root_x, root_y, turn, length in FINGERS:
         bone = length * (0.55 - 0.1 * curl)
         middle = (root_x + bone * math.sin(turn), root_y - bone * math.cos(turn))
         bend = turn + curl * (0.9 if root_x < 0 else -0.5) * 0.4
         rest = length * (0.5 - 0.12 * curl)
         tip = (middle[0] + rest * math.sin(bend), middle[1] - rest * math.cos(bend))
-        shade = tube(pen.lit, vertical=False, low=0.62)
         pen.capsule((root_x, root_y), middle, 0.078, 0.068, skin, shade)
         pen.capsule(middle, tip, 0.068, 0.055, skin * 1.03, shade)
-        pen.ellipse(tip[0], tip[1], 0.036, 0.04, np.minimum(skin * 1.1 + 0.04, 1.0), alpha=0.8)
+        pen.ellipse(*tip, 0.036, 0.04, nail, alpha=0.8)
         pen.glow(root_x, root_y, 0.07, 0.06, np.minimum(skin * 1.15, 1.0), alpha=0.6)
-    draw_thumb(pen, skin, curl)
-
-
-def draw_thumb(pen: Pen, skin: np.ndarray, curl: float) -> None:
-    """The thumb; closed it lies across what the hand holds."""
-    shade = tube(pen.lit, vertical=False, low=0.62)
-    joint = (0.3, -0.1 - 0.1 * curl)
+    joint = (0.3, -0.1 - 0.1 * curl)  # of the thumb, which closed lies across what is held
     tip = (0.36 - 0.2 * curl, -0.3 - 0.08 * curl)
     pen.capsule((0.13, 0.1), joint, 0.095, 0.078, skin, shade)
     pen.capsule(joint, tip, 0.075, 0.06, skin * 1.03, shade)
-    pen.ellipse(tip[0], tip[1], 0.035, 0.042, np.minimum(skin * 1.1 + 0.04, 1.0), alpha=0.8)
+    pen.ellipse(*tip, 0.035, 0.042, nail, alpha=0.8)

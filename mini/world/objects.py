@@ -32,7 +32,7 @@ SUDS = tuple(  # a sunflower of bubbles, x and y in [-1, 1]
 
 
 def draw(pen: Pen, part: dict[str, list], colour: np.ndarray, condition: str) -> None:
-    """A part of `BACK` or `FRONT` (or `GRIP`) in the colour and condition of a thing."""
+    """A part of `BACK` or `FRONT` (`GRIP`, the arm) in the colour and condition of a thing."""
     own = part.get(condition, part.get("otherwise", []))
     for shape in [*part.get("first", []), *own, *part.get("last", [])]:
         _draw_shape(pen, colour, **shape)

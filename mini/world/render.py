@@ -1,5 +1,6 @@
 """State -> image. Layers of things that do not change are drawn once a clip and kept."""
 
+import colorsys
 import math
 
 import numpy as np
@@ -40,7 +41,11 @@ class Renderer:
         return Image.fromarray((canvas * 255.0 + 0.5).astype(np.uint8))
 
     def colour(self, kind: str) -> np.ndarray:
-        return backdrop.tinted(KINDS[kind].hsv, self.scene.tones[kind])
+        """A kind's colour under the scene's hue shift (degrees), saturation and value factors."""
+        (hue, saturation, value), tone = KINDS[kind].hsv, self.scene.tones[kind]
+        turn = (hue + tone[0]) / 360 % 1.0
+        rgb = colorsys.hsv_to_rgb(turn, min(saturation * tone[1], 1.0), min(value * tone[2], 1.0))
+        return np.array(rgb, np.float32)
 
     def base(self, thing: Thing) -> tuple[float, float]:
         return thing.x * self.width, thing.y * self.height

@@ -10,14 +10,7 @@ import numpy as np
 
 from mini.world.kinds import JITTER, KINDS, PLACES, SIDES, WORLD
 
-# (stored size, size of the original video, probability)
-SIZES = {
-    "ego4d": (((455, 256), (1920, 1080), 0.6), ((341, 256), (1440, 1080), 0.4)),
-    "epickitchen": (((456, 256), (1920, 1080), 1.0),),
-}
-HELD = {"apple": 0.17, "carrot": 0.17, "mug": 0.1, "bottle": 0.2, "knife": 0.16, "sponge": 0.2}
-CONDITIONS = {"open": "open", "close": "closed", "cut": "cut", "wash": "washed"}  # verb -> after it
-VERB_WEIGHTS = {"pick up": 0.3, "open": 1.2, "close": 1.2, "put": 1.0, "pour": 1.3, "cut": 1.2}
+SIZES, HELD, CONDITIONS = WORLD["sizes"], WORLD["held"], WORLD["conditions"]
 
 
 @dataclass(frozen=True)
@@ -95,8 +88,8 @@ def sample_scene(rng: np.random.Generator, dataset: str, wanted_actions: int = 3
         state = _holding_state(rng) if rng.random() < 0.6 else _idle_state(rng)
         options = possible_actions(state)
     return Scene(
-        size=size,
-        video_size=video_size,
+        size=tuple(size),
+        video_size=tuple(video_size),
         table=str(rng.choice([*WORLD["tables"]], p=(0.4, 0.2, 0.2, 0.2))),
         look_seed=int(rng.integers(2**31)),
         lit=float(rng.uniform(-1, 1)),
@@ -104,15 +97,10 @@ def sample_scene(rng: np.random.Generator, dataset: str, wanted_actions: int = 3
         skin=WORLD["skins"][rng.integers(len(WORLD["skins"]))],
         sleeve=WORLD["sleeves"][rng.integers(len(WORLD["sleeves"]))],
         sway={side: tuple(rng.uniform(-0.015, 0.015, 2).tolist()) for side in SIDES},
-        tones={kind: _tone(rng) for kind in KINDS},
+        tones={kind: tuple(float(rng.uniform(*ends)) for ends in WORLD["tones"]) for kind in KINDS},
         state=state,
         actions=_choose(rng, options, wanted_actions),
     )
-
-
-def _tone(rng: np.random.Generator) -> tuple[float, float, float]:
-    hue, saturation, value = (rng.uniform(*ends) for ends in ((-3, 3), (0.93, 1.05), (0.93, 1.04)))
-    return float(hue), float(saturation), float(value)
 
 
 def _stand(rng: np.random.Generator, kind: str, place: str) -> Thing:
@@ -199,7 +187,7 @@ def _work(held: str, side: str, target: str) -> Action:
 
 def _choose(rng: np.random.Generator, options: list[Action], count: int) -> tuple[Action, ...]:
     """`count` different actions; rarer verbs are drawn more often."""
-    weights = np.array([VERB_WEIGHTS.get(action.verb, 1.0) for action in options])
+    weights = np.array([WORLD["verb_weights"].get(action.verb, 1.0) for action in options])
     picked = rng.choice(len(options), size=count, replace=False, p=weights / weights.sum())
     return tuple(options[i] for i in picked)
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from egogen.actions import DESCRIPTION_KEY, conversation
-from egogen.atomic import read_json, write_bytes, write_json
+from egogen.atomic import write_bytes, write_json
 from egogen.errors import EgoGenError
 from egogen.jobs import track
 from egogen.labels import clean_label, question
 from egogen.layout import GROUND_TRUTH, SPLITS, action_file, frame_folder, metadata_file
+from egogen.provenance import check_provenance
 from mini.world.clips import Clip
 
 RECORD = "mini.json"
@@ -89,15 +90,8 @@ def conversations(dataset: str, entries: dict[str, dict[str, dict[str, str]]]) -
 def check_request(root: Path, request: dict[str, Any]) -> None:
     """Refuse a folder that was begun with another request, and one that is not ours."""
     record = root / RECORD
-    if record.exists():
-        found = read_json(record)
-        found = found.get("request") if isinstance(found, dict) else None
-        if found != request:
-            raise EgoGenError(
-                f"{record}: this folder was made by {found}, expected {request}; choose another "
-                "folder, or remove this one"
-            )
-    elif (root / "EgoGen").exists():
+    check_provenance(record, {"request": request})
+    if not record.exists() and (root / "EgoGen").exists():
         raise EgoGenError(
             f"{root}: holds a dataset but no {RECORD}, expected an empty folder or one made here"
         )

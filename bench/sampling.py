@@ -31,7 +31,7 @@ from bench.measuring import COMMANDS, peak_bytes, seconds  # noqa: E402
 from egogen.devices import usable_device  # noqa: E402
 from egogen.errors import run_command  # noqa: E402
 from egogen.flags import read_command, read_parser  # noqa: E402
-from ldm.config import GenerateConfig, load_config  # noqa: E402
+from ldm.config import Config, GenerateConfig, load_config  # noqa: E402
 from ldm.generate import prepare  # noqa: E402
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision  # noqa: E402
 from ldm.sampling import Conditioning, Denoise, guidance_branches, guided_denoiser  # noqa: E402
@@ -39,6 +39,15 @@ from ldm.schema import InferenceConfig  # noqa: E402
 
 TEXT, IMAGE = 7.5, 1.5
 SIZES = read_command(COMMANDS, "sampling")["sizes"]
+
+
+def build(kind: type[Config], size: str, overrides: Sequence[str]) -> tuple[LegoModel, Config]:
+    """A model with random weights, and its config."""
+    config = load_config(kind, [], [*SIZES[size], *overrides])
+    model = LegoModel(config.model)
+    # There need be no tokenizer: which ids stand in a text does not change the work.
+    model.tokenize = lambda prompts: torch.zeros(len(prompts), 77, dtype=torch.int64)
+    return model, config
 
 
 def made_up(model: LegoModel, batch: int) -> Conditioning:
@@ -120,8 +129,8 @@ def main(argv: Sequence[str]) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     words = [f"inference.{word}" for word in arguments.inference]
-    config = load_config(GenerateConfig, [], [*SIZES[arguments.size], *words])
-    model = LegoModel(config.model).eval().requires_grad_(False).to(device)
+    model, config = build(GenerateConfig, arguments.size, words)
+    model.eval().requires_grad_(False).to(device)
     precision = resolved_precision(device, config.inference.precision)
     with autocast(device, precision):
         found = measure(model, config.inference, arguments.batch, arguments.repeats)

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY = ("--size", "tiny", "--repeats", "1")
 BENCHES = {  # script: (arguments, a key of what is printed)
     "sampling": (TINY, "step_ratio"),
+    "training": (TINY, "ratio"),
     "describe": (
         ("--samples", "2", "--batch-size", "2", "--tokens", "2", "--repeats", "1"),
         "speedup_over_batched_generate",

@@ -3,7 +3,6 @@
     python mini/run.py quick                      # what scripts/quickstart.sh calls
     python mini/run.py full --seed 1 --out runs/full1
     python mini/run.py ablation --out runs/full0  # the paper's ablation on that run's data
-    python mini/run.py quick --base qwen2_5_vl    # stage 1 of another class of models
 
 A step that has been done, and whose files nobody has touched, is not done again; one that was
 stopped in the middle goes on where it was (the commands see to that).
@@ -32,7 +31,7 @@ from egogen.flags import read_parser  # noqa: E402
 from mini import COMMANDS  # noqa: E402
 
 PIPELINE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-PRESETS, BASES, VARIANTS = (PIPELINE[name] for name in ("presets", "bases", "variants"))
+PRESETS, VARIANTS = PIPELINE["presets"], PIPELINE["variants"]
 FULL_VARIANT = "description_image_text"
 
 
@@ -131,17 +130,13 @@ def summary(run: Run, variants: Sequence[str]) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    choices = {"what": [*PRESETS, "ablation"], "base": BASES, "preset": PRESETS}
+    choices = {"what": [*PRESETS, "ablation"], "preset": PRESETS}
     args = read_parser(COMMANDS, "run", __doc__, choices).parse_args(argv)
     preset = args.preset if args.what == "ablation" else args.what
-    name = "quickstart" if preset == "quick" else preset
-    default = PROJECT / "runs" / (name if args.base == "llava" else f"{name}_{args.base}")
+    default = PROJECT / "runs" / ("quickstart" if preset == "quick" else preset)
     out = (args.out or default).absolute()
     values = {"python": shlex.quote(sys.executable), "out": shlex.quote(str(out))}
-    run = Run(out, values | {"seed": args.seed} | PRESETS[preset] | BASES[args.base])
-    config = run.out / "vllm_base" / "config.json"
-    if config.exists() and (kind := read_json(config)["model_type"]) != args.base:
-        raise EgoGenError(f"{config}: a {kind} model, expected {args.base}; choose another --out")
+    run = Run(out, values | {"seed": args.seed} | PRESETS[preset])
     begun = time.monotonic()
     run.do("base")
     for split in ("val", "train"):

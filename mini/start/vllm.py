@@ -2,7 +2,7 @@
 
 A vocabulary of the tuning texts, a vision tower whose features say what patches show, and a
 language model that answers questions about the frames: all that tuning starts from, made on train
-only. It is a Llava, or with --base a model of another class of transformers.
+only.
 """
 
 from collections.abc import Sequence
@@ -18,20 +18,17 @@ from llava.train.data import read_conversations
 from mini import COMMANDS
 from mini.start.vllm_llava import LlavaBase
 from mini.start.vllm_pretrain import pretrain_language, pretrain_vision, scene_pixels
-from mini.start.vllm_qwen import QwenBase
 from mini.start.vllm_scenes import caption, label_words, mirror, questions, read_scenes
 
 FINISHED_FILE = "finished.json"
-BASES: dict[str, type[LlavaBase] | type[QwenBase]] = {"llava": LlavaBase, "qwen2_5_vl": QwenBase}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = read_parser(COMMANDS, "mini.start.vllm", __doc__, {"base": BASES})
-    args = parser.parse_args(argv)
+    args = read_parser(COMMANDS, "mini.start.vllm", __doc__).parse_args(argv)
     settings = {name: str(value) for name, value in vars(args).items() if name != "out"}
     path = args.out / FINISHED_FILE
-    made = {"base": "llava", **read_json(path)["settings"]} if path.exists() else {}
-    # A folder of before says more of itself, the sizes that are constants now, and names no base.
+    made = read_json(path)["settings"] if path.exists() else {}
+    # A folder of before says more of itself, the sizes that are constants now.
     if settings.items() <= made.items():
         print(f"{args.out}: finished, nothing to do")
         return
@@ -46,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for scene in scenes:
         rng = np.random.default_rng(args.seed)
         texts += [*caption(scene, rng), *questions(scene, rng, len(scene.things))]
-    base = BASES[args.base](texts, args.out)
+    base = LlavaBase(texts, args.out)
     pixels = scene_pixels(scenes, base.frames)
     losses = {
         "vision": pretrain_vision(base, scenes, pixels, args.vision_steps, args.seed),

@@ -13,10 +13,8 @@ from llava.image_processing import ImageProcessor
 from llava.tokens import Encoded, collate
 from mini.start.learning import flat_rates, learn
 from mini.start.vllm_llava import LlavaBase
-from mini.start.vllm_qwen import QwenBase
 from mini.start.vllm_scenes import Scene, caption, label_words, patch_labels, questions
 
-Base = LlavaBase | QwenBase
 BACKGROUND_WEIGHT = 0.1  # nearly all patches are table
 BATCH, RATE, DECAY = 16, 3e-3, 0.01  # scenes a step, highest learning rate, weight decay
 # In all but the last WHOLE share of the steps, language sees KEPT patches of an image, mostly of
@@ -37,7 +35,7 @@ def scene_pixels(scenes: Sequence[Scene], processor: ImageProcessor) -> torch.Te
     )
 
 
-def word_directions(base: Base) -> list[torch.Tensor]:
+def word_directions(base: LlavaBase) -> list[torch.Tensor]:
     """Per group of labels the unit directions (labels, D) of their words among the embeddings."""
     table = base.model.get_input_embeddings().weight.detach()
     groups = []
@@ -48,7 +46,7 @@ def word_directions(base: Base) -> list[torch.Tensor]:
 
 
 def pretrain_vision(
-    base: Base, scenes: Sequence[Scene], pixels: torch.Tensor, steps: int, seed: int
+    base: LlavaBase, scenes: Sequence[Scene], pixels: torch.Tensor, steps: int, seed: int
 ) -> float:
     """Train tower and projector so that features of patches say what kind of thing they show, where
     and in which condition.
@@ -81,7 +79,7 @@ def pretrain_vision(
 
 
 def pretrain_language(
-    base: Base, scenes: Sequence[Scene], pixels: torch.Tensor, steps: int, seed: int
+    base: LlavaBase, scenes: Sequence[Scene], pixels: torch.Tensor, steps: int, seed: int
 ) -> float:
     """Train projector and language model to list, and to answer, what stands where."""
     rng = np.random.default_rng(stable_seed(seed, "language"))

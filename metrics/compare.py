@@ -11,13 +11,13 @@ if not __package__:  # run as a script: see the package's docstring
 
 from collections.abc import Sequence
 
-from egogen.atomic import atomic_path, write_json
+from egogen.atomic import write_json
 from egogen.errors import EgoGenError, run_command
 from egogen.flags import read_parser
 from metrics import COMMANDS
 from metrics.reporting.runs import compare_runs, read_run
 
-JSON_FILE, IMAGE_FILE = "compare.json", "compare.png"
+JSON_FILE = "compare.json"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,13 +30,11 @@ def main(argv: Sequence[str]) -> int:
         versus.first.name, versus.second.name = (f"{versus.first.name} ({x})" for x in "AB")
     out = options.out or versus.second.folder.parent / f"compare_with_{versus.first.name}"
 
-    from metrics.reporting.comparison import comparison_figure, text_table  # slow to import
+    from metrics.reporting.comparison import text_table  # slow to import
 
     print(text_table(versus))
     write_json(out / JSON_FILE, versus.to_json())
-    with atomic_path(out / IMAGE_FILE) as temporary:
-        comparison_figure(versus).savefig(temporary, format="png")
-    print(f"written: {out / JSON_FILE}, {out / IMAGE_FILE}")
+    print(f"written: {out / JSON_FILE}")
     return 0
 
 

@@ -1,11 +1,9 @@
 """Two runs side by side: the table for a terminal, and drawings of frames and differences."""
 
-from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from metrics.intervals import FLIPS, Comparison
@@ -19,10 +17,7 @@ NOTE = (
     "resampled clips), not corrected for the number of figures. In the share of frames in which B\n"
     "is better a tie counts half."
 )
-PAPER, DARK = "#fbfaf8", "#1d1c1a"
 MANY = 1500  # points that an SVG holds one by one; more become an image
-COLUMNS = 4  # of panels in compare.png
-PANEL = (3.5, 3.3)  # inches
 
 
 def p_text(p_value: float | None) -> str:
@@ -64,18 +59,18 @@ def text_table(versus: Versus) -> str:
     return "\n".join([*lines, "", NOTE, *(f"left out: {line}" for line in versus.skipped)])
 
 
-def draw_frames(axes: Axes, versus: Versus, found: Comparison, ink: str) -> None:
+def draw_frames(axes: Axes, versus: Versus, found: Comparison) -> None:
     """A point a frame, A's value across and B's up; on the diagonal they are equal."""
     key = KEYS[found.key]
     values = np.array(versus.values(found.key))
     values = values[:, np.isfinite(values).all(axis=0)]
     better = (values[1] > values[0]) == key.higher_is_better
     names = f"A: {_short(versus.first.name)}", f"B: {_short(versus.second.name)}"
-    plain_axes(axes, ink, key.label, *names)
+    plain_axes(axes, key.label, *names)
     low, high = values.min(), values.max()
     margin = 0.05 * (high - low) or 0.5
     limits = (low - margin, high + margin)
-    axes.plot(limits, limits, color=ink, alpha=0.4, linewidth=1)
+    axes.plot(limits, limits, color=INK, alpha=0.4, linewidth=1)
     count, colours = values.shape[1], np.where(better, ACCENT, SECOND)
     look: dict = {"s": 9 if count < 400 else 4, "alpha": 0.55, "linewidths": 0}
     axes.scatter(values[0], values[1], c=colours, rasterized=count > MANY, **look)
@@ -86,7 +81,7 @@ def draw_frames(axes: Axes, versus: Versus, found: Comparison, ink: str) -> None
     place: dict = {"x": 0.03, "y": 0.96, "ha": "left", "va": "top"}  # on the side of the worse
     if key.higher_is_better:
         place = {"x": 0.97, "y": 0.04, "ha": "right", "va": "bottom"}
-    axes.text(**place, s=share, transform=axes.transAxes, color=ink, size=8)
+    axes.text(**place, s=share, transform=axes.transAxes, color=INK, size=8)
 
 
 def _short(name: str) -> str:
@@ -95,36 +90,10 @@ def _short(name: str) -> str:
     return name.replace("$", r"\$")
 
 
-def panels(versus: Versus, ink: str = INK) -> list[Drawing]:
+def panels(versus: Versus) -> list[Drawing]:
     """The frames of each figure. The scaled LPIPS look like the unscaled ones: see the table."""
     return [
-        partial(draw_frames, versus=versus, found=figure, ink=ink)
+        partial(draw_frames, versus=versus, found=figure)
         for figure in versus.figures
         if figure.wins is not None and not figure.key.endswith("_scaled")
     ]
-
-
-def comparison_figure(versus: Versus) -> Figure:
-    """All panels and the names of the runs."""
-    drawn = panels(versus, DARK) or [partial(_write_overall, figures=versus.figures)]
-    columns = min(COLUMNS, max(2, len(drawn)))
-    rows = -(-len(drawn) // columns)
-    size = PANEL[0] * columns, PANEL[1] * rows + 0.6
-    figure = Figure(size, dpi=120, facecolor=PAPER, layout="constrained")
-    title = f"A: {_short(versus.first.name)}   B: {_short(versus.second.name)}"
-    count = f"{len(versus.frames)} frames of {versus.clips} clips"
-    figure.suptitle(f"{title}   ({count})", color=DARK, fontsize=12, fontweight="bold")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, draw in zip(grid, drawn, strict=False):
-        axes.set_facecolor(PAPER)
-        draw(axes)
-    for axes in grid[len(drawn) :]:
-        axes.set_axis_off()
-    return figure
-
-
-def _write_overall(axes: Axes, figures: Sequence[Comparison]) -> None:
-    """For runs that have only figures without per-frame values in common."""
-    axes.set_axis_off()
-    lines = [f"{KEYS[one.key].title}: {one.first:.2f} / {one.second:.2f}" for one in figures]
-    axes.text(0, 0.9, "\n".join(lines), transform=axes.transAxes, va="top", color=DARK)

@@ -28,17 +28,17 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return np.convolve(values, window, "same") / counts
 
 
-def plain_axes(axes: Axes, ink: str, title: str, across: str = "", up: str = "") -> None:
-    """Axes with their names, for a page or an image."""
-    axes.set_title(title, color=ink, fontsize=10, loc="left", fontweight="bold")
-    axes.set_xlabel(across, color=ink)
-    axes.set_ylabel(up, color=ink)
+def plain_axes(axes: Axes, title: str, across: str = "", up: str = "") -> None:
+    """Axes with their names."""
+    axes.set_title(title, color=INK, fontsize=10, loc="left", fontweight="bold")
+    axes.set_xlabel(across, color=INK)
+    axes.set_ylabel(up, color=INK)
     for name, spine in axes.spines.items():
         spine.set_visible(name in ("left", "bottom"))
-        spine.set_color(ink)
+        spine.set_color(INK)
         spine.set_alpha(0.35)
-    axes.tick_params(colors=ink, length=0, pad=5)
-    axes.grid(axis="y", color=ink, alpha=0.12, linewidth=0.8)
+    axes.tick_params(colors=INK, length=0, pad=5)
+    axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -46,7 +46,7 @@ def plain_axes(axes: Axes, ink: str, title: str, across: str = "", up: str = "")
 
 def draw_curve(axes: Axes, curve: Curve) -> None:
     """Training loss as a faint line with its running mean, validation loss with its points."""
-    plain_axes(axes, INK, curve.title, "step", "loss")
+    plain_axes(axes, curve.title, "step", "loss")
     for name, points in curve.lines.items():
         steps, values = np.array(sorted(points), dtype=np.float64).T
         if name == "training":
@@ -61,7 +61,7 @@ def draw_curve(axes: Axes, curve: Curve) -> None:
 
 def draw_histogram(axes: Axes, values: Sequence[float], title: str, signed: bool) -> None:
     """How often a figure takes which value; below zero in another colour where that says much."""
-    plain_axes(axes, INK, title, up="frames")
+    plain_axes(axes, title, up="frames")
     counts, edges = np.histogram(values, bins=min(24, max(6, len(values) // 4)))
     centres = (edges[1:] + edges[:-1]) / 2
     colours = [SECOND if signed and centre < 0 else ACCENT for centre in centres]

@@ -42,6 +42,7 @@ def completion(text: Any, reason: str = "stop", **fields: Any) -> dict[str, Any]
 
 GOOD = "The right hand {}, as the other one rests on the table beside it without moving."
 TEXTS: dict[str, Any] = {  # fault -> what is answered in place of a description
+    "yes": "Yes.",
     "nothing": "",
     "blank": " \n ",
     "short": "thing",

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from egogen import actions, atomic, errors, labels, served
+from egogen import actions, atomic, errors, jobs, labels, served
 from metrics import evaluate, frame_pairs, intervals, results
 from metrics.registry import Measured, finite_mean
 
@@ -44,7 +44,7 @@ def questions(args: Namespace) -> tuple[dict[served.Key, Any], list[str], list[s
     """
     entries, left_out = actions.scan_actions(args.edit_file)
     asked: dict[served.Key, Any] = {}
-    for entry in entries[: args.limit]:
+    for entry in jobs.track(entries[: args.limit], len(entries[: args.limit]), "read", "frames"):
         places = (args.source_path, entry.image_0), (args.gen_path, entry.image_1)
         phrase = labels.clean_label(" ".join(entry.label.split()), "ego4d")  # reads both styles
         try:
@@ -57,10 +57,8 @@ def questions(args: Namespace) -> tuple[dict[served.Key, Any], list[str], list[s
             continue
         digest = hashlib.sha256(b"\0".join(content)).hexdigest()[:16]
         for name, text in QUESTIONS.items():
-            asked[entry.key, f"{name} {digest}"] = (
-                paths,
-                labels.question(phrase, RULES["asked"] + text),
-            )
+            text = labels.question(phrase, RULES["asked"] + text)
+            asked[entry.key, f"{name} {digest}"] = paths, text
     if not asked:
         raise errors.EgoGenError(f"{args.gen_path}: no frame to judge ({', '.join(left_out[:1])})")
     return asked, list(dict.fromkeys(key for key, _ in asked)), left_out
@@ -100,13 +98,14 @@ def judge(args: Namespace) -> int:
     atomic.write_csv(out.with_suffix(".csv"), [["sample", *QUESTIONS], *rows])
     values = np.array([[VALUES.get(reading, nan) for reading in row[1:]] for row in rows])
     columns = dict(zip(QUESTIONS, values.T.tolist(), strict=True))
+    # No where one answer is no, unknown (nan) where one cannot be read.
     columns["all"] = np.where((values == 0).any(axis=1), 0, values.mean(axis=1)).tolist()
     kappas, numbers = {}, intervals.clip_numbers(clips)
     for name, theirs in others.items():
         mine = np.array(columns["done" if name == "oracle" else "all"])
         parts = np.where(np.isnan(mine + theirs), nan, [mine == theirs, mine, theirs])
         columns[f"{name}_accuracy"] = parts[0].tolist()
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):  # nan where neither of both ever varies
             means = (np.nansum(part) / np.isfinite(part).sum() for part in parts)
             drawn = (intervals.resampled_means(part, numbers) for part in parts)
             same, one, two = map(np.append, drawn, means)

@@ -6,18 +6,26 @@ import os
 import re
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from PIL import Image
 
+from egogen.atomic import parse_json
 from egogen.errors import EgoGenError, need_package
-from egogen.frames import data_uri
+from egogen.frames import data_uri, read_rgb
+from egogen.jobs import Progress, lock
+from egogen.provenance import check_provenance, record_provenance
 
 TRIES = 3  # replies to one question that are looked at
 STOP_AFTER = 3  # questions in a row without an answer: the server is at fault then, not they
+IMAGE_SIDE = 768  # pixels; models scale larger frames down anyway
 Message = Any  # of chat.completions: {"role", "content"}
+Key = tuple[str, str]  # of a question: entry, and what is asked about it
+Answers = dict[Key, tuple[str, str]]  # text, and what is wrong with it or how it is read
 
 
 def check_arguments(args: Namespace, *more: str) -> None:
@@ -43,12 +51,19 @@ def read_key(url: str) -> str:
     raise EgoGenError("--base-url: expected http://HOST:PORT/v1")
 
 
-def message(text: str, image: Image.Image | None = None, form: str = "PNG", **how: Any) -> Message:
-    """A question; an image in front of it is sent in this form, saved with the options `how`."""
-    if image is None:
+def shown(path: Path) -> Image.Image:
+    """An image as models are sent it. Raises EgoGenError as `read_rgb` does."""
+    image = read_rgb(path)
+    image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
+    return image
+
+
+def message(text: str, *images: Image.Image, form: str = "PNG", **how: Any) -> Message:
+    """A question; images in front of it are sent in this form, saved with the options `how`."""
+    if not images:
         return {"role": "user", "content": text}
-    shown = {"type": "image_url", "image_url": {"url": data_uri(image, form, **how)}}
-    return {"role": "user", "content": [shown, {"type": "text", "text": text}]}
+    shown = [{"type": "image_url", "image_url": {"url": data_uri(x, form, **how)}} for x in images]
+    return {"role": "user", "content": [*shown, {"type": "text", "text": text}]}
 
 
 def said(reply: str) -> tuple[str, str]:
@@ -120,3 +135,58 @@ class Server:
             hint = "expected a server up to /v1 that knows model and key"
             raise EgoGenError(f"--base-url: no answer ({text}); {hint}") from None
         return text
+
+
+def ask_all(
+    args: Namespace, out: Path, made_by: dict, asked: dict, answer: Callable, doing: str, unit: str
+) -> tuple[Answers, list[str]]:
+    """Await `answer(server, asked[key])` where there is none yet -> (answers, a line for each
+    question without one). `doing` and `unit` are as "curating" and "actions".
+
+    They lie in `<out>.journal`, beside what made them; those of another origin are refused.
+    """
+    read_key(args.base_url)
+    record, journal = (Path(f"{out}{end}") for end in (".made_by.json", ".journal"))
+    check_provenance(record, made_by)
+    with lock(out.with_name(f".{out.name}.lock"), doing):
+        known, failures = read_journal(journal), list[str]()
+        left, server = [key for key in asked if key not in known], Server(args, bool(known))
+        bar, waiting = Progress(len(asked), doing, unit, len(asked) - len(left)), iter(left)
+
+        async def worker() -> None:
+            for key in waiting:
+                try:
+                    known[key] = await answer(server, asked[key])
+                    record_provenance(record, made_by)
+                    with open(journal, "a") as file:
+                        print(json.dumps([*key, *known[key]]), file=file, flush=True)
+                        os.fsync(file)
+                    server.answered()
+                    bar.update()
+                except (*server.errors, EgoGenError) as error:
+                    failures.append(f"entry {key[0]}: {server.failure(error)}")
+
+        async def work() -> None:
+            async with server.client:
+                await asyncio.gather(*(worker() for _ in range(args.concurrency)))
+
+        with bar:
+            asyncio.run(work())
+    if failures and not server.sure:
+        raise EgoGenError(failures[0])
+    return {key: known[key] for key in asked if key in known}, failures
+
+
+def read_journal(path: Path) -> Answers:
+    """What it holds; a line that a kill cut short is removed."""
+    data = path.read_bytes() if path.exists() else b""
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != data:
+        os.truncate(path, len(whole))
+    known = {}
+    for number, line in enumerate(whole.splitlines(), 1):
+        value = parse_json(line, f"{path}: line {number}")
+        if not isinstance(value, list) or list(map(type, value)) != [str] * 4:
+            raise EgoGenError(f"{path}: line {number}: expected entry, question, text and flaw")
+        known[value[0], value[1]] = value[2], value[3]
+    return known

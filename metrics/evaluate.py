@@ -89,16 +89,16 @@ def evaluate(
         known = identity, found.overall, found.columns
         results.add(metric.name, Part(*known, *intervals(found, clips), found.documents))
     results.write()
-    print(table(results))
+    print(table(results.counts | results.merged("overall") | results.merged("intervals")))
     print(f"written: {results.folder / METRIC_FILE}")
     return results
 
 
-def table(results: Results) -> str:
-    """One line a figure, with its interval."""
-    lines, intervals_of = [], results.merged("intervals")
-    for key, value in {**results.counts, **results.merged("overall")}.items():
-        interval = intervals_of.get(key + SUFFIX)
+def table(figures: dict) -> str:
+    """One line a figure of metric.json, with its interval."""
+    lines = []
+    for key, value in [item for item in figures.items() if not item[0].endswith(SUFFIX)]:
+        interval = figures.get(key + SUFFIX)
         text = "-" if value is None else str(round(value, 4))
         spread = f"   95 %: {interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
         lines.append(f"{key:24} {text:>12}{spread}")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import bad_input_curating
+import bad_input_judge
 import bad_input_served
 import model_families
 import torch
@@ -139,6 +140,7 @@ ENTRIES: dict[str, tuple[Callable, str]] = {
         "--dataset ego4d --dataset-root {root} --gen_path {root}/run/images "
         "--metric {root}/metric --out {root}/out",
     ),
+    "judge": (bad_input_judge.judge, bad_input_judge.LINE),
     "copy source": (
         copy_source.main,
         f"--source-path {FRAMES}/val --edit_file {{root}}/ego4d_val.json --out {{root}}/out",

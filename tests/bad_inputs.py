@@ -23,6 +23,7 @@ from bad_input_damage import (
 from bad_input_download import DOWNLOADS
 from bad_input_files import CLIP, TRUTH, VAL_ACTIONS, field, products
 from bad_input_guidance import GUIDANCE
+from bad_input_judge import JUDGING
 from bad_input_lora import LORA
 from bad_input_models import MODELS
 from bad_input_served import SERVED
@@ -245,7 +246,7 @@ WRITERS = (
     "compact",
 )
 WRITERS += ("convert vllm", "cache", "train", "convert ldm", "metrics", "compare", "report")
-WRITERS += ("copy source",)
+WRITERS += ("copy source", "judge")
 COMMAND_LINES = [
     Case("describe", "no such chunk", untouched, ("chunk",), more="--num-chunks 2 --chunk-idx 3"),
     Case("describe", "batch of 0", untouched, ("batch",), more="--batch-size 0"),
@@ -358,6 +359,7 @@ CASES = [
     *CURATING,
     *TUNING,
     *SERVED,
+    *JUDGING,
     *ANNOTATIONS,
     *DOWNLOADS,
     *MODELS,

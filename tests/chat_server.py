@@ -42,6 +42,7 @@ def completion(text: Any, reason: str = "stop", **fields: Any) -> dict[str, Any]
 
 GOOD = "The right hand {}, as the other one rests on the table beside it without moving."
 TEXTS: dict[str, Any] = {  # fault -> what is answered in place of a description
+    "yes": "Yes.",
     "nothing": "",
     "blank": " \n ",
     "short": "thing",
@@ -80,6 +81,7 @@ class ChatServer(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.faults: list[str] = []
+        self.answer_to: Callable[[dict[str, Any]], Any] = lambda body: described(question_of(body))
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.times: list[float] = []
@@ -137,7 +139,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send(200, BODIES[fault], kind)
         elif fault in ("tokens", "filter"):
             reason = {"tokens": "length", "filter": "content_filter"}[fault]
-            self.answer(200, completion(described(question_of(body)), reason))
+            self.answer(200, completion(server.answer_to(body), reason))
         elif fault == "tools":
             self.answer(200, completion(None, "tool_calls", tool_calls=[{"type": "function"}]))
         elif fault == "refusal":
@@ -145,7 +147,7 @@ class Handler(BaseHTTPRequestHandler):
         elif fault in TEXTS:
             self.answer(200, completion(TEXTS[fault]))
         else:
-            self.answer(200, completion(described(question_of(body))), cut=fault == "cut")
+            self.answer(200, completion(server.answer_to(body)), cut=fault == "cut")
 
     def answer(self, status: int, value: Any, cut: bool = False) -> None:
         self.send(status, json.dumps(value).encode(), "application/json", cut)

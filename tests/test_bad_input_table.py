@@ -17,6 +17,7 @@ from egogen.errors import run_command
 # What a command that was refused on its way may leave: the same command continues with it.
 BEGUN = {
     "curate": ("out", "out/.talk.json.lock"),
+    "judge": ("out", "out/.judge.json.lock"),
     "describe served": ("out", "out/chunks", "out/chunks/.out_1.lock"),
     "download": ("out/.downloads/lock",),
     "tune": ("out", "out/.lock", "out/tuning_settings.json"),
@@ -32,7 +33,7 @@ BEGUN = {
     ),
 }
 NAMED = ("error: ", "problem: ", "not described: ", "not generated: ", "not converted: ")
-NAMED += ("not built: ", "not curated: ", "missing: ")
+NAMED += ("not built: ", "not curated: ", "not judged: ", "missing: ")
 
 
 @pytest.fixture(scope="module")

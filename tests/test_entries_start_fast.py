@@ -19,6 +19,7 @@ ENTRIES = (
     "metrics/compare.py",
     "metrics/report.py",
     "metrics/copy_source.py",
+    "metrics/judge.py",
     "llava.eval.run_llava_in_loop",
     "llava.eval.make_features",
     "llava.eval.convert_features",
@@ -144,6 +145,13 @@ REFUSED = [  # entry, arguments, what the one line says
         "metric.json",
     ),
     ("metrics/copy_source.py", "--source-path s --edit_file {root}/none --out o", "no such file"),
+    ("metrics/judge.py", "--gen_path g --source-path s --edit_file e", "--base-url and --model"),
+    (
+        "metrics/judge.py",
+        "--gen_path {root}/none --source-path s --edit_file {root}/ego4d_val.json --model m "
+        "--base-url http://localhost:1/v1",
+        "no frame to judge",
+    ),
     ("egogen.check", "{root}/none", "none"),
     ("egogen.build", "{root}/o --table {root}/none.csv --videos {root} --fps 10", "none.csv"),
     ("egogen.download", "pictures {root}/o", "no such group"),

@@ -292,7 +292,8 @@ def test_settings_that_cannot_be_are_refused_before_any_frame_is_read(root, more
 def test_copying_gains_nothing_over_copying(root):
     argv = [f"--source-path={root / 'EgoGen/ego4d.fho/val'}", f"--out={root / 'copied/images'}"]
     copy_source.main([*argv, f"--edit_file={root / 'ego4d_val.json'}"])
-    argv = arguments(root, f"--gen_path={root / 'copied/images'}", "--metrics=psnr,psnr_changed")
+    names = "--metrics=psnr,psnr_changed,psnr_kept"
+    argv = arguments(root, f"--gen_path={root / 'copied/images'}", names)
     assert main(argv) == 0
     found = figures(root, "copied/metric")
     assert found["samples"] == 6 and found["psnr_changed_gain"] == pytest.approx(0, abs=1e-9)

@@ -45,6 +45,33 @@ def test_the_changed_region_of_one_pixel(value, size):
         assert changed_region_scores(before, after, after) == (100.0, scores.copied)
 
 
+def test_what_should_have_been_kept():
+    """Left of a change of three columns, a frame is compared with the source, by hand."""
+    before = Image.new("RGB", (40, 20), (100, 100, 100))
+    after, film = before.copy(), 4  # grey levels that an unchanged place of a film varies by
+    after.paste((200, 100, 100), (30, 0, 40, 20))
+    after.paste((100 + film,) * 3, (0, 0, 10, 20))
+    kept = 30 - 3  # columns: the change is grown by the blur's pixel and by two more
+    of_film = -10 * math.log10((film / 255) ** 2 * 10 / kept)
+
+    def scores(frame):
+        changed = changed_region_scores(before, frame, after)
+        return changed, changed_region_scores(before, frame, after, kept=True)
+
+    assert scores(before)[1] == pytest.approx((100.0, of_film))  # copying is best
+    true, found = scores(after)
+    assert true.generated == 100 and found == pytest.approx((of_film, of_film))
+    repainted = after.copy()
+    repainted.paste((150, 90, 100), (0, 0, 10, 20))
+    there, found = scores(repainted)
+    error = (50**2 + 10**2) / 3 / 255**2 * 10 / kept
+    assert there == true, "the action itself is as good"
+    assert found.generated == pytest.approx(-10 * math.log10(error)) and found.gain < -15
+    assert changed_region_scores(before, after, before, kept=True).copied == 100  # nothing changes
+    white = Image.new("RGB", before.size, "white")
+    assert changed_region_scores(before, after, white, kept=True) is None
+
+
 def test_intervals_are_exact():
     values = np.arange(101.0)
     assert percentiles(values) == pytest.approx([2.5, 97.5])
@@ -164,6 +191,7 @@ def test_what_a_metric_is_computed_from(tmp_path):
     for name, more in (
         ("psnr", set()),
         ("psnr_changed", {"source_identity"}),
+        ("psnr_kept", {"source_identity"}),
         ("lpips_alex", {"weights"}),
         ("egovlp_plus", {"weights", "source_identity"}),
         ("blip_base", {"weights", "key"}),

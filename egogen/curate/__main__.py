@@ -4,22 +4,19 @@ import argparse
 import asyncio
 import hashlib
 import json
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from egogen import served
 from egogen.actions import DESCRIPTION_KEY, ActionEntry, conversation, inside, read_actions
-from egogen.atomic import parse_json, read_json, read_object, write_json
+from egogen.atomic import read_json, read_object, write_json
 from egogen.curate.answers import flaw, named_by, said
-from egogen.curate.prompts import EXAMPLES, Message, Prompt, boxes_of, read_examples
+from egogen.curate.prompts import EXAMPLES, Prompt, boxes_of, read_examples
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
 from egogen.flags import COMMANDS, add_flags, read_parser
-from egogen.jobs import Progress, lock
 from egogen.labels import clean_label, question
 from egogen.layout import DATASETS, SPLITS, action_file, frame_folder, metadata_file
-from egogen.provenance import check_provenance, record_provenance
 from egogen.seeds import stable_seed
 from egogen.served import TRIES, Server
 
@@ -113,97 +110,32 @@ def show(args: argparse.Namespace, prompts: Sequence[Prompt]) -> int:
 
 
 def curate(args: argparse.Namespace, prompts: Sequence[Prompt]) -> tuple[Answers, list[str]]:
-    """Ask what has not been answered yet -> (answers, a line for each question without one).
-
-    Answers lie in `<out>.journal`, and beside it a record of what made them; a journal of another
-    origin is refused (EgoGenError).
-    """
-    served.read_key(args.base_url)
+    """Ask what has not been answered yet -> (answers, a line for each question without one)."""
     examples = read_examples(args.examples)
     names = ("name", "split", "model", "images", "request", "seed")
     made_by = {name: getattr(args, name) for name in names}
     made_by["examples"] = hashlib.sha256(json.dumps(examples).encode()).hexdigest()
-    record, journal = (Path(f"{args.out}{end}") for end in (".made_by.json", ".journal"))
-    check_provenance(record, made_by)
-    with lock(args.out.with_name(f".{args.out.name}.lock"), "curating"):
-        known = read_journal(journal)
-        left = [prompt for prompt in prompts if prompt.key not in known]
-        with Progress(len(prompts), "curate", "actions", done=len(prompts) - len(left)) as bar:
 
-            def save(prompt: Prompt, text: str, problem: str) -> None:
-                record_provenance(record, made_by)
-                known[prompt.key] = text, problem
-                with open(journal, "ab") as file:
-                    file.write(json.dumps([*prompt.key, text, problem]).encode() + b"\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                bar.update()
-
-            failures = asyncio.run(ask(args, examples, left, save, bool(known))) if left else []
-    return {p.entry.key: known[p.key] for p in prompts if p.key in known}, failures
-
-
-async def describe(
-    server: Server, examples: list[Message], prompt: Prompt, seed: int
-) -> tuple[str, str]:
-    """The first good answer, else the last and what is wrong with it; ValueError for none."""
-    text = problem = ""
-    for number in range(TRIES):
-        asked = [*examples, await asyncio.to_thread(prompt.message, problem)]
-        own = stable_seed(seed, prompt.entry.clip, prompt.entry.action_id, number) % 2**31
-        try:
-            fields = {"temperature": 0, "max_tokens": 512, "seed": own}
-            text, problem = said(await server.reply(asked, fields))
-            problem = problem or flaw(text, named_by(prompt.phrase, prompt.boxes))
-            if not problem:
-                break
-        except ValueError:
-            if number == TRIES - 1:
-                raise
-    return text, problem
-
-
-async def ask(
-    args: argparse.Namespace,
-    examples: list[Message],
-    prompts: Sequence[Prompt],
-    save: Callable[[Prompt, str, str], None],
-    sure: bool,
-) -> list[str]:
-    """`save(prompt, text, what is wrong with it)` as answers come -> a line for each without one.
-
-    `sure`: see `Server`, whose errors it raises (EgoGenError).
-    """
-    server, waiting, failures = Server(args, sure), iter(prompts), []
-
-    async def worker() -> None:
-        for prompt in waiting:
+    async def describe(server: Server, prompt: Prompt) -> tuple[str, str]:
+        """The first good answer, else the last and what is wrong with it; ValueError for none."""
+        text = problem = ""
+        for number in range(TRIES):
+            asked = [*examples, await asyncio.to_thread(prompt.message, problem)]
+            own = stable_seed(args.seed, prompt.entry.clip, prompt.entry.action_id, number) % 2**31
             try:
-                save(prompt, *await describe(server, examples, prompt, args.seed))
-                server.answered()
-            except (*server.errors, EgoGenError) as error:
-                failures.append(f"entry {prompt.entry.key}: {server.failure(error)}")
+                fields = {"temperature": 0, "max_tokens": 512, "seed": own}
+                text, problem = said(await server.reply(asked, fields))
+                problem = problem or flaw(text, named_by(prompt.phrase, prompt.boxes))
+                if not problem:
+                    break
+            except ValueError:
+                if number == TRIES - 1:
+                    raise
+        return text, problem
 
-    async with server.client:
-        await asyncio.gather(*(worker() for _ in range(args.concurrency)))
-    if failures and not server.sure:
-        raise EgoGenError(failures[0])
-    return failures
-
-
-def read_journal(path: Path) -> dict[tuple[str, str], tuple[str, str]]:
-    """`Prompt.key` -> (text, what is wrong with it); a line that a kill cut short is removed."""
-    data = path.read_bytes() if path.exists() else b""
-    whole = data[: data.rfind(b"\n") + 1]
-    if whole != data:
-        os.truncate(path, len(whole))
-    known = {}
-    for number, line in enumerate(whole.splitlines(), 1):
-        value = parse_json(line, f"{path}: line {number}")
-        if not isinstance(value, list) or list(map(type, value)) != [str] * 4:
-            raise EgoGenError(f"{path}: line {number}: expected entry, question, text and flaw")
-        known[value[0], value[1]] = value[2], value[3]
-    return known
+    asked, doing = {prompt.key: prompt for prompt in prompts}, ("curating", "actions")
+    answers, failures = served.ask_all(args, args.out, made_by, asked, describe, *doing)
+    return {entry: answer for (entry, _), answer in answers.items()}, failures
 
 
 if __name__ == "__main__":

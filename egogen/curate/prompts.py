@@ -7,11 +7,9 @@ from typing import Any
 
 from egogen.actions import ActionEntry
 from egogen.errors import EgoGenError
-from egogen.frames import read_rgb
-from egogen.served import Message, message
+from egogen.served import Message, message, shown
 
 EXAMPLES = Path(__file__).with_name("examples.yaml")
-IMAGE_SIDE = 768  # pixels; models scale larger frames down anyway
 Boxes = Mapping[str, list[float]]  # object -> left, top, right, bottom in percent of the frame
 
 
@@ -33,10 +31,8 @@ class Prompt:
         """`complaint`: what was wrong with the answer before."""
         again = f"\n(An earlier answer is of no use: it {complaint}. Describe the action anew.)"
         text = self.key[1] + (again if complaint else "")
-        image = read_rgb(self.image) if self.image else None
-        if image:
-            image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
-        return message(text, image, "JPEG", quality=90)
+        images = [shown(self.image)] if self.image else []
+        return message(text, *images, form="JPEG", quality=90)
 
 
 def question(phrase: str, boxes: Boxes) -> str:

@@ -7,10 +7,15 @@ beside as `psnr_pooled`.
 Most of a frame is the same before and after an action, so its PSNR mostly shows how well the
 background was copied. `psnr_changed` looks only at the region that changes. Copying the source
 frame is the bar to beat there; `psnr_changed_gain` is the difference to it.
+
+Elsewhere `psnr_kept` compares with the source, so that a repainted background is seen. Copying has
+the best value; a film keeps less (noise, shadows, JPEG), so the ground truth's own value is the
+bar, and `psnr_kept_gain`, the difference to it, is below zero where more was repainted.
 """
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -56,10 +61,10 @@ def measure(pairs: Sequence[Pair], settings: Settings) -> Measured:
 
 
 class RegionScores(NamedTuple):
-    """PSNR in the changed region, dB, of the generated frame and of the source it started from."""
+    """PSNR in a region, dB, of the generated frame and of what it has to beat."""
 
     generated: float
-    copied: float
+    copied: float  # the source it started from; of what is kept, the ground truth
 
     @property
     def gain(self) -> float:
@@ -89,28 +94,35 @@ def region_psnr(image: Image.Image, target: Image.Image, mask: np.ndarray) -> fl
 
 
 def changed_region_scores(
-    source: Image.Image, generated: Image.Image, target: Image.Image
+    source: Image.Image, generated: Image.Image, target: Image.Image, kept: bool = False
 ) -> RegionScores | None:
     """Compare both with the target where it differs from the source; None where it never does.
 
-    `source` and `generated` are brought to the target's size.
+    `kept`: compare frame and target with the source where those two agree. All are brought to the
+    target's size.
     """
-    target = target.convert("RGB")
-    mask = changed_mask(source, target)
+    target, source = target.convert("RGB"), _matched(source, target)
+    mask = changed_mask(source, target) ^ kept
     if not mask.any():
         return None
-    return RegionScores(region_psnr(generated, target, mask), region_psnr(source, target, mask))
+    wanted, bar = (source, target) if kept else (target, source)
+    return RegionScores(region_psnr(generated, wanted, mask), region_psnr(bar, wanted, mask))
 
 
-def _changed(pair: Pair) -> RegionScores | None:
-    return changed_region_scores(read_source(pair), read_rgb(pair.generated), read_rgb(pair.target))
+def _measure_region(pairs: Sequence[Pair], settings: Settings, key: str, kept: bool) -> Measured:
+    """`key` and `key_gain`, dB; frames without such a region are left out."""
 
+    def scores_of(pair: Pair) -> RegionScores | None:
+        images = read_source(pair), read_rgb(pair.generated), read_rgb(pair.target)
+        return changed_region_scores(*images, kept)
 
-def measure_changed(pairs: Sequence[Pair], settings: Settings) -> Measured:
-    """`psnr_changed` and its gain over copying, dB; frames without any change are left out."""
-    scores = list(read_ahead(_changed, pairs, settings, "changed region"))
+    scores = list(read_ahead(scores_of, pairs, settings, key))
     columns = {
-        "psnr_changed": [math.nan if score is None else score.generated for score in scores],
-        "psnr_changed_gain": [math.nan if score is None else score.gain for score in scores],
+        key: [math.nan if score is None else score.generated for score in scores],
+        f"{key}_gain": [math.nan if score is None else score.gain for score in scores],
     }
     return Measured({name: finite_mean(values) for name, values in columns.items()}, columns)
+
+
+measure_changed = partial(_measure_region, key="psnr_changed", kept=False)
+measure_kept = partial(_measure_region, key="psnr_kept", kept=True)

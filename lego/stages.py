@@ -5,7 +5,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -13,6 +12,7 @@ from PIL import Image
 from egogen.errors import EgoGenError
 from egogen.labels import clean_label, question
 from egogen.seeds import stable_seed
+from ldm.checkpoints import checkpoint_place
 from ldm.data import given_conditions
 from ldm.file_layout import TABLE
 from ldm.generate import generate_batch, load_model, prepare
@@ -86,8 +86,7 @@ class Stages:
     keep: bool = True
 
     def __post_init__(self):
-        if not Path(self.ldm).is_file():
-            raise EgoGenError(f"{self.ldm}: no such checkpoint")  # reported before stage 1 is run
+        self.ldm = checkpoint_place(self.ldm)  # reported before stage 1 is run
 
     @cached_property
     def describer(self) -> Describer:

@@ -23,6 +23,7 @@ from bad_input_damage import (
 from bad_input_download import DOWNLOADS
 from bad_input_files import CLIP, TRUTH, VAL_ACTIONS, field, products
 from bad_input_guidance import GUIDANCE
+from bad_input_hub import HUB
 from bad_input_lora import LORA
 from bad_input_models import MODELS
 from bad_input_served import SERVED
@@ -363,6 +364,7 @@ CASES = [
     *MODELS,
     *LORA,
     *GUIDANCE,
+    *HUB,
     *MEASURING,
     *CAPTIONS,
     *COMMAND_LINES,

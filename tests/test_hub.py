@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,12 +23,15 @@ from test_full_disk import small_disk  # noqa: F401
 from vllm_tiny import write_released
 
 import lego.hub
+from egogen.actions import read_actions
 from egogen.download.hub import is_hub_name, local_path, snapshot
 from egogen.errors import EgoGenError
+from egogen.features.store import write_feature
 from ldm.checkpoints.convert import convert
 from ldm.checkpoints.layouts import to_own
 from ldm.checkpoints.lora import write_lora
 from lego.frame import main as frame
+from metrics import inference
 
 ROOT = Path(__file__).parents[1]
 WIDE = [f"model.params.conditioner.{k}" for k in ("feature_dim=64", "image_rows=256")]
@@ -338,6 +342,35 @@ def test_a_config_of_another_schedule_is_refused(things, tmp_path):
             "own",
             params_of(things / "config.yaml", *WIDE, "model.params.scale_factor=0.5"),
         )
+
+
+def test_frames_of_a_split_by_a_folder_and_by_a_name(things, hub, tmp_path, monkeypatch, capfd):  # noqa: F811
+    data = write_dataset(tmp_path / "data", splits=("val",))
+    for number, entry in enumerate(read_actions(data / "ego4d_val.json")):
+        for kind, rows in (("image", 256), ("text", 5)):
+            write_feature(data / kind, entry.image_0, np.full((rows, 64), number, np.float16))
+    config = tmp_path / "generate.yaml"
+    config.write_text(
+        f"""{(things / "config.yaml").read_text()}
+data:
+  metadata_path: {data}/ego4d_metadata.json
+  params: {{data_path: {data}/EgoGen/ego4d.fho/val, edit_path: {data}/ego4d_val.json, res: 32,
+    additional_cond_path: {{llava_image: {data}/image, llava_text: {data}/text}}}}
+"""
+    )
+    push(capfd, things / "ldm", "me/named")
+    (tmp_path / "file.ckpt").write_bytes((things / "frame.ckpt").read_bytes())
+    shutil.copytree(things / "ldm", tmp_path / "folder")
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    for ckpt in ("file.ckpt", "folder", "me/named", "me/named"):
+        words = ["--config", config, "--ckpt", ckpt, "--device", "cpu", *WIDE]
+        assert inference.main([*map(str, words), "inference.steps=2"]) == 0
+        (images,) = tmp_path.glob(f"{Path(ckpt).stem}/*/images")
+        found[ckpt] = {x.relative_to(images): x.read_bytes() for x in images.rglob("*.jpg")}
+    assert len(found["folder"]) == 4
+    assert found["folder"] == found["file.ckpt"] == found["me/named"]
+    assert not [*(tmp_path / "cache").rglob("images")]
 
 
 # --- the card's code, as it stands

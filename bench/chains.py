@@ -1,13 +1,4 @@
-"""How "done" falls with the length of a chain of actions, each frame made from the one before.
-
-    OMP_NUM_THREADS=1 python bench/chains.py --run runs/full0 --limit 60 [inference.steps=6 ...]
-
-Scenes are those of a mini run's val draw in which four actions are possible one after the other.
-Prints JSON, a row a position, each figure with its 95 % interval over scenes: `done` (the oracle
-finds the action done between the frame before and this one), `things` (share of the rendered
-frame's things that are seen, in the same state and hand), `gain` (dB over the photograph where that
-changes), `from_rendered` ("done" from the rendered frame before), `renderer` (of rendered frames).
-"""
+"""How "done" falls with the length of a chain of actions, each frame made from the one before."""
 
 import io
 import json

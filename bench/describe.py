@@ -1,16 +1,4 @@
-"""Stage 1's description against transformers' own `generate`, on random weights.
-
-    python bench/describe.py                              # CPU, one thread, a mid-size model
-    python bench/describe.py --size 13b --device cuda --batch-size 32 --samples 64
-
-All sides describe the same images with the same prompts and as many greedy tokens, by the same
-weights, and keep the same features. `alone` calls `generate` of transformers' own model, hidden
-states kept, for one image after the other, as the published runs did; `generate` calls it for
-batches, padded on the left; `project` calls `llava.describing.llava_describer`. They run in turns,
-and the best of `--repeats` counts. Prints JSON: samples a second of each, their ratios, and on a
-GPU the most memory that tensors took, weights included. On a CPU (float32) the time is that of the
-process, on a GPU (half precision) that of the clock.
-"""
+"""Stage 1's description against transformers' own `generate`, on random weights."""
 
 import argparse
 import json

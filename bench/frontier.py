@@ -1,12 +1,4 @@
-"""Quality against evaluations of the UNet on a mini run: samplers, steps, intervals, students.
-
-    python bench/frontier.py --run runs/full --out runs/frontier --plot frontier.png \
-        --student logs/student/checkpoints/last.ckpt
-
-Prints one JSON: a row a setting, scored by the oracle, with 95 % intervals over clips, and how it
-differs from --reference frame by frame. Evaluations are counted in the network, an image in a
-branch each; seconds are processor time. Settings that are done in --out are not done again.
-"""
+"""Quality against evaluations of the UNet on a mini run: samplers, steps, intervals, students."""
 
 import json
 import shutil

@@ -1,15 +1,4 @@
-"""A denoising step against what the released code does in one; prints one JSON object.
-
-    python bench/sampling.py                                   # a denoising step on the CPU
-    python bench/sampling.py --device cuda --batch 16
-    python bench/sampling.py --size tiny --repeats 1           # seconds; for a look at the output
-
-Both sides are measured in this process on one set of random weights, in turns, of which the middle
-one counts. The plain step: one image at a time in three branches, attention that holds all scores,
-keys and values of the context anew in every step. Time is processor time of one thread on the CPU
-and wall time between synchronizations on CUDA. The most memory held is of both sides' weights. The
-work is counted as of plain convolutions; minimal filtering does less, and may pass the peaks.
-"""
+"""A denoising step against what the released code does in one; prints one JSON object."""
 
 import copy
 import json

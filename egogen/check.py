@@ -1,11 +1,4 @@
-"""Check a dataset before work that takes hours: every problem is named, none stops the search.
-
-    python -m egogen.check ROOT
-    python -m egogen.check ROOT --dataset ego4d --split val --text-features FEATURES/text/val
-
-A problem is a line of its own; a table follows. Exit code 0: all in order; 1: something is wrong;
-2: a dataset or split is missing or empty.
-"""
+"""Check a dataset before work that takes hours: every problem is named, none stops the search."""
 
 import os
 from collections import Counter

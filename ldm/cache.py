@@ -1,8 +1,4 @@
-"""Compute the outputs of the frozen encoders once, for training (`ldm.training.encoder_cache`).
-
-python -m ldm.cache --config configs/train_ego4d.yaml [--out FOLDER] [key=value ...]
-... --n_chunk 8 --chunk_idx 1    # one job of eight, each on a GPU of its own
-"""
+"""Compute the outputs of the frozen encoders once, for training (`ldm.training.encoder_cache`)."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from egogen import EgoGenError
 from egogen.actions import inside
+from egogen.download.hub import is_hub_name
 from egogen.features.store import read_info
 from egogen.frames import is_whole
 from egogen.jobs import Progress
 from egogen.provenance import check_provenance, record_provenance
-from ldm.checkpoints import adapter_files
+from ldm.checkpoints import adapter_files, checkpoint_place
 from ldm.checkpoints.load import load_weights, read_file
 from ldm.checkpoints.lora import FILE, adapted, read_lora
 from ldm.config import distilled_from
@@ -56,12 +57,13 @@ def run_folder(
     interval: Sequence[float] | None = None,
     loras: Sequence[str] = (),
 ) -> Path:
-    """Where the released code puts the frames of X.ckpt, `X/X-e=0-s=100-si=1.5`.
+    """Where the released code puts the frames of X.ckpt, `X/X-e=0-s=100-si=1.5`. Those of OWNER/X
+    at the hub go below the working directory.
 
     What that name leaves out (text scale, sampler, interval) is added where it is not as released;
     adapters, by the last part of their path that is no usual name.
     """
-    path = Path(ckpt)
+    path = Path(Path(ckpt).name if is_hub_name(ckpt) else ckpt)
     base = path.with_suffix("") if path.suffix in WEIGHT_SUFFIXES else path
     name = f"{base.name}-e={seed}-s={steps}-si={scale_img}"
     name += f"-st={scale_txt}" if scale_txt != TEXT_SCALE else ""
@@ -75,19 +77,20 @@ def run_folder(
 
 
 def fingerprint(ckpt: str) -> str:
-    """Hash of a checkpoint's size and its first and last MiB, 16 hexadecimal digits.
+    """Hash of the size, and of the first and last MiB, of a checkpoint, or of each weight file of a
+    folder: 16 hexadecimal digits.
 
     The last MiB of a .ckpt or .pth has the checksums of everything inside.
     """
-    path = Path(ckpt)
-    if not path.is_file():
-        raise EgoGenError(f"{path}: no such checkpoint")
-    size, part = path.stat().st_size, 2**20
-    digest = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as file:
-        digest.update(file.read(part))
-        file.seek(max(0, size - part))
-        digest.update(file.read(part))
+    path, part, digest = checkpoint_place(ckpt), 2**20, hashlib.sha256()
+    inside = sorted([*path.glob("*/*.safetensors"), *path.glob("*/*.bin")])
+    for weights in inside or [path]:
+        size = weights.stat().st_size
+        digest.update(str(size).encode())
+        with open(weights, "rb") as file:
+            digest.update(file.read(part))
+            file.seek(max(0, size - part))
+            digest.update(file.read(part))
     return digest.hexdigest()[:16]
 
 
@@ -134,7 +137,10 @@ def _digest(content: bytes) -> str:
 
 
 def load_model(params: ModelParams, ckpt: str, device: torch.device, loras: Any = ()) -> LegoModel:
-    """`loras`: files of adapters, FILE or FILE:SCALE, that are added to the weights."""
+    """Of a file, a folder or a hub name. `loras`: files of adapters, FILE or FILE:SCALE, that are
+    added to the weights.
+    """
+    ckpt = str(checkpoint_place(ckpt))
     state, notes = read_file(ckpt)
     model = LegoModel(replace(params, distill=distilled_from(notes.get("distill"), f"{ckpt}: ")))
     load_weights(model, state, params.use_ema and params.load_ema, ckpt)

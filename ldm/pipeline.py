@@ -35,9 +35,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from egogen import EgoGenError
 from egogen.atomic import as_umask_says
+from egogen.download.hub import local_path
 from egogen.errors import check_choice
 from egogen.seeds import stable_seed
 from ldm.checkpoints.diffusers_folder import add_card, add_code
+from ldm.checkpoints.lora import FILE
 from ldm.conditioning import FeatureConditioner
 from ldm.config import (
     check_at_least,
@@ -152,6 +154,13 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         )
 
     @classmethod
+    def from_pretrained(cls, name: str | os.PathLike, revision: str = "", **kwargs: Any) -> Self:
+        """Of a hub name without running its code: this project's stands for it."""
+        if not os.path.isdir(name):
+            name = local_path(f"{name}@{revision}" if revision else name)
+        return super().from_pretrained(name, **kwargs)
+
+    @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
         """With this project's classes, not a folder's code, which asks for trust. diffusers looks
         for a component's class, and for its base `ModelMixin`, in the module that is named.
@@ -190,6 +199,10 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
 
     def load_lora_weights(self, source: Any, adapter_name: str | None = None, **more: Any) -> None:
         """What diffusers' pipelines of Stable Diffusion v1 load, and a run's adapters."""
+        if isinstance(source, str | os.PathLike):
+            source = source if os.path.exists(source) else local_path(source)
+            whole = os.path.isdir(source) and "weight_name" not in more
+            source = os.path.join(source, FILE) if whole else source
         more["adapter_name"] = adapter_name or get_adapter_name(self.unet)
         super().load_lora_weights(source, **more)
         if self.conditioner is not None:

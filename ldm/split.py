@@ -12,6 +12,7 @@ from typing import Any
 
 from egogen import EgoGenError
 from egogen.actions import ActionEntry, inside, read_actions, read_clip_sizes
+from egogen.download.hub import local_path
 from egogen.jobs import floor_chunk
 from egogen.settings import require_paths
 from ldm.checkpoints import adapter_files
@@ -70,8 +71,8 @@ def open_generation(config: GenerateConfig, ckpt: str, n_chunk: int, chunk_idx: 
     """The chunk `chunk_idx` of `n_chunk`, counted from 1."""
     features = config.model.conditioner.features
     paths = _paths(config.data, features, "data")
-    paths["data.metadata_path"] = config.metadata_path
-    require_paths(paths | {"model.params.ckpt_path": config.model.ckpt_path, "ckpt": ckpt})
+    paths["data.metadata_path"], paths["ckpt"] = config.metadata_path, local_path(ckpt)
+    require_paths(paths | {"model.params.ckpt_path": config.model.ckpt_path})
     adapter_files(config.loras)
     items = floor_chunk(locate_entries(config.data, features), n_chunk, chunk_idx)
     check_stores(items, features)

@@ -1,20 +1,13 @@
-r"""A frame for one person: what does the action look like, done in this photograph?
+"""A frame for one person: what does the action look like, done in this photograph?"""
 
-    python -m lego.frame --image photo.jpg --action "pick up the mug" --out mug.jpg
-    python -m lego.frame --image photo.jpg --action "open the jar" --action "pick up the mug" \
-        --out mug.jpg
-
-Several actions make a chain: mug-1.jpg, mug-2.jpg ..., each made from the frame before, with the
-seed after that frame's. Each frame's JSON says how to make it alone.
-Without --vllm, --ldm and --config the models of the quick start are used.
-"""
-
+import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from egogen.atomic import write_json
+from egogen.download.hub import local_path
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
 from egogen.flags import read_parser
 from egogen.frames import read_rgb
@@ -31,9 +24,10 @@ DEFAULTS = {
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-def _model_path(given: Path | None, name: str) -> Path:
-    path = given or DEFAULTS[name]
-    if path.exists():
+def model_path(given: str | os.PathLike | None, name: str) -> str:
+    """Where --`name` is, of a hub name in the cache. Raises EgoGenError where nothing is."""
+    path = local_path(given or DEFAULTS[name])
+    if os.path.exists(path):
         return path
     hint = "" if given else "; make the models of the quick start with: bash scripts/quickstart.sh"
     raise EgoGenError(f"{path}: not there, expected what --{name} names{hint}")
@@ -56,12 +50,12 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_intermixed_args(argv)
     outs = _out_paths(options.out, options.image, len(options.action))
     photo = read_rgb(options.image)
-    paths = {name: _model_path(getattr(options, name), name) for name in DEFAULTS}
+    paths = {name: model_path(getattr(options, name), name) for name in DEFAULTS}
     if options.max_new_tokens < 1 or options.temperature < 0:
         raise EgoGenError("--max-new-tokens, --temperature: expected at least 1 and at least 0")
     overrides = [*options.overrides]
     overrides += [f"inference.seed={options.seed}"] if options.seed is not None else []
-    config = load_config(GenerateConfig, [str(paths["config"])], overrides)
+    config = load_config(GenerateConfig, [paths["config"]], overrides)
     config.loras += options.lora
     adapter_files(config.loras)
 
@@ -77,8 +71,9 @@ def main(argv: Sequence[str]) -> int:
     settings = Decoding(options.temperature, max_new_tokens=options.max_new_tokens)
     models = paths["vllm"], paths["ldm"], config, settings, usable_device(options.device)
     stages = Stages(*models, keep=len(actions) > 1)
-    record: dict = {"image": str(options.image)} | {name: str(paths[name]) for name in paths}
-    record |= {"loras": config.loras, "overrides": list(options.overrides)}
+    record = {name: str(getattr(options, name) or paths[name]) for name in paths}
+    record = {"image": str(options.image), **record, "loras": config.loras}
+    record |= {"overrides": list(options.overrides)}
     return _chain(stages, photo, actions, outs, record)
 
 

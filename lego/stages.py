@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -15,6 +14,7 @@ from torch import Tensor
 from egogen.errors import EgoGenError
 from egogen.labels import clean_label, question
 from egogen.seeds import stable_seed
+from ldm.checkpoints import checkpoint_place
 from ldm.data import given_conditions
 from ldm.file_layout import TABLE
 from ldm.generate import generate_batch, load_model, prepare
@@ -90,8 +90,7 @@ class Stages:
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def __post_init__(self):
-        if not Path(self.ldm).is_file():
-            raise EgoGenError(f"{self.ldm}: no such checkpoint")  # reported before stage 1 is run
+        self.ldm = checkpoint_place(self.ldm)  # reported before stage 1 is run
 
     @cached_property
     def describer(self) -> Describer:

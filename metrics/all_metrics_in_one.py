@@ -1,9 +1,4 @@
-r"""Measure generated frames against the ground truth; figures go to metric/ beside the frames.
-
-    python metrics/all_metrics_in_one.py --dataset ego4d --gen_path RUN/images \
-        --gt_path DATA/EgoGen/ego4d.fho/val_gt_for_metric --edit_file DATA/ego4d_val.json \
-        --llava_key llava_forecast_finetune --metrics psnr,lpips
-"""
+"""Measure generated frames against the ground truth; figures go to metric/ beside the frames."""
 
 import sys
 from pathlib import Path

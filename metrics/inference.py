@@ -1,8 +1,4 @@
-r"""Generate the action frames of one chunk of an action file.
-
-    python metrics/inference.py --config configs/generate_ego4d.yaml --ckpt logs/X.ckpt \
-        --n_chunk 8 --chunk_idx 1 inference.steps=50
-"""
+"""Generate the action frames of one chunk of an action file."""
 
 import sys
 from pathlib import Path

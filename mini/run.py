@@ -1,12 +1,4 @@
-"""Both stages on a mini dataset, from rendering to the report, as the commands that a user types.
-
-    python mini/run.py quick                      # what scripts/quickstart.sh calls
-    python mini/run.py full --seed 1 --out runs/full1
-    python mini/run.py ablation --out runs/full0  # the paper's ablation on that run's data
-
-A step that has been done, and whose files nobody has touched, is not done again; one that was
-stopped in the middle goes on where it was (the commands see to that).
-"""
+"""Both stages on a mini dataset, from rendering to the report, as the commands a user types."""
 
 import hashlib
 import json

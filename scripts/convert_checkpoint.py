@@ -7,6 +7,7 @@ sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 
 from collections.abc import Sequence  # noqa: E402
 
+from egogen.download.hub import local_path  # noqa: E402
 from egogen.errors import EgoGenError, run_command  # noqa: E402
 from egogen.flags import read_parser  # noqa: E402
 from ldm.checkpoints import FORMS, adapter_files  # noqa: E402
@@ -19,12 +20,12 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_intermixed_args(argv)
     params = load_model_params(options.config, options.overrides)
     adapter_files(options.lora)
-    if not Path(options.source).exists():
-        raise EgoGenError(f"{options.source}: no such weight file")
+    if not Path(source := local_path(options.source)).exists():
+        raise EgoGenError(f"{source}: no such weight file")
 
     from ldm.checkpoints.convert import convert  # slow to import
 
-    print("\n".join(convert(options.source, options.target, options.to, params, options.lora)))
+    print("\n".join(convert(source, options.target, options.to, params, options.lora)))
     return 0
 
 

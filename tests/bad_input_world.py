@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import bad_input_curating
+import bad_input_hub
 import bad_input_judge
 import bad_input_served
 import model_families
@@ -128,6 +129,8 @@ ENTRIES: dict[str, tuple[Callable, str]] = {
         "--ldm {root}/frame.ckpt --config {root}/frame.yaml --out {root}/out.jpg "
         "--device cpu",
     ),
+    "hub": (bad_input_hub.hub, ""),
+    "hub push": (bad_input_hub.hub, bad_input_hub.LINE),
     "metrics": (
         all_metrics_in_one.main,
         "--dataset ego4d --llava_key llava_forecast_finetune --gen_path {root}/run/images "

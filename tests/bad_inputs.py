@@ -23,6 +23,7 @@ from bad_input_damage import (
 from bad_input_download import DOWNLOADS
 from bad_input_files import CLIP, TRUTH, VAL_ACTIONS, field, products
 from bad_input_guidance import GUIDANCE
+from bad_input_hub import HUB
 from bad_input_judge import JUDGING
 from bad_input_lora import LORA
 from bad_input_models import MODELS
@@ -365,6 +366,7 @@ CASES = [
     *MODELS,
     *LORA,
     *GUIDANCE,
+    *HUB,
     *MEASURING,
     *CAPTIONS,
     *COMMAND_LINES,

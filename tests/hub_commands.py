@@ -6,6 +6,7 @@ import pytest
 from hub_server import hub_server
 
 from egogen.download import __main__ as download
+from egogen.download.hub import snapshot
 from egogen.errors import run_command
 
 
@@ -14,7 +15,7 @@ def local_hub(monkeypatch, tmp_path):
     """The hub, as far as this process knows it."""
     with hub_server() as running:
         monkeypatch.setenv("HF_ENDPOINT", running.address)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
         monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "none"))
         monkeypatch.delenv("HF_TOKEN", raising=False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
@@ -24,10 +25,20 @@ def local_hub(monkeypatch, tmp_path):
         yield running
 
 
-def run(words: str | list[str], capfd) -> tuple[int, str]:
+@pytest.fixture
+def hub(server, monkeypatch, tmp_path):
+    """The same server for pushing and for names of models, with an empty cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # no storage for it
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache" / "hub"))
+    snapshot.cache_clear()
+    yield server
+    snapshot.cache_clear()
+
+
+def run(words: str | list[str], capfd, main=download.main) -> tuple[int, str]:
     """-> exit code of the command, everything printed."""
     with pytest.raises(SystemExit) as stopped:
-        run_command(download.main, words.split() if isinstance(words, str) else words)
+        run_command(main, words.split() if isinstance(words, str) else words)
     printed = capfd.readouterr()
     assert "Traceback" not in printed.err
     return int(stopped.value.code or 0), printed.out + printed.err

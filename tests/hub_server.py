@@ -17,8 +17,10 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-COMMIT = "c" * 40
-LARGE = (".zip", ".pth", ".ckpt", ".bin", ".z01", ".z02")  # kept by git LFS: sha256, a redirect
+from hub_writing import Writing, commit_of
+
+# Kept by git LFS: sha256, a redirect.
+LARGE = (".zip", ".pth", ".ckpt", ".bin", ".z01", ".z02", ".safetensors")
 
 
 def sha256(content: bytes) -> str:
@@ -43,6 +45,14 @@ class HubServer(ThreadingHTTPServer):
         self.reset = False  # in the way of a router that forgot the connection
         self.headers: dict[str, str] = {}  # that plain files have besides, or in place of others
         self.page = 1000
+        # What is pushed, see hub_writing.
+        self.branches: dict[tuple[str, str], dict[str, bytes]] = {}
+        self.private: set[str] = set()
+        self.read_only = False  # for the token
+        self.stored: dict[str, bytes] = {}  # large files by their sha256
+        self.commits = 0
+        self.card_errors: list[str] = []
+        self.hang_ups: dict[str, int] = {}  # part of a path -> connections that break off there
         self.seen: list[tuple[str, str, str | None, str | None]] = []  # method, path, range, token
 
     def handle_error(self, *_) -> None:
@@ -52,12 +62,19 @@ class HubServer(ThreadingHTTPServer):
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
+    def files(self, repo: str, revision: str) -> dict[str, bytes] | None:
+        """Of a branch or of what was committed; None for others."""
+        known = {"main": self.repos[repo]}
+        known |= {name: files for (of, name), files in self.branches.items() if of == repo}
+        commits = {commit_of(files): files for files in known.values()}
+        return (known | commits).get(revision)
+
     def asked(self, part: str, method: str = "GET") -> list[str | None]:
         """The ranges of all requests for a path that holds `part`."""
         return [asked for how, path, asked, _ in self.seen if part in path and how == method]
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Writing, BaseHTTPRequestHandler):
     server: HubServer
     protocol_version = "HTTP/1.1"
 
@@ -84,18 +101,25 @@ class Handler(BaseHTTPRequestHandler):
             return self.plain(path)
         if server.token and token != f"Bearer {server.token}":
             return self.say(401, b"", {"X-Error-Message": "Invalid username or password."})
-        files = server.repos[repo]
+        if repo in server.private and not token:
+            return self.say(401, b"", {"X-Error-Code": "RepoNotFound"})
+        what = next((x for x in ("resolve", "tree", "revision") if f"/{x}/" in path), "")
+        raw = urlsplit(self.path).path  # a branch may have a slash, which comes quoted
+        revision, _, name = map(unquote, raw.partition(f"{repo}/{what}/")[2].partition("/"))
+        if (files := server.files(repo, revision if what else "main")) is None:
+            return self.say(404, b"", {"X-Error-Code": "RevisionNotFound"})
         if path.startswith("api/"):
             return self.api(repo, files, path)
-        name = path.partition("/resolve/")[2].partition("/")[2]
         if name not in files:
             return self.say(404, b"", {"X-Error-Code": "EntryNotFound"})
-        self.resolve(name, files[name])
+        self.resolve(name, files[name], commit_of(files))
 
     def api(self, repo: str, files: dict[str, bytes], path: str) -> None:
         if "/tree/" not in path:
             siblings = [{"rfilename": name} for name in files]
-            info = {"id": repo.removeprefix("datasets/"), "sha": COMMIT, "siblings": siblings}
+            name = "/".join(repo.split("/")[-2:])
+            info = {"id": name, "sha": commit_of(files), "siblings": siblings}
+            info["private"] = repo in self.server.private
             return self.say(200, json.dumps(info).encode())
         start = int(parse_qs(urlsplit(self.path).query).get("cursor", ["0"])[0])
         rows = []
@@ -113,16 +137,20 @@ class Handler(BaseHTTPRequestHandler):
             headers["Link"] = f'<{following}>; rel="next"'
         self.say(200, json.dumps(rows).encode(), headers)
 
-    def resolve(self, name: str, content: bytes) -> None:
-        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{git_sha1(content)}"'}
+    def resolve(self, name: str, content: bytes, commit: str) -> None:
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{git_sha1(content)}"'}
         if not name.endswith(LARGE):
             return self.send(self.server.lies.get(name, content), headers)
+        elsewhere = f"http://localhost:{self.server.server_port}"  # another host for a client
         headers |= {"X-Linked-Etag": f'"{sha256(content)}"', "X-Linked-Size": str(len(content))}
-        self.say(302, b"", headers | {"Location": f"/cdn/{sha256(content)}/{quote(name)}"})
+        self.say(
+            302, b"", headers | {"Location": f"{elsewhere}/cdn/{sha256(content)}/{quote(name)}"}
+        )
 
     def cdn(self, path: str) -> None:
         _, digest, name = path.split("/", 2)
-        contents = [c for files in self.server.repos.values() for c in files.values()]
+        every = [*self.server.repos.values(), *self.server.branches.values()]
+        contents = [c for files in every for c in files.values()]
         content = next(content for content in contents if sha256(content) == digest)
         self.send(self.server.lies.get(name, content), {"ETag": f'"{digest[:32]}"'})
 

@@ -40,7 +40,7 @@ def asked(what: str, call: Callable[[], T]) -> T:
             return call()
         except OfflineModeIsEnabled:
             raise NoConnection(f"{what}: HF_HUB_OFFLINE is set, expected it unset") from None
-        except (HTTPError, OSError) as error:
+        except (HTTPError, OSError, RuntimeError) as error:  # the last one of uploads
             if getattr(error, "errno", None) is not None:
                 raise  # the disk, not the network
             answer, said = getattr(error, "response", None), " ".join(str(error).split())

@@ -1,10 +1,12 @@
 """Reading, writing and converting weights of stage 2."""
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from egogen import EgoGenError
+from egogen.download.hub import local_path
 
 FORMS = ("released", "own", "diffusers")  # that `convert` knows; here, where nothing slow is loaded
 
@@ -18,3 +20,11 @@ def adapter_files(given: Iterable[str]) -> list[tuple[str, float]]:
             raise EgoGenError(f"--lora {text}: expected a file, or FILE:SCALE with a number")
         found.append((file, float(scale)))
     return found
+
+
+def checkpoint_place(given: str | os.PathLike) -> Path:
+    """A checkpoint's file, or its folder as diffusers has it. Raises EgoGenError for others."""
+    path = Path(local_path(given))
+    if not (path.is_file() or (path / "model_index.json").is_file()):
+        raise EgoGenError(f"{given}: no such checkpoint")
+    return path

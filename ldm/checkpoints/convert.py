@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from egogen import EgoGenError
-from egogen.atomic import TEMPORARY_SUFFIX, as_umask_says, atomic_path, read_object
+from egogen.atomic import TEMPORARY_SUFFIX, as_umask_says, atomic_path
 from ldm.checkpoints import adapter_files, layouts
 from ldm.checkpoints.diffusers_folder import LIVE_VARIANT, read_folder
 from ldm.checkpoints.layouts import Weights
@@ -44,11 +44,7 @@ def convert(
         raise EgoGenError(f"{target}: is there already, expected a new name")
     if form != "diffusers" and target.suffix != ".ckpt":
         raise EgoGenError(f"{target}: expected a name that ends in .ckpt for the form {form!r}")
-    if Path(source).is_dir():
-        notes = read_object(Path(source) / "model_index.json", needed=False)
-    else:
-        notes = read_file(source)[1]
-    distill = distilled_from(notes.get("distill"), f"{source}: ")
+    distill = distilled_from(read_file(source)[1].get("distill"), f"{source}: ")
     if form == "released" and distill.drawn:
         raise EgoGenError(f"{source}: is told guidance scales, which the released layout cannot be")
     model = bare_model(replace(params, distill=distill))

@@ -23,8 +23,10 @@ from ldm.checkpoints.layouts import Weights
 from ldm.checkpoints.standalone import standalone
 from ldm.conditioning import FeatureConditioner
 from ldm.model import LegoModel
+from ldm.sampling import scheduler_for
 
-LIVE_VARIANT = "non_ema"
+LIVE_VARIANT, INDEX = "non_ema", "model_index.json"
+SETTINGS = ["prediction_type", "beta_start", "beta_end", "num_train_timesteps", "scaling_factor"]
 NETWORKS = {
     "unet": UNet2DConditionModel,
     "conditioner": FeatureConditioner,
@@ -44,7 +46,7 @@ def read_folder(folder: str | os.PathLike, model: LegoModel, start: bool = False
     own = shapes_of(model.state_dict())
     if start and not (folder / "conditioner").exists():
         own = {name: shape for name, shape in own.items() if not name.startswith("conditioner.")}
-    index = read_object(folder / "model_index.json", needed=False)
+    index = read_object(folder / INDEX, needed=False)
     ours = "LegoPipeline" in str(index.get("_class_name"))  # a name or, with code, [file, name]
     live, ema = {}, {}
     for part, kind in NETWORKS.items():
@@ -59,9 +61,20 @@ def read_folder(folder: str | os.PathLike, model: LegoModel, start: bool = False
     if start and first in live:
         live[first] = model.denoiser.widened(live[first])
         ema = {}  # training starts from the live weights
+    elif not start:
+        _check_settings(folder, model)
     check_names(shapes_of(live), own, str(folder))
     check_names(shapes_of(ema), {n: own[n] for n in ema if n in own}, str(folder))
     return Weights(live, ema, int(index.get("ema_updates", 0)))
+
+
+def _check_settings(folder: Path, model: LegoModel) -> None:
+    """Raises EgoGenError where the folder's schedule or scale of latents is not the config's."""
+    schedule, latents = scheduler_for(model.config).config, model.vae.config
+    for file, own in (("scheduler/scheduler_config.json", schedule), ("vae/config.json", latents)):
+        for key, value in read_object(folder / file, needed=False).items():
+            if key in SETTINGS and value != own[key]:
+                raise EgoGenError(f"{folder / file}: {key} {value}, but the config's is {own[key]}")
 
 
 def _read_network(folder: Path, part: str, kind: Any, variant: str | None = None) -> dict:

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from egogen.atomic import read_object
 from egogen.weight_files import check_names, read_weight_file, shapes_of, tensors
 from ldm.checkpoints import layouts
-from ldm.checkpoints.diffusers_folder import read_folder
+from ldm.checkpoints.diffusers_folder import INDEX, read_folder
 from ldm.checkpoints.lora import merged
 from ldm.checkpoints.released_names import UNET
 from ldm.model import FROZEN_PARTS, LegoModel
@@ -26,8 +27,11 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
 
 def read_file(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """-> also the notes that `ldm.training` writes beside the weights, those of NOTES there are.
-    Adapters are added to the weights beside which they stand.
+    Adapters are added to the weights beside which they stand. Of a folder (`read_folder`) the notes
+    alone.
     """
+    if Path(path).is_dir():
+        return {}, read_object(Path(path) / INDEX, needed=False)
     content = read_weight_file(path)
     notes = {n: content[n] for n, kind in NOTES.items() if isinstance(content.get(n), kind)}
     state = tensors(content, path)
@@ -37,13 +41,15 @@ def read_file(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any
 def load_weights(
     model: LegoModel, state: Mapping[str, Tensor], use_ema: bool = True, where: str = "checkpoint"
 ) -> None:
-    """Load a state dict of the released code or of `ldm.training`, distinguished by its names.
+    """Load a state dict of the released code or of `ldm.training`, distinguished by its names; an
+    empty one stands for the folder `where`.
 
     Raises EgoGenError listing missing, unexpected and mis-shaped entries of any part.
     """
-    state = layouts.with_known_names(state, model, where)
+    state = state and layouts.with_known_names(state, model, where)
     read = layouts.from_own if layouts.is_own(state) else layouts.from_released
-    model.load_state_dict(read(state, model, where).chosen(use_ema, where), strict=False)
+    weights = read(state, model, where) if state else read_folder(where, model)
+    model.load_state_dict(weights.chosen(use_ema, where), strict=False)
 
 
 def load_start(model: LegoModel, path: str | None) -> None:

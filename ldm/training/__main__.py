@@ -1,9 +1,4 @@
-"""Train the latent diffusion model of stage 2: python main.py, python -m ldm.training, lego-train.
-
-The same command continues a killed run; a finished one stays as it is.
-
-python main.py --name mini --base configs/train_mini.yaml --train model.base_learning_rate=2e-4
-"""
+"""Train the latent diffusion model of stage 2: main.py, python -m ldm.training, lego-train."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,11 +1,4 @@
-"""Make what stage 2 starts from in the mini world, in place of Stable Diffusion v1.5.
-
-    python -m mini.start.ldm --dataset-root DATA --out configs/mini
-
-writes start.safetensors (autoencoder and text tower, half precision) and text_tower/ (its config
-and vocabulary). The files in configs/mini were made by this command on a dataset of seed 101, which
-no run of the quick start uses: `python -m mini DATA --pairs 3000 --seed 101`.
-"""
+"""Make what stage 2 starts from in the mini world, in place of Stable Diffusion v1.5."""
 
 from collections.abc import Sequence
 from pathlib import Path

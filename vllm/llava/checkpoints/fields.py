@@ -1,11 +1,11 @@
 """config.json as it stands, for checks that come before anything slow is imported."""
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 from egogen.atomic import read_object
+from egogen.download.hub import local_path
 from egogen.errors import EgoGenError
 
 CONFIG_FILE = "config.json"
@@ -25,14 +25,13 @@ def read_fields(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def is_llava(name: str | os.PathLike) -> bool:
-    """Whether a folder holds a model of CLIP and Llama, for which there are modules of its own.
+    """Whether a folder, or one at the hub, holds a model of CLIP and Llama, for which there are
+    modules of its own.
 
-    Others are read as any model of transformers is. Raises EgoGenError where `name` is neither a
-    folder with a model nor possibly a name on the hub (OWNER/NAME).
+    Others are read as any model of transformers is. Raises EgoGenError for a place without a model.
     """
+    name = local_path(name)
     if not Path(name).is_dir():
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
-            return False
         raise EgoGenError(f"{name}: no such folder, expected a vision-language checkpoint")
     path = Path(name) / CONFIG_FILE
     fields = read_object(path)

@@ -18,16 +18,15 @@ from typing import Any
 from unittest import mock
 
 import torch
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-from transformers.utils import cached_file
 
 from egogen.atomic import read_object, write_json
 from egogen.devices import usable_device
+from egogen.download.hub import local_path
 from egogen.errors import EgoGenError, listed
 from llava.checkpoints.fields import CONFIG_FILE
 from llava.checkpoints.load import pick_dtype, quantization_config, quiet
@@ -240,7 +239,7 @@ def load_hub(
     `llava.checkpoints.load.load_model`. Raises EgoGenError for models without images or a chat
     template, and for weights that config.json does not fit.
     """
-    name, target = str(folder), usable_device(device)
+    name, target = local_path(folder), usable_device(device)
     precision = pick_dtype(dtype, target)
     try:
         with quiet():
@@ -255,7 +254,6 @@ def load_hub(
             model, found = AutoModelForImageTextToText.from_pretrained(
                 name, config=config, trust_remote_code=False, **options
             )
-            path = cached_file(name, FRAMES_FILE, _raise_exceptions_for_missing_entries=False)
     except EgoGenError:
         raise
     except Exception as error:  # files of any kind, and libraries raise what they like
@@ -265,7 +263,7 @@ def load_hub(
     wrong += [f"mis-shaped: {key}" for key, *_ in sorted(found["mismatched_keys"])]
     if wrong:
         raise EgoGenError(f"{name}: weights that config.json does not fit: {listed(wrong)}")
-    settings = read_object(Path(path)) if path else {}
+    settings = read_object(Path(name) / FRAMES_FILE, needed=False)
     size = usual_size(config, settings) if image_size is None else image_size
     if not isinstance(size, int) or size < 1:
         raise EgoGenError(f"{name}: frames of {size!r} pixels, expected at least 1")
@@ -274,13 +272,7 @@ def load_hub(
 
 
 def _tools(name: str) -> tuple[Any, Any]:
-    """Configuration and processor; the processor makes one view of an image.
-
-    The hub is asked once for a name that is not in the cache: the libraries try for half a minute.
-    """
-    cached = try_to_load_from_cache(name, CONFIG_FILE) if not Path(name).is_dir() else name
-    if not isinstance(cached, str):
-        get_hf_file_metadata(hf_hub_url(name, CONFIG_FILE))
+    """Configuration and processor; the processor makes one view of an image."""
     for file in JSON_FILES:  # the libraries pass over some that they cannot read
         read_object(Path(name) / f"{file}.json", needed=False)
     config = AutoConfig.from_pretrained(name, trust_remote_code=False)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
+from egogen.download.hub import local_path
 from egogen.errors import EgoGenError
 from llava.checkpoints.fields import is_llava
 
@@ -126,6 +127,7 @@ def load_describer(
     `settings` say how it writes; None: it only makes the features of given texts. `options` are
     those of `llava.checkpoints.load.load` (dtype, attn, device, device_map, quantization).
     """
+    folder = local_path(folder)
     if is_llava(folder):
         from llava.checkpoints.load import load
         from llava.describing.llava_describer import LlavaDescriber

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from egogen.atomic import read_object, write_json
+from egogen.download.hub import local_path
 from egogen.errors import EgoGenError
 from llava.checkpoints.hub_model import HubModel, load_hub
 from llava.checkpoints.load import Loaded, load_model, with_tools
@@ -78,16 +79,17 @@ def merge(
 ) -> None:
     """Write `output`, a complete checkpoint: the base model, the adapter added into its weights.
 
-    `base` is where the pretrained model lies now (default: where it lay). Needs room for the base
-    weights in `dtype` once. Raises EgoGenError for a folder that holds no adapter of this project.
+    `base` is where the pretrained model lies now (default: where it lay); both may be hub names.
+    Needs room for the base weights in `dtype` once. Raises EgoGenError for a folder that holds no
+    adapter of this project.
     """
     from peft import PeftModel
 
-    adapter = Path(adapter)
+    adapter = Path(local_path(adapter))
     origin = read_object(adapter / ORIGIN_FILE)
     if not (adapter / "adapter_model.safetensors").exists():
         raise EgoGenError(f"{adapter}: holds no adapter, expected adapter_model.safetensors")
-    folder = base or origin["base"]
+    folder = local_path(base or origin["base"])
     loaded: Loaded | HubModel
     if "frames" in origin:
         loaded = load_hub(folder, dtype=str(dtype), device="cpu", **origin["frames"])

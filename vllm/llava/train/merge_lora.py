@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from egogen.download.hub import local_path
 from egogen.errors import EgoGenError, run_command
 from egogen.flags import read_parser
 from llava import COMMANDS
@@ -11,7 +12,7 @@ from llava import COMMANDS
 def main(argv: Sequence[str] | None = None) -> None:
     parser = read_parser(COMMANDS, "llava.train.merge_lora", __doc__)
     args = parser.parse_args(argv)
-    if not Path(args.adapter).is_dir():
+    if not Path(local_path(args.adapter)).is_dir():
         raise EgoGenError(f"{args.adapter}: no such folder, expected the adapter of a tuning")
 
     # Slow to import: bad arguments are reported first.

@@ -10,6 +10,7 @@ from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from egogen.atomic import read_object, write_json
+from egogen.download.hub import local_path
 from egogen.errors import EgoGenError, run_command
 from egogen.jobs import lock, track
 from llava.checkpoints.fields import is_llava
@@ -73,7 +74,7 @@ def weights_dtype(flags: Flags) -> torch.dtype:
 
 def prepare(flags: Flags) -> Loaded | HubModel:
     """The pretrained model with its tools; only language model and projector learn."""
-    name, tuning = flags.model.model_name_or_path, flags.tuning
+    name, tuning = local_path(flags.model.model_name_or_path), flags.tuning
     options: dict[str, Any] = {"quantization": None, "device_map": None}
     if flags.lora.bits != 16:
         options = {"quantization": f"{flags.lora.bits}bit", "device_map": {"": tuning.device}}
@@ -88,13 +89,13 @@ def prepare(flags: Flags) -> Loaded | HubModel:
     if flags.data.image_size not in (None, size):
         raise EgoGenError(f"--image_size {flags.data.image_size}: {name} has one size, {size}")
     if flags.model.version:
-        name = RELEASED_VERSIONS.get(flags.model.version, flags.model.version)
-        find_template(name, "--version")
-        model.config.conversation_template = name
+        template = RELEASED_VERSIONS.get(flags.model.version, flags.model.version)
+        find_template(template, "--version")
+        model.config.conversation_template = template
     if flags.data.image_aspect_ratio:
         model.config.image_aspect_ratio = flags.data.image_aspect_ratio
     model.model.vision_tower.requires_grad_(False)
-    return with_tools(model, flags.model.model_name_or_path)
+    return with_tools(model, name)
 
 
 def make_data(flags: Flags, loaded: Loaded | HubModel, conversations: list[Any]) -> dict[str, Any]:

@@ -265,8 +265,8 @@ def generate_chunk(
         return model, stream
 
     for number, scales in enumerate(pairs):
-        how = inference.sampler, inference.guidance_interval, config.loras
-        folder = run_folder(ckpt, inference.seed, inference.steps, *scales, *how)
+        how = inference.sampler, inference.guidance_interval
+        folder = run_folder(ckpt, inference.seed, inference.steps, *scales, *how, config.loras)
         check_provenance(folder / "made_by.json", info, LATER)
         # `clip/action/frame.jpg`: the last three parts of image_1, as in the released code.
         names = {item: "/".join(Path(item.entry.image_1).parts[-3:]) for item in items}

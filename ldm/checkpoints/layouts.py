@@ -91,8 +91,8 @@ def from_released(state: State, model: LegoModel, where: str, start: bool = Fals
     and an EMA, which training does not start from, is not looked at.
     """
     if not any(name.startswith(UNET) for name in state):
-        expected = "expected a released one, Stable Diffusion v1, or one of this project"
-        raise EgoGenError(f"{where}: no entry begins with {UNET!r}, {expected}")
+        known = "expected a released one, Stable Diffusion v1, or one of this project"
+        raise EgoGenError(f"{where}: no entry begins with {UNET!r}, {known}")
     _check_schedule(state, model, where)
     if start:
         state = {name: value for name, value in state.items() if not name.startswith(EMA)}

@@ -65,7 +65,7 @@ class Scene:
     skin: tuple[float, float, float]
     sleeve: tuple[float, float, float]
     sway: dict[str, tuple[float, float]]  # per hand: shift of its poses, relative
-    tones: dict[str, tuple[float, float, float]]  # per kind: hue shift, saturation, value factors
+    tones: dict[str, tuple[float, ...]]  # per kind: hue shift, saturation, value factors
     state: State
     actions: tuple[Action, ...]
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import wait_for_everyone
 from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -20,7 +22,7 @@ from llava.train.adapters import ADAPTER_FOLDER, add_adapters, merge, write_orig
 from llava.train.arguments import Flags, TuningArguments, parse
 from llava.train.data import TuningData, read_conversations
 from llava.train.hub_tuning import HubData, prepare_hub
-from llava.train.parallel import is_first, leave_group, wait_for_all
+from llava.train.parallel import is_first
 from llava.train.saving import newest_complete, publish, staging_folder
 from llava.train.trainer import Tuner
 
@@ -127,9 +129,9 @@ def save(trainer: Tuner, loaded: Loaded | HubModel, flags: Flags) -> None:
     loaded.model.__dict__.pop("save_pretrained", None)  # that of checkpoints
     if is_first():
         staging_folder(place)
-    wait_for_all()
+    wait_for_everyone()
     trainer.save_model(str(staging))  # all processes take part where they share the weights
-    wait_for_all()
+    wait_for_everyone()
     if not is_first():
         return
     (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing needs
@@ -169,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if is_first():
             write_json(output / FINISHED_FILE, {"steps": trainer.state.global_step, **settings})
             print(f"{output}: tuned for {trainer.state.global_step} steps")
-    leave_group()
+    PartialState().destroy_process_group()  # else ended now and then by threads of the group
 
 
 if __name__ == "__main__":

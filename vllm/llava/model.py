@@ -31,23 +31,31 @@ class LinearProjector(nn.Module):
         super().__init__()
         widths = config.vision_config.hidden_size, config.text_config.hidden_size
         self.linear_1 = nn.Linear(*widths, bias=True)
-        self.register_load_state_dict_pre_hook(drop_identity)
+        self.register_load_state_dict_pre_hook(lambda _, *given: join_layers(*given[:2]))
 
     def forward(self, features_BPC: torch.Tensor) -> torch.Tensor:
         return self.linear_1(features_BPC)  # (B, P, D)
 
 
-def drop_identity(module: nn.Module, state: dict[str, torch.Tensor], prefix: str, *_) -> None:
-    """Take the second layer of files written here out of a state that is about to be loaded."""
-    for kind in ("weight", "bias"):
-        state.pop(f"{prefix}linear_2.{kind}", None)
+def join_layers(state: dict[str, torch.Tensor], prefix: str = f"{PROJECTOR}.") -> None:
+    """Make one layer of two without activation, as files in transformers' layout hold them.
+
+    In files written here the second is the identity, and the product exact.
+    """
+    names = [f"{prefix}linear_{layer}.{kind}" for layer in "12" for kind in ("weight", "bias")]
+    if not all(name in state for name in names):
+        return
+    dtype = state[names[0]].dtype
+    weight_1, bias_1, weight_2, bias_2 = (state[name].float() for name in names)
+    state[names[0]] = (weight_2 @ weight_1).to(dtype)
+    state[names[1]] = (weight_2 @ bias_1 + bias_2).to(dtype)
+    del state[names[2]], state[names[3]]
 
 
 def with_identity(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """`state` of a model with one projector layer, and the identity as its second one."""
     bias = state[f"{PROJECTOR}.linear_1.bias"]
-    weight = torch.eye(len(bias), dtype=bias.dtype)
-    second = {"weight": weight, "bias": torch.zeros(len(bias), dtype=bias.dtype)}
+    second = {"weight": torch.eye(len(bias), dtype=bias.dtype), "bias": torch.zeros_like(bias)}
     return {**state, **{f"{PROJECTOR}.linear_2.{kind}": value for kind, value in second.items()}}
 
 

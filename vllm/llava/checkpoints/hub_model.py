@@ -182,13 +182,6 @@ class HubModel:
         number = self.processor.tokenizer.pad_token_id
         return self.processor.tokenizer.eos_token_id if number is None else number
 
-    def outside_blocks(self) -> list[str]:
-        """Names of the parts that are not the language model's: vision, projector, head."""
-        base, decoder = self.model.base_model, self.model.get_decoder()
-        known = {module: name for name, module in self.model.named_modules()}
-        apart = [known[child] for child in base.children() if child is not decoder]
-        return [*apart, known[self.model.get_output_embeddings()]]
-
     def projector(self) -> list[str]:
         """Names of the parts from vision to language: beside the towers, or mergers in them."""
         parts: list[nn.Module] = []
@@ -311,10 +304,11 @@ def _check_kind(name: str, config: Any) -> None:
 
 
 def _skipped(config: Any) -> list[str]:
-    """What quantization leaves alone, from the model without weights."""
+    """What quantization leaves alone (vision, projector, head), from the model without weights."""
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
-    return HubModel(model, None, ImageProcessor(), "").outside_blocks()
+    apart = {*model.base_model.children(), model.get_output_embeddings()} - {model.get_decoder()}
+    return [name for name, part in model.named_modules() if part in apart]
 
 
 def plain_generation(hub: HubModel, max_new_tokens: int) -> AbstractContextManager:

@@ -152,7 +152,10 @@ def parse(argv: Sequence[str] | None) -> Flags:
         raise EgoGenError(f"flags of tuning: {error}") from None
     *groups, unknown = found
     if unknown:
-        raise EgoGenError(f"unknown flag {unknown[0]}{_nearest(unknown[0])}")
+        names = [item.name for group in GROUPS for item in fields(group)]
+        near = difflib.get_close_matches(unknown[0].lstrip("-").replace("-", "_"), names, n=1)
+        advice = f", expected perhaps --{near[0]}" if near else ""
+        raise EgoGenError(f"unknown flag {unknown[0]}{advice}")
     flags = Flags(*groups)
     _check(flags)
     return flags
@@ -166,12 +169,6 @@ def _defaults(argv: Sequence[str]) -> list[str]:
     if switch.parse_known_args(argv)[0].as_released.lower() in ("yes", "true", "1"):
         first += [part for name, value in AS_RELEASED.items() for part in (f"--{name}", value)]
     return [*first, *argv]
-
-
-def _nearest(flag: str) -> str:
-    names = [item.name for group in GROUPS for item in fields(group)]
-    near = difflib.get_close_matches(flag.lstrip("-").replace("-", "_"), names, n=1)
-    return f", expected perhaps --{near[0]}" if near else ""
 
 
 def _check(flags: Flags) -> None:

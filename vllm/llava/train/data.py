@@ -95,7 +95,7 @@ class TuningData(Dataset):
         cache: int = 0,
     ):
         self.image_folder, self.max_length, self.cache = Path(image_folder), max_length, cache
-        self.loaded, self.cut_expanded = loaded, cut_expanded
+        self.cut_expanded = cut_expanded
         self.samples: list[Any] = []
         self.dropped = 0
         self.keep(loaded)
@@ -103,21 +103,19 @@ class TuningData(Dataset):
             image = conversation.image
             if image is not None and not (path := self.image_folder / image).is_file():
                 raise EgoGenError(f"{path}: no such image (conversation {conversation.name!r})")
-            made = self.samples_of(conversation)
+            made = self.samples_of(conversation, loaded)
             self.samples += made
             self.dropped += not made
         if not self.samples:
             raise EgoGenError(f"{image_folder}: no conversation has anything to learn")
-        del self.loaded  # samples are made, and go to other processes without it
 
     def keep(self, loaded: Loaded) -> None:
         """What is needed once the samples are made: processes that load get no weights."""
         self.processor, self.patches = loaded.image_processor, loaded.model.patches
         self.pad_id = loaded.tokenizer.pad_id
 
-    def samples_of(self, conversation: Conversation) -> list[Any]:
+    def samples_of(self, conversation: Conversation, loaded: Any) -> list[Any]:
         turns, pictured = conversation.turns, conversation.image is not None
-        loaded = self.loaded
         encoded = encode_conversation(turns, loaded.template, loaded.tokenizer, pictured)
         encoded = cut(encoded, self.max_length, self.patches if self.cut_expanded else 1)
         return [(conversation, encoded)] if encoded.targets else []

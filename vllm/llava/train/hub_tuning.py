@@ -44,15 +44,15 @@ class HubData(TuningData):
         blank = self.hub.encode(loaded.blank, "")
         self.blank = {**blank, "labels": torch.full_like(blank["input_ids"], IGNORE)}
 
-    def samples_of(self, conversation: Conversation) -> list[Any]:
+    def samples_of(self, conversation: Conversation, loaded: Any) -> list[Any]:
         """(image, turns up to a question, ids of its answer) of each round."""
         image, turns, rounds = conversation.image, conversation.turns, []
         if image is not None:
             turns = tuple(turn.replace(IMAGE_MARK, "") for turn in turns)
         for end in range(1, len(turns), 2):
             asked = [turn.strip() for turn in turns[:end]]
-            room = self.max_length - self.loaded.length(*asked, pictured=image is not None)
-            answer = self.loaded.answer_ids(asked, turns[end], image is not None)[: max(0, room)]
+            room = self.max_length - loaded.length(*asked, pictured=image is not None)
+            answer = loaded.answer_ids(asked, turns[end], image is not None)[: max(0, room)]
             rounds += [(image, asked, answer)] if answer else []
         return rounds
 

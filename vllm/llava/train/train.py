@@ -1,7 +1,6 @@
 """Tune the language model and the projector on conversations; the vision tower stays frozen."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from accelerate import PartialState
 from accelerate.utils import wait_for_everyone
 from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.utils import is_flash_attn_2_available
 
 from egogen.atomic import read_object, write_json
 from egogen.errors import EgoGenError, run_command
@@ -57,12 +57,6 @@ def check_output(folder: Path, settings: dict[str, Any]) -> bool:
     return (folder / FINISHED_FILE).exists()
 
 
-def pick_attention(name: str, half: bool) -> str:
-    """ "auto": flash attention where it is installed and can run, PyTorch's own elsewhere."""
-    flash = half and torch.cuda.is_available() and find_spec("flash_attn") is not None
-    return name if name != "auto" else "flash_attention_2" if flash else "sdpa"
-
-
 def weights_dtype(flags: Flags) -> torch.dtype:
     """Float32 where an optimizer works on the loaded weights themselves; half precision where
     DeepSpeed keeps its own float32 copy, and for frozen weights under adapters.
@@ -79,7 +73,9 @@ def prepare(flags: Flags) -> Loaded | HubModel:
     options: dict[str, Any] = {"quantization": None, "device_map": None}
     if flags.lora.bits != 16:
         options = {"quantization": f"{flags.lora.bits}bit", "device_map": {"": tuning.device}}
-    options["attn"] = pick_attention(flags.model.attn, tuning.bf16 or tuning.fp16)
+    flash = (tuning.bf16 or tuning.fp16) and is_flash_attn_2_available()
+    fastest = "flash_attention_2" if flash else "sdpa"
+    options["attn"] = fastest if flags.model.attn == "auto" else flags.model.attn
     dtype = weights_dtype(flags)
     if not is_llava(name):
         if flags.model.version and is_first():

@@ -55,10 +55,7 @@ def released_warmup(step: int, warmup_steps: int) -> float:
 class StepProgress(TrainerCallback):
     """Samples per second and time left: a bar on a terminal, now and then a line in a log."""
 
-    def __init__(self) -> None:
-        self.progress: Progress | None = None
-        self.last_line = time.monotonic()
-        self.since = 0, self.last_line  # (step, time) of the last log
+    progress: Progress | None = None
 
     def speed(self, args: Any, state: Any) -> float:
         """Samples per second since it was asked last."""
@@ -67,7 +64,8 @@ class StepProgress(TrainerCallback):
         return (state.global_step - step) * args.step_samples / max(now - begun, 1e-9)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.since = state.global_step, time.monotonic()
+        self.last_line = time.monotonic()
+        self.since = state.global_step, self.last_line  # step and time of the last log
         if state.is_world_process_zero:
             samples = args.step_samples
             whole, done = state.max_steps * samples, state.global_step * samples
@@ -90,7 +88,6 @@ class StepProgress(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.progress is not None:
             self.progress.close()
-            self.progress = None
 
 
 class Tuner(Trainer):

@@ -80,8 +80,8 @@ class HubData(TuningData):
 
 def prepare_hub(flags: Flags, **options: Any) -> HubModel:
     """The model, of which language model, head and projector learn; `options` are of `load_hub`."""
-    name, data, tuning = flags.model.model_name_or_path, flags.data, flags.tuning
-    if flags.model.vision_tower or data.cut_rule == "released":
+    name, data, tuning = flags.data.model_name_or_path, flags.data, flags.tuning
+    if flags.data.vision_tower or data.cut_rule == "released":
         only = "--vision_tower, --as_released and --cut_rule released"
         raise EgoGenError(f"{name}: no LLaVA checkpoint, {only} are for those only")
     size, aspect = data.image_size, data.image_aspect_ratio

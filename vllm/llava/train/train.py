@@ -36,11 +36,11 @@ def settings_of(flags: Flags) -> dict[str, Any]:
         "num_train_epochs max_steps learning_rate warmup_steps weight_decay max_grad_norm seed "
         "lr_rule model_max_length bf16 fp16 average_tokens_across_devices"
     )
-    tuning, model, data = flags.tuning, flags.model, flags.data
+    tuning, data = flags.tuning, flags.data
     chosen = {name: getattr(tuning, name) for name in names.split()}
     chosen["lr_scheduler_type"] = str(getattr(tuning.lr_scheduler_type, "value", ""))
-    chosen |= {"step_samples": tuning.step_samples, "model": model.model_name_or_path}
-    chosen |= {"version": model.version, "data": data.data_path}
+    chosen |= {"step_samples": tuning.step_samples, "model": data.model_name_or_path}
+    chosen |= {"version": data.version, "data": data.data_path}
     chosen |= {n: getattr(data, n) for n in ("image_aspect_ratio", "image_size", "cut_rule")}
     return {**chosen, "lora": vars(flags.lora) if flags.lora.lora_enable else None}
 
@@ -69,30 +69,30 @@ def weights_dtype(flags: Flags) -> torch.dtype:
 
 def prepare(flags: Flags) -> Loaded | HubModel:
     """The pretrained model with its tools; only language model and projector learn."""
-    name, tuning = flags.model.model_name_or_path, flags.tuning
+    name, tuning = flags.data.model_name_or_path, flags.tuning
     options: dict[str, Any] = {"quantization": None, "device_map": None}
     if flags.lora.bits != 16:
         options = {"quantization": f"{flags.lora.bits}bit", "device_map": {"": tuning.device}}
     flash = (tuning.bf16 or tuning.fp16) and is_flash_attn_2_available()
     fastest = "flash_attention_2" if flash else "sdpa"
-    options["attn"] = fastest if flags.model.attn == "auto" else flags.model.attn
+    options["attn"] = fastest if flags.data.attn == "auto" else flags.data.attn
     dtype = weights_dtype(flags)
     if not is_llava(name):
-        if flags.model.version and is_first():
-            print(f"--version {flags.model.version}: left out, {name} has its own chat template")
+        if flags.data.version and is_first():
+            print(f"--version {flags.data.version}: left out, {name} has its own chat template")
         return prepare_hub(flags, dtype=str(dtype), **options)
-    model = load_model(name, dtype=dtype, vision_tower=flags.model.vision_tower, **options)
+    model = load_model(name, dtype=dtype, vision_tower=flags.data.vision_tower, **options)
     size = model.config.vision_config.image_size
     if flags.data.image_size not in (None, size):
         raise EgoGenError(f"--image_size {flags.data.image_size}: {name} has one size, {size}")
-    if flags.model.version:
-        name = RELEASED_VERSIONS.get(flags.model.version, flags.model.version)
+    if flags.data.version:
+        name = RELEASED_VERSIONS.get(flags.data.version, flags.data.version)
         find_template(name, "--version")
         model.config.conversation_template = name
     if flags.data.image_aspect_ratio:
         model.config.image_aspect_ratio = flags.data.image_aspect_ratio
     model.model.vision_tower.requires_grad_(False)
-    return with_tools(model, flags.model.model_name_or_path)
+    return with_tools(model, flags.data.model_name_or_path)
 
 
 def make_data(flags: Flags, loaded: Loaded | HubModel, conversations: list[Any]) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def save(trainer: Tuner, loaded: Loaded | HubModel, flags: Flags) -> None:
         return
     (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing needs
     if flags.lora.lora_enable:
-        write_origin(staging, flags.model, loaded)
+        write_origin(staging, flags.data, loaded)
     else:
         loaded.save_tools(staging)
     publish(staging)
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model: Any = loaded.model
     if flags.lora.lora_enable:
         set_seed(flags.tuning.seed)  # adapters start the same however the model was loaded
-        model = add_adapters(loaded, flags.model.model_name_or_path, flags.lora)
+        model = add_adapters(loaded, flags.data.model_name_or_path, flags.lora)
     trainer = Tuner(loaded, model, args=flags.tuning, **parts)
     with lock(output / ".lock", "tuning", needed=is_first()):
         if is_first():

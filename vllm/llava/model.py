@@ -5,6 +5,7 @@ C vision width, V vocabulary, N targets of a batch.
 """
 
 import os
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,6 @@ from egogen.errors import EgoGenError
 from llava.tokens import IGNORE, IMAGE_ID
 
 PROJECTOR = "model.multi_modal_projector"
-
-
-class LinearProjector(nn.Module):
-    """The projector of the first LLaVA: one linear layer. The name `linear_1` is transformers'.
-
-    transformers' Llava has two layers always: for it files hold a second one, the identity.
-    """
-
-    def __init__(self, config: LlavaConfig):
-        super().__init__()
-        widths = config.vision_config.hidden_size, config.text_config.hidden_size
-        self.linear_1 = nn.Linear(*widths, bias=True)
-        self.register_load_state_dict_pre_hook(lambda _, *given: join_layers(*given[:2]))
-
-    def forward(self, features_BPC: torch.Tensor) -> torch.Tensor:
-        return self.linear_1(features_BPC)  # (B, P, D)
 
 
 def join_layers(state: dict[str, torch.Tensor], prefix: str = f"{PROJECTOR}.") -> None:
@@ -62,8 +47,9 @@ def with_identity(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 class Llava(modeling_llava.LlavaForConditionalGeneration):
     """transformers' Llava with the conventions of the LLaVA authors' own code.
 
-    `config.projector_layers` (1 or 2) chooses the projector. In `input_ids` each image is P times
-    IMAGE_ID, which needs no row of the vocabulary.
+    `config.projector_layers` (1 or 2) chooses the projector: the first LLaVA has one linear layer,
+    transformers' Llava always two, so that files hold the identity as a second one. In `input_ids`
+    each image is P times IMAGE_ID, which needs no row of the vocabulary.
     """
 
     source_folder: Path | None = None  # whose files the weights may be maps of
@@ -73,7 +59,10 @@ class Llava(modeling_llava.LlavaForConditionalGeneration):
     def __init__(self, config: LlavaConfig):
         super().__init__(config)
         if projector_layers(config) == 1:
-            self.model.multi_modal_projector = LinearProjector(config)
+            widths = config.vision_config.hidden_size, config.text_config.hidden_size
+            projector = nn.Sequential(OrderedDict(linear_1=nn.Linear(*widths)))
+            projector.register_load_state_dict_pre_hook(lambda _, *given: join_layers(*given[:2]))
+            self.model.multi_modal_projector = projector
             self.post_init()
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:

@@ -59,19 +59,15 @@ def _conversation(item: Any, where: str) -> Conversation:
             raise EgoGenError(f"{place}: expected human and gpt in turn")
         if speaker == "gpt" and not turn["value"].strip():
             raise EgoGenError(f"{place}: an empty answer, expected text")
-        turns.append(_turn(turn["value"], image is not None))
+        text = escape_marks(turn["value"])
+        if image is not None and IMAGE_MARK in text:
+            text = f"{IMAGE_MARK}\n{text.replace(IMAGE_MARK, '').strip()}".strip()
+        turns.append(text)
         if image is not None and sum(IMAGE_MARK in text for text in turns) > 1:
             raise EgoGenError(f"{place}: a second {IMAGE_MARK}, expected one for its one image")
     if not turns or len(turns) % 2:
         raise EgoGenError(f"{where}: expected each question to have an answer")
     return Conversation(str(item.get("id", "")), tuple(turns), image)
-
-
-def _turn(text: str, pictured: bool) -> str:
-    text = escape_marks(text)
-    if pictured and IMAGE_MARK in text:
-        text = f"{IMAGE_MARK}\n{text.replace(IMAGE_MARK, '').strip()}".strip()
-    return text
 
 
 class TuningData(Dataset):

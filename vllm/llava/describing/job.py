@@ -75,10 +75,9 @@ def chunk_entries(job: Job) -> list[ActionEntry]:
     owners: dict[str, str] = {}
     for entry in entries:
         if owners.setdefault(entry.image_0, entry.key) != entry.key and job.feature_paths:
-            raise EgoGenError(
-                f"{job.action_label}: entries {owners[entry.image_0]} and {entry.key} have the "
-                f"same image_0 {entry.image_0}, expected one of their own: features go by it"
-            )
+            found = f"entries {owners[entry.image_0]} and {entry.key} have the same image_0"
+            expected = f"{entry.image_0}, expected one of their own: features go by it"
+            raise EgoGenError(f"{job.action_label}: {found} {expected}")
     clips = list(dict.fromkeys(entry.clip for entry in entries))
     chunk = set(ceil_chunk(clips, job.num_chunks, job.chunk_idx))
     return [entry for entry in entries if entry.clip in chunk]

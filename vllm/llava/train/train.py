@@ -96,12 +96,11 @@ def prepare(flags: Flags) -> Loaded | HubModel:
 
 
 def make_data(flags: Flags, loaded: Loaded | HubModel, conversations: list[Any]) -> dict[str, Any]:
-    shown = track(conversations, len(conversations), "read", "conversations")
     make: Any = HubData if isinstance(loaded, HubModel) else TuningData
     options = {"max_length": flags.tuning.model_max_length, "cache": flags.data.image_cache}
     options["cut_expanded"] = flags.data.cut_rule == "expanded"
-    read = shown if is_first() else conversations
-    data = make(read, flags.data.image_folder, loaded, **options)
+    shown = track(conversations, len(conversations), "read", "conversations")
+    data = make(shown if is_first() else conversations, flags.data.image_folder, loaded, **options)
     if data.dropped and is_first():
         print(f"{flags.data.data_path}: {data.dropped} conversations left without a target")
     return {"train_dataset": data, "data_collator": data.collate, "compute_loss_func": data.loss}

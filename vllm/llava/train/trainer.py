@@ -100,12 +100,10 @@ class Tuner(Trainer):
         super().__init__(model=model, **options)
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
-        self.shown = StepProgress()
-        self.add_callback(self.shown)
         mark = {"engine": self.args.engine, "processes": processes()}
-        self.add_callback(CompleteCheckpoints(loaded, self.args.kept, mark))
-        self.stop = StopOnSignal()
-        self.add_callback(self.stop)
+        self.shown, self.stop = StepProgress(), StopOnSignal()
+        for callback in (self.shown, CompleteCheckpoints(loaded, self.args.kept, mark), self.stop):
+            self.add_callback(callback)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Rate and loss go to the log with the speed, under stage 2's name for it."""

@@ -31,6 +31,7 @@ from egogen.devices import usable_device
 from egogen.errors import EgoGenError, listed
 from llava.checkpoints.fields import CONFIG_FILE
 from llava.checkpoints.load import pick_dtype, quantization_config, quiet
+from llava.conversation import escape_marks
 from llava.image_processing import ImageProcessor
 from llava.model import runs_on
 from llava.tokens import IGNORE, padded
@@ -85,11 +86,9 @@ class HubModel:
 
     def escape(self, text: str) -> str:
         """Take the tokenizer's marks inside user text apart, so that they stay text."""
-        for token in self.processor.tokenizer.added_tokens_decoder.values():
-            mark = token.content
-            if len(mark) > 1 and mark in text and not mark.isspace():
-                text = text.replace(mark, f"{mark[0]} {mark[1:]}")
-        return text
+        tokens = self.processor.tokenizer.added_tokens_decoder.values()
+        marks = (token.content for token in tokens)
+        return escape_marks(text, (m for m in marks if len(m) > 1 and not m.isspace()))
 
     def render(self, turns: Sequence[str], pictured: bool, **options: Any) -> str:
         """Turns (question, answer ...) by the chat template; the frame is in front of the first."""

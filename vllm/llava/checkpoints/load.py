@@ -31,7 +31,7 @@ from llava.checkpoints.files import WHOLE_FILES, read_tower, read_weights, weigh
 from llava.conversation import Template, chat_template, find_template
 from llava.image_processing import ImageProcessor, load_image_processor
 from llava.model import PROJECTOR, Llava, join_layers, projector_layers
-from llava.tokenizer import TextTokenizer, copy_files, load_tokenizer, save_tokenizer
+from llava.tokenizer import FILES, TextTokenizer, copy_files, load_tokenizer
 
 QUANTIZATIONS = ("4bit", "8bit")
 UNQUANTIZED = ["model.vision_tower", PROJECTOR, "lm_head"]
@@ -57,9 +57,8 @@ class Loaded:
 
     def save_tools(self, folder: str | os.PathLike) -> None:
         """Tokenizer and image processor files, so that a folder with weights is complete."""
-        save_tokenizer(self.tokenizer, folder)
+        copy_files((*FILES, *HUB_FILES), self.folder, Path(folder))
         self.image_processor.save(folder)
-        copy_files(HUB_FILES, self.folder, Path(folder))
         if (self.folder / CHAT_FILE).exists():  # tuning may have chosen another template
             write_text(Path(folder) / CHAT_FILE, chat_template(self.template))
 

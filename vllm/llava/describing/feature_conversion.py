@@ -26,7 +26,7 @@ from egogen.features.store import FeatureWriter, open_store, read_info, record_s
 from egogen.jobs import Progress
 from llava.checkpoints.config import read_config
 from llava.checkpoints.load import read_state
-from llava.describing.stores import shape_of
+from llava.describing.job import shape_of
 
 LARGEST_RESIDUAL = 0.01  # half precision alone gives some 3e-4, bfloat16 2e-3, other weights 0.9
 BATCH = 32  # frames; what a kill may lose

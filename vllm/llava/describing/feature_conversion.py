@@ -135,7 +135,7 @@ def convert(job: Namespace, entries: Sequence[ActionEntry]) -> int:
     source = open_store(job.source)
     problems, shape = _sound(source, entries)
     _record(job, shape, projector)
-    unproject = projector and Unprojector(projector)
+    unproject = None if projector is None else Unprojector(projector)
     left = [e for e in entries if e.key not in problems and not shape_of(job.target, e.image_0)]
     parallel = f"{job.chunk_idx}-of-{job.num_chunks}"
     writer = FeatureWriter(job.target, job.kind, job.to, parallel)

@@ -56,6 +56,7 @@ class StepProgress(TrainerCallback):
     """Samples per second and time left: a bar on a terminal, now and then a line in a log."""
 
     progress: Progress | None = None
+    since = 0, 0.0  # step and time of the last log
 
     def speed(self, args: Any, state: Any) -> float:
         """Samples per second since it was asked last."""
@@ -65,7 +66,7 @@ class StepProgress(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.last_line = time.monotonic()
-        self.since = state.global_step, self.last_line  # step and time of the last log
+        self.since = state.global_step, self.last_line
         if state.is_world_process_zero:
             samples = args.step_samples
             whole, done = state.max_steps * samples, state.global_step * samples

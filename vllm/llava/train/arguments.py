@@ -141,21 +141,6 @@ def parse(argv: Sequence[str] | None) -> Flags:
         advice = f", expected perhaps --{near[0]}" if near else ""
         raise EgoGenError(f"unknown flag {unknown[0]}{advice}")
     flags = Flags(*parts)
-    _check(flags)
-    return flags
-
-
-def _defaults(argv: Sequence[str]) -> list[str]:
-    """Flags that this project sets, in front: the last one of a name counts."""
-    first = ["--report_to", "tensorboard" if find_spec("tensorboard") else "none"]
-    switch = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    switch.add_argument("--as_released", "--as-released", nargs="?", const="yes", default="no")
-    if switch.parse_known_args(argv)[0].as_released.lower() in ("yes", "true", "1"):
-        first += [part for name, value in AS_RELEASED.items() for part in (f"--{name}", value)]
-    return [*first, *argv]
-
-
-def _check(flags: Flags) -> None:
     for group in flags:
         for name, allowed in CHOICES.items():
             check_choice(f"--{name} ", getattr(group, name, allowed[0]), allowed)
@@ -171,3 +156,14 @@ def _check(flags: Flags) -> None:
         need_package("peft", "--lora_enable")
     if flags.lora.bits != 16:
         need_package("bitsandbytes", f"--bits {flags.lora.bits}")
+    return flags
+
+
+def _defaults(argv: Sequence[str]) -> list[str]:
+    """Flags that this project sets, in front: the last one of a name counts."""
+    first = ["--report_to", "tensorboard" if find_spec("tensorboard") else "none"]
+    switch = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    switch.add_argument("--as_released", "--as-released", nargs="?", const="yes", default="no")
+    if switch.parse_known_args(argv)[0].as_released.lower() in ("yes", "true", "1"):
+        first += [part for name, value in AS_RELEASED.items() for part in (f"--{name}", value)]
+    return [*first, *argv]

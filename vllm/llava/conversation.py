@@ -1,7 +1,7 @@
 """Prompt formats: how the turns of a conversation become one string."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,9 +73,9 @@ def prompt_for(question: str, template: Template) -> str:
 _MARKS = ("<s>", END, "<unk>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 
 
-def escape_marks(text: str) -> str:
+def escape_marks(text: str, marks: Iterable[str] = _MARKS) -> str:
     """Take prompt marks inside user text apart ("</s>" -> "< /s>"), so that they stay text."""
-    for mark in _MARKS:
+    for mark in marks:
         text = text.replace(mark, f"{mark[0]} {mark[1:]}")
     return text
 

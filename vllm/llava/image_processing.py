@@ -40,10 +40,16 @@ class ImageProcessor:
         """The image as RGB, `size` pixels high and wide."""
         image = image.convert("RGB")
         if self.aspect == "pad":
-            image = self._pad(image)
+            side, own = max(image.size), image
+            image = Image.new("RGB", (side, side), tuple(int(255 * part) for part in self.mean))
+            image.paste(own, ((side - own.width) // 2, (side - own.height) // 2))
         if self.aspect == "squeeze":
             return image.resize((self.size, self.size), Image.Resampling.BICUBIC)
-        return self._resize_and_crop(image)
+        short = min(image.size)
+        size = int(self.size * image.width / short), int(self.size * image.height / short)
+        left, top = (size[0] - self.size) // 2, (size[1] - self.size) // 2
+        image = image.resize(size, Image.Resampling.BICUBIC)
+        return image.crop((left, top, left + self.size, top + self.size))
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         image = self.square(image)
@@ -54,21 +60,6 @@ class ImageProcessor:
 
     def batch(self, images: Sequence[Image.Image]) -> torch.Tensor:
         return torch.stack([self(image) for image in images])  # (B, 3, size, size)
-
-    def _pad(self, image: Image.Image) -> Image.Image:
-        side = max(image.size)
-        colour = tuple(int(255 * channel) for channel in self.mean)
-        canvas = Image.new("RGB", (side, side), colour)
-        canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-        return canvas
-
-    def _resize_and_crop(self, image: Image.Image) -> Image.Image:
-        width, height = image.size
-        short = min(width, height)
-        size = int(self.size * width / short), int(self.size * height / short)
-        image = image.resize(size, Image.Resampling.BICUBIC)
-        left, top = (size[0] - self.size) // 2, (size[1] - self.size) // 2
-        return image.crop((left, top, left + self.size, top + self.size))
 
     def settings(self) -> dict[str, Any]:
         """Fields of preprocessor_config.json, for transformers, which knows no aspect option."""

@@ -5,6 +5,7 @@ C vision width, V vocabulary, N targets of a batch.
 """
 
 import os
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -21,41 +22,34 @@ from llava.tokens import IGNORE, IMAGE_ID
 PROJECTOR = "model.multi_modal_projector"
 
 
-class LinearProjector(nn.Module):
-    """The projector of the first LLaVA: one linear layer. The name `linear_1` is transformers'.
+def join_layers(state: dict[str, torch.Tensor], prefix: str = f"{PROJECTOR}.") -> None:
+    """Make one layer of two without activation, as files in transformers' layout hold them.
 
-    transformers' Llava has two layers always: for it files hold a second one, the identity.
+    In files written here the second is the identity, and the product exact.
     """
-
-    def __init__(self, config: LlavaConfig):
-        super().__init__()
-        widths = config.vision_config.hidden_size, config.text_config.hidden_size
-        self.linear_1 = nn.Linear(*widths, bias=True)
-        self.register_load_state_dict_pre_hook(drop_identity)
-
-    def forward(self, features_BPC: torch.Tensor) -> torch.Tensor:
-        return self.linear_1(features_BPC)  # (B, P, D)
-
-
-def drop_identity(module: nn.Module, state: dict[str, torch.Tensor], prefix: str, *_) -> None:
-    """Take the second layer of files written here out of a state that is about to be loaded."""
-    for kind in ("weight", "bias"):
-        state.pop(f"{prefix}linear_2.{kind}", None)
+    names = [f"{prefix}linear_{layer}.{kind}" for layer in "12" for kind in ("weight", "bias")]
+    if not all(name in state for name in names):
+        return
+    dtype = state[names[0]].dtype
+    weight_1, bias_1, weight_2, bias_2 = (state[name].float() for name in names)
+    state[names[0]] = (weight_2 @ weight_1).to(dtype)
+    state[names[1]] = (weight_2 @ bias_1 + bias_2).to(dtype)
+    del state[names[2]], state[names[3]]
 
 
 def with_identity(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """`state` of a model with one projector layer, and the identity as its second one."""
     bias = state[f"{PROJECTOR}.linear_1.bias"]
-    weight = torch.eye(len(bias), dtype=bias.dtype)
-    second = {"weight": weight, "bias": torch.zeros(len(bias), dtype=bias.dtype)}
+    second = {"weight": torch.eye(len(bias), dtype=bias.dtype), "bias": torch.zeros_like(bias)}
     return {**state, **{f"{PROJECTOR}.linear_2.{kind}": value for kind, value in second.items()}}
 
 
 class Llava(modeling_llava.LlavaForConditionalGeneration):
     """transformers' Llava with the conventions of the LLaVA authors' own code.
 
-    `config.projector_layers` (1 or 2) chooses the projector. In `input_ids` each image is P times
-    IMAGE_ID, which needs no row of the vocabulary.
+    `config.projector_layers` (1 or 2) chooses the projector: the first LLaVA has one linear layer,
+    transformers' Llava always two, so that files hold the identity as a second one. In `input_ids`
+    each image is P times IMAGE_ID, which needs no row of the vocabulary.
     """
 
     source_folder: Path | None = None  # whose files the weights may be maps of
@@ -65,7 +59,10 @@ class Llava(modeling_llava.LlavaForConditionalGeneration):
     def __init__(self, config: LlavaConfig):
         super().__init__(config)
         if projector_layers(config) == 1:
-            self.model.multi_modal_projector = LinearProjector(config)
+            widths = config.vision_config.hidden_size, config.text_config.hidden_size
+            projector = nn.Sequential(OrderedDict(linear_1=nn.Linear(*widths)))
+            projector.register_load_state_dict_pre_hook(lambda _, *given: join_layers(*given[:2]))
+            self.model.multi_modal_projector = projector
             self.post_init()
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:

@@ -16,6 +16,7 @@ from llava.conversation import IMAGE_MARK
 
 MODEL_FILE, FAST_FILE, CONFIG_FILE = "tokenizer.model", "tokenizer.json", "tokenizer_config.json"
 ADDED_FILE = "added_tokens.json"
+FILES = (MODEL_FILE, FAST_FILE, CONFIG_FILE, "special_tokens_map.json", ADDED_FILE)
 SPACE = "\u2581"  # how sentencepiece writes a space
 
 
@@ -131,11 +132,6 @@ def load_tokenizer(folder: str | os.PathLike, legacy: bool | None = None) -> Tex
     if (folder / FAST_FILE).exists():
         return FastTokenizer(folder)
     raise EgoGenError(f"{folder}: holds no tokenizer, expected {MODEL_FILE} or {FAST_FILE}")
-
-
-def save_tokenizer(tokenizer: TextTokenizer, folder: str | os.PathLike) -> None:
-    files = (MODEL_FILE, FAST_FILE, CONFIG_FILE, "special_tokens_map.json", ADDED_FILE)
-    copy_files(files, tokenizer.folder, Path(folder))
 
 
 def copy_files(names: Iterable[str], source: Path, target: Path) -> None:

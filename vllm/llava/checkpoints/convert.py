@@ -31,7 +31,7 @@ from llava.checkpoints.load import EMBEDDINGS, HEAD, image_processor_of, read_st
 from llava.conversation import IMAGE_MARK, chat_template, find_template
 from llava.image_processing import ImageProcessor
 from llava.model import projector_layers, with_identity
-from llava.tokenizer import SentencePieceTokenizer, TextTokenizer, load_tokenizer, save_tokenizer
+from llava.tokenizer import SentencePieceTokenizer, TextTokenizer, copy_files, load_tokenizer
 
 LAYOUTS = ("llava", "hub")
 RECORD_FILE = "converted.json"  # says what a folder was converted from
@@ -79,7 +79,7 @@ def _write_hub(
             rows = state[name].new_zeros(added, state[name].shape[1])
             state[name] = torch.cat([state[name], rows])
     files = write_weights(state, out, lambda name: rename(name, HUB_NAMES))
-    save_tokenizer(tokenizer, out)
+    copy_files(tokenizers.FILES, source, out)
     _write_processor(out, config, pictures, fast)
     write_json(out / tokenizers.ADDED_FILE, {**tokenizer.added, IMAGE_MARK: image_id})
     rows = config.text_config.vocab_size + added
@@ -125,7 +125,7 @@ def _length(folder: Path) -> dict[str, int]:
 
 def _save_tokenizer(tokenizer: TextTokenizer, out: Path) -> None:
     """The tokenizer's files, without what was added to them for transformers."""
-    save_tokenizer(tokenizer, out)
+    copy_files(tokenizers.FILES, tokenizer.folder, out)
     marks = {mark: number for mark, number in tokenizer.added.items() if mark != IMAGE_MARK}
     if isinstance(tokenizer, SentencePieceTokenizer) and IMAGE_MARK in tokenizer.added:
         length = _length(tokenizer.folder).get("model_max_length", 2048)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from egogen.atomic import atomic_path, read_object, write_json
 from egogen.errors import EgoGenError
-from egogen.jobs import Progress
+from egogen.jobs import track
 from egogen.weight_files import COMPUTED, fit_names, read_weight_file, tensors
 
 # Rules for `rename`, explained there.
@@ -102,13 +102,12 @@ def write_weights(
     plan = split_torch_state_dict_into_shards(
         sizes, filename_pattern="model{suffix}.safetensors", max_shard_size=SHARD_SIZE
     )
-    with Progress(len(plan.filename_to_tensors), "write", "shards") as progress:
-        for file, names in plan.filename_to_tensors.items():
-            with atomic_path(folder / file) as temporary:
-                held = {name: named[name].contiguous() for name in names}
-                save_file(held, temporary, metadata={"format": "pt"})
-            progress.update(1)
+    shards = plan.filename_to_tensors
+    for file, names in track(shards.items(), len(shards), "write", "shards"):
+        with atomic_path(folder / file) as temporary:
+            held = {name: named[name].contiguous() for name in names}
+            save_file(held, temporary, metadata={"format": "pt"})
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         write_json(folder / "model.safetensors.index.json", index, indent=2)
-    return [folder / file for file in plan.filename_to_tensors]
+    return [folder / file for file in shards]

@@ -30,6 +30,7 @@ from egogen.download.hub import local_path
 from egogen.errors import EgoGenError, listed
 from llava.checkpoints.fields import CONFIG_FILE
 from llava.checkpoints.load import pick_dtype, quantization_config, quiet
+from llava.conversation import escape_marks
 from llava.image_processing import ImageProcessor
 from llava.model import runs_on
 from llava.tokens import IGNORE, padded
@@ -84,11 +85,9 @@ class HubModel:
 
     def escape(self, text: str) -> str:
         """Take the tokenizer's marks inside user text apart, so that they stay text."""
-        for token in self.processor.tokenizer.added_tokens_decoder.values():
-            mark = token.content
-            if len(mark) > 1 and mark in text and not mark.isspace():
-                text = text.replace(mark, f"{mark[0]} {mark[1:]}")
-        return text
+        tokens = self.processor.tokenizer.added_tokens_decoder.values()
+        marks = (token.content for token in tokens)
+        return escape_marks(text, (m for m in marks if len(m) > 1 and not m.isspace()))
 
     def render(self, turns: Sequence[str], pictured: bool, **options: Any) -> str:
         """Turns (question, answer ...) by the chat template; the frame is in front of the first."""
@@ -180,13 +179,6 @@ class HubModel:
     def pad_id(self) -> int:
         number = self.processor.tokenizer.pad_token_id
         return self.processor.tokenizer.eos_token_id if number is None else number
-
-    def outside_blocks(self) -> list[str]:
-        """Names of the parts that are not the language model's: vision, projector, head."""
-        base, decoder = self.model.base_model, self.model.get_decoder()
-        known = {module: name for name, module in self.model.named_modules()}
-        apart = [known[child] for child in base.children() if child is not decoder]
-        return [*apart, known[self.model.get_output_embeddings()]]
 
     def projector(self) -> list[str]:
         """Names of the parts from vision to language: beside the towers, or mergers in them."""
@@ -303,10 +295,11 @@ def _check_kind(name: str, config: Any) -> None:
 
 
 def _skipped(config: Any) -> list[str]:
-    """What quantization leaves alone, from the model without weights."""
+    """What quantization leaves alone (vision, projector, head), from the model without weights."""
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
-    return HubModel(model, None, ImageProcessor(), "").outside_blocks()
+    apart = {*model.base_model.children(), model.get_output_embeddings()} - {model.get_decoder()}
+    return [name for name, part in model.named_modules() if part in apart]
 
 
 def plain_generation(hub: HubModel, max_new_tokens: int) -> AbstractContextManager:

@@ -30,8 +30,8 @@ from llava.checkpoints.fields import read_fields, ties_head, tower_name
 from llava.checkpoints.files import WHOLE_FILES, read_tower, read_weights, weight_files
 from llava.conversation import Template, chat_template, find_template
 from llava.image_processing import ImageProcessor, load_image_processor
-from llava.model import PROJECTOR, Llava, projector_layers
-from llava.tokenizer import TextTokenizer, copy_files, load_tokenizer, save_tokenizer
+from llava.model import PROJECTOR, Llava, join_layers, projector_layers
+from llava.tokenizer import FILES, TextTokenizer, copy_files, load_tokenizer
 
 QUANTIZATIONS = ("4bit", "8bit")
 UNQUANTIZED = ["model.vision_tower", PROJECTOR, "lm_head"]
@@ -57,9 +57,8 @@ class Loaded:
 
     def save_tools(self, folder: str | os.PathLike) -> None:
         """Tokenizer and image processor files, so that a folder with weights is complete."""
-        save_tokenizer(self.tokenizer, folder)
+        copy_files((*FILES, *HUB_FILES), self.folder, Path(folder))
         self.image_processor.save(folder)
-        copy_files(HUB_FILES, self.folder, Path(folder))
         if (self.folder / CHAT_FILE).exists():  # tuning may have chosen another template
             write_text(Path(folder) / CHAT_FILE, chat_template(self.template))
 
@@ -96,7 +95,7 @@ def read_state(
         expected = shapes_of(Llava(config).state_dict())
     state = read_weights(folder, {*expected, *SECOND_LAYER})
     if projector_layers(config) == 1:
-        _join_layers(state)
+        join_layers(state)
     if ties_head(fields):  # files hold one of the two
         for name, other in ((HEAD, EMBEDDINGS), (EMBEDDINGS, HEAD)):
             if name not in state and other in state:
@@ -110,21 +109,6 @@ def read_state(
         state |= read_tower(_tower_files(folder, named, bool(vision_tower)))
     check_names(shapes_of(state), expected, f"{folder}: weights that config.json does not fit")
     return state
-
-
-def _join_layers(state: dict[str, Tensor]) -> None:
-    """Make one layer of a projector of two without activation, as hub folders hold one layer.
-
-    The second is the identity there, and the product exact.
-    """
-    names = [f"{PROJECTOR}.linear_1.weight", f"{PROJECTOR}.linear_1.bias", *SECOND_LAYER]
-    if not all(name in state for name in names):
-        return
-    weight_1, bias_1, weight_2, bias_2 = (state[name].float() for name in names)
-    dtype = state[names[0]].dtype
-    state[names[0]] = (weight_2 @ weight_1).to(dtype)
-    state[names[1]] = (weight_2 @ bias_1 + bias_2).to(dtype)
-    del state[names[2]], state[names[3]]
 
 
 def _tower_files(checkpoint: Path, name: str | None, given: bool) -> list[Path]:

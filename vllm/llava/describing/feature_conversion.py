@@ -10,9 +10,9 @@ P patches, C vision width, D language width.
 """
 
 import sys
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from egogen.features.store import FeatureWriter, open_store, read_info, record_s
 from egogen.jobs import Progress
 from llava.checkpoints.config import read_config
 from llava.checkpoints.load import read_state
-from llava.describing.stores import shape_of
+from llava.describing.job import shape_of
 
 LARGEST_RESIDUAL = 0.01  # half precision alone gives some 3e-4, bfloat16 2e-3, other weights 0.9
 BATCH = 32  # frames; what a kill may lose
@@ -73,44 +73,29 @@ class Unprojector:
         return vision.numpy()
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """From one folder to another. `projector` is for image features to compact, None elsewhere."""
-
-    source: Path
-    target: Path
-    kind: str  # image | text
-    layout: str  # that of the target
-    writer: str = "1-of-1"
-    projector: Projector | None = None
-
-
-def _check(job: Conversion) -> None:
+def _check(job: Namespace) -> None:
     info = read_info(job.source)
     known = info.get("layout", "released")
     if not job.source.is_dir():
         raise EgoGenError(f"{job.source}: no such folder, expected a feature store")
-    if known == job.layout:
+    if known == job.to:
         raise EgoGenError(f"{job.source}: has the {known} layout already, expected the other one")
     if info.get("kind", job.kind) != job.kind:
         raise EgoGenError(f"{job.source}: a store of {info['kind']} features, not of {job.kind}")
     if job.target.resolve() == job.source.resolve():
         raise EgoGenError(f"{job.target}: source and target are one folder, expected two")
-    if job.layout == "compact" and job.kind == "image" and job.projector is None:
-        raise EgoGenError("image features to compact: expected --projector CHECKPOINT")
 
 
-def _record(job: Conversion, shape: tuple[int, int]) -> None:
+def _record(job: Namespace, shape: tuple[int, int], projector: Projector | None) -> None:
     layout_says = ("kind", "layout", "dtype", "vision_width", "text_rows", "projector")
     info = {k: v for k, v in read_info(job.source).items() if k not in layout_says}
     info |= {"width": shape[1], "converted": True}
     if job.kind == "image":
         info["rows"] = shape[0]
-    made = shape[1] if job.projector is None else job.projector.output_width
-    if made != shape[1]:
-        found = f"features of width {shape[1]}, but the projector makes {made}"
+    if projector and projector.output_width != shape[1]:
+        found = f"features of width {shape[1]}, but the projector makes {projector.output_width}"
         raise EgoGenError(f"{job.source}: {found}: not from the same model")
-    record_store(job.target, job.kind, job.layout, info, job.projector)
+    record_store(job.target, job.kind, job.to, info, projector)
 
 
 def _sound(source: Any, entries: Sequence[ActionEntry]) -> tuple[dict[str, str], tuple[int, int]]:
@@ -135,21 +120,27 @@ def _sound(source: Any, entries: Sequence[ActionEntry]) -> tuple[dict[str, str],
     return problems, next(shape for shape in shapes.values() if shape[1] == usual)
 
 
-def convert(job: Conversion, entries: Sequence[ActionEntry]) -> int:
+def convert(job: Namespace, entries: Sequence[ActionEntry]) -> int:
     """Convert the features of `entries`; what the target has already is kept. -> exit code.
 
-    Frames whose feature is missing, cut short or not finite are named at the end. Raises
-    EgoGenError when the features were not made with the projector.
+    `job` holds the flags of the command. Frames whose feature is missing, cut short or not finite
+    are named at the end. Raises EgoGenError when the features were not made with the projector.
     """
     _check(job)
+    projector = None
+    if job.kind == "image" and job.to == "compact":
+        if not job.projector:
+            raise EgoGenError("image features to compact: expected --projector CHECKPOINT")
+        projector = projector_from(job.projector)
     source = open_store(job.source)
     problems, shape = _sound(source, entries)
-    _record(job, shape)
-    unproject = None if job.projector is None else Unprojector(job.projector)
+    _record(job, shape, projector)
+    unproject = None if projector is None else Unprojector(projector)
     left = [e for e in entries if e.key not in problems and not shape_of(job.target, e.image_0)]
-    writer = FeatureWriter(job.target, job.kind, job.layout, job.writer)
+    parallel = f"{job.chunk_idx}-of-{job.num_chunks}"
+    writer = FeatureWriter(job.target, job.kind, job.to, parallel)
     done = len(entries) - len(left)
-    with Progress(len(entries), f"to {job.layout}", "features", done=done) as progress:
+    with Progress(len(entries), f"to {job.to}", "features", done=done) as progress:
         for first in range(0, len(left), BATCH):
             group = left[first : first + BATCH]
             rows = {}

@@ -52,11 +52,8 @@ def watched(module: nn.Module, name: str | None = None) -> Iterator[list[Tensor]
     def keep(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         kept.append(kwargs[name] if name in kwargs else args[0])
 
-    handle = module.register_forward_pre_hook(keep, with_kwargs=True)
-    try:
+    with module.register_forward_pre_hook(keep, with_kwargs=True):
         yield kept
-    finally:
-        handle.remove()
 
 
 class HubDescriber:

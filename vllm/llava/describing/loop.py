@@ -21,9 +21,8 @@ from egogen.provenance import check_provenance, record_provenance
 from egogen.seeds import stable_seed
 from llava.describing import results
 from llava.describing.describer import Describer
-from llava.describing.job import Job, Sample, chunk_entries, name_of
+from llava.describing.job import FeatureStores, Job, Sample, chunk_entries, name_of
 from llava.describing.results import append_results, finished, journal_of, write_results
-from llava.describing.stores import FeatureStores
 from llava.describing.texts import TextSource
 
 

@@ -132,13 +132,11 @@ def chunk_files(folder: Path) -> list[Path]:
         raise EgoGenError(f"{folder}: no such folder, expected the results of the chunks")
     found: dict[int, Path] = {}
     for path in sorted(folder.glob("*.json")):
-        match = re.fullmatch(r".*_(\d+)\.json", path.name)
-        if not match:
-            continue
-        number = int(match[1])
-        if other := found.get(number):
-            raise EgoGenError(f"{folder}: chunk {number} stands twice ({other.name}, {path.name})")
-        found[number] = path
+        if match := re.fullmatch(r".*_(\d+)\.json", path.name):
+            if other := found.get(number := int(match[1])):
+                twice = f"chunk {number} stands twice ({other.name}, {path.name})"
+                raise EgoGenError(f"{folder}: {twice}")
+            found[number] = path
     if not found:
         raise EgoGenError(f"{folder}: holds no result file, expected <name>_1.json and so on")
     record = read_object(folder / RECORD_FILE, needed=False)

@@ -14,14 +14,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = read_parser(COMMANDS, "llava.eval.convert_features", __doc__, {"to": LAYOUTS})
     args = parser.parse_args(argv)
     entries = floor_chunk(read_actions(args.action_label), args.num_chunks, args.chunk_idx)
-    from llava.describing import feature_conversion as conversion  # slow to import
+    from llava.describing.feature_conversion import convert  # slow to import
 
-    needs = args.projector and args.kind == "image" and args.to == "compact"
-    projector = conversion.projector_from(args.projector) if needs else None
-    writer = f"{args.chunk_idx}-of-{args.num_chunks}"
-    paths = args.source, args.target
-    job = conversion.Conversion(*paths, args.kind, args.to, writer, projector)
-    return conversion.convert(job, entries)
+    return convert(args, entries)
 
 
 if __name__ == "__main__":

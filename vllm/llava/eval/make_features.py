@@ -5,7 +5,6 @@ model. No more is needed than a JSON with the texts: an action file that holds t
 results beside the action file.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,17 +42,11 @@ def read_texts(path: Path, action_label: Path, key: str | None) -> dict[tuple[st
     return texts
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = shared.read_shared("llava.eval.make_features", __doc__)
-    args = parser.parse_args(argv)
+def main(argv: Sequence[str] | None = None) -> int:
+    args = shared.read_shared("llava.eval.make_features", __doc__).parse_args(argv)
     shared.check_least(args, batch_size=1)
     if not (args.save_image_feature_path or args.save_text_feature_path):
         raise EgoGenError("nothing to make: expected --save-image-feature-path or the one for text")
-    return args
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parse(argv)
     action_label = args.action_label or args.descriptions
     texts = read_texts(args.descriptions, action_label, args.key)
     job = Job(**shared.job_fields(args, action_label), seed=None)

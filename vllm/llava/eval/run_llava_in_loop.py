@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # Slow to import: bad arguments and files are reported first.
     from llava.describing.loop import run
-    from llava.describing.served import TextOnly, served_texts
+    from llava.describing.texts import TextOnly, served_texts
 
     if args.text_only:
         describer: Any = TextOnly(args.image_size)

@@ -5,6 +5,7 @@ that of tuning without adapters, which the describing command loads.
 """
 
 import os
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from egogen.errors import EgoGenError
 from llava.checkpoints.hub_model import HubModel, load_hub
 from llava.checkpoints.load import Loaded, load_model, with_tools
 from llava.model import projector_layers
-from llava.train.arguments import LoraArguments, ModelArguments
+from llava.train.arguments import LoraArguments
 from llava.train.saving import publish, staging_folder
 
 ADAPTER_FOLDER, ORIGIN_FILE = "adapter", "origin.json"
@@ -59,7 +60,7 @@ def add_adapters(loaded: Loaded | HubModel, base: str, lora: LoraArguments) -> A
     return model
 
 
-def write_origin(adapter: Path, asked: ModelArguments, loaded: Loaded | HubModel) -> None:
+def write_origin(adapter: Path, asked: Namespace, loaded: Loaded | HubModel) -> None:
     """What merging needs to know, beside the adapter."""
     origin: dict[str, Any] = {"base": asked.model_name_or_path}
     if isinstance(loaded, HubModel):

@@ -5,7 +5,7 @@ import difflib
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from transformers.hf_argparser import HfArg
 
 from egogen.atomic import read_object
 from egogen.errors import EgoGenError, check_choice, need_package
-from egogen.flags import read_command
+from egogen.flags import add_flags, read_command
 from llava import COMMANDS
 from llava.train.parallel import processes, read_deepspeed, start_deepspeed
 
@@ -29,25 +29,6 @@ warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=F
 # command line wins over it.
 AS_RELEASED = {"cut_rule": "released", "lr_rule": "released", "image_aspect_ratio": "square"}
 AS_RELEASED["average_tokens_across_devices"] = "False"
-
-
-@dataclass
-class ModelArguments:
-    model_name_or_path: str = field(metadata={"help": "Folder or hub name of the model."})
-    vision_tower: str | None = HfArg(help="Its folder when the checkpoint lacks it.", default=None)
-    version: str | None = HfArg(help="Prompt format (default: config.json's).", default=None)
-    attn: str = HfArg(help=HELP["attn"], default="auto")
-
-
-@dataclass
-class DataArguments:
-    data_path: str = field(metadata={"help": "The conversations file."})
-    image_folder: str = field(metadata={"help": "Folder that its images are relative to."})
-    image_aspect_ratio: str | None = HfArg(help=HELP["image_aspect_ratio"], default=None)
-    image_size: int | None = HfArg(help="Of the square frames (default: as tuned).", default=None)
-    cut_rule: str = HfArg(help=HELP["cut_rule"], default="expanded")
-    image_cache: int = field(default=0, metadata={"help": "Images kept in memory."})
-    lazy_preprocess: bool = field(default=True, metadata={"help": "Accepted; always the case."})
 
 
 @dataclass
@@ -88,6 +69,7 @@ class TuningArguments(TrainingArguments):
     model_max_length: int = field(default=2048, metadata={"help": "Longest sequence."})
     warmup_ratio: float = field(default=0.0, metadata={"help": "Share of the steps that warm up."})
     evaluation_strategy: str = field(default="no", metadata={"help": "Accepted; only 'no'."})
+    lazy_preprocess: bool = field(default=True, metadata={"help": "Accepted; always the case."})
     global_batch: int = HfArg(help=HELP["global_batch"], default=0)
     lr_rule: str = HfArg(help=HELP["lr_rule"], default="command")
     as_released: bool = HfArg(help="All switches as in the released code.", default=False)
@@ -129,52 +111,36 @@ class TuningArguments(TrainingArguments):
         return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
 
 
-GROUPS = (ModelArguments, DataArguments, LoraArguments, TuningArguments)
 LOGGERS = {"tensorboard", "wandb"}  # of --report_to, those that are a package of that name
 
 
 class Flags(NamedTuple):
-    model: ModelArguments
-    data: DataArguments
+    """`data` holds those of commands.toml: which model is tuned, on what."""
+
     lora: LoraArguments
     tuning: TuningArguments
+    data: argparse.Namespace
 
 
 def parse(argv: Sequence[str] | None) -> Flags:
     """Parse and check the flags. Logs go to TensorBoard unless --report_to says otherwise."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed else warns that it found none
-    parser = HfArgumentParser(GROUPS, **read_command(COMMANDS, NAME))
+    groups = LoraArguments, TuningArguments
+    parser = HfArgumentParser(groups, **read_command(COMMANDS, NAME))
+    add_flags(parser, COMMANDS, f"{NAME}.data")
     given = _defaults(argv or ())
     try:
         found = parser.parse_args_into_dataclasses(given, return_remaining_strings=True)
     except ValueError as error:
         raise EgoGenError(f"flags of tuning: {error}") from None
-    *groups, unknown = found
+    *parts, unknown = found
     if unknown:
-        raise EgoGenError(f"unknown flag {unknown[0]}{_nearest(unknown[0])}")
-    flags = Flags(*groups)
-    _check(flags)
-    return flags
-
-
-def _defaults(argv: Sequence[str]) -> list[str]:
-    """Flags that this project sets, in front: the last one of a name counts."""
-    first = ["--report_to", "tensorboard" if find_spec("tensorboard") else "none"]
-    switch = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    switch.add_argument("--as_released", "--as-released", nargs="?", const="yes", default="no")
-    if switch.parse_known_args(argv)[0].as_released.lower() in ("yes", "true", "1"):
-        first += [part for name, value in AS_RELEASED.items() for part in (f"--{name}", value)]
-    return [*first, *argv]
-
-
-def _nearest(flag: str) -> str:
-    names = [item.name for group in GROUPS for item in fields(group)]
-    near = difflib.get_close_matches(flag.lstrip("-").replace("-", "_"), names, n=1)
-    return f", expected perhaps --{near[0]}" if near else ""
-
-
-def _check(flags: Flags) -> None:
+        names = [action.dest for action in parser._actions]
+        near = difflib.get_close_matches(unknown[0].lstrip("-").replace("-", "_"), names, n=1)
+        advice = f", expected perhaps --{near[0]}" if near else ""
+        raise EgoGenError(f"unknown flag {unknown[0]}{advice}")
+    flags = Flags(*parts)
     for group in flags:
         for name, allowed in CHOICES.items():
             check_choice(f"--{name} ", getattr(group, name, allowed[0]), allowed)
@@ -190,3 +156,14 @@ def _check(flags: Flags) -> None:
         need_package("peft", "--lora_enable")
     if flags.lora.bits != 16:
         need_package("bitsandbytes", f"--bits {flags.lora.bits}")
+    return flags
+
+
+def _defaults(argv: Sequence[str]) -> list[str]:
+    """Flags that this project sets, in front: the last one of a name counts."""
+    first = ["--report_to", "tensorboard" if find_spec("tensorboard") else "none"]
+    switch = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    switch.add_argument("--as_released", "--as-released", nargs="?", const="yes", default="no")
+    if switch.parse_known_args(argv)[0].as_released.lower() in ("yes", "true", "1"):
+        first += [part for name, value in AS_RELEASED.items() for part in (f"--{name}", value)]
+    return [*first, *argv]

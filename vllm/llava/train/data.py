@@ -59,19 +59,15 @@ def _conversation(item: Any, where: str) -> Conversation:
             raise EgoGenError(f"{place}: expected human and gpt in turn")
         if speaker == "gpt" and not turn["value"].strip():
             raise EgoGenError(f"{place}: an empty answer, expected text")
-        turns.append(_turn(turn["value"], image is not None))
+        text = escape_marks(turn["value"])
+        if image is not None and IMAGE_MARK in text:
+            text = f"{IMAGE_MARK}\n{text.replace(IMAGE_MARK, '').strip()}".strip()
+        turns.append(text)
         if image is not None and sum(IMAGE_MARK in text for text in turns) > 1:
             raise EgoGenError(f"{place}: a second {IMAGE_MARK}, expected one for its one image")
     if not turns or len(turns) % 2:
         raise EgoGenError(f"{where}: expected each question to have an answer")
     return Conversation(str(item.get("id", "")), tuple(turns), image)
-
-
-def _turn(text: str, pictured: bool) -> str:
-    text = escape_marks(text)
-    if pictured and IMAGE_MARK in text:
-        text = f"{IMAGE_MARK}\n{text.replace(IMAGE_MARK, '').strip()}".strip()
-    return text
 
 
 class TuningData(Dataset):
@@ -95,7 +91,7 @@ class TuningData(Dataset):
         cache: int = 0,
     ):
         self.image_folder, self.max_length, self.cache = Path(image_folder), max_length, cache
-        self.loaded, self.cut_expanded = loaded, cut_expanded
+        self.cut_expanded = cut_expanded
         self.samples: list[Any] = []
         self.dropped = 0
         self.keep(loaded)
@@ -103,21 +99,19 @@ class TuningData(Dataset):
             image = conversation.image
             if image is not None and not (path := self.image_folder / image).is_file():
                 raise EgoGenError(f"{path}: no such image (conversation {conversation.name!r})")
-            made = self.samples_of(conversation)
+            made = self.samples_of(conversation, loaded)
             self.samples += made
             self.dropped += not made
         if not self.samples:
             raise EgoGenError(f"{image_folder}: no conversation has anything to learn")
-        del self.loaded  # samples are made, and go to other processes without it
 
     def keep(self, loaded: Loaded) -> None:
         """What is needed once the samples are made: processes that load get no weights."""
         self.processor, self.patches = loaded.image_processor, loaded.model.patches
         self.pad_id = loaded.tokenizer.pad_id
 
-    def samples_of(self, conversation: Conversation) -> list[Any]:
+    def samples_of(self, conversation: Conversation, loaded: Any) -> list[Any]:
         turns, pictured = conversation.turns, conversation.image is not None
-        loaded = self.loaded
         encoded = encode_conversation(turns, loaded.template, loaded.tokenizer, pictured)
         encoded = cut(encoded, self.max_length, self.patches if self.cut_expanded else 1)
         return [(conversation, encoded)] if encoded.targets else []

@@ -44,15 +44,15 @@ class HubData(TuningData):
         blank = self.hub.encode(loaded.blank, "")
         self.blank = {**blank, "labels": torch.full_like(blank["input_ids"], IGNORE)}
 
-    def samples_of(self, conversation: Conversation) -> list[Any]:
+    def samples_of(self, conversation: Conversation, loaded: Any) -> list[Any]:
         """(image, turns up to a question, ids of its answer) of each round."""
         image, turns, rounds = conversation.image, conversation.turns, []
         if image is not None:
             turns = tuple(turn.replace(IMAGE_MARK, "") for turn in turns)
         for end in range(1, len(turns), 2):
             asked = [turn.strip() for turn in turns[:end]]
-            room = self.max_length - self.loaded.length(*asked, pictured=image is not None)
-            answer = self.loaded.answer_ids(asked, turns[end], image is not None)[: max(0, room)]
+            room = self.max_length - loaded.length(*asked, pictured=image is not None)
+            answer = loaded.answer_ids(asked, turns[end], image is not None)[: max(0, room)]
             rounds += [(image, asked, answer)] if answer else []
         return rounds
 
@@ -80,8 +80,8 @@ class HubData(TuningData):
 
 def prepare_hub(flags: Flags, **options: Any) -> HubModel:
     """The model, of which language model, head and projector learn; `options` are of `load_hub`."""
-    name, data, tuning = flags.model.model_name_or_path, flags.data, flags.tuning
-    if flags.model.vision_tower or data.cut_rule == "released":
+    name, data, tuning = flags.data.model_name_or_path, flags.data, flags.tuning
+    if flags.data.vision_tower or data.cut_rule == "released":
         only = "--vision_tower, --as_released and --cut_rule released"
         raise EgoGenError(f"{name}: no LLaVA checkpoint, {only} are for those only")
     size, aspect = data.image_size, data.image_aspect_ratio

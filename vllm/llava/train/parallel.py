@@ -21,21 +21,6 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def wait_for_all() -> None:
-    """Return when every process has called this."""
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-
-
-def leave_group() -> None:
-    """Leave the other processes when nothing is left to be done with them.
-
-    A process that just ends while threads of the group are alive is aborted now and then.
-    """
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
 def any_process(value: bool, device: torch.device) -> bool:
     """Whether `value` holds in any of the processes; all of them have to call this."""
     if not torch.distributed.is_initialized():

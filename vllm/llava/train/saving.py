@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import wait_for_everyone
 from transformers import TrainerCallback
 
 from egogen.atomic import as_umask_says, read_object, write_json
@@ -17,7 +18,7 @@ from egogen.errors import EgoGenError
 from egogen.jobs import SIGNALS, StoppedBySignal, requeue
 from llava.checkpoints.hub_model import HubModel
 from llava.checkpoints.load import Loaded
-from llava.train.parallel import any_process, is_first, wait_for_all
+from llava.train.parallel import any_process, is_first
 
 COMPLETE_FILE = "whole.json"  # written last into a checkpoint folder
 SHARDED = ("zero1", "zero2", "zero3")  # each process keeps its own part of the optimizer
@@ -85,16 +86,15 @@ class CompleteCheckpoints(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        wait_for_all()  # every process writes its part
+        wait_for_everyone()  # every process writes its part
         if not state.is_world_process_zero or not folder.is_dir():
             return
         self.loaded.save_tools(folder)
         flush(folder)
         write_json(folder / COMPLETE_FILE, {"step": state.global_step, **self.mark})
-        older = [path for path in checkpoints(args.output_dir) if path != folder]
-        complete = [path for path in older if (path / COMPLETE_FILE).exists()]
-        gone = complete[: max(0, len(complete) + 1 - self.kept)] if self.kept else []
-        for path in [*gone, *(path for path in older if path not in complete)]:
+        found = checkpoints(args.output_dir)
+        complete = [path for path in found if (path / COMPLETE_FILE).exists()]
+        for path in {*found} - {*complete[-(self.kept or 0) :]}:
             (path / COMPLETE_FILE).unlink(missing_ok=True)  # half removed is not complete
             shutil.rmtree(path, ignore_errors=True)
 
@@ -105,14 +105,11 @@ class StopOnSignal(TrainerCallback):
     All processes stop at the same step, whichever of them the signal has reached.
     """
 
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self.stopped = False
-        self.before: dict[int, Any] = {}  # signal -> what handled it before tuning
+    received: int | None = None
+    stopped = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        for number in SIGNALS:
-            self.before[number] = signal.signal(number, self._note)
+        self.before = {number: signal.signal(number, self._note) for number in SIGNALS}
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         for number, handler in self.before.items():

@@ -1,13 +1,15 @@
 """Tune the language model and the projector on conversations; the vision tower stays frozen."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import wait_for_everyone
 from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.utils import is_flash_attn_2_available
 
 from egogen.atomic import read_object, write_json
 from egogen.download.hub import local_path
@@ -21,7 +23,7 @@ from llava.train.adapters import ADAPTER_FOLDER, add_adapters, merge, write_orig
 from llava.train.arguments import Flags, TuningArguments, parse
 from llava.train.data import TuningData, read_conversations
 from llava.train.hub_tuning import HubData, prepare_hub
-from llava.train.parallel import is_first, leave_group, wait_for_all
+from llava.train.parallel import is_first
 from llava.train.saving import newest_complete, publish, staging_folder
 from llava.train.trainer import Tuner
 
@@ -35,11 +37,11 @@ def settings_of(flags: Flags) -> dict[str, Any]:
         "num_train_epochs max_steps learning_rate warmup_steps weight_decay max_grad_norm seed "
         "lr_rule model_max_length bf16 fp16 average_tokens_across_devices"
     )
-    tuning, model, data = flags.tuning, flags.model, flags.data
+    tuning, data = flags.tuning, flags.data
     chosen = {name: getattr(tuning, name) for name in names.split()}
     chosen["lr_scheduler_type"] = str(getattr(tuning.lr_scheduler_type, "value", ""))
-    chosen |= {"step_samples": tuning.step_samples, "model": model.model_name_or_path}
-    chosen |= {"version": model.version, "data": data.data_path}
+    chosen |= {"step_samples": tuning.step_samples, "model": data.model_name_or_path}
+    chosen |= {"version": data.version, "data": data.data_path}
     chosen |= {n: getattr(data, n) for n in ("image_aspect_ratio", "image_size", "cut_rule")}
     return {**chosen, "lora": vars(flags.lora) if flags.lora.lora_enable else None}
 
@@ -56,12 +58,6 @@ def check_output(folder: Path, settings: dict[str, Any]) -> bool:
     return (folder / FINISHED_FILE).exists()
 
 
-def pick_attention(name: str, half: bool) -> str:
-    """ "auto": flash attention where it is installed and can run, PyTorch's own elsewhere."""
-    flash = half and torch.cuda.is_available() and find_spec("flash_attn") is not None
-    return name if name != "auto" else "flash_attention_2" if flash else "sdpa"
-
-
 def weights_dtype(flags: Flags) -> torch.dtype:
     """Float32 where an optimizer works on the loaded weights themselves; half precision where
     DeepSpeed keeps its own float32 copy, and for frozen weights under adapters.
@@ -74,22 +70,24 @@ def weights_dtype(flags: Flags) -> torch.dtype:
 
 def prepare(flags: Flags) -> Loaded | HubModel:
     """The pretrained model with its tools; only language model and projector learn."""
-    name, tuning = local_path(flags.model.model_name_or_path), flags.tuning
+    name, tuning = local_path(flags.data.model_name_or_path), flags.tuning
     options: dict[str, Any] = {"quantization": None, "device_map": None}
     if flags.lora.bits != 16:
         options = {"quantization": f"{flags.lora.bits}bit", "device_map": {"": tuning.device}}
-    options["attn"] = pick_attention(flags.model.attn, tuning.bf16 or tuning.fp16)
+    flash = (tuning.bf16 or tuning.fp16) and is_flash_attn_2_available()
+    fastest = "flash_attention_2" if flash else "sdpa"
+    options["attn"] = fastest if flags.data.attn == "auto" else flags.data.attn
     dtype = weights_dtype(flags)
     if not is_llava(name):
-        if flags.model.version and is_first():
-            print(f"--version {flags.model.version}: left out, {name} has its own chat template")
+        if flags.data.version and is_first():
+            print(f"--version {flags.data.version}: left out, {name} has its own chat template")
         return prepare_hub(flags, dtype=str(dtype), **options)
-    model = load_model(name, dtype=dtype, vision_tower=flags.model.vision_tower, **options)
+    model = load_model(name, dtype=dtype, vision_tower=flags.data.vision_tower, **options)
     size = model.config.vision_config.image_size
     if flags.data.image_size not in (None, size):
         raise EgoGenError(f"--image_size {flags.data.image_size}: {name} has one size, {size}")
-    if flags.model.version:
-        template = RELEASED_VERSIONS.get(flags.model.version, flags.model.version)
+    if flags.data.version:
+        template = RELEASED_VERSIONS.get(flags.data.version, flags.data.version)
         find_template(template, "--version")
         model.config.conversation_template = template
     if flags.data.image_aspect_ratio:
@@ -99,12 +97,11 @@ def prepare(flags: Flags) -> Loaded | HubModel:
 
 
 def make_data(flags: Flags, loaded: Loaded | HubModel, conversations: list[Any]) -> dict[str, Any]:
-    shown = track(conversations, len(conversations), "read", "conversations")
     make: Any = HubData if isinstance(loaded, HubModel) else TuningData
     options = {"max_length": flags.tuning.model_max_length, "cache": flags.data.image_cache}
     options["cut_expanded"] = flags.data.cut_rule == "expanded"
-    read = shown if is_first() else conversations
-    data = make(read, flags.data.image_folder, loaded, **options)
+    shown = track(conversations, len(conversations), "read", "conversations")
+    data = make(shown if is_first() else conversations, flags.data.image_folder, loaded, **options)
     if data.dropped and is_first():
         print(f"{flags.data.data_path}: {data.dropped} conversations left without a target")
     return {"train_dataset": data, "data_collator": data.collate, "compute_loss_func": data.loss}
@@ -128,14 +125,14 @@ def save(trainer: Tuner, loaded: Loaded | HubModel, flags: Flags) -> None:
     loaded.model.__dict__.pop("save_pretrained", None)  # that of checkpoints
     if is_first():
         staging_folder(place)
-    wait_for_all()
+    wait_for_everyone()
     trainer.save_model(str(staging))  # all processes take part where they share the weights
-    wait_for_all()
+    wait_for_everyone()
     if not is_first():
         return
     (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing needs
     if flags.lora.lora_enable:
-        write_origin(staging, flags.model, loaded)
+        write_origin(staging, flags.data, loaded)
     else:
         loaded.save_tools(staging)
     publish(staging)
@@ -160,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model: Any = loaded.model
     if flags.lora.lora_enable:
         set_seed(flags.tuning.seed)  # adapters start the same however the model was loaded
-        model = add_adapters(loaded, flags.model.model_name_or_path, flags.lora)
+        model = add_adapters(loaded, flags.data.model_name_or_path, flags.lora)
     trainer = Tuner(loaded, model, args=flags.tuning, **parts)
     with lock(output / ".lock", "tuning", needed=is_first()):
         if is_first():
@@ -170,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if is_first():
             write_json(output / FINISHED_FILE, {"steps": trainer.state.global_step, **settings})
             print(f"{output}: tuned for {trainer.state.global_step} steps")
-    leave_group()
+    PartialState().destroy_process_group()  # else ended now and then by threads of the group
 
 
 if __name__ == "__main__":

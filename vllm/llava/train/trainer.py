@@ -55,10 +55,8 @@ def released_warmup(step: int, warmup_steps: int) -> float:
 class StepProgress(TrainerCallback):
     """Samples per second and time left: a bar on a terminal, now and then a line in a log."""
 
-    def __init__(self) -> None:
-        self.progress: Progress | None = None
-        self.last_line = time.monotonic()
-        self.since = 0, self.last_line  # (step, time) of the last log
+    progress: Progress | None = None
+    since = 0, 0.0  # step and time of the last log
 
     def speed(self, args: Any, state: Any) -> float:
         """Samples per second since it was asked last."""
@@ -67,7 +65,8 @@ class StepProgress(TrainerCallback):
         return (state.global_step - step) * args.step_samples / max(now - begun, 1e-9)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.since = state.global_step, time.monotonic()
+        self.last_line = time.monotonic()
+        self.since = state.global_step, self.last_line
         if state.is_world_process_zero:
             samples = args.step_samples
             whole, done = state.max_steps * samples, state.global_step * samples
@@ -90,7 +89,6 @@ class StepProgress(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.progress is not None:
             self.progress.close()
-            self.progress = None
 
 
 class Tuner(Trainer):
@@ -103,12 +101,10 @@ class Tuner(Trainer):
         super().__init__(model=model, **options)
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
-        self.shown = StepProgress()
-        self.add_callback(self.shown)
         mark = {"engine": self.args.engine, "processes": processes()}
-        self.add_callback(CompleteCheckpoints(loaded, self.args.kept, mark))
-        self.stop = StopOnSignal()
-        self.add_callback(self.stop)
+        self.shown, self.stop = StepProgress(), StopOnSignal()
+        for callback in (self.shown, CompleteCheckpoints(loaded, self.args.kept, mark), self.stop):
+            self.add_callback(callback)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Rate and loss go to the log with the speed, under stage 2's name for it."""

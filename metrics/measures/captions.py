@@ -12,12 +12,11 @@ import torch
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from transformers import BlipTextConfig
-from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
 from egogen.frames import read_rgb
 from metrics.frame_pairs import Pair
 from metrics.images import CLIP_MEAN, CLIP_STD, batches, read_ahead, to_tensor
-from metrics.networks.beam_search import SearchRules, beam_search
+from metrics.networks.beam_search import TextDecoder
 from metrics.networks.loading import filled, load_state_dict
 from metrics.networks.text_similarity import similarities, text_tower, word_pieces
 from metrics.registry import METRICS, Measured, Settings, finite_mean
@@ -25,7 +24,6 @@ from metrics.registry import METRICS, Measured, Settings, finite_mean
 SIDE = 384  # pixels
 PROMPT = "a picture of"
 BEGIN, SECOND = "[DEC]", "[ENC]"  # pieces that BLIP adds to BERT's, in this order
-RULES = SearchRules(beams=3, longest=20, shortest=5)
 # Of the image tower: what timm's is not by itself, which is the base.
 SIZES: dict[str, dict] = {"base": {}, "large": {"embed_dim": 1024, "depth": 24, "num_heads": 16}}
 PARTS = ("visual_encoder.", "text_decoder.")  # of a released file
@@ -43,7 +41,7 @@ class Captioner(torch.nn.Module):
             SIDE, num_classes=0, global_pool="", weight_init="skip", **SIZES[kind]
         )
         config = BlipTextConfig(num_attention_heads=12, encoder_hidden_size=tower.embed_dim)
-        self.visual_encoder, self.text_decoder = tower, BlipTextLMHeadModel(config)
+        self.visual_encoder, self.text_decoder = tower, TextDecoder(config)
 
 
 def image_input(image: Image.Image) -> torch.Tensor:
@@ -76,7 +74,7 @@ def texts_of(tokenizer, found: Sequence[list[int]]) -> list[str]:
 def captions(network: Captioner, tokenizer, inputs: torch.Tensor) -> list[str]:
     """Inputs (n, 3, 384, 384) -> a caption each."""
     states = network.visual_encoder(inputs)
-    found = beam_search(network.text_decoder, states, prompt_pieces(tokenizer), RULES)
+    found = network.text_decoder.search(states, prompt_pieces(tokenizer))
     return texts_of(tokenizer, [pieces for _, pieces in found])
 
 

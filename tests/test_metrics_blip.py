@@ -20,6 +20,7 @@ from egogen.frames import read_rgb
 from metrics.frame_pairs import find_pairs
 from metrics.measures import captions
 from metrics.measures.captions import Captioner
+from metrics.networks import beam_search
 from metrics.networks.beam_search import TextDecoder
 from metrics.networks.loading import filled, load_state_dict
 
@@ -121,18 +122,18 @@ def small_decoder(seed: int) -> tuple[torch.nn.Module, torch.Tensor]:
     return network, 2 * torch.randn(4, 5, 8)
 
 
-RULES = {"longest": 12, "shortest": 4}
+RULES = beam_search.RULES | {"max_length": 12, "min_length": 4}
 PROMPT = [1, 5, 7]
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_captions_of_a_batch_are_those_of_each_picture_alone(seed):
     network, states = small_decoder(seed)
-    together = network.search(states, PROMPT, **RULES)
-    backwards = network.search(states.flip(0), PROMPT, **RULES)[::-1]
+    together = network.search(states, PROMPT, RULES)
+    backwards = network.search(states.flip(0), PROMPT, RULES)[::-1]
     for number, (score, pieces) in enumerate(together):
         (alone, texts), (turned, others) = (
-            network.search(states[number : number + 1], PROMPT, **RULES)[0],
+            network.search(states[number : number + 1], PROMPT, RULES)[0],
             backwards[number],
         )
         assert pieces == texts == others
@@ -158,7 +159,7 @@ def test_the_rule_of_the_score_decides_captions():
     equal = differ = 0
     for seed in range(8):
         network, states = small_decoder(seed)
-        found = network.search(states, PROMPT, **RULES)
+        found = network.search(states, PROMPT, RULES)
         theirs = plain(network).generate(
             input_ids=torch.tensor([PROMPT] * 4),
             encoder_hidden_states=states,

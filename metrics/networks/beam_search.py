@@ -7,40 +7,36 @@ new rule prefers longer captions, so other captions win.
 Shapes: n images, b beams.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
+# Of the released script, in word pieces with the prompt.
+RULES = {"num_beams": 3, "max_length": 20, "min_length": 5, "do_sample": False}
+
 
 class TextDecoder(BlipTextLMHeadModel):
-    """Transformers' own, and its own search but for the score. Lengths include the prompt."""
+    """Transformers' own, and its own search but for the score."""
 
     @torch.inference_mode()
     def search(
-        self,
-        states: Tensor,
-        prompt: list[int],
-        beams: int = 3,
-        longest: int = 20,
-        shortest: int = 5,
+        self, states: Tensor, prompt: list[int], rules: Mapping[str, Any] = RULES
     ) -> list[tuple[float, list[int]]]:
         """(score, pieces with the prompt, without the end) of the best caption of each image.
 
         `states` (n, tokens, width) is what the decoder attends to. The images of a batch do not
         influence each other.
         """
-        pieces, end = (
-            torch.tensor([prompt] * len(states)).to(states.device),
-            self.config.sep_token_id,
-        )
+        pieces = torch.tensor([prompt] * len(states), device=states.device)
+        end = self.config.sep_token_id
         # Beams share what is made of their image and the prompt: it is made once.
         read = self(pieces[:, :-1], encoder_hidden_states=states, use_cache=True).past_key_values
-        read.batch_repeat_interleave(beams)
+        read.batch_repeat_interleave(rules["num_beams"])
         known = {"attention_mask": torch.ones_like(pieces), "encoder_hidden_states": states}
-        rules = {"num_beams": beams, "max_length": longest, "min_length": shortest}
-        wanted = {"do_sample": False, "output_scores": True, "return_dict_in_generate": True}
+        wanted = {"output_scores": True, "return_dict_in_generate": True}
         ends = {"eos_token_id": end, "pad_token_id": end}
         found = self.generate(pieces, past_key_values=read, **known, **rules, **wanted, **ends)
         rows = [[piece for piece in row if piece != end] for row in found.sequences.tolist()]

@@ -125,7 +125,7 @@ def test_all_golden_pairs_as_released(dataset, manifest, count, mode):
 @torch.inference_mode()
 def test_who_attends_to_whom():
     torch.manual_seed(0)
-    attention, frames, places = GroupedAttention(), 3, 4
+    attention, frames, places = GroupedAttention(768, 12, qkv_bias=True), 3, 4
     tokens = torch.randn(1, 1 + frames * places, 768)
     changed = tokens.clone()
     changed[0, 1 + 1 * places + 2] += 1  # frame 1, place 2

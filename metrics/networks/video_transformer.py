@@ -29,26 +29,19 @@ class GroupedAttention(vision_transformer.Attention):
     def forward(self, tokens: torch.Tensor, frames: int, along: str) -> torch.Tensor:
         """(n, t, w) -> the same; `along` is "time" or "space"."""
         split = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1))  # (n, t, 3, h, d)
-        queries, keys, values = split.permute(2, 0, 3, 1, 4).flatten(1, 2)  # each (n h, t, d)
-        rows = (queries[:, None, :1], keys[:, None], values[:, None])
-        of_class = scaled_dot_product_attention(*rows)  # (n h, 1, 1, d)
-
-        def grouped(rows: torch.Tensor) -> torch.Tensor:
-            patches = rows[:, 1:].unflatten(1, (frames, -1))  # (n h, f, p, d): groups are frames
-            return patches.transpose(1, 2) if along == "time" else patches  # or (n h, p, f, d)
-
-        def with_class(rows: torch.Tensor) -> torch.Tensor:
-            members = grouped(rows)
-            first = rows[:, None, :1].expand(-1, members.shape[1], -1, -1)
-            return torch.cat([first, members], dim=2)
-
-        found = scaled_dot_product_attention(grouped(queries), with_class(keys), with_class(values))
+        rows = split.permute(2, 0, 3, 1, 4).flatten(1, 2)  # (3, n h, t, d): queries, keys, values
+        first, patches = rows[:, :, None, :1], rows[:, :, 1:].unflatten(2, (frames, -1))
+        if along == "time":
+            patches = patches.transpose(2, 3)  # groups are frames (3, n h, f, p, d), or places
+        of_class = scaled_dot_product_attention(first[0], *rows[1:, :, None])  # (n h, 1, 1, d)
+        each = first[1:].expand(-1, -1, patches.shape[2], -1, -1)
+        seen = torch.cat([each, patches[1:]], dim=3)  # keys and values of a group and the class
+        found = scaled_dot_product_attention(patches[0], *seen)
         if along == "time":
             found = found.transpose(1, 2)  # (n h, f, p, d)
         joined = torch.cat([of_class[:, 0], found.flatten(1, 2)], dim=1)  # (n h, t, d)
-        return self.proj(
-            joined.unflatten(0, (-1, self.num_heads)).transpose(1, 2).flatten(2)
-        )  # (n, t, w)
+        joined = joined.unflatten(0, (-1, self.num_heads)).transpose(1, 2)  # (n, t, h, d)
+        return self.proj(joined.flatten(2))  # (n, t, w)
 
 
 class Block(vision_transformer.Block):

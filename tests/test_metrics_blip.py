@@ -19,9 +19,7 @@ from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
 from metrics.frame_pairs import find_pairs
 from metrics.measures import captions
-from metrics.measures.captions import Captioner
-from metrics.networks import beam_search
-from metrics.networks.beam_search import TextDecoder
+from metrics.measures.captions import Captioner, TextDecoder
 from metrics.networks.loading import filled, load_state_dict
 
 
@@ -122,7 +120,7 @@ def small_decoder(seed: int) -> tuple[torch.nn.Module, torch.Tensor]:
     return network, 2 * torch.randn(4, 5, 8)
 
 
-RULES = beam_search.RULES | {"max_length": 12, "min_length": 4}
+RULES = captions.RULES | {"max_length": 12, "min_length": 4}
 PROMPT = [1, 5, 7]
 
 

@@ -14,8 +14,8 @@ from torchvision.transforms.functional import center_crop, normalize, resize
 
 from metrics.frame_pairs import Pair
 from metrics.images import batches, read_ahead, read_source, read_unresized, resized, to_tensor
+from metrics.networks.egovlp_towers import PARTS, SIDE, VideoTransformer
 from metrics.networks.loading import filled, load_state_dict
-from metrics.networks.video_transformer import PARTS, SIDE, VideoTransformer
 from metrics.registry import METRICS, Measured, Settings, finite_mean
 
 FRAMES = {"ego4d": 4, "epickitchen": 16}  # of a video, in the released weights of each dataset

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from egogen.build.clips import clip_ids, film_in, find_clips
+from egogen.build.clips import Pictures, clip_ids, film_in, find_clips
 from egogen.build.forms import FORMS, read_form
 from egogen.build.judge import REASONS, Limits
-from egogen.build.pairs import Pictures
 from egogen.build.rows import PRE_FRAMES, Options, Row, Skipped, Table, Timing, with_clip_ids
 from egogen.build.sheet import write_sheets
 from egogen.build.table import write_table

@@ -20,8 +20,7 @@ from word_piece_folder import write_vocabulary
 from egogen.errors import EgoGenError
 from metrics.frame_pairs import Pair, find_pairs
 from metrics.measures import egovlp
-from metrics.networks import egovlp_towers
-from metrics.networks.egovlp_towers import GroupedAttention, word_pieces
+from metrics.measures.egovlp import GroupedAttention, word_pieces
 from metrics.networks.loading import filled
 
 FOLDER = {"ego4d": "ego4d.fho", "epickitchen": "epickitchen"}
@@ -171,18 +170,18 @@ def test_similarity_of_texts_as_released(vocabulary, tmp_path):
     again = word_pieces(tmp_path / "today")
     assert again(entries[0]["description"])["input_ids"] == entries[0]["description_ids"]
     long = "stir the soup with a spoon and " * 120
-    ids = egovlp_towers.cut_ids(tokenizer, long)
+    ids = egovlp.cut_ids(tokenizer, long)
     assert len(ids) == 512 and ids[-3:] == figures["long_text"]["last_ids"]
     state = state_dict("egovlp_4f", r"text_model|txt_proj")
-    tower = filled(egovlp_towers.TextTower, state, "x")
+    tower = filled(egovlp.TextTower, state, "x")
     for name in ("description", "caption"):
         known = [entry[f"{name}_ids"] for entry in entries]
         for batch_size in (1, 4):
-            embedded = egovlp_towers.embeddings(tower, known, batch_size)
+            embedded = egovlp.embeddings(tower, known, batch_size)
             np.testing.assert_allclose(embedded.numpy(), arrays[f"{name}_embed"], atol=1e-4)
-    embedded = egovlp_towers.embeddings(tower, [ids], 8)
+    embedded = egovlp.embeddings(tower, [ids], 8)
     np.testing.assert_allclose(embedded.numpy(), arrays["long_embed"].reshape(1, -1), atol=1e-4)
-    found = egovlp_towers.similarities(
+    found = egovlp.similarities(
         tower,
         vocabulary,
         [entry["description"] for entry in entries],

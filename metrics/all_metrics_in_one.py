@@ -30,8 +30,8 @@ def main(argv: Sequence[str]) -> int:
     known = {"llava_key": DESCRIPTION_KEY, "weights": WEIGHTS, "workers": workers}
     parser = read_parser(COMMANDS, "all_metrics_in_one", __doc__, choices, **known)
     names = f"comma-separated, of: {', '.join((*METRICS, *GROUPS))}; default: all that can be "
-    more = "computed here. One that is named and cannot be is an error"
-    parser.add_argument("--metrics", help=names + more)
+    names += "computed here. One that is named and cannot be is an error"
+    parser.add_argument("--metrics", help=names)
     options = parser.parse_args(argv)
     for name, value in (("--batch-size", options.batch_size), ("--workers", options.workers)):
         if value < 1:

@@ -36,9 +36,10 @@ BEGIN, SECOND = "[DEC]", "[ENC]"  # pieces that BLIP adds to BERT's, in this ord
 # Of the image tower: what timm's is not by itself, which is the base.
 SIZES: dict[str, dict] = {"base": {}, "large": {"embed_dim": 1024, "depth": 24, "num_heads": 16}}
 PARTS = ("visual_encoder.", "text_decoder.")  # of a released file
+_Decoder: Any = BlipTextLMHeadModel  # whose types do not foresee a search of one's own
 
 
-class TextDecoder(BlipTextLMHeadModel):
+class TextDecoder(_Decoder):
     """Transformers' own, and its own search but for the score."""
 
     @torch.inference_mode()

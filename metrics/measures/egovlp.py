@@ -46,9 +46,10 @@ EMBEDDING = 256  # numbers of the joint space of videos and texts
 PARTS = ("video_model.", "vid_proj.", "text_model.", "txt_proj.")  # of a released file
 VOCABULARY = 30522  # word pieces; another one would not have the ids of the weights
 LONGEST = 512  # word pieces of a text, the first and the last included
+VIT: Any = vision_transformer  # whose parts take other arguments here
 
 
-class GroupedAttention(vision_transformer.Attention):
+class GroupedAttention(VIT.Attention):
     """Self-attention of patches within groups; the class token sees all, and all see it.
 
     Groups are the frames ("space": a patch sees the patches of its own frame) or the places
@@ -73,7 +74,7 @@ class GroupedAttention(vision_transformer.Attention):
         return self.proj(joined.flatten(2))  # (n, t, w)
 
 
-class Block(vision_transformer.Block):
+class Block(VIT.Block):
     """Attention along time, attention in space of its sum, added to the block's input, then MLP."""
 
     def __init__(self, dim: int, num_heads: int, **options: Any):
@@ -88,7 +89,7 @@ class Block(vision_transformer.Block):
         return tokens + self.mlp(self.norm2(tokens))
 
 
-class VideoModel(vision_transformer.VisionTransformer):
+class VideoModel(VIT.VisionTransformer):
     """Tokens of a video -> the class token after the last norm; `video_model.*` of a file."""
 
     def __init__(self, frames: int):

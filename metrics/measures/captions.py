@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
+from torchvision.transforms.functional import normalize
 from transformers import BlipTextConfig
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
@@ -104,9 +105,8 @@ class Captioner(torch.nn.Module):
 
 def image_input(image: Image.Image) -> Tensor:
     """RGB image -> (3, 384, 384) float32: Pillow's bicubic, aspect not kept, CLIP's mean, std."""
-    pixels = to_tensor(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-    return (pixels - mean) / std
+    small = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    return normalize(to_tensor(small), CLIP_MEAN, CLIP_STD)
 
 
 def caption_pieces(folder: Path):
@@ -124,8 +124,8 @@ def prompt_pieces(tokenizer) -> list[int]:
 
 def texts_of(tokenizer, found: Sequence[list[int]]) -> list[str]:
     """Captions without the prompt, from pieces with it; a caption begins with a blank."""
-    decode = partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=True)
-    return [decode(pieces)[len(PROMPT) :] for pieces in found]
+    plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": True}
+    return [text[len(PROMPT) :] for text in tokenizer.batch_decode(found, **plain)]
 
 
 @torch.inference_mode()

@@ -6,7 +6,6 @@ from pathlib import Path
 if not __package__:  # run as a script: see the package's docstring
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import argparse
 import os
 from collections.abc import Sequence
 
@@ -21,18 +20,14 @@ from metrics.evaluate import evaluate
 from metrics.registry import GROUPS, METRICS, WEIGHTS, Settings
 
 
-def _parser() -> argparse.ArgumentParser:
+def main(argv: Sequence[str]) -> int:
     choices, workers = {"dataset": layout.DATASETS}, min(4, os.cpu_count() or 1)
     known = {"llava_key": DESCRIPTION_KEY, "weights": WEIGHTS, "workers": workers}
     parser = read_parser(COMMANDS, "all_metrics_in_one", __doc__, choices, **known)
     names = f"comma-separated, of: {', '.join((*METRICS, *GROUPS))}; default: all that can be "
-    more = "computed here. One that is named and cannot be is an error"
-    parser.add_argument("--metrics", help=names + more)
-    return parser
-
-
-def main(argv: Sequence[str]) -> int:
-    options = _parser().parse_args(argv)
+    names += "computed here. One that is named and cannot be is an error"
+    parser.add_argument("--metrics", help=names)
+    options = parser.parse_args(argv)
     for name, value in (("--batch-size", options.batch_size), ("--workers", options.workers)):
         if value < 1:
             raise EgoGenError(f"{name} {value}: expected at least 1")

@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
         versus.first.name, versus.second.name = (f"{versus.first.name} ({x})" for x in "AB")
     out = options.out or versus.second.folder.parent / f"compare_with_{versus.first.name}"
 
-    from metrics.reporting.comparison import text_table  # slow to import
+    from metrics.reporting.plots import text_table  # slow to import
 
     print(text_table(versus))
     write_json(out / JSON_FILE, versus.to_json())

@@ -75,17 +75,14 @@ def _to_json(values: Sequence[float]) -> list:
     ]
 
 
-def _from_json(values: Sequence) -> list[float]:
-    return [math.nan if value is None else float(value) for value in values]
-
-
 def _read_part(path: Path, frames: int) -> Part | None:
     """A part as it was written; None for one that is damaged or of another format."""
     try:
         found = read_json(path)
         if found.pop("format") != FORMAT:
             return None
-        found["columns"] = {key: _from_json(column) for key, column in found["columns"].items()}
+        for key, column in found["columns"].items():  # as `_to_json` wrote it
+            found["columns"][key] = [math.nan if x is None else float(x) for x in column]
         part = Part(**found)
     except (EgoGenError, KeyError, TypeError, ValueError, AttributeError):
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from egogen.build.pickled import read_pickle
+from egogen.build.records import read_pickle
 from egogen.errors import EgoGenError
 
 pandas = pytest.importorskip("pandas")

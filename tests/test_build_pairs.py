@@ -15,8 +15,8 @@ from test_build_found import tar
 
 from egogen.actions import DESCRIPTION_KEY, read_actions
 from egogen.build.__main__ import main
-from egogen.build.pairs import read_pairs
 from egogen.build.rows import Options
+from egogen.build.table import read_pairs
 from egogen.check import main as check
 from egogen.errors import EgoGenError
 from egogen.layout import GROUND_TRUTH, action_file, frame_folder, metadata_file

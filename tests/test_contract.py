@@ -11,7 +11,7 @@ from egogen import layout
 from egogen.actions import read_actions, read_clip_sizes, scan_actions
 from egogen.atomic import read_json
 from egogen.errors import EgoGenError
-from egogen.features.store import feature_path, read_feature, write_feature
+from egogen.features.store import feature_path, open_store, write_feature
 from egogen.jobs import ceil_chunk, floor_chunk
 
 GOOD = {"image_0": "c/0/a.jpg", "image_1": "c/0/b.jpg", "action": "#C C opens the jar"}
@@ -163,7 +163,9 @@ def test_features_are_half_precision_beside_their_frame(tmp_path):
     path = write_feature(tmp_path, "clip/0/frame.jpg", rows)
     assert path == tmp_path / "clip/0/frame.npy"
     assert np.load(path, allow_pickle=False).dtype == np.float16
-    assert np.array_equal(read_feature(tmp_path, "clip/0/frame.jpg", 4, 3), rows.astype(np.float16))
+    assert np.array_equal(
+        open_store(tmp_path).read("clip/0/frame.jpg", 4, 3), rows.astype(np.float16)
+    )
 
 
 def test_released_features_of_every_shape_are_read(tmp_path):
@@ -174,7 +176,7 @@ def test_released_features_of_every_shape_are_read(tmp_path):
         ("wide", rows.astype(np.float32), rows.astype(np.float32)),  # as precise as it is
     ):
         np.save(tmp_path / f"{name}.npy", stored)
-        found = read_feature(tmp_path, f"{name}.jpg")
+        found = open_store(tmp_path).read(f"{name}.jpg")
         assert found.dtype == expected.dtype and np.array_equal(found, expected), name
 
 
@@ -182,9 +184,9 @@ def test_the_released_place_is_found_where_a_folder_holds_jpg(tmp_path):
     (tmp_path / "npyfolder").mkdir()
     np.save(tmp_path / "npyfolder/a.npy", np.ones((1, 2), np.float16))
     assert feature_path(tmp_path, "jpgfolder/a.jpg") == tmp_path / "jpgfolder/a.npy"
-    assert read_feature(tmp_path, "jpgfolder/a.jpg").shape == (1, 2)
+    assert open_store(tmp_path).read("jpgfolder/a.jpg").shape == (1, 2)
     write_feature(tmp_path, "jpgfolder/a.jpg", np.zeros((3, 2)))
-    assert read_feature(tmp_path, "jpgfolder/a.jpg").shape == (3, 2)
+    assert open_store(tmp_path).read("jpgfolder/a.jpg").shape == (3, 2)
 
 
 BAD_FEATURES = {
@@ -214,7 +216,7 @@ def test_bad_features_are_named(tmp_path, case):
     elif content is not None:
         np.save(path, content, allow_pickle=True)
     with pytest.raises(EgoGenError) as error:
-        read_feature(tmp_path, "c/f.jpg", width=2, rows=256)
+        open_store(tmp_path).read("c/f.jpg", width=2, rows=256)
     assert str(path) in str(error.value) and expected in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -224,15 +226,15 @@ def test_truncated_features_and_huge_headers_are_refused(tmp_path):
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(EgoGenError, match="not a readable"):
-        read_feature(tmp_path, "f.jpg")
+        open_store(tmp_path).read("f.jpg")
     for shape in (b"(9999, 9)", b"(9**9, 9)"):
         path.write_bytes(data.replace(b"(256, 64)", shape))
         with pytest.raises(EgoGenError, match="not a readable"):
-            read_feature(tmp_path, "f.jpg")
+            open_store(tmp_path).read("f.jpg")
     header = b"{'descr': '<f2', 'fortran_order': False, 'shape': (10000000000, 5120), }\n"
     path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
     with pytest.raises(EgoGenError, match="not a readable"):
-        read_feature(tmp_path, "f.jpg")
+        open_store(tmp_path).read("f.jpg")
 
 
 def test_what_cannot_be_read_back_is_not_written(tmp_path):

@@ -15,7 +15,6 @@ from egogen.features.store import (
     FeatureWriter,
     feature_key,
     open_store,
-    read_feature,
 )
 
 ROWS, VISION, WIDTH = 16, 6, 24
@@ -144,7 +143,7 @@ def test_images_are_projected_when_read(tmp_path, layers):
     rows = torch.from_numpy(vision).float() @ first.T + rest[0]
     if layers == 2:
         rows = torch.nn.functional.gelu(rows) @ rest[1].T + rest[2]
-    found = read_feature(tmp_path, "c/0/f.jpg", width=WIDTH, rows=ROWS)
+    found = open_store(tmp_path).read("c/0/f.jpg", width=WIDTH, rows=ROWS)
     assert found.dtype == np.float16
     np.testing.assert_allclose(found, rows.numpy(), atol=2e-3, rtol=1e-3)  # half's rounding
     store = open_store(tmp_path)
@@ -158,8 +157,8 @@ def test_texts_are_cut_to_what_stage_2_reads(tmp_path):
     FeatureWriter(tmp_path, "text", "compact", "1-of-1").write(
         {"c/0/f.jpg": rows, "c/1/f.jpg": rows[:1]}
     )
-    assert np.array_equal(read_feature(tmp_path, "c/0/f.jpg", width=WIDTH), rows[:77])
-    assert read_feature(tmp_path, "c/1/f.jpg").shape == (1, WIDTH)
+    assert np.array_equal(open_store(tmp_path).read("c/0/f.jpg", width=WIDTH), rows[:77])
+    assert open_store(tmp_path).read("c/1/f.jpg").shape == (1, WIDTH)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +200,7 @@ def test_stores_of_unknown_layout_or_without_projector_are_refused(tmp_path):
     write_json(other / INFO_FILE, {"kind": "image", "layout": "compact"})
     FeatureWriter(other, "image", "compact", "1-of-1").write({"c/0/f.jpg": np.ones((ROWS, VISION))})
     with pytest.raises(EgoGenError, match="projector.safetensors: no such file"):
-        read_feature(other, "c/0/f.jpg")
+        open_store(other).read("c/0/f.jpg")
 
 
 @pytest.mark.parametrize(

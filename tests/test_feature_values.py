@@ -10,7 +10,7 @@ import torch
 from egogen.errors import EgoGenError
 from egogen.features.projector import Projector, keep_projector, read_projector
 from egogen.features.shards import ShardReader, ShardWriter
-from egogen.features.store import load_feature, read_feature, write_feature
+from egogen.features.store import load_feature, open_store, write_feature
 
 NAME = "clip/0/frame.jpg"
 
@@ -20,7 +20,7 @@ NAME = "clip/0/frame.jpg"
 def test_only_finite_half_precision_is_written_and_read(tmp_path, wrong, place):
     rows = np.linspace(-65_504, 65_504, 24, dtype=np.float32).reshape(4, 6)
     write_feature(tmp_path, NAME, rows)  # the largest numbers of half precision are well
-    assert np.array_equal(read_feature(tmp_path, NAME), rows.astype(np.float16))
+    assert np.array_equal(open_store(tmp_path).read(NAME), rows.astype(np.float16))
     rows.flat[place] = wrong
     with pytest.raises(EgoGenError, match="NaN or infinity"):
         write_feature(tmp_path, NAME, rows)

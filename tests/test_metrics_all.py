@@ -14,7 +14,6 @@ from word_piece_folder import write_vocabulary
 
 from metrics import all_metrics_in_one
 from metrics.measures import egovlp
-from metrics.networks import text_similarity
 from metrics.registry import KEYS, METRICS
 
 FOLDER = {"ego4d": "ego4d.fho", "epickitchen": "epickitchen"}
@@ -100,7 +99,7 @@ def check_egovlp(run: Evaluation) -> None:
 def run(request, tmp_path):
     yield Evaluation(request.param, tmp_path)
     egovlp.video_network.cache_clear()
-    text_similarity.text_tower.cache_clear()
+    egovlp.text_tower.cache_clear()
     shutil.rmtree(tmp_path)  # gigabytes
 
 

@@ -27,8 +27,7 @@ from metrics.intervals import (
 )
 from metrics.measures.frechet import frechet_distance
 from metrics.registry import KEYS, Measured
-from metrics.reporting.comparison import panels
-from metrics.reporting.curves import to_svg
+from metrics.reporting.plots import panels, to_svg
 from metrics.reporting.runs import compare_runs, read_run
 
 PROJECT = Path(__file__).resolve().parents[1]

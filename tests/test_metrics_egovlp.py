@@ -20,10 +20,8 @@ from word_piece_folder import write_vocabulary
 from egogen.errors import EgoGenError
 from metrics.frame_pairs import Pair, find_pairs
 from metrics.measures import egovlp
-from metrics.networks import text_similarity
+from metrics.measures.egovlp import GroupedAttention, word_pieces
 from metrics.networks.loading import filled
-from metrics.networks.text_similarity import word_pieces
-from metrics.networks.video_transformer import GroupedAttention
 
 FOLDER = {"ego4d": "ego4d.fho", "epickitchen": "epickitchen"}
 MODES = {"no_context": egovlp.still_videos, "with_context": egovlp.videos_with_source}
@@ -125,7 +123,7 @@ def test_all_golden_pairs_as_released(dataset, manifest, count, mode):
 @torch.inference_mode()
 def test_who_attends_to_whom():
     torch.manual_seed(0)
-    attention, frames, places = GroupedAttention(), 3, 4
+    attention, frames, places = GroupedAttention(768, 12, qkv_bias=True), 3, 4
     tokens = torch.randn(1, 1 + frames * places, 768)
     changed = tokens.clone()
     changed[0, 1 + 1 * places + 2] += 1  # frame 1, place 2
@@ -172,18 +170,18 @@ def test_similarity_of_texts_as_released(vocabulary, tmp_path):
     again = word_pieces(tmp_path / "today")
     assert again(entries[0]["description"])["input_ids"] == entries[0]["description_ids"]
     long = "stir the soup with a spoon and " * 120
-    ids = text_similarity.cut_ids(tokenizer, long)
+    ids = egovlp.cut_ids(tokenizer, long)
     assert len(ids) == 512 and ids[-3:] == figures["long_text"]["last_ids"]
     state = state_dict("egovlp_4f", r"text_model|txt_proj")
-    tower = filled(text_similarity.TextTower, state, "x")
+    tower = filled(egovlp.TextTower, state, "x")
     for name in ("description", "caption"):
         known = [entry[f"{name}_ids"] for entry in entries]
         for batch_size in (1, 4):
-            embedded = text_similarity.embeddings(tower, known, batch_size)
+            embedded = egovlp.embeddings(tower, known, batch_size)
             np.testing.assert_allclose(embedded.numpy(), arrays[f"{name}_embed"], atol=1e-4)
-    embedded = text_similarity.embeddings(tower, [ids], 8)
+    embedded = egovlp.embeddings(tower, [ids], 8)
     np.testing.assert_allclose(embedded.numpy(), arrays["long_embed"].reshape(1, -1), atol=1e-4)
-    found = text_similarity.similarities(
+    found = egovlp.similarities(
         tower,
         vocabulary,
         [entry["description"] for entry in entries],

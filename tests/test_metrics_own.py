@@ -17,10 +17,9 @@ from metrics.intervals import Comparison, around, clip_numbers, percentiles, sig
 from metrics.measures.frechet import frechet_distance
 from metrics.measures.psnr import changed_mask, changed_region_scores
 from metrics.registry import KEYS, METRICS, Settings, finite_mean
-from metrics.reporting.comparison import p_text
-from metrics.reporting.curves import smooth
 from metrics.reporting.data import ReportData, Sample, gained_and_lost, rank
 from metrics.reporting.figures import interval_text, number
+from metrics.reporting.plots import p_text, smooth
 
 DATA = Path(__file__).parent / "data" / "metrics"
 

@@ -22,8 +22,7 @@ from egogen.errors import EgoGenError
 from metrics import all_metrics_in_one
 from metrics.frame_pairs import find_pairs
 from metrics.images import read_pair, read_unresized, squeezed
-from metrics.measures import captions, clip_image, frechet, perceptual
-from metrics.networks import video_transformer
+from metrics.measures import captions, clip_image, egovlp, frechet, perceptual
 from metrics.networks.loading import load_state_dict
 
 FOLDER = {"ego4d": "ego4d.fho", "epickitchen": "epickitchen"}
@@ -272,7 +271,7 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path):
 OF_FILES = {  # manifest -> what the names of its network begin with
     "clip_vit_l14_visual": ("visual.",),
     "blip_base": captions.PARTS,
-    "egovlp_4f": video_transformer.PARTS,
+    "egovlp_4f": egovlp.PARTS,
     "inception": frechet.PARTS,
     "squeezenet1_1": ("features.",),
 }

@@ -16,9 +16,9 @@ from egogen import layout
 from egogen.actions import read_actions
 from egogen.errors import EgoGenError, run_command
 from metrics import all_metrics_in_one, report
-from metrics.reporting.curves import smooth
 from metrics.reporting.data import ReportData, Sample, read_curve, select
 from metrics.reporting.html import page
+from metrics.reporting.plots import smooth
 from metrics.results import read_table
 
 EVIL = '<script>document.body.innerHTML=""</script> "quoted" & \N{SNOWMAN} ' + "long" * 60

@@ -22,7 +22,7 @@ from vllm_tiny import write_released
 
 from egogen import layout
 from egogen.actions import read_actions
-from egogen.features.store import read_feature
+from egogen.features.store import open_store
 
 PROJECT = Path(__file__).resolve().parents[1]
 CLIPS = 12
@@ -220,7 +220,9 @@ def test_descriptions_survive_a_requeue(cluster, described, tmp_path):
     assert len(entries) == 2 * CLIPS
     for entry in entries:
         for kind in ("image", "text"):
-            one, other = (read_feature(place / kind, entry.image_0) for place in (root, tmp_path))
+            one, other = (
+                open_store(place / kind).read(entry.image_0) for place in (root, tmp_path)
+            )
             np.testing.assert_allclose(one, other, atol=4e-3, rtol=2e-3)
 
 

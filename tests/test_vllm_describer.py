@@ -12,7 +12,7 @@ from small_dataset import write_split
 from egogen import layout
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError
 from egogen.features.projector import Projector
-from egogen.features.store import open_store, read_feature, read_info
+from egogen.features.store import open_store, read_info
 from egogen.seeds import stable_seed
 from llava.describing import loop
 from llava.describing.describer import Describer, Description, Feature
@@ -78,7 +78,7 @@ def outcome(root, out):
     merged = merge_results(chunk_files(out / "tiny" / "val"))
     entries = check_complete(merged, label)
     described = with_descriptions(label, merged, "depth_text")
-    rows = [read_feature(out / kind, e.image_0) for kind in ("depth", "words") for e in entries]
+    rows = [open_store(out / kind).read(e.image_0) for kind in ("depth", "words") for e in entries]
     return described, rows
 
 

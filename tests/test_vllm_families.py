@@ -23,7 +23,7 @@ from small_training import losses, train_run, write_run
 from egogen import layout
 from egogen.actions import read_actions
 from egogen.errors import EgoGenError
-from egogen.features.store import open_store, read_feature, read_info
+from egogen.features.store import open_store, read_info
 from ldm.checkpoints.layouts import to_own
 from ldm.config import GenerateConfig, load_config
 from lego.stages import Stages
@@ -77,7 +77,7 @@ def merged(root: Path, out: Path) -> dict:
 def features(root: Path, out: Path) -> dict[str, np.ndarray]:
     entries = read_actions(layout.action_file(root, "ego4d", "val"))
     kinds = [(kind, entry.image_0) for kind in ("image", "text") for entry in entries]
-    return {f"{kind} {name}": read_feature(out / kind, name) for kind, name in kinds}
+    return {f"{kind} {name}": open_store(out / kind).read(name) for kind, name in kinds}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

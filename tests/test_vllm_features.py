@@ -14,7 +14,7 @@ from vllm_tiny import read, write_released
 from egogen.errors import EgoGenError, run_command
 from egogen.features.projector import write_projector
 from egogen.features.shards import PATTERN
-from egogen.features.store import feature_path, open_store, read_feature, read_info
+from egogen.features.store import feature_path, open_store, read_info
 from egogen.jobs import ceil_chunk
 from egogen.labels import clean_label, question
 from llava.checkpoints.load import load
@@ -164,12 +164,12 @@ def test_both_layouts_give_stage_2_the_same(released, compact):
     merged = [merge_results(chunk_files(out / "run" / "val")) for out in (released, compact)]
     assert merged[0] == merged[1]
     for _, _, fields in ENTRIES:
-        one, other = (read_feature(out / "fi", fields["image_0"]) for out in (released, compact))
+        one, other = (open_store(out / "fi").read(fields["image_0"]) for out in (released, compact))
         # half precision before the projection, of values up to 5, against half precision after it
         np.testing.assert_allclose(one.astype(np.float32), other, atol=4e-3, rtol=2e-3)
         assert np.array_equal(
-            read_feature(released / "ft", fields["image_0"]),
-            read_feature(compact / "ft", fields["image_0"]),
+            open_store(released / "ft").read(fields["image_0"]),
+            open_store(compact / "ft").read(fields["image_0"]),
         )
     info = read_info(compact / "fi")
     assert (info["rows"], info["width"], info["vision_width"]) == (256, 64, 32)
@@ -197,8 +197,8 @@ def test_a_killed_compact_run_continues(frames, describer, compact, tmp_path, mo
     for kind in ("fi", "ft"):
         for _, _, fields in ENTRIES:
             np.testing.assert_allclose(
-                read_feature(tmp_path / kind, fields["image_0"]),
-                read_feature(compact / kind, fields["image_0"]),
+                open_store(tmp_path / kind).read(fields["image_0"]),
+                open_store(compact / kind).read(fields["image_0"]),
                 atol=4e-3,
             )
 
@@ -274,9 +274,9 @@ def test_features_are_made_from_the_json_alone(
             embeds = loaded.model.embed(torch.tensor([prompt + ids]), features)
             hidden = loaded.model.model.language_model(inputs_embeds=embeds).last_hidden_state[0]
         expected = hidden[len(prompt) - 1 : -1]
-        found = read_feature(tmp_path / "ft", fields["image_0"])
+        found = open_store(tmp_path / "ft").read(fields["image_0"])
         np.testing.assert_allclose(found, expected.numpy(), atol=4e-3)
-        stored = read_feature(tmp_path / "fi", fields["image_0"], width=64, rows=256)
+        stored = open_store(tmp_path / "fi").read(fields["image_0"], width=64, rows=256)
         np.testing.assert_allclose(stored, features[0].numpy(), atol=4e-3, rtol=2e-3)
     before = digest(tmp_path)
     assert command(capsys, make_features, *arguments)[0] == 0
@@ -315,10 +315,10 @@ def test_conversion_there_and_back(capsys, frames, folder, released, tmp_path):
         name = fields["image_0"]
         expected = np.load(feature_path(released / "fi", name)).astype(np.float32)
         for root in ("ci", "fi"):
-            found = read_feature(tmp_path / root, name, width=64, rows=256)
+            found = open_store(tmp_path / root).read(name, width=64, rows=256)
             np.testing.assert_allclose(found, expected, atol=4e-3, rtol=2e-3)
         assert np.array_equal(
-            read_feature(tmp_path / "ct", name), read_feature(released / "ft", name)
+            open_store(tmp_path / "ct").read(name), open_store(released / "ft").read(name)
         )
     assert open_store(tmp_path / "ci").stored(ENTRIES[0][2]["image_0"]).shape == (256, 32)
     before = digest(tmp_path)

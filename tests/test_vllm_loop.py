@@ -11,7 +11,7 @@ from vllm_tiny import write_released
 
 from egogen import layout
 from egogen.errors import EgoGenError, run_command
-from egogen.features.store import read_feature
+from egogen.features.store import open_store
 from llava.checkpoints.load import load
 from llava.describing import loop as description_loop
 from llava.describing.decoding import Decoding
@@ -66,7 +66,9 @@ def outcome(root, out):
     merged = merge_results(chunk_files(out / "tiny" / "val"))
     entries = check_complete(merged, layout.action_file(root, DATASET, "val"))
     features = [
-        read_feature(out / kind, entry.image_0) for entry in entries for kind in ("image", "text")
+        open_store(out / kind).read(entry.image_0)
+        for entry in entries
+        for kind in ("image", "text")
     ]
     return merged, features
 

@@ -21,7 +21,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 from egogen import layout
 from egogen.actions import read_actions
 from egogen.errors import EgoGenError
-from egogen.features.store import read_feature
+from egogen.features.store import open_store
 from egogen.labels import clean_label, question
 from egogen.served import message
 from llava.describing.results import chunk_files, merge_results
@@ -65,7 +65,7 @@ def texts(out: Path) -> list[str]:
 
 def features(root: Path, out: Path) -> list[np.ndarray]:
     entries = read_actions(layout.action_file(root, DATASET, "val"))
-    return [read_feature(out / kind, e.image_0) for kind in ("image", "text") for e in entries]
+    return [open_store(out / kind).read(e.image_0) for kind in ("image", "text") for e in entries]
 
 
 def assert_close(found, expected):

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from egogen.build.clips import clip_ids, film_in, find_clips
+from egogen.build import write
+from egogen.build.clips import Pictures, clip_ids, film_in, find_clips
 from egogen.build.forms import FORMS, read_form
 from egogen.build.judge import REASONS, Limits
-from egogen.build.pairs import Pictures
 from egogen.build.rows import PRE_FRAMES, Options, Row, Skipped, Table, Timing, with_clip_ids
-from egogen.build.sheet import write_sheets
 from egogen.build.table import write_table
-from egogen.build.write import Request, build_folder, refuse_foreign, write_dataset, write_pairs
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError, listed, run_command
 from egogen.flags import COMMANDS, read_parser
 from egogen.jobs import lock
@@ -61,9 +59,9 @@ def main(argv: Sequence[str]) -> int:
         write_table(args.table_only, table.rows, timing)
         print(f"{args.table_only}: {len(table.rows)} rows, to be built with --name {name}")
         return EXIT_INCOMPLETE if table.skipped else 0
-    request = Request(name, timing, args.height, args.fps, args.sharpest, views)
-    refuse_foreign(args.out, request)
-    with lock(build_folder(args.out, name) / ".lock", "building"):
+    request = write.Request(name, timing, args.height, args.fps, args.sharpest, views)
+    write.refuse_foreign(args.out, request)
+    with lock(write.build_folder(args.out, name) / ".lock", "building"):
         return build(args, places, rows, request) or EXIT_INCOMPLETE * bool(table.skipped)
 
 
@@ -91,15 +89,15 @@ def located(
 
 
 def build(
-    args: argparse.Namespace, places: dict[str, Any], rows: Sequence[Row], request: Request
+    args: argparse.Namespace, places: dict[str, Any], rows: Sequence[Row], request: write.Request
 ) -> int:
     """Write the dataset and say what became of it -> exit code."""
     limits = Limits(args.min_difference, args.min_sharpness, args.max_change)
-    pairs, failures = write_pairs(args.out, places, rows, request)
+    pairs, failures = write.write_pairs(args.out, places, rows, request)
     wrong = {pair.row: limits.broken_by(pair.record) for pair in pairs}
     kept = [pair for pair in pairs if not set(wrong[pair.row]) & set(args.drop)]
-    write_dataset(args.out, args.name, pairs, kept)
-    sheets = write_sheets(args.out, args.name, pairs, limits, args.sheets)
+    write.write_dataset(args.out, args.name, pairs, kept)
+    sheets = write.write_sheets(args.out, args.name, pairs, limits, args.sheets)
     for split in SPLITS:
         print(f"{split}: {sum(pair.row.split == split for pair in kept)} pairs")
     for reason in REASONS:

@@ -1,4 +1,7 @@
-"""Clips by name, and frames of one by time: of a video, a tar archive or a folder of frames."""
+"""Clips by name, and frames of one by time: of a video, a tar archive or a folder of frames.
+
+Images of ready pairs are found by their names instead.
+"""
 
 import functools
 import io
@@ -18,7 +21,7 @@ from typing import Any
 from PIL import Image
 
 from egogen.errors import EgoGenError, listed
-from egogen.frames import read_rgb
+from egogen.frames import JPEG, read_rgb
 
 EPSILON = 1e-6  # of a frame: a time that was written of frame n is n / rate, rounded
 TAR = re.compile(r"\.(tar|tar\.gz|tar\.bz2|tar\.xz|tgz)$", re.IGNORECASE)
@@ -255,3 +258,41 @@ class Frames:
         if number not in self.frames:
             raise EgoGenError(f"{self.path}: frame {number}, of {seconds:.2f} s, is missing")
         return Frame(self.read(self.frames[number]), f"{number - self.first:010d}")
+
+
+class Pictures:
+    """The images of pairs below a folder, by name. `fps`: they are of no film."""
+
+    fps = None
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.archive = functools.cache(Archive)
+
+    @functools.cached_property
+    def archives(self) -> list[Path]:
+        return [path for path in sorted(self.folder.rglob("*")) if is_archive(path)]
+
+    def pair(self, *names: str) -> list[Frame]:
+        """The images, called like their files. Raises EgoGenError."""
+        stems = [PurePosixPath(name).stem for name in names]
+        if stems[0] == stems[1]:
+            stems = [f"{stem}_{number}" for number, stem in enumerate(stems)]
+        frames = []
+        for name, called in zip(names, stems, strict=True):
+            path = self.folder / name
+            data = path.read_bytes() if path.is_file() else self._member(path, name)
+            own = path if path.is_file() else data
+            jpeg = own if data.startswith(JPEG) else None
+            frames.append(Frame(read_rgb(path, io.BytesIO(data)), called, jpeg))
+        return frames
+
+    def _member(self, path: Path, name: str) -> bytes:
+        """Of the archive that the path names, else of the one that has such a name."""
+        named = [(p, str(path.relative_to(p))) for p in path.parents if is_archive(p)]
+        places = named or [(archive, name) for archive in self.archives]
+        found = [(p, member) for p, member in places if member in self.archive(p).places]
+        if len(found) != 1:
+            several = ", ".join(str(archive) for archive, _ in found)
+            raise EgoGenError(f"{path}: {f'is in {several}' if found else 'no such image'}")
+        return self.archive(found[0][0]).read(found[0][1]).getvalue()

@@ -15,7 +15,20 @@ from egogen.layout import SPLITS
 SPLIT_NAMES = {"train": "train", "val": "val", "validation": "val", "test": "val"}
 PRE_FRAMES = ("pre_15", "pre_30", "pre_45", "pre_frame")  # Ego4D's, before the state changes
 VIDEOS = "the folder of the videos"  # which no name of a clip or image leads out of
+# 1:02:03.5, 75:30 or 83.2; bounded, so that any unit of time holds it
+TIME = re.compile(r"(?:(?:([0-9]{1,6}):)?([0-9]{1,6}):)?([0-9]{1,9}(?:\.[0-9]*)?|\.[0-9]+)")
 LATER = ("source", "target", "fps", "boxes", "before", "after")  # unknown to the first folders
+
+
+def seconds(text: str) -> float:
+    """'83.2', '1:23.2' or '0:01:23.2' -> 83.2. Raises ValueError."""
+    match = TIME.fullmatch(text.strip())
+    if not match:
+        raise ValueError(text)
+    hours, minutes, rest = (float(part or 0) for part in match.groups())
+    if match[2] and rest >= 60 or match[1] and minutes >= 60:
+        raise ValueError(text)
+    return (hours * 60 + minutes) * 60 + rest
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,21 @@
-"""The project's own table of actions: a CSV with a row a pair, checked before any work."""
+"""The project's own tables, checked before any work: a CSV of actions, and of ready pairs (before
+image, after image, action) with images as files or in archives.
+"""
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from egogen.actions import safe_relative
 from egogen.atomic import write_csv
-from egogen.build.records import Records, read_csv
-from egogen.build.rows import Options, Row, Table, Timing
+from egogen.build.clips import TAR
+from egogen.build.forms.reading import FIELDS, values_of
+from egogen.build.records import Records, read_csv, read_records
+from egogen.build.rows import TIME, VIDEOS, Options, Row, Table, Timing, seconds, split_of_file
 from egogen.errors import EgoGenError, listed
 from egogen.layout import SPLITS
 
@@ -19,20 +23,7 @@ NEEDED = ("clip", "action")
 TIMES = ("start", "end", "contact", "source", "target")
 KNOWN = (*NEEDED, *TIMES, "split", "id", "description", "fps")
 WRITTEN = ("clip", "id", "split", "action", "source", "target", "description")
-# 1:02:03.5, 75:30 or 83.2; bounded, so that any unit of time holds it
-TIME = re.compile(r"(?:(?:([0-9]{1,6}):)?([0-9]{1,6}):)?([0-9]{1,9}(?:\.[0-9]*)?|\.[0-9]+)")
 AS = "expected seconds or hours:minutes:seconds with a point, as 83.2 or 1:02:03.5 (no frames)"
-
-
-def seconds(text: str) -> float:
-    """'83.2', '1:23.2' or '0:01:23.2' -> 83.2. Raises ValueError."""
-    match = TIME.fullmatch(text.strip())
-    if not match:
-        raise ValueError(text)
-    hours, minutes, rest = (float(part or 0) for part in match.groups())
-    if match[2] and rest >= 60 or match[1] and minutes >= 60:
-        raise ValueError(text)
-    return (hours * 60 + minutes) * 60 + rest
 
 
 def write_table(path: Path, rows: Sequence[Row], timing: Timing) -> None:
@@ -110,3 +101,26 @@ def _times(values: dict[str, str]) -> dict[str, Any]:
         if early in times and times.get(late, float("inf")) <= times[early]:
             raise ValueError(f"{late} {times[late]:g} is not after {early} {times[early]:g}")
     return times
+
+
+def read_pairs(path: Path, options: Options) -> Table:
+    """Rows of a .jsonl, .csv or .parquet file, all of them. Raises EgoGenError as `read_table`."""
+    split = split_of_file(path, options)
+    return checked(path, read_records(path), lambda values: _pair(values, split))
+
+
+def _pair(values: dict[str, Any], split: str) -> Row:
+    texts = values_of({name.casefold(): value for name, value in values.items()}, "pairs")
+    for name in ("before", "after", "action"):
+        if not texts[name]:
+            raise ValueError(f"no {name}, expected one of {', '.join(FIELDS['pairs'][name][1:])}")
+    tar = texts["tar"] and f"{texts['tar']}/"
+    before, after = tar + texts["before"], tar + texts["after"]
+    for image in (before, after):
+        safe_relative(image, "image", VIDEOS)
+    tops = {PurePosixPath(image).parts[0] for image in (before, after) if "/" in image}
+    clip = texts["clip"] or (TAR.sub("", tops.pop()) if len(tops) == 1 else "pairs")
+    safe_relative(clip, "clip", VIDEOS)
+    known: dict[str, Any] = {name: texts[name] for name in ("action", "id", "description")}
+    named = "_".join(PurePosixPath(clip).parts)
+    return Row(named, None, split=texts["split"] or split, before=before, after=after, **known)

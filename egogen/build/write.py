@@ -1,7 +1,8 @@
 """Writing the dataset: frames pair by pair, then the files that name them.
 
 Besides the released layout, `ROOT/build/<dataset>/` holds what made it (made_by.json), a record a
-pair (pairs/<clip>/<id>.json), the table of all pairs with their figures (pairs.csv), and sheets.
+pair (pairs/<clip>/<id>.json), the table of all pairs with their figures (pairs.csv), and contact
+sheets: every pair side by side with its label, those with something wrong marked.
 """
 
 import io
@@ -15,12 +16,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from egogen.actions import DESCRIPTION_KEY
 from egogen.atomic import TEMPORARY_SUFFIX, read_object, write_bytes, write_csv, write_json
 from egogen.build.clips import Frame, open_clip
-from egogen.build.judge import change, measure, sharpness
+from egogen.build.judge import Limits, change, measure, sharpness
 from egogen.build.rows import Row, Timing, epic_rate
 from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
@@ -30,6 +31,10 @@ from egogen.provenance import check_provenance, record_provenance
 
 JPEG_QUALITY = 95
 RECORD_FILE = "made_by.json"
+# Of contact sheets.
+COLUMNS, ROWS = 3, 6
+CELL, GAP, TEXT = (220, 140), 12, 34
+PAPER, INK, WRONG = "white", "#222222", "#b3261e"
 
 
 @dataclass(frozen=True)
@@ -232,3 +237,42 @@ def _write_targets(root: Path, dataset: str, pairs: Sequence[Pair]) -> None:
         source = frame_folder(root, dataset, "val") / path.relative_to(folder)
         if not (path.exists() and os.path.samefile(path, source)):
             _link(source, path)
+
+
+def write_sheets(
+    root: Path, dataset: str, pairs: Sequence[Pair], limits: Limits, pages: int
+) -> list[Path]:
+    """`ROOT/build/<dataset>/sheet_N.png`, at most `pages` of them; pairs to look at come first."""
+    ordered = sorted(pairs, key=lambda pair: not limits.broken_by(pair.record))  # a stable sort
+    written = []
+    for page in range(min(pages, -(-len(ordered) // (COLUMNS * ROWS)))):
+        group = ordered[page * COLUMNS * ROWS : (page + 1) * COLUMNS * ROWS]
+        written.append(build_folder(root, dataset) / f"sheet_{page + 1}.png")
+        _sheet(root, dataset, group, limits).save(drawn := io.BytesIO(), "PNG")
+        write_bytes(written[-1], drawn.getvalue())
+    return written
+
+
+def _sheet(root: Path, dataset: str, pairs: Sequence[Pair], limits: Limits) -> Image.Image:
+    width, height = 2 * CELL[0] + 4, CELL[1] + TEXT
+    rows = -(-len(pairs) // COLUMNS)
+    size = (COLUMNS * (width + GAP) + GAP, rows * (height + GAP) + GAP)
+    sheet = Image.new("RGB", size, PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for index, pair in enumerate(pairs):
+        left = GAP + index % COLUMNS * (width + GAP)
+        top = GAP + index // COLUMNS * (height + GAP)
+        folder = frame_folder(root, dataset, pair.row.split)
+        for place, name in enumerate(pair.record["frames"]):
+            image = ImageOps.pad(read_rgb(folder / name), CELL, color=PAPER)
+            sheet.paste(image, (left + place * (CELL[0] + 4), top))
+        colour, below = INK, f"{pair.row.clip_id}/{pair.row.id} ({pair.row.split})"
+        if reasons := limits.broken_by(pair.record):
+            colour, below = WRONG, f"{', '.join(reasons)}: {below}"
+            box = (left - 3, top - 3, left + width + 2, top + CELL[1] + 2)
+            draw.rectangle(box, outline=WRONG, width=3)
+        for y, text, ink in ((3, pair.row.action, INK), (18, below, colour)):
+            while len(text) > 3 and draw.textlength(text, font) > width:
+                text = text[:-4] + "..."
+            draw.text((left, top + CELL[1] + y), text, ink, font)
+    return sheet

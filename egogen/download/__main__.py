@@ -5,8 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from egogen.download.group import Item, fetch_group
-from egogen.download.manifest import MANIFEST, SOURCES, choose, read_manifest
+from egogen.download.group import MANIFEST, SOURCES, Item, choose, fetch_group, read_manifest
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
 from egogen.flags import COMMANDS, read_parser
 from egogen.settings import load_settings

@@ -14,7 +14,7 @@ without it has the released one. Example:
 
     writer = FeatureWriter("features/image/val", "image", "released", "1-of-1")
     writer.write({"clip/0/frame.jpg": rows})  # (n, d), stored as float16
-    read_feature("features/image/val", "clip/0/frame.jpg", width=5120, rows=256)
+    open_store("features/image/val").read("clip/0/frame.jpg", width=5120, rows=256)
 
 Letters: P patches, n rows of any feature, C vision width, d width that stage 2 gets.
 """
@@ -181,13 +181,6 @@ def read_info(root: str | os.PathLike) -> dict[str, Any]:
     return info
 
 
-def read_feature(
-    root: str | os.PathLike, image_0: str, width: int | None = None, rows: int | None = None
-) -> np.ndarray:
-    """The feature of one frame as stage 2 gets it, (n, d), from either layout."""
-    return open_store(root).read(image_0, width, rows)
-
-
 def as_feature(
     array: np.ndarray, where: Any, width: int | None = None, rows: int | None = None
 ) -> np.ndarray:
@@ -251,14 +244,12 @@ class FeatureWriter:
 
     def write(self, items: Mapping[str, np.ndarray]) -> None:
         """{image_0: (n, d)}, or (P, C) where the store has a projector."""
-        half = {}
-        for image_0, rows in items.items():
-            if self.shards is None:
+        if self.shards is None:
+            for image_0, rows in items.items():
                 write_feature(self.root, image_0, rows)
-            else:
-                where = _called(self.root, image_0)
-                half[feature_key(image_0)] = _half(rows[: self.most_rows], where)
-        if self.shards is not None:
+        else:
+            kept = ((name, rows[: self.most_rows]) for name, rows in items.items())
+            half = {feature_key(n): _half(rows, _called(self.root, n)) for n, rows in kept}
             self.shards.write(half)
 
     def close(self) -> None:

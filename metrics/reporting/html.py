@@ -15,10 +15,9 @@ from PIL import Image
 from egogen.frames import data_uri, read_rgb
 from metrics.frame_pairs import frame_file
 from metrics.registry import KEYS
-from metrics.reporting.comparison import NOTE, cells, panels
-from metrics.reporting.curves import Drawing, draw_curve, draw_histogram, to_svg
 from metrics.reporting.data import ReportData, Sample, gained_and_lost, rank
 from metrics.reporting.figures import arrow, interval_text, is_signed, key_of, number, percent
+from metrics.reporting.plots import NOTE, Drawing, cells, draw_curve, draw_histogram, panels, to_svg
 
 IMAGE_WIDTH = 400  # pixels at most, shown at some 270
 QUALITY = 84

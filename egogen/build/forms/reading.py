@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from egogen.build.records import need_columns, read_records
-from egogen.build.rows import Options, Row, Skipped, Table, split_of_file
-from egogen.build.table import seconds
+from egogen.build.rows import Options, Row, Skipped, Table, seconds, split_of_file
 from egogen.errors import EgoGenError
 
 FIELDS = tomllib.loads(Path(__file__).with_name("fields.toml").read_text(encoding="utf-8"))

@@ -30,8 +30,7 @@ def write_study(root: Path) -> None:
     for rater, path in (("anna", OTHER), ("ben", VOTES)):
         answers = {}
         for number, item in key["items"].items():
-            right = [x for x, name in item["names"].items() if name == item["right"]]
-            answers[number] = [*right, *item["names"]][0]
+            answers[number] = item["right"] or next(iter(item["names"]))
         votes = {"study": key["study"], "rater": rater, "browser": rater, "answers": answers}
         (root / path).parent.mkdir(exist_ok=True)
         (root / path).write_text(json.dumps(votes))
@@ -69,13 +68,13 @@ STUDY = [
             ("another study", edited(VOTES, field(study="0")), ("in study ",)),
             ("answers are a list", edited(VOTES, field(answers=[])), ("expected the votes",)),
             ("unknown question", edited(VOTES, field(answers={"x": None})), ("entry 'x'",)),
-            ("frame out of range", edited(VOTES, answer("9")), ("'9': no frame of the study",)),
-            ("a place for a frame", edited(VOTES, answer(1)), ("1: no frame of the study",)),
-            ("choice is a list", edited(VOTES, answer([])), ("[]: no frame of the study",)),
+            ("frame out of range", edited(VOTES, answer("9")), ("'9': no frame of it",)),
+            ("a place for a frame", edited(VOTES, answer(1)), ("1: no frame of it",)),
+            ("choice is a list", edited(VOTES, answer([])), ("[]: no frame of it",)),
             ("no rater", edited(VOTES, field(rater=None)), ("field 'rater'",)),
             ("rater is a path", edited(VOTES, field(rater="../a")), ("field 'rater'",)),
             ("huge", put(VOTES, '{"answers": {"' + "x" * 9_000_000), ("not valid JSON",)),
-            ("huge choice", edited(VOTES, answer("x" * 9_000_000)), ("no frame of the study",)),
+            ("huge choice", edited(VOTES, answer("x" * 9_000_000)), ("no frame of it",)),
             ("a number that is none", put(VOTES, '{"study": NaN}'), ("NaN",)),
             ("a key twice", put(VOTES, '{"a": 1, "a": 2}'), ("stands twice",)),
         )

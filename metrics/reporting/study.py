@@ -84,7 +84,8 @@ def make(options: argparse.Namespace) -> int:
     items = []
     for entry, choices, right in asked:
         number, names = secrets.token_hex(8), {secrets.token_hex(8): name for name in choices}
-        key["items"][number] = {"sample": entry.key, "right": right, "names": names}
+        found = next((x for x in names if names[x] == right), None)
+        key["items"][number] = {"sample": entry.key, "right": found, "names": names}
         source = inside(frames, entry.image_0)
         item = {"id": number, "action": clean_label(entry.label, "ego4d") or entry.label}
         # All in the size of the source: no run is known by its own.
@@ -105,19 +106,18 @@ def read_key(folder: Path) -> dict[str, Any]:
     return key
 
 
-def check_votes(votes: dict[str, Any], where: object, key: dict[str, Any]) -> dict[str, Any]:
+def check_votes(votes: Any, where: object, key: dict[str, Any]) -> dict[str, Any]:
     """What the page of this study writes for a rater. Raises EgoGenError for anything else."""
     known = {item: (None, *one["names"]) for item, one in key["items"].items()}
-    if votes.get("study") != key["study"] or not isinstance(votes.get("answers"), dict):
+    found = votes if isinstance(votes, dict) else {}
+    if found.get("study") != key["study"] or not isinstance(found.get("answers"), dict):
         raise EgoGenError(f"{where}: expected the votes of a rater in study {key['study']}")
     for name in ("rater", "browser"):
         if not isinstance(votes.get(name), str) or not re.fullmatch(NAME, votes[name]):
             raise EgoGenError(f"{where}: field {name!r}: expected a name of a-z, 0-9, - and _")
     for item, choice in votes["answers"].items():
         if choice not in known.get(item, ()):
-            raise EgoGenError(
-                f"{where}: entry {item[:40]!r}: {choice!r:.40}: no frame of the study"
-            )
+            raise EgoGenError(f"{where}: entry {item[:40]!r}: {choice!r:.40}: no frame of it")
     return votes
 
 
@@ -137,12 +137,12 @@ def serve(options: argparse.Namespace) -> int:
             super().end_headers()
 
         def do_POST(self) -> None:
-            size = self.headers.get("Content-Length", "")
+            size = self.headers.get("Content-Length", "")[:8]
             if not size.isdecimal() or int(size) > MOST_BYTES:
                 return self.send_error(413)
             try:
                 votes = check_votes(parse_json(self.rfile.read(int(size)), "votes"), "votes", key)
-            except (EgoGenError, AttributeError) as error:
+            except EgoGenError as error:
                 return self.send_error(400, explain=str(error))
             path = folder / "votes" / f"{votes['rater']}.json"
             with lock:  # a name belongs to the browser that took it first
@@ -211,25 +211,21 @@ def count(options: argparse.Namespace) -> int:
         sheet = check_votes(read_object(path), path, key)
         first = sheets.setdefault(sheet["rater"], sheet)
         if first["browser"] != sheet["browser"]:
-            raise EgoGenError(
-                f"{path}: rater {sheet['rater']!r} stands in another file; rename one"
-            )
+            raise EgoGenError(f"{path}: rater {sheet['rater']!r}: another file has one, rename it")
         if first is not sheet:
             print(f"note: {path}: another file of {sheet['rater']}; the longer one counts")
             sheets[sheet["rater"]] = max(first, sheet, key=lambda one: len(one["answers"]))
-    checks = {item: one for item, one in key["items"].items() if one["right"]}
+    checks = {item: one["right"] for item, one in key["items"].items() if one["right"]}
     for rater, answers in [(rater, sheet["answers"]) for rater, sheet in sheets.items()]:
-        given = {
-            item: checks[item]["names"].get(answers[item]) for item in checks if item in answers
-        }
-        failed = sum(given[item] != checks[item]["right"] for item in given)
+        failed = sum(answers.get(item, right) != right for item, right in checks.items())
         if failed > options.may_fail:
-            print(f"left out: {rater}, who failed {failed} of {len(given)} attention checks")
+            print(f"left out: {rater}, who failed {failed} attention checks")
             del sheets[rater]
     if not sheets:
         raise EgoGenError(f"{folder}: no rater is left of {len(options.votes)} files")
     found = {"raters": sorted(sheets), **tally(key, list(sheets.values()))}
-    print(f"{len(sheets)} raters, {found['votes']} votes, Fleiss' kappa {found['kappa']}")
+    kappa = "-" if found["kappa"] is None else f"{found['kappa']:.2f}"
+    print(f"{len(sheets)} raters, {found['votes']} votes, Fleiss' kappa {kappa}")
     for part in ("share", "win", "pairs"):
         for name, (value, ends) in found[part].items():
             shown = "-" if value is None else f"{100 * value:.1f} %"

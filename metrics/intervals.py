@@ -34,9 +34,9 @@ def clip_numbers(clips: Sequence[str] | np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
-def draws(clips: int, resamples: int) -> np.ndarray:
-    """(resamples, clips) int64, read-only: how often each clip is drawn."""
-    generator = np.random.default_rng(stable_seed(SEED, "clips", clips))
+def draws(clips: int, resamples: int, what: str = "clips") -> np.ndarray:
+    """(resamples, clips) int64, read-only: how often each clip, or `what` it is, is drawn."""
+    generator = np.random.default_rng(stable_seed(SEED, what, clips))
     found = generator.multinomial(clips, np.full(clips, 1 / clips), size=resamples)
     found.flags.writeable = False
     return found

@@ -16,6 +16,7 @@ import bad_input_curating
 import bad_input_hub
 import bad_input_judge
 import bad_input_served
+import bad_input_study
 import model_families
 import torch
 from omegaconf import OmegaConf
@@ -148,6 +149,7 @@ ENTRIES: dict[str, tuple[Callable, str]] = {
         copy_source.main,
         f"--source-path {FRAMES}/val --edit_file {{root}}/ego4d_val.json --out {{root}}/out",
     ),
+    **bad_input_study.ENTRIES,
 }
 
 
@@ -168,6 +170,7 @@ def write_world(root: Path) -> None:
     for name in ("metric", "other"):
         line = ENTRIES["metrics"][1].replace("{root}/out", f"{{root}}/{name}")
         all_metrics_in_one.main(line.format(root=root).split())
+    bad_input_study.write_study(root)
     write_own_data(root)
     write_mini(root / "mini")
 

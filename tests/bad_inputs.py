@@ -29,6 +29,7 @@ from bad_input_lora import LORA
 from bad_input_models import MODELS
 from bad_input_served import SERVED
 from bad_input_sizes import FRAME_SIZES
+from bad_input_study import STUDY
 from bad_input_tuning import TUNING
 
 
@@ -247,7 +248,7 @@ WRITERS = (
     "compact",
 )
 WRITERS += ("convert vllm", "cache", "train", "convert ldm", "metrics", "compare", "report")
-WRITERS += ("copy source", "judge")
+WRITERS += ("copy source", "judge", "study make")
 COMMAND_LINES = [
     Case("describe", "no such chunk", untouched, ("chunk",), more="--num-chunks 2 --chunk-idx 3"),
     Case("describe", "batch of 0", untouched, ("batch",), more="--batch-size 0"),
@@ -371,4 +372,5 @@ CASES = [
     *CAPTIONS,
     *COMMAND_LINES,
     *CHAINS,
+    *STUDY,
 ]

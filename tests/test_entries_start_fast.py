@@ -20,6 +20,7 @@ ENTRIES = (
     "metrics/report.py",
     "metrics/copy_source.py",
     "metrics/judge.py",
+    "metrics/study.py",
     "llava.eval.run_llava_in_loop",
     "llava.eval.make_features",
     "llava.eval.convert_features",
@@ -148,6 +149,10 @@ REFUSED = [  # entry, arguments, what the one line says
         "--dataset ego4d --gen_path {root}/none --dataset-root {root}",
         "metric.json",
     ),
+    ("metrics/study.py", "make {root}/a", "expected 2 to 9"),
+    ("metrics/study.py", "make {root}/a {root}/b --dataset-root {root}", "in all of them"),
+    ("metrics/study.py", "serve --study {root}", "key.json: no such file"),
+    ("metrics/study.py", "count {root}/none.json --study {root}", "key.json: no such file"),
     ("metrics/copy_source.py", "--source-path s --edit_file {root}/none --out o", "no such file"),
     ("metrics/judge.py", "--gen_path g --source-path s --edit_file e", "--base-url and --model"),
     (

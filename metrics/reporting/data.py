@@ -10,6 +10,7 @@ from typing import Any
 from egogen.actions import inside, read_actions
 from egogen.atomic import parse_json, read_json, read_object
 from egogen.errors import EgoGenError
+from egogen.labels import clean_label
 from metrics.frame_pairs import frame_file
 from metrics.intervals import SUFFIX
 from metrics.registry import KEYS, METRICS
@@ -19,6 +20,11 @@ from metrics.results import SAMPLE_FILE, read_figures, read_table
 # Of scores, where they are there; another tool's may hold other things under other names.
 SHARES = ("done_rate", "other_action_rate", "verb", "object", "hand", "target", "all")
 RANKED_BY = ("psnr_changed_gain", "psnr")  # the first that was measured orders the samples
+
+
+def verb_of(label: str) -> str:
+    """The verb of a label of either dataset: "pick" of "#C C picks up the mug"; maybe empty."""
+    return clean_label(label, "ego4d").partition(" ")[0].lower()
 
 
 @dataclass

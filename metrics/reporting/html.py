@@ -1,21 +1,20 @@
-"""A report as one HTML page: images, styles and drawings inside, no script.
+"""A report as one HTML page: images, styles, drawings and a script inside, nothing from outside.
 
-`report.html.j2` beside this module is the page; it escapes all text. Here is what it shows.
+`report.html.j2` beside this module is the page; it escapes all text. Here is what it shows. Without
+its script (`report.js`: filter, sort, enlarge) it is whole.
 """
 
 import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from egogen.frames import data_uri, read_rgb
 from metrics.frame_pairs import frame_file
-from metrics.registry import KEYS
-from metrics.reporting.data import ReportData, Sample, gained_and_lost, rank
+from metrics.reporting.data import ReportData, Sample, gained_and_lost, rank, verb_of
 from metrics.reporting.figures import arrow, interval_text, is_signed, key_of, number, percent
 from metrics.reporting.plots import NOTE, Drawing, cells, draw_curve, draw_histogram, panels, to_svg
 
@@ -26,33 +25,15 @@ ROWS = 1000  # frames in the table at most; the CSV has them all
 TAIL = 0.1  # share of the frames whose figures are marked as good or bad
 
 
-class Word(NamedTuple):
-    """A text and what it means: "good", "bad" or ""."""
-
-    text: str
-    kind: str
-
-
-def image_uri(path: Path) -> str:
-    """An image as a JPEG data URI, made smaller where it is wider than shown."""
+def image_uri(path: Path, like: Path | None = None) -> str:
+    """An image as a JPEG data URI, in the size of `like`, made smaller where wider than shown."""
     image = read_rgb(path)
-    if image.width > IMAGE_WIDTH:
-        height = max(1, round(image.height * IMAGE_WIDTH / image.width))
-        image = image.resize((IMAGE_WIDTH, height), Image.Resampling.LANCZOS)
+    width, height = (read_rgb(like) if like else image).size
+    share = min(1.0, IMAGE_WIDTH / width)
+    size = round(share * width), max(1, round(share * height))
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.LANCZOS)
     return data_uri(image, "JPEG", quality=QUALITY)
-
-
-def figure_words(sample: Sample) -> list[Word]:
-    """What the oracle found in a frame, then the frame's figures."""
-    words = []
-    if sample.done is not None:
-        text = "action done" if sample.done else f"not done: {sample.why_not or 'not found'}"
-        words.append(Word(text, "good" if sample.done else "bad"))
-    for name, value in sample.figures.items():
-        if name in KEYS and not name.endswith("_scaled"):
-            kind = "" if not is_signed(name) else "good" if value > 0 else "bad"
-            words.append(Word(f"{key_of(name).title} {number(name, value)}", kind))
-    return words
 
 
 def spreads(data: ReportData) -> list[Drawing]:
@@ -77,7 +58,7 @@ def _thresholds(samples: Sequence[Sample], name: str) -> tuple[float, float]:
     return ranks[-place], ranks[place - 1]
 
 
-def frame_rows(data: ReportData) -> list[tuple[Sample, list[Word]]]:
+def frame_rows(data: ReportData) -> list[tuple[Sample, list[tuple[str, str]]]]:
     """A row a frame, best first; the best and the worst tenth of each figure are marked."""
     limits = {name: _thresholds(data.samples, name) for name in data.columns}
     rows = []
@@ -86,13 +67,13 @@ def frame_rows(data: ReportData) -> list[tuple[Sample, list[Word]]]:
         for name, (good, bad) in limits.items():
             value = rank(sample, name)
             kind = "good" if value >= good else "bad" if value <= bad else ""
-            words.append(Word(number(name, sample.figures.get(name), unit=False), kind))
+            words.append((number(name, sample.figures.get(name), unit=False), kind))
         rows.append((sample, words))
     return rows
 
 
-def page(data: ReportData, chosen: dict[str, list[Sample]]) -> str:
-    """The report; `chosen` are the samples of each section."""
+def render(template: str, **names: object) -> str:
+    """A page of a template beside this module; all that it shows is escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -100,11 +81,16 @@ def page(data: ReportData, chosen: dict[str, list[Sample]]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    of_figures = (arrow, interval_text, key_of, number, percent)
-    for function in (*of_figures, cells, figure_words, frame_file, image_uri, to_svg):
-        environment.globals[function.__name__] = function
+    return environment.get_template(template).render(**names)
+
+
+def page(data: ReportData, chosen: dict[str, list[Sample]]) -> str:
+    """The report; `chosen` are the samples of each section."""
     gained, lost = gained_and_lost(data, min(CHANGED, len(chosen["best"])))
-    return environment.get_template("report.html.j2").render(
+    of_figures = (arrow, interval_text, is_signed, key_of, number, percent)
+    functions = (*of_figures, cells, frame_file, image_uri, to_svg, verb_of)
+    return render(
+        "report.html.j2",
         data=data,
         chosen=chosen,
         curves=[partial(draw_curve, curve=curve) for curve in data.curves],
@@ -113,4 +99,5 @@ def page(data: ReportData, chosen: dict[str, list[Sample]]) -> str:
         changed=[("Gained", "good", gained), ("Lost", "bad", lost)],
         spreads=spreads(data),
         frame_rows=frame_rows(data),
+        **{function.__name__: function for function in functions},
     )

@@ -1,6 +1,6 @@
 """docs/tour.ipynb runs on tiny models, says what is so, and shows what its own code has drawn.
 
-    LEGO_TOUR_VLLM=... LEGO_TOUR_LDM=... python tests/test_tour.py    # run it and keep what it shows
+    LEGO_TOUR_VLLM=... LEGO_TOUR_LDM=... python tests/test_tour.py    # keeps what it then shows
 
 (from the project's folder, with the models of a mini run; of the quick start where none are named).
 """

@@ -2,14 +2,16 @@
 
     python bench/training.py                         # CPU, one thread, full size: about 3 minutes
     python bench/training.py --device cuda --batch 32 [--precision bf16]
+    python bench/training.py --device cuda --batch 32 --whole model.params.lora.rank=8
     python bench/training.py --size tiny             # does the bench itself work?
 
 Baseline: autoencoder and text encoder in every step, attention that holds all scores, gradient
 checkpointing always on, no cache. Ours: the encoders' outputs as the cache has them, PyTorch's
-fused attention, no checkpointing. Forward and backward of the same weights and draws; reading
-images or the cache is left out of both, and so are AdamW and the EMA, which are the same on both
-sides (and would not fit beside the weights on a small machine). Prints JSON: seconds a sample (CPU
-time on a CPU), their ratio, both losses, and the most memory held so far (on CUDA by each side).
+fused attention, no checkpointing; "uncached" is ours with the encoders in every step. Forward and
+backward of the same weights and draws; reading images or the cache is left out of all, and so are
+AdamW and the EMA, which are the same on all sides (and would not fit beside the weights on a small
+machine), unless --whole asks for them. Prints JSON: seconds a sample (CPU time on a CPU), the ratio
+of ours to the baseline, losses, and the most memory held so far (on CUDA by each side).
 """
 
 import argparse
@@ -24,13 +26,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0  # noqa: E402
 from torch import Tensor  # noqa: E402
+from torch.optim import Optimizer  # noqa: E402
 
 from bench.measuring import COMMANDS, peak_bytes, seconds  # noqa: E402
 from bench.sampling import SIZES, build  # noqa: E402
 from egogen.errors import run_command  # noqa: E402
 from egogen.flags import read_parser  # noqa: E402
 from ldm.config import TrainConfig  # noqa: E402
-from ldm.model import autocast  # noqa: E402
+from ldm.model import FROZEN_PARTS, autocast  # noqa: E402
 from ldm.networks.cpu import TRAINED, TrainedConv, exchange  # noqa: E402
 from ldm.training.module import LegoTraining  # noqa: E402
 
@@ -60,13 +63,18 @@ def make_batch(module: LegoTraining, count: int, resolution: int) -> dict:
         } | {name: torch.rand(count, 3, resolution, resolution) for name in ("source", "edited")}
 
 
-def training_step(module: LegoTraining, batch: dict, released: bool, precision: str) -> Tensor:
-    """Forward and backward of one micro-batch -> the loss."""
+def training_step(
+    module: LegoTraining, batch: dict, released: bool, precision: str, optimizer: Optimizer | None
+) -> Tensor:
+    """Forward and backward of one micro-batch, and what the optimizer does with it -> the loss."""
     with autocast(module.device, precision):
         if released:  # the text of the unconditional prompt is encoded in every step
             module.model.encode_text([""])
         loss = module.losses(batch).mean()
     loss.backward()
+    if optimizer is not None:
+        optimizer.step()
+        module.ema.update()
     module.zero_grad(set_to_none=True)
     return loss.detach()
 
@@ -81,20 +89,25 @@ def timed(step: Callable[[], Tensor], repeats: int, device: torch.device) -> tup
 
 
 def compare(args: argparse.Namespace) -> dict:
-    """Both sides on the same weights, draws and frames."""
-    model, config = build(TrainConfig, args.size, ["model.params.use_ema=false"])
+    """All sides on the same weights, draws and frames."""
+    words = [f"model.params.use_ema={str(args.whole).lower()}", *args.overrides]
+    model, config = build(TrainConfig, args.size, words)
     module = LegoTraining(model, config.optimizer, config.lightning, seed=0).to(args.device).train()
+    optimizer = module.configure_optimizers()["optimizer"] if args.whole else None
     batch = make_batch(module, args.batch, args.resolution)
     with torch.no_grad():  # what `ldm.cache` stores and training reads in place of frames and texts
         cached = module.encode(batch)
     cached |= {name: cached.pop(f"{name}_moments") for name in ("source", "edited")}
-    sides = {"baseline": (True, batch, "fp32"), "ours": (False, cached, args.precision)}
+    sides = {"baseline": (True, batch, "fp32"), "uncached": (False, batch, args.precision)}
+    sides["ours"] = False, cached, args.precision
     found, repeats = {}, args.repeats + (args.device == "cuda")  # the first one picks kernels
     for name, (released, inputs, precision) in sides.items():
         set_side(module, released)
+        for part in FROZEN_PARTS if inputs is cached else ():
+            getattr(model, part).to("cpu")  # as where training reads a cache
         if args.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        step = functools.partial(training_step, module, inputs, released, precision)
+        step = functools.partial(training_step, module, inputs, released, precision, optimizer)
         taken, loss = timed(step, repeats, module.device)
         found[name] = {"seconds_per_sample": round(taken / args.batch, 5), "loss": loss}
         found[name]["peak_gib"] = round(peak_bytes(module.device) / 2**30, 2)
@@ -104,11 +117,10 @@ def compare(args: argparse.Namespace) -> dict:
 
 
 def main(argv: Sequence[str]) -> None:
-    args = read_parser(COMMANDS, "training", __doc__, {"size": SIZES}).parse_args(argv)
+    args = read_parser(COMMANDS, "training", __doc__, {"size": SIZES}).parse_intermixed_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    head = {name: getattr(args, name) for name in ("size", "device", "batch", "resolution")}
-    head |= {"threads": 1, "precision_of_ours": args.precision, "torch": torch.__version__}
+    head = {**vars(args), "threads": 1, "torch": torch.__version__}
     if args.device == "cuda":
         head["device"] = torch.cuda.get_device_name()
     print(json.dumps(head | compare(args), indent=1))

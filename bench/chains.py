@@ -19,9 +19,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from bench.measuring import COMMANDS  # noqa: E402
-from egogen import atomic, jobs, seeds  # noqa: E402
-from egogen.errors import run_command  # noqa: E402
-from egogen.flags import read_parser  # noqa: E402
+from egogen import atomic, jobs, read_parser, run_command, seeds  # noqa: E402
 from ldm.config import GenerateConfig, load_config  # noqa: E402
 from lego.stages import Frame, Stages  # noqa: E402
 from llava.describing.decoding import Decoding  # noqa: E402

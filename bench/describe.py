@@ -19,9 +19,8 @@ from PIL import Image  # noqa: E402
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaForConditionalGeneration  # noqa: E402
 
 from bench.measuring import COMMANDS, peak_bytes, seconds  # noqa: E402
+from egogen import read_command, read_parser, run_command  # noqa: E402
 from egogen.devices import usable_device  # noqa: E402
-from egogen.errors import run_command  # noqa: E402
-from egogen.flags import read_command, read_parser  # noqa: E402
 from egogen.labels import question  # noqa: E402
 from llava.checkpoints.config import KNOWN_TOWERS  # noqa: E402
 from llava.checkpoints.load import Loaded  # noqa: E402

@@ -17,9 +17,8 @@ import torch
 sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 
 from bench.measuring import COMMANDS  # noqa: E402
+from egogen import EgoGenError, read_parser, run_command  # noqa: E402
 from egogen.atomic import atomic_path, read_json, write_json  # noqa: E402
-from egogen.errors import EgoGenError, run_command  # noqa: E402
-from egogen.flags import read_parser  # noqa: E402
 from ldm import generate  # noqa: E402
 from ldm.config import check_range, load_config  # noqa: E402
 from ldm.sampling import SAMPLERS  # noqa: E402

@@ -17,9 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 
 from bench.measuring import COMMANDS, peak_bytes, seconds  # noqa: E402
+from egogen import read_command, read_parser, run_command  # noqa: E402
 from egogen.devices import usable_device  # noqa: E402
-from egogen.errors import run_command  # noqa: E402
-from egogen.flags import read_command, read_parser  # noqa: E402
 from ldm.config import Config, GenerateConfig, load_config  # noqa: E402
 from ldm.generate import prepare  # noqa: E402
 from ldm.model import DTYPES, LegoModel, autocast, resolved_precision  # noqa: E402

@@ -30,8 +30,7 @@ from torch.optim import Optimizer  # noqa: E402
 
 from bench.measuring import COMMANDS, peak_bytes, seconds  # noqa: E402
 from bench.sampling import SIZES, build  # noqa: E402
-from egogen.errors import run_command  # noqa: E402
-from egogen.flags import read_parser  # noqa: E402
+from egogen import read_parser, run_command  # noqa: E402
 from ldm.config import TrainConfig  # noqa: E402
 from ldm.model import FROZEN_PARTS, autocast  # noqa: E402
 from ldm.networks.cpu import TRAINED, TrainedConv, exchange  # noqa: E402

@@ -1,5 +1,13 @@
-"""The contract that both stages share: action files, frames, features, chunks and atomic files."""
+"""What is on disk, and what all rooms share: action files, chunks, files that are whole.
 
-from egogen.errors import EgoGenError
+The other rooms take the usual things from here.
+"""
 
-__all__ = ["EgoGenError"]
+from egogen.actions import DESCRIPTION_KEY, ActionEntry, inside, read_actions, scan_actions
+from egogen.atomic import atomic_path, read_json, read_object, write_csv, write_json, write_text
+from egogen.errors import EXIT_INCOMPLETE, EgoGenError, check_choice, listed, run_command
+from egogen.flags import add_flags, read_command, read_parser
+from egogen.jobs import Progress, floor_chunk, lock, track
+from egogen.layout import DATASETS, SPLITS, action_file, frame_folder, released
+from egogen.provenance import check_provenance, record_provenance
+from egogen.seeds import stable_seed

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from egogen.errors import EgoGenError, run_command
-from egogen.flags import read_parser
+from egogen import EgoGenError, read_parser, run_command
 from ldm.config import TrainConfig, load_config
 from ldm.split import open_training
 

@@ -20,9 +20,7 @@ from typing import Any, TypeVar
 from omegaconf import AnyNode, DictConfig, OmegaConf, StringNode
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from egogen import EgoGenError
-from egogen.errors import check_choice
-from egogen.layout import released
+from egogen import EgoGenError, check_choice, released
 from egogen.settings import SETTINGS, load_settings
 from ldm import file_layout, released_config
 from ldm.file_layout import FREE, OTHER_STORES, TABLE, file_place, flat, node_at

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from egogen import EgoGenError
+from egogen import EgoGenError, stable_seed
 from egogen.features.projector import Projector, read_projector
 from egogen.features.store import as_feature, load_feature, open_store
-from egogen.seeds import stable_seed
 from ldm.conditioning import pad_rows
 from ldm.images import read_pixels, to_numpy
 from ldm.schema import FeatureParams

@@ -16,13 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from egogen import EgoGenError
-from egogen.actions import inside
+from egogen import EgoGenError, Progress, check_provenance, inside, record_provenance
 from egogen.download.hub import is_hub_name
 from egogen.features.store import read_info
 from egogen.frames import is_whole
-from egogen.jobs import Progress
-from egogen.provenance import check_provenance, record_provenance
 from ldm.checkpoints import adapter_files, checkpoint_place
 from ldm.checkpoints.load import load_weights, read_file
 from ldm.checkpoints.lora import FILE, adapted, read_lora

@@ -11,8 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from egogen import EgoGenError
-from egogen.atomic import atomic_path
+from egogen import EgoGenError, atomic_path
 from egogen.frames import read_rgb, to_rgb
 from ldm.schema import height_width
 

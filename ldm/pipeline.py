@@ -33,11 +33,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from egogen import EgoGenError
+from egogen import EgoGenError, check_choice, stable_seed
 from egogen.atomic import as_umask_says
 from egogen.download.hub import local_path
-from egogen.errors import check_choice
-from egogen.seeds import stable_seed
 from ldm.checkpoints.diffusers_folder import add_card, add_code
 from ldm.checkpoints.lora import FILE
 from ldm.conditioning import FeatureConditioner

@@ -12,8 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from egogen import EgoGenError
-from egogen.errors import check_choice
+from egogen import EgoGenError, check_choice
 from ldm.schema import FeatureParams, default_features
 
 # Tables of what these files say, each explained there.

@@ -19,8 +19,7 @@ from diffusers import (
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from egogen import EgoGenError
-from egogen.seeds import stable_seed
+from egogen import EgoGenError, stable_seed
 from ldm.denoiser import Predictor
 from ldm.schedule import NoiseSchedule
 from ldm.schema import ModelParams

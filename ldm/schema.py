@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
-from egogen import EgoGenError
-from egogen.actions import DESCRIPTION_KEY
+from egogen import DESCRIPTION_KEY, EgoGenError
 
 MISSING_PATH = ""
 SAMPLER_NAMES = ("euler_ancestral", "dpmpp_2m", "unipc", "ddim")  # the rows of ldm.sampling

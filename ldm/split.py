@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from egogen import EgoGenError
+from egogen import EgoGenError, floor_chunk
 from egogen.actions import ActionEntry, inside, read_actions, read_clip_sizes
 from egogen.download.hub import local_path
-from egogen.jobs import floor_chunk
 from egogen.settings import require_paths
 from ldm.checkpoints import adapter_files
 from ldm.file_layout import TABLE, file_place, store_key

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from egogen.atomic import write_json
+from egogen import EXIT_INCOMPLETE, EgoGenError, read_parser, run_command, write_json
 from egogen.download.hub import local_path
-from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
-from egogen.flags import read_parser
 from egogen.frames import read_rgb
 from ldm.checkpoints import adapter_files
 from ldm.config import GenerateConfig, load_config

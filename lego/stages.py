@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from egogen.errors import EgoGenError
+from egogen import EgoGenError, stable_seed
 from egogen.labels import clean_label, question
-from egogen.seeds import stable_seed
 from ldm.checkpoints import checkpoint_place
 from ldm.data import given_conditions
 from ldm.file_layout import TABLE

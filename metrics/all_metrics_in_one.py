@@ -9,11 +9,8 @@ if not __package__:  # run as a script: see the package's docstring
 import os
 from collections.abc import Sequence
 
-from egogen import layout
-from egogen.actions import DESCRIPTION_KEY
+from egogen import DESCRIPTION_KEY, EgoGenError, layout, read_parser, run_command
 from egogen.devices import usable_device
-from egogen.errors import EgoGenError, run_command
-from egogen.flags import read_parser
 from egogen.settings import setting
 from metrics import COMMANDS
 from metrics.evaluate import evaluate

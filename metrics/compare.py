@@ -11,9 +11,7 @@ if not __package__:  # run as a script: see the package's docstring
 
 from collections.abc import Sequence
 
-from egogen.atomic import write_json
-from egogen.errors import EgoGenError, run_command
-from egogen.flags import read_parser
+from egogen import EgoGenError, read_parser, run_command, write_json
 from metrics import COMMANDS
 from metrics.reporting.runs import compare_runs, read_run
 

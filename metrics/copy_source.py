@@ -13,10 +13,8 @@ if not __package__:  # run as a script: see the package's docstring
 import os
 from collections.abc import Sequence
 
-from egogen.actions import inside, read_actions
+from egogen import EgoGenError, inside, read_actions, read_parser, run_command
 from egogen.atomic import atomic_path, write_bytes
-from egogen.errors import EgoGenError, run_command
-from egogen.flags import read_parser
 from egogen.frames import read_rgb
 from metrics import COMMANDS
 from metrics.frame_pairs import SUFFIXES

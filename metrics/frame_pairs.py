@@ -7,10 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from egogen.actions import ActionEntry, inside, scan_actions
-from egogen.errors import EgoGenError
+from egogen import ActionEntry, EgoGenError, inside, scan_actions, track
 from egogen.frames import read_rgb
-from egogen.jobs import track
 from egogen.layout import GROUND_TRUTH
 
 SUFFIXES = (".jpg", ".jpeg", ".png")

@@ -8,8 +8,7 @@ if not __package__:  # run as a script: see the package's docstring
 
 from collections.abc import Sequence
 
-from egogen.errors import EXIT_INCOMPLETE, run_command
-from egogen.flags import read_parser
+from egogen import EXIT_INCOMPLETE, read_parser, run_command
 from ldm.config import GenerateConfig, load_config
 from ldm.split import open_generation
 from metrics import COMMANDS

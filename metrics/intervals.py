@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from egogen.jobs import track
-from egogen.seeds import stable_seed
+from egogen import stable_seed, track
 from metrics.registry import Key, Measured
 
 RESAMPLES = 2000  # of means

@@ -12,8 +12,7 @@ if not __package__:  # run as a script: see the package's docstring
 
 from collections.abc import Sequence
 
-from egogen import flags, served
-from egogen.errors import EgoGenError, run_command
+from egogen import EgoGenError, flags, run_command, served
 from metrics import COMMANDS
 from metrics.reporting.judged import judge
 

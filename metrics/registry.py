@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from egogen.actions import DESCRIPTION_KEY
-from egogen.errors import EgoGenError
+from egogen import DESCRIPTION_KEY, EgoGenError
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 FETCH = "bash scripts/download_metric_weights.sh"

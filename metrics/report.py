@@ -14,11 +14,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from egogen import layout
-from egogen.actions import DESCRIPTION_KEY
-from egogen.atomic import write_text
-from egogen.errors import EgoGenError, run_command
-from egogen.flags import read_parser
+from egogen import DESCRIPTION_KEY, EgoGenError, layout, read_parser, run_command, write_text
 from egogen.settings import setting
 from metrics import COMMANDS
 from metrics.reporting import data

@@ -19,8 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from egogen.atomic import read_json, read_object, write_csv, write_json
-from egogen.errors import EgoGenError
+from egogen import EgoGenError, read_json, read_object, write_csv, write_json
 from metrics.frame_pairs import Pair
 from metrics.registry import MEASURE, METRICS
 

@@ -13,9 +13,8 @@ if not __package__:  # run as a script: see the package's docstring
 
 from collections.abc import Sequence
 
-from egogen import layout
+from egogen import add_flags, layout, read_command
 from egogen.errors import command_parser, run_command
-from egogen.flags import add_flags, read_command
 from metrics import COMMANDS
 from metrics.reporting import study
 

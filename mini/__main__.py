@@ -5,9 +5,7 @@ python -m mini runs/mini_data --pairs 1000 --seed 0
 
 from collections.abc import Sequence
 
-from egogen.errors import EgoGenError, run_command
-from egogen.flags import read_parser
-from egogen.layout import DATASETS
+from egogen import DATASETS, EgoGenError, read_parser, run_command
 from mini import COMMANDS
 from mini.world.write import default_val_pairs, write_dataset
 

@@ -17,9 +17,7 @@ import yaml
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:1] = [str(PROJECT)]
 
-from egogen.atomic import read_json, write_json  # noqa: E402
-from egogen.errors import EgoGenError, run_command  # noqa: E402
-from egogen.flags import read_parser  # noqa: E402
+from egogen import EgoGenError, read_json, read_parser, run_command, write_json  # noqa: E402
 from mini import COMMANDS  # noqa: E402
 
 PIPELINE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))

@@ -7,9 +7,8 @@ sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 
 from collections.abc import Sequence  # noqa: E402
 
+from egogen import EgoGenError, read_parser, run_command  # noqa: E402
 from egogen.download.hub import local_path  # noqa: E402
-from egogen.errors import EgoGenError, run_command  # noqa: E402
-from egogen.flags import read_parser  # noqa: E402
 from ldm.checkpoints import FORMS, adapter_files  # noqa: E402
 from ldm.config import load_model_params  # noqa: E402
 

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from egogen import DATASETS, EXIT_INCOMPLETE, SPLITS, EgoGenError, listed, lock, run_command
 from egogen.build import write
 from egogen.build.clips import Pictures, clip_ids, film_in, find_clips
 from egogen.build.forms import FORMS, read_form
 from egogen.build.judge import REASONS, Limits
 from egogen.build.rows import PRE_FRAMES, Options, Row, Skipped, Table, Timing, with_clip_ids
 from egogen.build.table import write_table
-from egogen.errors import EXIT_INCOMPLETE, EgoGenError, listed, run_command
 from egogen.flags import COMMANDS, read_parser
-from egogen.jobs import lock
-from egogen.layout import DATASETS, SPLITS
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

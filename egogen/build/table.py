@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from egogen import SPLITS, EgoGenError, listed, write_csv
 from egogen.actions import safe_relative
-from egogen.atomic import write_csv
 from egogen.build.clips import TAR
 from egogen.build.forms.reading import FIELDS, values_of
 from egogen.build.records import Records, read_csv, read_records
 from egogen.build.rows import TIME, VIDEOS, Options, Row, Table, Timing, seconds, split_of_file
-from egogen.errors import EgoGenError, listed
-from egogen.layout import SPLITS
 
 NEEDED = ("clip", "action")
 TIMES = ("start", "end", "contact", "source", "target")

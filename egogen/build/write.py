@@ -18,16 +18,13 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from egogen.actions import DESCRIPTION_KEY
+from egogen import DESCRIPTION_KEY, EgoGenError, Progress, check_provenance, record_provenance
 from egogen.atomic import TEMPORARY_SUFFIX, read_object, write_bytes, write_csv, write_json
 from egogen.build.clips import Frame, open_clip
 from egogen.build.judge import Limits, change, measure, sharpness
 from egogen.build.rows import Row, Timing, epic_rate
-from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
-from egogen.jobs import Progress
 from egogen.layout import GROUND_TRUTH, SPLITS, action_file, frame_folder, metadata_file
-from egogen.provenance import check_provenance, record_provenance
 
 JPEG_QUALITY = 95
 RECORD_FILE = "made_by.json"

@@ -8,16 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from egogen import served
+from egogen import read_json, read_object, served, stable_seed, write_json
 from egogen.actions import DESCRIPTION_KEY, ActionEntry, conversation, inside, read_actions
-from egogen.atomic import read_json, read_object, write_json
 from egogen.curate.answers import flaw, named_by, said
 from egogen.curate.prompts import EXAMPLES, Prompt, boxes_of, read_examples
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
 from egogen.flags import COMMANDS, add_flags, read_parser
 from egogen.labels import clean_label, question
 from egogen.layout import DATASETS, SPLITS, action_file, frame_folder, metadata_file
-from egogen.seeds import stable_seed
 from egogen.served import TRIES, Server
 
 Answers = dict[str, tuple[str, str]]  # entry -> text, and what is wrong with it

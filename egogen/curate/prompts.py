@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from egogen.actions import ActionEntry
-from egogen.errors import EgoGenError
+from egogen import ActionEntry, EgoGenError
 from egogen.served import Message, message, shown
 
 EXAMPLES = Path(__file__).with_name("examples.yaml")

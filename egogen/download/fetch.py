@@ -13,8 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from egogen.atomic import read_object, write_json
-from egogen.errors import EgoGenError
+from egogen import EgoGenError, read_object, write_json
 
 T = TypeVar("T")
 BLOCK = 1 << 20

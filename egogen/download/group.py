@@ -15,12 +15,10 @@ from threading import Lock
 from typing import Any
 from urllib.parse import quote
 
+from egogen import EgoGenError, listed, lock, read_object, write_json
 from egogen.actions import safe_relative
-from egogen.atomic import read_object, write_json
 from egogen.download import fetch as http
 from egogen.download.unpack import parts_of, unpack
-from egogen.errors import EgoGenError, listed
-from egogen.jobs import lock
 
 MANIFEST = Path(__file__).with_name("manifest.json")
 SOURCES = ("hub", "dropbox")

@@ -8,10 +8,8 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from egogen.atomic import atomic_path
+from egogen import EgoGenError, atomic_path, track
 from egogen.download.fetch import BLOCK, check_space, digest_of
-from egogen.errors import EgoGenError
-from egogen.jobs import track
 
 LARGEST_RATIO = 1100  # deflate cannot shrink more than 1032 times
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)

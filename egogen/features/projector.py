@@ -16,8 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from egogen.atomic import atomic_path
-from egogen.errors import EgoGenError
+from egogen import EgoGenError, atomic_path
 
 PROJECTOR_FILE = "projector.safetensors"
 ONE_LAYER = frozenset({"linear_1.weight", "linear_1.bias"})

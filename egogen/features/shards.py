@@ -20,8 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from egogen.atomic import atomic_path
-from egogen.errors import EgoGenError
+from egogen import EgoGenError, atomic_path
 
 SHARD = 512  # entries of a full file: 256 MiB of (256, 1024) half-precision vision features
 PATTERN = "[0-9]*-*.safetensors"

@@ -28,11 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from egogen import EgoGenError, record_provenance
 from egogen.actions import safe_relative
 from egogen.atomic import read_object, write_npy
-from egogen.errors import EgoGenError
 from egogen.features.shards import ShardReader, ShardWriter
-from egogen.provenance import record_provenance
 
 if TYPE_CHECKING:  # torch takes a second to import, and most commands that read actions need none
     from egogen.features.projector import Projector

@@ -16,8 +16,7 @@ from typing import Any
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from egogen import EgoGenError
-from egogen.atomic import read_object, write_text
+from egogen import EgoGenError, read_object, write_text
 from egogen.weight_files import check_names, shapes_of
 from ldm.checkpoints.layouts import Weights
 from ldm.checkpoints.standalone import standalone

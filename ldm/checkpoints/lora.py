@@ -16,10 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from egogen import EgoGenError
+from egogen import EgoGenError, stable_seed
 from egogen.atomic import atomic_path, parse_json
 from egogen.errors import listed, need_package
-from egogen.seeds import stable_seed
 from egogen.weight_files import check_names, read_weight_file, shapes_of, tensors
 from ldm.checkpoints.layouts import OWN, OWN_EMA
 from ldm.checkpoints.released_names import PEFT_LEVELS

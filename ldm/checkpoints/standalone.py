@@ -16,8 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from egogen import EgoGenError
-from egogen.atomic import write_text
+from egogen import EgoGenError, write_text
 from egogen.errors import command_parser, run_command
 
 START = ("ldm.pipeline", "LegoPipeline")

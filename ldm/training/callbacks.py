@@ -15,10 +15,9 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 
+from egogen import EgoGenError, Progress
 from egogen.atomic import atomic_path, parse_json, write_text
-from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
-from egogen.jobs import Progress
 from ldm.generate import make_frames
 from ldm.images import to_image
 from ldm.schema import TrainConfig, height_width

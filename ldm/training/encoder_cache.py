@@ -18,10 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from egogen import EgoGenError
+from egogen import EgoGenError, Progress, check_provenance, floor_chunk, record_provenance
 from egogen.atomic import read_object, write_bytes
-from egogen.jobs import Progress, floor_chunk
-from egogen.provenance import check_provenance, record_provenance
 from ldm.images import read_pixels
 from ldm.model import FROZEN_PARTS, LegoModel
 from ldm.split import Located, Split

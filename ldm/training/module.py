@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from egogen import EgoGenError
-from egogen.seeds import stable_seed
+from egogen import EgoGenError, stable_seed
 from ldm.checkpoints.layouts import OWN, OWN_EMA
 from ldm.checkpoints.lora import FILE, add_adapters, write_lora
 from ldm.checkpoints.released_names import stored_name

@@ -19,11 +19,8 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
-from egogen import EgoGenError
-from egogen.atomic import read_json, write_json, write_text
+from egogen import EgoGenError, check_provenance, lock, read_json, write_json, write_text
 from egogen.errors import need_package
-from egogen.jobs import lock
-from egogen.provenance import check_provenance
 from ldm.checkpoints.layouts import is_own
 from ldm.checkpoints.load import read_weights
 from ldm.config import load_config, to_yaml, unknown_key

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
-from egogen import EgoGenError
-from egogen.atomic import atomic_path
+from egogen import EgoGenError, atomic_path
 from egogen.jobs import SIGNALS, StoppedBySignal, requeue
 from ldm.model import FROZEN_PARTS
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from egogen.actions import inside, read_actions
+from egogen import EgoGenError, inside, read_actions
 from egogen.atomic import parse_json, read_json, read_object
-from egogen.errors import EgoGenError
 from egogen.labels import clean_label
 from metrics.frame_pairs import frame_file
 from metrics.intervals import SUFFIX

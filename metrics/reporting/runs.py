@@ -5,8 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from egogen.atomic import read_json, read_object
-from egogen.errors import EgoGenError
+from egogen import EgoGenError, read_json, read_object
 from metrics.intervals import SUFFIX, Comparison, compare_columns, compare_resampled
 from metrics.registry import KEYS, MEASURE
 from metrics.results import INPUT_FILE, METRIC_FILE, PARTS, SAMPLE_FILE, read_figures, read_table

@@ -17,12 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from egogen import layout
-from egogen.actions import ActionEntry, inside, read_actions
+from egogen import ActionEntry, EgoGenError, inside, layout, listed, read_actions, stable_seed
 from egogen.atomic import parse_json, read_object, write_json, write_text
-from egogen.errors import EgoGenError, listed
 from egogen.labels import clean_label
-from egogen.seeds import stable_seed
 from egogen.settings import setting
 from metrics.frame_pairs import frame_file
 from metrics.intervals import RESAMPLES, draws, percentiles

@@ -10,12 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-from egogen.actions import DESCRIPTION_KEY, inside, read_actions
-from egogen.atomic import read_json, write_json
+from egogen import DESCRIPTION_KEY, inside, read_actions, read_json, read_parser, track, write_json
 from egogen.errors import EXIT_INCOMPLETE, EgoGenError, run_command
-from egogen.flags import read_parser
 from egogen.frames import read_rgb
-from egogen.jobs import track
 from egogen.layout import DATASETS, SPLITS, action_file, frame_folder
 from mini import COMMANDS
 from mini.oracle.oracle import judge

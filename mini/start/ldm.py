@@ -6,10 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from egogen.atomic import atomic_path
-from egogen.errors import run_command
-from egogen.flags import read_parser
-from egogen.layout import DATASETS
+from egogen import DATASETS, atomic_path, read_parser, run_command
 from ldm.config import TrainConfig, load_config
 from ldm.networks.architecture import build_autoencoder
 from mini import COMMANDS

@@ -14,10 +14,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
-from egogen.actions import read_actions
-from egogen.jobs import track
-from egogen.layout import SPLITS, action_file, frame_folder
-from egogen.seeds import stable_seed
+from egogen import SPLITS, action_file, frame_folder, read_actions, stable_seed, track
 from ldm.images import read_pixels
 from mini.start.learning import cosine_rates, learn
 

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from egogen import DATASETS, stable_seed
 from egogen.labels import clean_label
-from egogen.layout import DATASETS
-from egogen.seeds import stable_seed
 from mini.start.learning import cosine_rates, learn
 from mini.world.scene import sample_scene
 from mini.world.texts import describe, label, parse_description

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import set_seed
 
-from egogen.atomic import read_json, write_json
-from egogen.errors import run_command
-from egogen.flags import read_parser
+from egogen import read_json, read_parser, run_command, write_json
 from egogen.labels import QUERY
 from llava.train.data import read_conversations
 from mini import COMMANDS

@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from egogen.actions import read_actions
-from egogen.atomic import read_json
-from egogen.errors import EgoGenError
-from egogen.layout import action_file, frame_folder
+from egogen import EgoGenError, action_file, frame_folder, read_actions, read_json
 from mini.world.kinds import KINDS, PLACES, SIDES
 from mini.world.texts import TEXTS, holding, named, spot_phrase
 

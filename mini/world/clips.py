@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from egogen.actions import DESCRIPTION_KEY
-from egogen.seeds import stable_seed
+from egogen import DESCRIPTION_KEY, stable_seed
 from mini.world import texts
 from mini.world.kinds import HOLD, KINDS
 from mini.world.render import Renderer

@@ -7,13 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from egogen import EgoGenError, check_provenance, track
 from egogen.actions import DESCRIPTION_KEY, conversation
 from egogen.atomic import write_bytes, write_json
-from egogen.errors import EgoGenError
-from egogen.jobs import track
 from egogen.labels import clean_label, question
 from egogen.layout import GROUND_TRUTH, SPLITS, action_file, frame_folder, metadata_file
-from egogen.provenance import check_provenance
 from mini.world.clips import Clip
 
 RECORD = "mini.json"

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from egogen.atomic import read_object, write_json
-from egogen.errors import EgoGenError, check_choice
+from egogen import EgoGenError, check_choice, read_object, write_json
 
 FILE = "preprocessor_config.json"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -10,8 +10,7 @@ from pathlib import Path
 import sentencepiece
 from tokenizers import Tokenizer
 
-from egogen.atomic import atomic_path, read_object, write_json
-from egogen.errors import EgoGenError
+from egogen import EgoGenError, atomic_path, read_object, write_json
 from llava.conversation import IMAGE_MARK
 
 MODEL_FILE, FAST_FILE, CONFIG_FILE = "tokenizer.model", "tokenizer.json", "tokenizer_config.json"

@@ -7,8 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "vllm")]
 
-from egogen.errors import run_command  # noqa: E402
-from egogen.flags import read_parser  # noqa: E402
+from egogen import read_parser, run_command  # noqa: E402
 from llava import COMMANDS  # noqa: E402
 
 

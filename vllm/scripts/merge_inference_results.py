@@ -6,10 +6,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
-from egogen.actions import DESCRIPTION_KEY  # noqa: E402
-from egogen.atomic import write_json  # noqa: E402
-from egogen.errors import EgoGenError, run_command  # noqa: E402
-from egogen.flags import read_parser  # noqa: E402
+from egogen import DESCRIPTION_KEY, EgoGenError, read_parser, run_command, write_json  # noqa: E402
 from llava import COMMANDS  # noqa: E402
 from llava.describing import results  # noqa: E402
 

@@ -6,10 +6,9 @@ from fractions import Fraction
 from itertools import product
 from pathlib import Path
 
-from egogen.atomic import read_object
+from egogen import EgoGenError, read_object
 from egogen.build.forms.reading import FIELDS, Reading
 from egogen.build.rows import Options, Row, Table, usual_rate
-from egogen.errors import EgoGenError
 from egogen.labels import clean_label
 
 FPS = 30.0  # of canonical clips, and of videos whose metadata do not say it

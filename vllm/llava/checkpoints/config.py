@@ -13,8 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 from transformers.utils import cached_file
 
-from egogen.atomic import read_object
-from egogen.errors import EgoGenError
+from egogen import EgoGenError, read_object
 from llava.checkpoints.fields import CONFIG_FILE, is_released, read_fields, ties_head, tower_name
 from llava.model import build_config, projector_layers
 from llava.tokens import IMAGE_ID

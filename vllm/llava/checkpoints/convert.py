@@ -21,8 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from egogen.atomic import read_json, read_object, write_json
-from egogen.errors import EgoGenError, check_choice
+from egogen import EgoGenError, check_choice, read_json, read_object, write_json
 from llava import tokenizer as tokenizers
 from llava.checkpoints.config import ADDED_ROWS, ORIGIN, TOWER_FOLDER, read_config, released_fields
 from llava.checkpoints.fields import CONFIG_FILE, is_released, read_fields

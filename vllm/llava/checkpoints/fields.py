@@ -4,9 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from egogen.atomic import read_object
+from egogen import EgoGenError, read_object
 from egogen.download.hub import local_path
-from egogen.errors import EgoGenError
 
 CONFIG_FILE = "config.json"
 

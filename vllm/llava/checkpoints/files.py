@@ -15,9 +15,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor
 
-from egogen.atomic import atomic_path, read_object, write_json
-from egogen.errors import EgoGenError
-from egogen.jobs import track
+from egogen import EgoGenError, atomic_path, read_object, track, write_json
 from egogen.weight_files import COMPUTED, fit_names, read_weight_file, tensors
 
 # Rules for `rename`, explained there.

@@ -24,10 +24,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-from egogen.atomic import read_object, write_json
+from egogen import EgoGenError, listed, read_object, write_json
 from egogen.devices import usable_device
 from egogen.download.hub import local_path
-from egogen.errors import EgoGenError, listed
 from llava.checkpoints.fields import CONFIG_FILE
 from llava.checkpoints.load import pick_dtype, quantization_config, quiet
 from llava.conversation import escape_marks

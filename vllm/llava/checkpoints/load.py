@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, LlavaConfig, logging
 from transformers.modeling_utils import set_zero3_state
 
-from egogen.atomic import write_text
+from egogen import EgoGenError, check_choice, write_text
 from egogen.devices import usable_device
-from egogen.errors import EgoGenError, check_choice
 from egogen.weight_files import check_names, shapes_of
 from llava.checkpoints.config import ADDED_ROWS, ON_HUB, hub_file, read_config, tower_folder
 from llava.checkpoints.fields import read_fields, ties_head, tower_name

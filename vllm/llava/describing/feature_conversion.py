@@ -19,11 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from egogen.actions import ActionEntry
-from egogen.errors import EXIT_INCOMPLETE, EgoGenError
+from egogen import EXIT_INCOMPLETE, ActionEntry, EgoGenError, Progress
 from egogen.features.projector import Projector, read_projector
 from egogen.features.store import FeatureWriter, open_store, read_info, record_store
-from egogen.jobs import Progress
 from llava.checkpoints.config import read_config
 from llava.checkpoints.load import read_state
 from llava.describing.job import shape_of

@@ -7,12 +7,10 @@ from typing import Any
 
 from PIL import Image
 
-from egogen.actions import ActionEntry, read_actions
-from egogen.errors import EgoGenError
+from egogen import ActionEntry, EgoGenError, check_provenance, read_actions
 from egogen.features.store import INFO_FILE, FeatureWriter, open_store, record_store
 from egogen.jobs import ceil_chunk
 from egogen.labels import QUERY
-from egogen.provenance import check_provenance
 from llava.describing.describer import Describer, Description, Name
 
 TOP_K = 50  # the default of the library that the published runs sampled with

@@ -12,13 +12,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from egogen.actions import ActionEntry, inside
-from egogen.errors import EXIT_INCOMPLETE, EgoGenError
+from egogen import EXIT_INCOMPLETE, ActionEntry, EgoGenError, Progress, inside, lock, stable_seed
 from egogen.frames import read_rgb
-from egogen.jobs import Progress, lock
 from egogen.labels import clean_label, question
 from egogen.provenance import check_provenance, record_provenance
-from egogen.seeds import stable_seed
 from llava.describing import results
 from llava.describing.describer import Describer
 from llava.describing.job import FeatureStores, Job, Sample, chunk_entries, name_of

@@ -18,9 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from egogen.actions import ActionEntry, read_actions
+from egogen import ActionEntry, EgoGenError, listed, read_actions
 from egogen.atomic import read_json, read_object, write_json
-from egogen.errors import EgoGenError, listed
 
 Results = dict[str, dict[str, dict[str, str]]]  # {clip: {action: FIELDS}}
 FIELDS = ("original action", "action", "description")

@@ -4,11 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from egogen.errors import EgoGenError
+from egogen import DATASETS, EgoGenError, read_parser
 from egogen.features.store import LAYOUTS
-from egogen.flags import read_parser
 from egogen.labels import QUERY, STYLES, check_query, dataset_of
-from egogen.layout import DATASETS
 from llava import COMMANDS
 from llava.checkpoints.fields import is_llava
 from llava.describing.describer import Describer, load_describer

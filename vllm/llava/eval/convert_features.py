@@ -2,11 +2,8 @@
 
 from collections.abc import Sequence
 
-from egogen.actions import read_actions
-from egogen.errors import run_command
+from egogen import floor_chunk, read_actions, read_parser, run_command
 from egogen.features.store import LAYOUTS
-from egogen.flags import read_parser
-from egogen.jobs import floor_chunk
 from llava import COMMANDS
 
 

@@ -8,9 +8,7 @@ results beside the action file.
 from collections.abc import Sequence
 from pathlib import Path
 
-from egogen.actions import DESCRIPTION_KEY, read_actions
-from egogen.atomic import read_json
-from egogen.errors import EgoGenError, run_command
+from egogen import DESCRIPTION_KEY, EgoGenError, read_actions, read_json, run_command
 from llava.describing.job import Job
 from llava.eval import arguments as shared
 

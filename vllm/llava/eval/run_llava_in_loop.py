@@ -4,8 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from egogen import served
-from egogen.errors import EgoGenError, run_command
+from egogen import EgoGenError, run_command, served
 from egogen.flags import COMMANDS, add_flags
 from llava.describing.job import TOP_K, Decoding, Job
 from llava.eval import arguments as shared

@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from egogen.atomic import read_object, write_json
+from egogen import EgoGenError, read_object, write_json
 from egogen.download.hub import local_path
-from egogen.errors import EgoGenError
 from llava.checkpoints.hub_model import HubModel, load_hub
 from llava.checkpoints.load import Loaded, load_model, with_tools
 from llava.model import projector_layers

@@ -13,9 +13,8 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import HfArg
 
-from egogen.atomic import read_object
+from egogen import add_flags, read_command, read_object
 from egogen.errors import EgoGenError, check_choice, need_package
-from egogen.flags import add_flags, read_command
 from llava import COMMANDS
 from llava.train.parallel import processes, read_deepspeed, start_deepspeed
 

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from egogen import EgoGenError, read_json
 from egogen.actions import inside, safe_relative
-from egogen.atomic import read_json
-from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
 from llava.checkpoints.load import Loaded
 from llava.conversation import IMAGE_MARK, escape_marks

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from egogen.actions import inside
-from egogen.errors import EgoGenError
+from egogen import EgoGenError, inside
 from egogen.frames import read_rgb
 from llava.checkpoints.hub_model import HubModel, Inputs, load_hub
 from llava.conversation import IMAGE_MARK

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from egogen import EgoGenError, read_parser, run_command
 from egogen.download.hub import local_path
-from egogen.errors import EgoGenError, run_command
-from egogen.flags import read_parser
 from llava import COMMANDS
 
 

@@ -11,10 +11,8 @@ from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import is_flash_attn_2_available
 
-from egogen.atomic import read_object, write_json
+from egogen import EgoGenError, lock, read_object, run_command, track, write_json
 from egogen.download.hub import local_path
-from egogen.errors import EgoGenError, run_command
-from egogen.jobs import lock, track
 from llava.checkpoints.fields import is_llava
 from llava.checkpoints.hub_model import HubModel
 from llava.checkpoints.load import Loaded, load_model, with_tools

@@ -18,8 +18,6 @@ from diffusers.loaders import PeftAdapterMixin
 from torch import Tensor, nn
 
 from egogen import EgoGenError
-from ldm.checkpoints.released_names import CONDITIONER, own_name
-from ldm.released_config import released_features
 from ldm.schema import FeatureParams
 
 
@@ -99,19 +97,6 @@ class FeatureConditioner(ModelMixin, ConfigMixin, PeftAdapterMixin):
     def enable_group_offload(self, onload_device: Any, *args: Any, **kwargs: Any) -> None:
         """Kept on the device as a whole, for the same reason."""
         self.to(onload_device)
-
-    @classmethod
-    def from_config(cls, config: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Also of folders saved before features had names (`variant`, `feature_dim` ...)."""
-        if isinstance(config, Mapping) and "features" not in config:
-            config = {**config, "features": features_as_list(released_features(config))}
-        return super().from_config(config, *args, **kwargs)
-
-    def _fix_state_dict_keys_on_load(self, state_dict: dict[str, Tensor]) -> None:
-        """diffusers calls this on what it has read: weights' names of such folders."""
-        for name in [name for name in state_dict if not name.startswith("encoders.")]:
-            own = own_name(CONDITIONER + name).removeprefix(CONDITIONER)
-            state_dict[own] = state_dict.pop(name)
 
 
 def features_as_list(table: Mapping[str, FeatureParams]) -> list[dict[str, Any]]:

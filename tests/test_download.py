@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -377,23 +376,3 @@ def test_hub_token_stays_with_the_hub(dataset, server, tmp_path, capfd, monkeypa
         assert run(f"dataset {tmp_path}/out --only frames", capfd)[0] == 0
         assert [token for _, _, _, token in other.seen] == [None]
     assert "Bearer hf_secret" in {token for _, _, _, token in server.seen}
-
-
-def test_what_an_earlier_version_fetched_is_kept(server, tmp_path, capfd):
-    """Its records: plain files by sha256, archives by what came out of them."""
-    out, content = tmp_path / "out", b"ldm"
-    (out / ".downloads").mkdir(parents=True)
-    (out / "LDM").mkdir()
-    (out / "LDM/ego4d_diffusion_with_vllm_feature.ckpt").write_bytes(content)
-    record = {"url": "x", "sha256": sha256(content), "size": len(content), "finished": True}
-    (out / ".downloads/ldm_ego4d.json").write_text(json.dumps(record))
-    (out / "VLLM/ego4d").mkdir(parents=True)
-    (out / "VLLM/ego4d/config.json").write_bytes(b"{}")
-    (out / ".downloads/vllm_ego4d.json").write_text(json.dumps(record | {"archives": []}))
-    (out / ".downloads/vllm_ego4d.members").write_text("2 2745614147 VLLM/ego4d/config.json\n")
-    for words in ("", "--source dropbox", "--verify"):
-        code, text = run(f"model_weights {out} --only ldm_ego4d vllm_ego4d {words}", capfd)
-        assert code == 0 and text.count("kept") in (0, 2), text
-    assert not server.seen
-    (out / "VLLM/ego4d/config.json").write_bytes(b"[]")
-    assert run(f"model_weights {out} --only vllm_ego4d --verify", capfd)[0] == 1

@@ -18,9 +18,9 @@ from word_piece_folder import write_vocabulary
 from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
 from metrics.frame_pairs import find_pairs
+from metrics.loading import filled, load_state_dict
 from metrics.measures import captions
 from metrics.measures.captions import Captioner, TextDecoder
-from metrics.networks.loading import filled, load_state_dict
 
 
 @pytest.fixture(scope="module")

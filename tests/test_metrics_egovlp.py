@@ -19,9 +19,9 @@ from word_piece_folder import write_vocabulary
 
 from egogen.errors import EgoGenError
 from metrics.frame_pairs import Pair, find_pairs
+from metrics.loading import filled
 from metrics.measures import egovlp
 from metrics.measures.egovlp import GroupedAttention, word_pieces
-from metrics.networks.loading import filled
 
 FOLDER = {"ego4d": "ego4d.fho", "epickitchen": "epickitchen"}
 MODES = {"no_context": egovlp.still_videos, "with_context": egovlp.videos_with_source}

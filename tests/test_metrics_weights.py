@@ -22,8 +22,8 @@ from egogen.errors import EgoGenError
 from metrics import all_metrics_in_one
 from metrics.frame_pairs import find_pairs
 from metrics.images import read_pair, read_unresized, squeezed
+from metrics.loading import load_state_dict
 from metrics.measures import captions, clip_image, egovlp, frechet, perceptual
-from metrics.networks.loading import load_state_dict
 
 FOLDER = {"ego4d": "ego4d.fho", "epickitchen": "epickitchen"}
 NETWORKS = {

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from egogen import DESCRIPTION_KEY, EgoGenError, Progress, check_provenance, record_provenance
 from egogen.atomic import TEMPORARY_SUFFIX, read_object, write_bytes, write_csv, write_json
 from egogen.build.clips import Frame, open_clip
-from egogen.build.judge import Limits, change, measure, sharpness
+from egogen.build.judge import Limits, measure, sharpness
 from egogen.build.rows import Row, Timing, epic_rate
 from egogen.frames import read_rgb
 from egogen.layout import GROUND_TRUTH, SPLITS, action_file, frame_folder, metadata_file
@@ -190,8 +190,6 @@ def _finished(root: Path, row: Row, request: Request) -> Pair | None:
     frames = [folder / name for name in record.get("frames", ())]
     if record.get("row") != row.as_written() or not all(path.is_file() for path in frames):
         return None
-    if "change" not in record:  # made before it was measured
-        record["change"] = change(*map(read_rgb, frames))
     return Pair(row, record)
 
 

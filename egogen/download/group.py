@@ -99,11 +99,7 @@ class Item:
         self.entry, self.folder, self.name = entry, folder.absolute(), entry["name"]
         self.file = self.folder / RECORDS / f"{self.name.replace('/', '--')}.json"
         self.record, self.guard = read_object(self.file, needed=False), Lock()
-        old = self.file.with_suffix(".members")  # as they were written before
-        if "members" not in self.record and old.exists():
-            rows = [line.split(" ", 2) for line in old.read_text().splitlines()]
-            self.record["members"] = {name: [int(size), crc] for size, crc, name in rows}
-        elif "sha256" in self.record and not entry.get("unpack"):
+        if "sha256" in self.record and not entry.get("unpack"):
             known = [self.record["size"], self.record["sha256"]]
             self.record.setdefault("members", {entry.get("file", self.name): known})
         pending = {name for name, _ in self.record.get("archives", ())}

@@ -25,8 +25,8 @@ from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 from egogen.frames import read_rgb
 from metrics.frame_pairs import Pair
 from metrics.images import CLIP_MEAN, CLIP_STD, batches, read_ahead, to_tensor
+from metrics.loading import filled, load_state_dict
 from metrics.measures.egovlp import similarities, text_tower, word_pieces
-from metrics.networks.loading import filled, load_state_dict
 from metrics.registry import METRICS, Measured, Settings, finite_mean
 
 SIDE = 384  # pixels

@@ -10,7 +10,7 @@ from torchvision.transforms.functional import normalize
 
 from metrics.frame_pairs import Pair
 from metrics.images import CLIP_MEAN, CLIP_STD, batches, read_ahead, read_unresized, squeezed
-from metrics.networks.loading import filled, load_state_dict
+from metrics.loading import filled, load_state_dict
 from metrics.registry import METRICS, Measured, Settings, finite_mean
 
 SIDE, WIDTH = 224, 768  # pixels of the input, numbers of the embedding

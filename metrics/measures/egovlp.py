@@ -36,7 +36,7 @@ from metrics.images import (
     resized,
     to_tensor,
 )
-from metrics.networks.loading import filled, load_state_dict
+from metrics.loading import filled, load_state_dict
 from metrics.registry import METRICS, Measured, Settings, finite_mean
 
 FRAMES = {"ego4d": 4, "epickitchen": 16}  # of a video, in the released weights of each dataset

@@ -25,7 +25,7 @@ from egogen.errors import EgoGenError
 from egogen.frames import read_rgb
 from metrics.frame_pairs import Pair
 from metrics.images import batches, read_ahead, squeezed, to_tensor
-from metrics.networks.loading import load_state_dict
+from metrics.loading import load_state_dict
 from metrics.registry import METRICS, Measured, Settings
 from metrics.results import content_digest
 

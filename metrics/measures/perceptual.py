@@ -15,7 +15,7 @@ from torchmetrics.functional.image.lpips import _LPIPS
 
 from metrics.frame_pairs import Pair
 from metrics.images import batches, equal_groups, read_ahead, read_pair
-from metrics.networks.loading import fill, load_state_dict
+from metrics.loading import fill, load_state_dict
 from metrics.registry import METRICS, Measured, Settings, finite_mean
 
 SLICE = re.compile(r"^slice(s\.)?\d+\.")

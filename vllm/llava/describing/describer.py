@@ -3,20 +3,7 @@
 Loop, feature stores and results know a describer by the protocol `Describer` and nothing of the
 model behind it; `llava.describing.llava_describer` is the one for LLaVA checkpoints, and
 `llava.describing.hub_describer` that for any other image-text model. Another one is a class with
-these members, for instance
-
-    class Depth:
-        name, settings = "depth model of 2026", None
-        provenance = {"model": "a1b2"}
-        features = {"depth": Feature(width=8, rows=4)}
-
-        def too_long(self, question, name, text=None):
-            return ""
-
-        def describe(self, images, questions, *, seeds, names, texts=None):
-            return [Description("near", {"depth": np.zeros((4, 8))}) for image in images]
-
-and `llava.describing.loop.run(job, Depth())` describes a split with it.
+these members: `tests/test_vllm_describer.py` has a small one, and describes a split with it.
 """
 
 import os

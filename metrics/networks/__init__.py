@@ -1,1 +1,0 @@
-"""Networks that metrics are measured with."""

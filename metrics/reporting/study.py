@@ -81,7 +81,7 @@ def make(options: argparse.Namespace) -> int:
     from metrics.reporting.html import image_uri, render  # slow to import
 
     key: dict[str, Any] = {"study": secrets.token_hex(8), "runs": list(runs), "items": {}}
-    items = []
+    items: list[dict[str, Any]] = []
     for entry, choices, right in asked:
         number, names = secrets.token_hex(8), {secrets.token_hex(8): name for name in choices}
         found = next((x for x in names if names[x] == right), None)

@@ -71,14 +71,14 @@ def make(options: argparse.Namespace) -> int:
     spare, asked = asked[options.count :] or asked, asked[: options.count]
     for entry, *_ in spare[: options.checks]:
         others = in_turn([e for e in entries if e.clip != entry.clip], stable_seed(seed, entry.key))
-        shown = [entry, *others[: len(runs) - 1]]
-        if len(shown) < len(runs):
+        pool = [entry, *others[: len(runs) - 1]]
+        if len(pool) < len(runs):
             raise EgoGenError(f"{edit_file}: too few clips for attention checks, use --checks 0")
-        asked.append((entry, {e.key: inside(frames, e.image_1) for e in shown}, entry.key))
+        asked.append((entry, {e.key: inside(frames, e.image_1) for e in pool}, entry.key))
     from metrics.reporting.html import image_uri, render  # slow to import
 
     key: dict[str, Any] = {"study": secrets.token_hex(8), "runs": list(runs), "items": {}}
-    items = []
+    items: list[dict[str, Any]] = []
     for entry, choices, right in asked:
         number, names = secrets.token_hex(8), {secrets.token_hex(8): name for name in choices}
         found = next((x for x in names if names[x] == right), None)
@@ -86,8 +86,8 @@ def make(options: argparse.Namespace) -> int:
         source = inside(frames, entry.image_0)
         item = {"id": number, "action": clean_label(entry.label, "ego4d") or entry.label}
         # All in the size of the source: no run is known by its own.
-        item["frames"] = sorted((x, image_uri(choices[names[x]], source)) for x in names)
-        items.append({**item, "source": image_uri(source)})
+        shown = sorted((x, image_uri(choices[names[x]], source)) for x in names)
+        items.append({**item, "source": image_uri(source), "frames": shown})
     items.sort(key=lambda item: item["id"])  # an order that says nothing
     content = {"study": key["study"], "endpoint": options.endpoint, "items": items}
     write_text(out / PAGE, render("study.html.j2", content=content))

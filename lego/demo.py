@@ -1,0 +1,47 @@
+"""A page on which a photograph and an action become a frame, for people at a browser.
+
+    python -m lego.demo
+    python -m lego.demo --vllm runs/mine/vllm --ldm mine.ckpt --config configs/generate_ego4d.yaml
+
+One visitor at a time has the device, others wait in line. The page is for this machine alone unless
+--host or --share say otherwise. Default: the models of the quick start. See docs/page.md.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from egogen.errors import EgoGenError, need_package, run_command
+from egogen.flags import read_parser
+from lego.frame import open_stages
+
+
+def main(argv: Sequence[str]) -> None:
+    file = Path(__file__).with_name("commands.toml")
+    options = read_parser(file, "demo", __doc__).parse_intermixed_args(argv)
+    need_package("gradio", "lego.demo")
+    stages, record = open_stages(options, keep=True)
+    _ = stages.describer, stages.model  # loaded now: what is wrong with them is told before a page
+    local = ",".join(filter(None, (os.environ.get("no_proxy"), "localhost,127.0.0.1")))
+    os.environ |= {"no_proxy": local, "NO_PROXY": local}  # gradio asks itself whether it is up
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the folder goes then too
+    with TemporaryDirectory(prefix="lego-demo-") as folder:  # for what visitors bring and get
+        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+        from lego.page import LAUNCH, Page
+
+        page, where = Page(stages, record, folder).blocks, (options.host, options.port)
+        how = {"share": options.share, "root_path": options.root_path, **LAUNCH}
+        try:
+            _, address, shared = page.launch(server_name=where[0], server_port=where[1], **how)
+        except (OSError, ValueError) as error:
+            said = str(error).splitlines()[0]
+            raise EgoGenError("--host {}, --port {}: {}".format(*where, said)) from None
+        print(f"page: {shared or address}", flush=True)
+        page.block_thread()
+
+
+if __name__ == "__main__":
+    run_command(main)

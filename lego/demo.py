@@ -37,8 +37,7 @@ def main(argv: Sequence[str]) -> None:
         try:
             _, address, shared = page.launch(server_name=where[0], server_port=where[1], **how)
         except (OSError, ValueError) as error:
-            said = str(error).splitlines()[0]
-            raise EgoGenError("--host {}, --port {}: {}".format(*where, said)) from None
+            raise EgoGenError("--host {}, --port {}: {}".format(*where, error)) from None
         print(f"page: {shared or address}", flush=True)
         page.block_thread()
 

@@ -1,6 +1,5 @@
 """The page that `lego.demo` serves. What stands on it is said by page.toml, looks by page.css."""
 
-import hashlib
 import html
 import re
 import shutil
@@ -52,33 +51,27 @@ def read_photo(path: str, name: str) -> Image.Image:
     return photo
 
 
-def digest_of(path: Any) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 class Visit:
-    """What one visitor has: `frames` are files made from `photo`, the last of the files of `chain`.
-    All lie in a folder that goes with the visit.
-    """
+    """What one visitor has: `frames` are files made from `photo`, the last file of `chain`."""
 
-    digests: tuple[str, ...] = ()  # of files in which `photo` came
+    came: tuple[int, ...] = ()  # hashes of the files in which `photo` came
     starting = threading.Lock()  # one upload is read at a time: that bounds the memory
 
     def start(self, path: str, called: str, root: str) -> bool:
         """Begin with an upload, once called `called` -> whether it is not what is there already."""
         with self.starting:
-            if (digest := digest_of(path)) in self.digests:
+            if (known := hash(Path(path).read_bytes())) in self.came:
                 return False
             photo = read_photo(path, " ".join(called.split())[-80:])
             name = re.sub(r"[^\w-]+", "-", Path(called).stem).strip("-")[:40] or "photo"
-            self.folder, self.chain = TemporaryDirectory(dir=root), []
+            self.folder, self.chain = TemporaryDirectory(dir=root), []  # it goes with the visit
             write_image(Path(self.folder.name, "files", f"{name}.png"), photo, 100)
-            self.go_on(Path(self.folder.name, "files", f"{name}.png"), digest)
+            self.go_on(Path(self.folder.name, "files", f"{name}.png"), known)
             return True
 
-    def go_on(self, file: Path, *came: str) -> None:
+    def go_on(self, file: Path, *came: int) -> None:
         """Frames are made from this one from now on."""
-        self.photo, self.digests = read_rgb(file), (digest_of(file), *came)
+        self.photo, self.came = read_rgb(file), (hash(file.read_bytes()), *came)
         self.chain, self.frames, self.chosen = [*self.chain, file], [], 0
         self.done = "", ""  # action and text that stage 1 was last asked for, and its answer
 
@@ -157,7 +150,7 @@ class Page:
 
     def __init__(self, stages: Stages, record: dict[str, Any], root: str):
         self.stages, self.record, self.root, self.parts = stages, record, root, {}
-        how, files = stages.config.inference, sorted(ROOM.glob("examples/*"))
+        how, files = stages.config.inference, sorted(ROOM.glob("*.jpg"))
         values = {"scales_txt": how.scales_txt[0], "scales_img": how.scales_img[0]}
         values |= {"sampler": how.preset or how.sampler, "steps": how.steps, "seed": how.seed}
         values["temperature"] = stages.settings.temperature
@@ -195,15 +188,14 @@ class Page:
 
     def shown(self, visit: Visit, line: str, **more: Any) -> dict[Any, Any]:
         """What stands on the page for a visit, with `line` as its status."""
-        file, first = next(iter(visit.frames[visit.chosen :]), None), visit.chain[0]
-        frame, archive = file and read_rgb(file), str(first.parent.with_name(first.stem))
-        seeds = [(str(each), each.stem.rpartition("-")[2]) for each in visit.frames]
-        chain = [str(each) for each in (*visit.chain, file) if each]
-        more |= {"status": line, "results": gr.update(visible=bool(file))}
-        more["frame"] = frame and (visit.photo.resize(frame.size), frame)
+        at, first = visit.frames[visit.chosen : visit.chosen + 1], visit.chain[0]
+        frame, archive = [*map(read_rgb, at)], str(first.parent.with_name(first.stem))
+        seeds = [(each, each.stem.rpartition("-")[2]) for each in visit.frames]
+        more |= {"status": line, "results": gr.update(visible=bool(at))}
+        more["frame"] = (visit.photo.resize(frame[0].size), *frame) if at else None
         more["frames"] = gr.update(value=seeds, visible=len(seeds) > 1)
-        more["strip"] = gr.update(value=chain, visible=len(visit.chain) > 1)
-        more["zip"] = file and shutil.make_archive(archive, "zip", first.parent)
+        more["strip"] = gr.update(value=[*visit.chain, *at], visible=len(visit.chain) > 1)
+        more["zip"] = shutil.make_archive(archive, "zip", first.parent) if at else None
         return {self.parts[name]: value for name, value in more.items()}
 
     def take(self, visit: Visit, upload: tuple[str, str] | None) -> Any:

@@ -29,6 +29,7 @@ ENTRIES = (
     "scripts/frame_grid.py",
     "scripts/generate_frame.py",
     "lego.frame",
+    "lego.demo",
     "egogen.check",
     "egogen.build",
     "egogen.curate",
@@ -47,6 +48,7 @@ ENTRIES = (
     "lego:metrics",
     "lego:compare",
     "lego:report",
+    "lego:demo",
 )
 TRAIN = "--name a --base {root}/train.yaml --logdir {root}/logs --train"
 DESCRIBE = "--model-path {root}/model --image-dir {root} --action-label {root}/ego4d_val.json"
@@ -120,6 +122,12 @@ REFUSED = [  # entry, arguments, what the one line says
     ),
     ("scripts/generate_frame.py", "--image {root}/none.jpg --action x", "no such"),
     ("lego.frame", "--image {root}/none.jpg --action x --action y", "no such"),
+    ("lego.demo", "--vllm {root}/none", "expected what --vllm names"),
+    (
+        "lego.demo",
+        "--vllm {root} --ldm {root} --config {root}/generate.yaml inference.stps=3",
+        "did you mean 'inference.steps'",
+    ),
     (
         "scripts/frame_grid.py",
         "--images i --dataset-root {root}/none --dataset ego4d --out o.jpg",

@@ -1,4 +1,4 @@
-"""The page of `lego.demo` on tiny models, as a server of the test's own, and ways to speak to it."""
+"""The page of `lego.demo` on tiny models, a server of the test's own, and ways to speak to it."""
 
 from __future__ import annotations
 

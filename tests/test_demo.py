@@ -28,7 +28,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(models, tmp_path_factory):
-    server = Server.start(tmp_path_factory.mktemp("server"), *models, "--max-new-tokens", "60")
+    server = Server.start(tmp_path_factory.mktemp("server"), *models, "--max-new-tokens", "150")
     yield server
     assert server.stop() == 143
     assert not [*(server.log.parent / "tmp").iterdir()], "files of visitors were left"
@@ -101,6 +101,7 @@ class Visitor:
 
     def makes(self):
         self.presses("make")
+        self.page.wait_for_selector("#status:not(:has-text('Done.'))")  # of what was before
         self.has("Done.")
 
     def all_files(self):
@@ -146,7 +147,7 @@ def test_a_photograph_becomes_frames_one_from_the_other(server, browser, models,
     assert [record["action"] for record in records] == [*ACTIONS]
     assert [record["source"] for record in records] == ["my-kitchen.png", f"{names[0]}.png"]
     assert not [text for text in map(str, records) if str(Path(models[1]).parent) in text]
-    typed = [*models, "--image", str(photo), "--max-new-tokens", "60", *records[0]["overrides"]]
+    typed = [*models, "--image", str(photo), "--max-new-tokens", "150", *records[0]["overrides"]]
     typed += [f"--action={action}" for action in ACTIONS]
     assert main([*typed, "--out", str(tmp_path / "a.png")]) == 0
     for number, (name, record) in enumerate(zip(names, records, strict=True), 1):
@@ -168,7 +169,7 @@ def test_a_text_appears_as_it_is_written_and_its_change_changes_the_frame(server
         visitor.has("Done.")
         text = visitor.box("text").input_value()
         seen = [x for x in dict.fromkeys(visitor.page.evaluate("seen")) if x]
-        assert len(seen) > 2 and all(text.startswith(x.rstrip("\ufffd")) for x in seen), seen
+        assert len(seen) > 1 and all(text.startswith(x.rstrip("\ufffd")) for x in seen), seen
         visitor.makes()
         visitor.box("text").fill("both hands open the blue jar")
         visitor.makes()
@@ -212,43 +213,27 @@ def test_several_seeds_are_made_at_once_and_one_is_gone_on_from(server, browser,
         )
 
 
-def test_stop_gives_the_device_to_who_waits(server, browser, photo, tmp_path):
+def test_who_stops_or_leaves_gives_the_device_to_who_waits(server, browser, photo, tmp_path):
+    waiting = "#status:has-text('queue: 1/1')"
     with Visitor(browser, server) as one, Visitor(browser, server) as other:
         one.brings(photo, ACTIONS[0], steps=LONG)
         other.brings(photo, ACTIONS[1])
         one.presses("make")
         one.has("s left")
         other.presses("make")
-        other.page.wait_for_selector("#status:has-text('queue: 1/1')")
+        other.page.wait_for_selector(waiting)
         other.page.screenshot(path=tmp_path / "waiting.png")
+        other.presses("stop")  # who waits can leave the line
+        other.has("Stopped.")
+        other.presses("make")
+        other.page.wait_for_selector(waiting)
         one.presses("stop")
         one.has("Stopped.")
         other.has("Done.")
-        one.sets("steps", 2)
-        one.makes()
-
-
-def test_a_closed_tab_gives_the_device_free(server, browser, photo):
-    with Visitor(browser, server) as one:
-        one.brings(photo, ACTIONS[0], steps=LONG)
         one.presses("make")
         one.has("s left")
-    with Visitor(browser, server) as other:
-        other.brings(photo, ACTIONS[1])
+        one.context.close()
         other.makes()
-
-
-def test_who_waits_can_leave_the_line(server, browser, photo):
-    with Visitor(browser, server) as one, Visitor(browser, server) as other:
-        for visitor in (one, other):
-            visitor.brings(photo, ACTIONS[0], steps=LONG)
-            visitor.presses("make")
-        one.has("s left")
-        other.page.wait_for_selector("#status:has-text('queue:')")
-        other.presses("stop")
-        other.has("Stopped.")
-        one.presses("stop")
-        one.has("Stopped.")
 
 
 @pytest.mark.parametrize("query", ["", "?__theme=dark"], ids=["light", "dark"])
@@ -257,15 +242,13 @@ def test_a_telephone_shows_it_without_scrolling_sideways(query, server, browser,
         visitor.page.locator("#examples button").first.click()
         visitor.has("Name an action")
         assert visitor.box("action").input_value() == "open the jar"
-        visitor.sets("steps", 2)
-        visitor.makes()
+        if not query:
+            visitor.sets("steps", 2)
+            visitor.makes()
         visitor.page.screenshot(path=tmp_path / "telephone.png", full_page=True)
         assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 360
         places = [visitor.page.locator(f"#{x}").bounding_box() for x in ("source", "text", "frame")]
         assert [p["y"] for p in places] == sorted(p["y"] for p in places)
         assert all(p["x"] >= 0 and p["x"] + p["width"] <= 360 for p in places)
-    light = sum(
-        Image.open(tmp_path / "telephone.png").convert("L").resize((1, 1)).getpixel((0, 0))
-        for _ in "1"
-    )
-    assert (light < 110) is bool(query)
+    shot = Image.open(tmp_path / "telephone.png").convert("L")
+    assert (shot.resize((1, 1)).getpixel((0, 0)) < 110) is bool(query)

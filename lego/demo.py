@@ -24,6 +24,7 @@ def main(argv: Sequence[str]) -> None:
     options = read_parser(file, "demo", __doc__).parse_intermixed_args(argv)
     need_package("gradio", "lego.demo")
     stages, record = open_stages(options, keep=True)
+    record["loras"] = [Path(lora).name for lora in record["loras"]]  # visitors get it to see
     _ = stages.describer, stages.model  # loaded now: what is wrong with them is told before a page
     local = ",".join(filter(None, (os.environ.get("no_proxy"), "localhost,127.0.0.1")))
     os.environ |= {"no_proxy": local, "NO_PROXY": local}  # gradio asks itself whether it is up
@@ -36,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
         how = {"share": options.share, "root_path": options.root_path, **LAUNCH}
         try:
             _, address, shared = page.launch(server_name=where[0], server_port=where[1], **how)
-        except (OSError, ValueError) as error:
+        except (OSError, OverflowError, ValueError) as error:
             raise EgoGenError("--host {}, --port {}: {}".format(*where, error)) from None
         print(f"page: {shared or address}", flush=True)
         page.block_thread()

@@ -75,7 +75,6 @@ def open_stages(options: Any, keep: bool) -> tuple[Any, dict[str, Any]]:
     config = load_config(GenerateConfig, [str(paths["config"])], overrides)
     config.loras += options.lora
     adapter_files(config.loras)
-
     if find_spec("llava") is None:  # a checkout that is not installed
         sys.path.append(str(PROJECT / "vllm"))
     # Slow to import: bad arguments are reported first.

@@ -72,13 +72,12 @@ class Visit:
     def go_on(self, file: Path, *came: int) -> None:
         """Frames are made from this one from now on."""
         self.photo, self.came = read_rgb(file), (hash(file.read_bytes()), *came)
-        self.chain, self.frames, self.chosen = [*self.chain, file], [], 0
-        self.done = "", ""  # action and text that stage 1 was last asked for, and its answer
+        self.chain, self.frames, self.chosen, self.done = [*self.chain, file], [], 0, ("", "")
 
     def describe(self, stages: Stages, asked: dict, tell: Callable[[str], None]) -> None:
         """Write a description, told as it grows, or read the text that a visitor has given."""
         action, text = asked["action"], asked["text"].strip()
-        if (action, text) == self.done:
+        if (action, text) == self.done:  # the action that was asked for last, and the answer
             return
         text = "" if text == self.done[1] else text  # written for another action
         how: dict = {name: asked[name] for name in ("seed", "temperature")}
@@ -98,8 +97,7 @@ class Visit:
         made |= {"description": self.done[1], "described": self.how, "overrides": overrides}
         self.frames, self.chosen = [], 0
         for seed in range(asked["seed"], asked["seed"] + asked["seeds"]):
-            before = len(self.frames) * asked["steps"]
-            how: dict = {"on_step": lambda step, before=before: tell(before + step)}
+            how: dict = {"on_step": lambda step: tell(len(self.frames) * asked["steps"] + step)}
             how |= {"seed": seed, "inference": inference}
             (frame,) = stages.draw([self.photo], [self.done[0]], [self.described], **how)
             file = self.chain[0].with_name(f"{self.chain[0].stem}-{len(self.chain)}-seed{seed}.png")
@@ -137,12 +135,13 @@ def working(job: Callable[[Callable], None], told: dict) -> Iterator[dict]:
 
 
 @contextmanager
-def one_line() -> Iterator[None]:
-    """What a visitor can put right becomes one line on the page."""
+def one_line(hidden: Any = "\0") -> Iterator[None]:
+    """What a visitor can put right becomes one line on the page, without what is hidden."""
     try:
         yield
     except EgoGenError as error:
-        raise gr.Error(html.escape(str(error)), duration=None, print_exception=False) from None
+        line = html.escape(str(error).removeprefix("--").replace(str(hidden), "stage 1"))
+        raise gr.Error(line, duration=None, print_exception=False) from None
 
 
 class Page:
@@ -208,13 +207,13 @@ class Page:
     def work(self, only_text: bool, visit: Visit, upload: Any, *fields: Any) -> Iterator[Any]:
         """Write the description, and make the frames unless `only_text`; told as it goes."""
         asked = dict(zip(FIELDS, fields, strict=True))
-        total = asked["steps"] * asked["seeds"]
 
         def job(tell: Callable) -> None:
             visit.describe(self.stages, asked, lambda x: tell({"text": x, "status": "Writing."}))
             began = time.monotonic()
 
             def drawn(done: int) -> None:
+                total = asked["steps"] * asked["seeds"]
                 left = (time.monotonic() - began) / done * (total - done)
                 bar = f'<progress value="{done}" max="{total}"></progress>'
                 line = f"Drawing: step {done} of {total}, {left:.0f} s left.{bar}"
@@ -223,9 +222,10 @@ class Page:
             if not only_text:
                 visit.draw(self.stages, asked, self.record, drawn)
 
-        with one_line():
-            if not upload:
-                raise EgoGenError("photograph: none yet, expected one to do the action in")
+        with one_line(self.stages.vllm):
+            for name, value in ("photograph", upload), *asked.items():
+                if value is None:
+                    raise EgoGenError(f"{name}: none yet, expected one")
             visit.start(*upload, self.root)
             asked["action"] = verb_phrase(asked["action"][: PARTS["action"]["max_length"]])
             asked["text"] = "" if only_text else asked["text"][: PARTS["text"]["max_length"]]

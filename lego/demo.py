@@ -3,8 +3,7 @@
     python -m lego.demo
     python -m lego.demo --vllm runs/mine/vllm --ldm mine.ckpt --config configs/generate_ego4d.yaml
 
-One visitor at a time has the device, others wait in line. The page is for this machine alone unless
---host or --share say otherwise. Default: the models of the quick start. See docs/page.md.
+Others wait in line. This machine alone has the page, but for --host and --share: docs/page.md.
 """
 
 import os

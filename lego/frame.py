@@ -70,9 +70,8 @@ def open_stages(options: Any, keep: bool) -> tuple[Any, dict[str, Any]]:
     paths = {name: _model_path(getattr(options, name), name) for name in DEFAULTS}
     if options.max_new_tokens < 1 or options.temperature < 0:
         raise EgoGenError("--max-new-tokens, --temperature: expected at least 1 and at least 0")
-    overrides = [*options.overrides]
-    overrides += [f"inference.seed={options.seed}"] if options.seed is not None else []
-    config = load_config(GenerateConfig, [str(paths["config"])], overrides)
+    seed = [f"inference.seed={options.seed}"] if options.seed is not None else []
+    config = load_config(GenerateConfig, [str(paths["config"])], options.overrides + seed)
     config.loras += options.lora
     adapter_files(config.loras)
     if find_spec("llava") is None:  # a checkout that is not installed

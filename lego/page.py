@@ -56,6 +56,8 @@ class Visit:
 
     came: tuple[int, ...] = ()  # hashes of the files in which `photo` came
     starting = threading.Lock()  # one upload is read at a time: that bounds the memory
+    stopped = threading.Event()  # of the work that was begun last
+    stopped.set()
 
     def start(self, path: str, called: str, root: str) -> bool:
         """Begin with an upload, once called `called` -> whether it is not what is there already."""
@@ -106,17 +108,16 @@ class Visit:
             self.frames.append(file)
 
 
-def working(job: Callable[[Callable], None], told: dict) -> Iterator[dict]:
+def working(job: Callable, stopped: threading.Event, told: dict) -> Iterator[dict]:
     """Run `job(tell)` in a thread -> what it told last, at first `told`, ten times a second. When
-    nobody listens any more (Stop, a closed tab), the next that it tells ends it.
+    nobody listens (Stop, a closed tab), `stopped` is set, and the next that it tells ends it.
     """
-    end, stopped = Future(), threading.Event()
+    end: Future = Future()
 
     def tell(word: dict) -> None:
-        nonlocal told
         if stopped.is_set():
             raise CancelledError
-        told = word
+        told.update(word)
 
     def run() -> None:
         try:
@@ -128,7 +129,7 @@ def working(job: Callable[[Callable], None], told: dict) -> Iterator[dict]:
     try:
         while not end.done():
             wait([end], timeout=0.1)
-            yield told
+            yield told.copy()
         end.result()
     finally:
         stopped.set()
@@ -183,7 +184,8 @@ class Page:
         part["source"].change(self.take, [visit, part["source"]], **how)
         part["frames"].select(self.choose, visit, **how)
         part["next"].click(self.go_on, [visit, part["seed"], part["seeds"]], **how)
-        part["stop"].click(lambda: "Stopped.", None, part["status"], cancels=jobs, queue=False)
+        halt = part["stop"].click(None, cancels=jobs).then
+        halt(lambda it: it.stopped.wait(60) and "Stopped.", visit, part["status"], queue=False)
 
     def shown(self, visit: Visit, line: str, **more: Any) -> dict[Any, Any]:
         """What stands on the page for a visit, with `line` as its status."""
@@ -223,13 +225,13 @@ class Page:
                 visit.draw(self.stages, asked, self.record, drawn)
 
         with one_line(self.stages.vllm):
-            for name, value in ("photograph", upload), *asked.items():
-                if value is None:
-                    raise EgoGenError(f"{name}: none yet, expected one")
+            if None in (upload, *fields):
+                raise EgoGenError("expected a photograph, and a number in each field of Advanced")
             visit.start(*upload, self.root)
             asked["action"] = verb_phrase(asked["action"][: PARTS["action"]["max_length"]])
             asked["text"] = "" if only_text else asked["text"][: PARTS["text"]["max_length"]]
-            for told in working(job, {"status": "Waiting for the device."}):
+            visit.stopped = threading.Event()
+            for told in working(job, visit.stopped, {"status": "Waiting for the device."}):
                 yield {self.parts[name]: value for name, value in told.items()}
             yield self.shown(visit, "Done.", text=visit.done[1])
 

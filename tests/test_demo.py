@@ -44,7 +44,8 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        camera = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox", *camera])
         yield browser
         browser.close()
 
@@ -92,9 +93,12 @@ class Visitor:
     def sets(self, name, value):
         if not self.page.locator("#steps").is_visible():
             self.page.locator("#advanced button").first.click()
+            self.page.wait_for_timeout(300)  # it fills its fields when it has opened
         field = self.page.locator(f"#{name} input[type=number]")
         field.fill(str(value))
         field.blur()
+        self.page.wait_for_timeout(100)
+        assert field.input_value() == str(value)
 
     def presses(self, name):
         self.page.locator(f"#{name}").click()
@@ -234,6 +238,28 @@ def test_who_stops_or_leaves_gives_the_device_to_who_waits(server, browser, phot
         one.has("s left")
         one.context.close()
         other.makes()
+
+
+COPY = """async () => {
+  const canvas = document.createElement("canvas");
+  canvas.width = 80; canvas.height = 60;
+  const blob = await new Promise(done => canvas.toBlob(done));
+  await navigator.clipboard.write([new ClipboardItem({"image/png": blob})]);
+}"""
+
+
+def test_camera_and_clipboard_give_photographs_too(server, browser):
+    with Visitor(browser, server) as visitor:
+        visitor.context.grant_permissions(["camera", "clipboard-read", "clipboard-write"])
+        buttons = visitor.page.locator("#source")
+        visitor.page.evaluate(COPY)
+        buttons.get_by_label("Paste from clipboard").click()
+        visitor.has("Name an action")
+        buttons.get_by_label("Remove Image").click()
+        buttons.get_by_label("Capture from camera").click()
+        buttons.get_by_text("Click to Access Webcam").click()
+        buttons.get_by_label("capture photo").click()
+        visitor.page.wait_for_selector("#source img")
 
 
 @pytest.mark.parametrize("query", ["", "?__theme=dark"], ids=["light", "dark"])

@@ -22,24 +22,26 @@ PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 
-def read_rgb(path: str | os.PathLike, opened: BinaryIO | None = None) -> Image.Image:
+def read_rgb(
+    path: str | os.PathLike, opened: BinaryIO | None = None, most: int = MOST_PIXELS
+) -> Image.Image:
     """Read an image as 8-bit RGB, upright: EXIF rotation applied, transparency laid on white.
 
     Greyscale (8 and 16 bit, floats from 0 to 1), palette, RGBA and CMYK images are converted; of
     several pictures in a file the first is read. What a PNG or JPEG holds beside its pixels (texts,
     colour profiles, odd tags) never refuses it. Raises EgoGenError naming the file when it is
-    missing, truncated, not an image, or of more than MOST_PIXELS. `opened`: what lies there.
+    missing, truncated, not an image, or of more than `most` pixels. `opened`: what lies there.
     """
     try:
         with opened or open(path, "rb") as file:
             try:
-                return _decoded(file)
+                return _decoded(file, b"", most)
             except Exception:
                 file.seek(0)
                 if not file.read(len(PNG)).startswith((PNG, JPEG)):
                     raise
                 file.seek(0)
-            return _decoded(*_bare(file.read()))
+            return _decoded(*_bare(file.read()), most)
     except FileNotFoundError:
         raise EgoGenError(f"{path}: no such image") from None
     except Exception as error:  # Pillow's decoders raise nearly everything on odd bytes
@@ -81,11 +83,11 @@ def is_whole(path: str | os.PathLike) -> bool:
     return False
 
 
-def _decoded(file: Any, exif: bytes = b"") -> Image.Image:
+def _decoded(file: Any, exif: bytes, most: int) -> Image.Image:
     """The picture in an open file as RGB; `exif` stands for the file's own block where given."""
     image = _opened(file)
-    if image.width * image.height > MOST_PIXELS:
-        raise ValueError(f"{image.width}x{image.height}, expected at most {MOST_PIXELS} pixels")
+    if image.width * image.height > most:
+        raise ValueError(f"{image.width}x{image.height}, expected at most {most} pixels")
     if image.width * image.height > WHOLE_PIXELS:
         image.draft(None, (image.width // 2, image.height // 2))  # JPEG only
     if exif:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from egogen import EXIT_INCOMPLETE, EgoGenError, read_parser, run_command, write_json
 from egogen.download.hub import local_path
@@ -48,31 +49,35 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_intermixed_args(argv)
     outs = _out_paths(options.out, options.image, len(options.action))
     photo = read_rgb(options.image)
+    stages, record = open_stages(options, keep=len(options.action) > 1)
+    from lego.stages import check_photo, verb_phrase
+
+    check_photo(photo, options.image)
+    actions = [verb_phrase(action) for action in options.action]
+    return _chain(stages, photo, actions, outs, {"image": str(options.image)} | record)
+
+
+def open_stages(options: Any, keep: bool) -> tuple[Any, dict[str, Any]]:
+    """The stages that a command's flags name, each loaded when used, and the record of them."""
     paths = {name: model_path(getattr(options, name), name) for name in DEFAULTS}
     if options.max_new_tokens < 1 or options.temperature < 0:
         raise EgoGenError("--max-new-tokens, --temperature: expected at least 1 and at least 0")
-    overrides = [*options.overrides]
-    overrides += [f"inference.seed={options.seed}"] if options.seed is not None else []
-    config = load_config(GenerateConfig, [paths["config"]], overrides)
+    seed = [f"inference.seed={options.seed}"] if options.seed is not None else []
+    config = load_config(GenerateConfig, [paths["config"]], options.overrides + seed)
     config.loras += options.lora
     adapter_files(config.loras)
-
     if find_spec("llava") is None:  # a checkout that is not installed
         sys.path.append(str(PROJECT / "vllm"))
     # Slow to import: bad arguments are reported first.
     from egogen.devices import usable_device
-    from lego.stages import Stages, check_photo, verb_phrase
+    from lego.stages import Stages
     from llava.describing.job import Decoding
 
-    check_photo(photo, options.image)
-    actions = [verb_phrase(action) for action in options.action]
     settings = Decoding(options.temperature, max_new_tokens=options.max_new_tokens)
     models = paths["vllm"], paths["ldm"], config, settings, usable_device(options.device)
-    stages = Stages(*models, keep=len(actions) > 1)
     record = {name: str(getattr(options, name) or paths[name]) for name in paths}
-    record = {"image": str(options.image), **record, "loras": config.loras}
-    record |= {"overrides": list(options.overrides)}
-    return _chain(stages, photo, actions, outs, record)
+    record |= {"loras": config.loras, "overrides": list(options.overrides)}
+    return Stages(*models, keep=keep), record
 
 
 def _chain(stages, photo, actions: Sequence[str], outs: Sequence[Path], record: dict) -> int:

@@ -21,7 +21,7 @@ from PIL import Image  # noqa: F401
 PROJECT = Path(__file__).parents[1]
 HEAVY = "torch transformers diffusers lightning pytorch_lightning torchvision torchmetrics "
 HEAVY += "accelerate peft scipy matplotlib av open_clip deepspeed sentencepiece tokenizers jinja2 "
-HEAVY += "openai"
+HEAVY += "openai gradio"
 
 
 def start(entry: str, arguments: list[str]) -> None:

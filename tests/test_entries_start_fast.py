@@ -31,6 +31,7 @@ ENTRIES = (
     "scripts/generate_frame.py",
     "lego.frame",
     "lego.hub",
+    "lego.demo",
     "egogen.check",
     "egogen.build",
     "egogen.curate",
@@ -50,6 +51,7 @@ ENTRIES = (
     "lego:metrics",
     "lego:compare",
     "lego:report",
+    "lego:demo",
 )
 TRAIN = "--name a --base {root}/train.yaml --logdir {root}/logs --train"
 DESCRIBE = "--model-path {root}/model --image-dir {root} --action-label {root}/ego4d_val.json"
@@ -125,6 +127,12 @@ REFUSED = [  # entry, arguments, what the one line says
     ),
     ("scripts/generate_frame.py", "--image {root}/none.jpg --action x", "no such"),
     ("lego.frame", "--image {root}/none.jpg --action x --action y", "no such"),
+    ("lego.demo", "--vllm {root}/none", "expected what --vllm names"),
+    (
+        "lego.demo",
+        "--vllm {root} --ldm {root} --config {root}/generate.yaml inference.stps=3",
+        "did you mean 'inference.steps'",
+    ),
     ("metrics/all_metrics_in_one.py", f"{METRICS} ssim", "no metric 'ssim'"),
     (
         "metrics/all_metrics_in_one.py",

@@ -1,18 +1,4 @@
-"""A training sample of stage 2 against what the released code does for one, on random weights.
-
-    python bench/training.py                         # CPU, one thread, full size: about 3 minutes
-    python bench/training.py --device cuda --batch 32 [--precision bf16]
-    python bench/training.py --device cuda --batch 32 --whole model.params.lora.rank=8
-    python bench/training.py --size tiny             # does the bench itself work?
-
-Baseline: autoencoder and text encoder in every step, attention that holds all scores, gradient
-checkpointing always on, no cache. Ours: the encoders' outputs as the cache has them, PyTorch's
-fused attention, no checkpointing; "uncached" is ours with the encoders in every step. Forward and
-backward of the same weights and draws; reading images or the cache is left out of all, and so are
-AdamW and the EMA, which are the same on all sides (and would not fit beside the weights on a small
-machine), unless --whole asks for them. Prints JSON: seconds a sample (CPU time on a CPU), the ratio
-of ours to the baseline, losses, and the most memory held so far (on CUDA by each side).
-"""
+"""A training sample of stage 2 against what the released code does for one, on random weights."""
 
 import argparse
 import functools

@@ -17,8 +17,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from egogen.atomic import write_json
-from egogen.errors import EgoGenError
+from egogen import EgoGenError, write_json
 from egogen.frames import JPEG, PNG, read_rgb
 from ldm.config import load_config
 from ldm.images import write_image

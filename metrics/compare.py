@@ -1,7 +1,4 @@
-"""Compare two runs that were measured over the same ground truth: B - A, figure by figure.
-
-python metrics/compare.py runs/baseline/metric runs/ours/metric --out runs/ours/against_baseline
-"""
+"""Compare two runs that were measured over the same ground truth: B - A, figure by figure."""
 
 import sys
 from pathlib import Path

@@ -1,8 +1,4 @@
-r"""Write the source frames as generated ones: the baseline that copies, which is to be beaten.
-
-    python metrics/copy_source.py --source-path DATA/EgoGen/ego4d.fho/val \
-        --edit_file DATA/ego4d_val.json --out runs/copied/images
-"""
+"""Write the source frames as generated ones: the baseline that copies, which is to be beaten."""
 
 import sys
 from pathlib import Path

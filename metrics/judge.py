@@ -1,8 +1,4 @@
-r"""Let a vision model judge frames without their targets; the same command goes on with it.
-
-    python metrics/judge.py --gen_path RUN/images --source-path DATA/EgoGen/ego4d.fho/val \
-        --edit_file DATA/ego4d_val.json --base-url http://localhost:8000/v1 --model NAME
-"""
+"""Let a vision model judge frames without their targets; the same command goes on with it."""
 
 import sys
 from pathlib import Path

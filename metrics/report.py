@@ -1,8 +1,4 @@
-r"""Write report.html of measured frames: one file, with all images inside.
-
-    python metrics/report.py --dataset ego4d --dataset-root DATA --gen_path RUN/images \
-        --stage1-log VLLM/trainer_state.json --stage2-log RUN/metrics.jsonl --out RUN/report
-"""
+"""Write report.html of measured frames: one file, with all images inside."""
 
 import sys
 from pathlib import Path

@@ -1,9 +1,4 @@
-"""A blind study with people, as in the paper: whose frame shows the action best?
-
-python metrics/study.py make RUN_A RUN_B --out study --dataset-root DATA
-python metrics/study.py serve --study study
-python metrics/study.py count study/votes/*.json
-"""
+"""A blind study with people, as in the paper: whose frame shows the action best?"""
 
 import sys
 from pathlib import Path
@@ -22,7 +17,7 @@ WORK = {"make": study.make, "serve": study.serve, "count": study.count}
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = command_parser(__doc__)
+    parser = command_parser(__doc__, read_command(COMMANDS, "study")["examples"])
     kinds = parser.add_subparsers(dest="what", required=True)
     choices = {"dataset": layout.DATASETS, "split": layout.SPLITS}
     for what in WORK:

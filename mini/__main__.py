@@ -1,7 +1,4 @@
-"""Render first-person table scenes in the layout of the released dataset.
-
-python -m mini runs/mini_data --pairs 1000 --seed 0
-"""
+"""Render first-person table scenes in the layout of the released dataset."""
 
 from collections.abc import Sequence
 

@@ -1,8 +1,4 @@
-r"""Scores of a mini dataset: of generated frames by the oracle, or of descriptions by the truth.
-
-    python -m mini.oracle.score --dataset-root runs/mini_data --name ego4d --split val \
-        --gen-path runs/images --out runs/score.json
-"""
+"""Scores of a mini dataset: of generated frames by the oracle, or of descriptions by the truth."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -5,7 +5,6 @@ A command that would add results of another origin to the folder is refused.
 """
 
 import json
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,23 @@ from egogen.atomic import read_object, write_json
 from egogen.errors import EgoGenError
 
 
-def check_provenance(path: Path, info: dict[str, Any], later: Collection[str] = ()) -> None:
-    """Raises EgoGenError, naming what differs, when there is a record that does not say `info`.
-
-    Names in `later` may be missing in it: records have not always had them.
-    """
+def check_provenance(path: Path, info: dict[str, Any]) -> None:
+    """Raises EgoGenError, naming what differs, when there is a record that does not say `info`."""
     if not path.exists():
         return
     known = read_object(path)
     for name, value in json.loads(json.dumps(info)).items():  # tuples are lists in a file
-        if known.get(name) != value and (name in known or name not in later):
+        if known.get(name) != value:
             made = f"what is here was made with {name} {known.get(name)!r}, expected {value!r}"
             raise EgoGenError(f"{path}: {made}; choose another folder, or remove this one")
 
 
-def record_provenance(path: Path, info: dict[str, Any], later: Collection[str] = ()) -> None:
+def record_provenance(path: Path, info: dict[str, Any]) -> None:
     """Write the record, or check the one that is there.
 
     To be called when there is something to be written: a record left by a command that then found
     its input wrong would refuse the next one.
     """
-    check_provenance(path, info, later)
+    check_provenance(path, info)
     if not path.exists():
         write_json(path, info)

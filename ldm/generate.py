@@ -91,10 +91,8 @@ def fingerprint(ckpt: str) -> str:
     return digest.hexdigest()[:16]
 
 
-# Settings of `InferenceConfig` in the record of frames; names that records of before lack.
+# Settings of `InferenceConfig` in the record of frames.
 SAME = ("picture", "jpeg_quality", "noise", "half_weights")
-LATER = ["loras", "guidance_interval", "load_ema", "res", "parameterization", "scale_factor"]
-LATER += ["metadata", "features"]
 
 
 def made_by(
@@ -264,7 +262,7 @@ def generate_chunk(
     for number, scales in enumerate(pairs):
         how = inference.sampler, inference.guidance_interval
         folder = run_folder(ckpt, inference.seed, inference.steps, *scales, *how, config.loras)
-        check_provenance(folder / "made_by.json", info, LATER)
+        check_provenance(folder / "made_by.json", info)
         # `clip/action/frame.jpg`: the last three parts of image_1, as in the released code.
         names = {item: "/".join(Path(item.entry.image_1).parts[-3:]) for item in items}
         paths = {item: inside(folder / "images", name) for item, name in names.items()}
@@ -275,7 +273,7 @@ def generate_chunk(
         left = [item for item in items if not whole[item]]
         if left:
             loaded()
-        record_provenance(folder / "made_by.json", info, LATER)
+        record_provenance(folder / "made_by.json", info)
         with Progress(len(items), "generate", "frames", len(items) - len(left)) as progress:
             for start in range(0, len(left), inference.batch_size):
                 batch = {item: places[item] for item in left[start : start + inference.batch_size]}

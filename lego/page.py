@@ -139,7 +139,7 @@ def one_line(hidden: Any = "\0") -> Iterator[None]:
     """What a visitor can put right becomes one line on the page, without what is hidden."""
     try:
         yield
-    except EgoGenError as error:
+    except (EgoGenError, OSError) as error:  # also an upload that has become too old
         line = html.escape(str(error).removeprefix("--").replace(str(hidden), "stage 1"))
         raise gr.Error(line, duration=None, print_exception=False) from None
 

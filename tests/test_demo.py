@@ -137,6 +137,7 @@ def test_a_photograph_becomes_frames_one_from_the_other(server, browser, models,
         assert visitor.box("action").input_value() == visitor.box("text").input_value() == ""
         visitor.box("action").fill(ACTIONS[1])
         visitor.makes()
+        visitor.page.locator("#strip img").nth(2).wait_for()
         assert visitor.page.locator("#strip img").count() == 3
         files = visitor.all_files()
         outside = [
@@ -198,6 +199,7 @@ def test_several_seeds_are_made_at_once_and_one_is_gone_on_from(server, browser,
         visitor.sets("seed", 20)
         visitor.makes()
         frames = visitor.page.locator("#frames button.thumbnail-item")
+        frames.nth(2).wait_for()
         assert frames.count() == 3
         frames.nth(1).click()
         visitor.has("Chosen.")

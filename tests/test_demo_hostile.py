@@ -143,6 +143,7 @@ def test_no_file_of_the_server_is_read(server, models):
             client.make(as_file(path)),
         ):
             assert not message["success"] and "root:" not in str(message), message
+    assert "No such file" in client.make(as_file(f"{inside}x"))["output"]["error"]  # it was too old
     data = saved("PNG")
     for more in ({"url": "file:///etc/passwd"}, {"url": "data:image/png;base64,AAAA"}):
         photo = as_file(server.upload("a.png", data)) | more

@@ -1,9 +1,4 @@
-"""Make the small pretrained starting point of the mini world ("llava_pretrained" there).
-
-A vocabulary of the tuning texts, a vision tower whose features say what patches show, and a
-language model that answers questions about the frames: all that tuning starts from, made on train
-only.
-"""
+"""Make the small pretrained starting point of the mini world ("llava_pretrained" there)."""
 
 from collections.abc import Sequence
 
@@ -14,8 +9,7 @@ from egogen import read_json, read_parser, run_command, write_json
 from egogen.labels import QUERY
 from llava.train.data import read_conversations
 from mini import COMMANDS
-from mini.start.vllm_llava import LlavaBase
-from mini.start.vllm_pretrain import pretrain_language, pretrain_vision, scene_pixels
+from mini.start.vllm_pretrain import LlavaBase, pretrain_language, pretrain_vision, scene_pixels
 from mini.start.vllm_scenes import caption, label_words, mirror, questions, read_scenes
 
 FINISHED_FILE = "finished.json"

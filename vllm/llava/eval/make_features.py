@@ -1,9 +1,4 @@
-"""Make the features of texts that are already there, by one teacher-forced pass a batch.
-
-Whatever wrote the descriptions, their features can be made, or made again with another layout or
-model. No more is needed than a JSON with the texts: an action file that holds them, or the merged
-results beside the action file.
-"""
+"""Make the features of texts that are already there, by one teacher-forced pass a batch."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -75,7 +75,7 @@ def open_stages(options: Any, keep: bool) -> tuple[Any, dict[str, Any]]:
 
     settings = Decoding(options.temperature, max_new_tokens=options.max_new_tokens)
     models = paths["vllm"], paths["ldm"], config, settings, usable_device(options.device)
-    record = {name: str(getattr(options, name) or paths[name]) for name in paths}
+    record: dict = {name: str(getattr(options, name) or paths[name]) for name in paths}
     record |= {"loras": config.loras, "overrides": list(options.overrides)}
     return Stages(*models, keep=keep), record
 

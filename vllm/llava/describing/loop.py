@@ -101,7 +101,7 @@ def describe_batch(
     names = [name_of(sample.entry) for sample in samples]
     seeds = [stable_seed(job.seed or 0, *name) for name in names]
     texts = [sample.text for sample in samples if sample.text is not None]
-    given = {"texts": texts} if texts else {}  # all samples have one, or none
+    given: dict = {"texts": texts} if texts else {}  # all samples have one, or none
     images = [sample.image for sample in samples if sample.image is not None]
     questions = [sample.question for sample in samples]
     described = describer.describe(images, questions, seeds=seeds, names=names, **given)

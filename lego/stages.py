@@ -150,7 +150,7 @@ class Stages:
             describer = self.describer
             if temperature is not None:
                 describer.settings = replace(self.settings, temperature=temperature)
-            given = texts or [None] * len(photos)
+            given: Sequence = texts or [None] * len(photos)
             for asked, name, text in zip(questions, names, given, strict=True):
                 if why := describer.too_long(asked, name, text):
                     raise EgoGenError(f"{self.vllm}: {why}")

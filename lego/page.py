@@ -89,11 +89,11 @@ class Visit:
 
     def draw(self, stages: Stages, asked: dict, record: dict, tell: Callable[[int], None]) -> None:
         """Make frames, and settings beside them as `lego.frame` does; `tell`: steps done so far."""
-        named = {"preset" if asked["sampler"] in PRESETS else "sampler": asked["sampler"]}
+        named: dict = {"preset" if asked["sampler"] in PRESETS else "sampler": asked["sampler"]}
         named |= {"steps": asked["steps"]} | {k: [asked[k]] for k in ("scales_txt", "scales_img")}
         overrides = [*record["overrides"], *(f"inference.{k}={v}" for k, v in named.items())]
         inference = load_config(GenerateConfig, [record["config"]], overrides).inference
-        made = {name: "/".join(Path(record[name]).parts[-2:]) for name in ("vllm", "ldm", "config")}
+        made: dict = {x: "/".join(Path(record[x]).parts[-2:]) for x in ("vllm", "ldm", "config")}
         made |= {"image": self.chain[0].name, "source": self.chain[-1].name, "action": self.done[0]}
         made |= {"description": self.done[1], "described": self.how, "overrides": overrides}
         self.frames, self.chosen = [], 0
@@ -226,7 +226,7 @@ class Page:
         with one_line(self.stages.vllm):
             if None in (upload, *fields):
                 raise EgoGenError("expected a photograph, and a number in each field of Advanced")
-            visit.start(*upload, self.root)
+            visit.start(upload[0], upload[1], self.root)
             asked["action"] = verb_phrase(asked["action"][: PARTS["action"]["max_length"]])
             asked["text"] = "" if only_text else asked["text"][: PARTS["text"]["max_length"]]
             visit.stopped = threading.Event()

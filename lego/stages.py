@@ -148,7 +148,7 @@ class Stages:
             describer = self.describer
             warmth = self.settings.temperature if temperature is None else temperature
             describer.settings = replace(self.settings, temperature=warmth)
-            given = texts or [None] * len(photos)
+            given: Sequence = texts or [None] * len(photos)
             for asked, name, text in zip(questions, names, given, strict=True):
                 if why := describer.too_long(asked, name, text):
                     raise EgoGenError(f"{self.vllm}: {why}")

@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     settings = Decoding(options.temperature, max_new_tokens=options.max_new_tokens)
     models = paths["vllm"], paths["ldm"], config, settings, usable_device(options.device)
     stages = Stages(*models, keep=len(actions) > 1)
-    record = {name: str(getattr(options, name) or paths[name]) for name in paths}
+    record: dict = {name: str(getattr(options, name) or paths[name]) for name in paths}
     record = {"image": str(options.image), **record, "loras": config.loras}
     record |= {"overrides": list(options.overrides)}
     return _chain(stages, photo, actions, outs, record)

@@ -1,7 +1,4 @@
-"""What is on disk, and what all rooms share: action files, chunks, files that are whole.
-
-The other rooms take the usual things from here.
-"""
+"""What is on disk, and what all rooms share; the others take the usual things from here."""
 
 from egogen.actions import DESCRIPTION_KEY, ActionEntry, inside, read_actions, scan_actions
 from egogen.atomic import atomic_path, read_json, read_object, write_csv, write_json, write_text

@@ -186,8 +186,7 @@ class Stages:
             return x
 
         with self.lock:
-            how: dict = {"on_step": told}
-            decoded = generate_batch(self.model, samples, names, inference, *scales, **how)
+            decoded = generate_batch(self.model, samples, names, inference, *scales, on_step=told)
         height, picture = inference.height or decoded.shape[2], inference.picture  # (B, 3, R, R)
         return [
             Frame(to_image(x, photo.size, height, picture), verb_phrase(action), made.text)

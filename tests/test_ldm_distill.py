@@ -264,10 +264,11 @@ def test_the_released_layout_takes_fixed_scales_alone(world, fixed, ranged, tmp_
     assert not (tmp_path / "b.ckpt").exists()
 
 
-def test_a_teacher_in_the_released_layout(world, fixed, tmp_path):
+@pytest.mark.parametrize("form, name", [("released", "t.ckpt"), ("diffusers", "folder")])
+def test_a_teacher_in_another_layout(form, name, world, fixed, tmp_path):
     params = params_of(world, "model.params.ema_decay=0.5").model
-    convert(world[1], tmp_path / "t.ckpt", "released", params)
-    path = learn((world[0], tmp_path / "t.ckpt"), tmp_path, "a", *FIXED)
+    convert(world[1], tmp_path / name, form, params)
+    path = learn((world[0], tmp_path / name), tmp_path, "a", *FIXED)
     assert losses(path.parents[1]) == losses(fixed.parents[1])
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from egogen import EgoGenError, read_object, write_text
+from egogen import EgoGenError, read_json, read_object, write_text
 from egogen.weight_files import check_names, shapes_of
 from ldm.checkpoints.layouts import Weights
 from ldm.checkpoints.standalone import standalone
@@ -71,9 +71,11 @@ def _check_settings(folder: Path, model: LegoModel) -> None:
     """Raises EgoGenError where the folder's schedule or scale of latents is not the config's."""
     schedule, latents = scheduler_for(model.config).config, model.vae.config
     for file, own in (("scheduler/scheduler_config.json", schedule), ("vae/config.json", latents)):
-        for key, value in read_object(folder / file, needed=False).items():
-            if key in SETTINGS and value != own[key]:
-                raise EgoGenError(f"{folder / file}: {key} {value}, but the config's is {own[key]}")
+        found = read_json(folder / file, finite=False) if (folder / file).exists() else {}
+        for key in set(SETTINGS).intersection(found):
+            if found[key] != own[key]:
+                differs = f"{key} {found[key]}, but the config's is {own[key]}"
+                raise EgoGenError(f"{folder / file}: {differs}")
 
 
 def _read_network(folder: Path, part: str, kind: Any, variant: str | None = None) -> dict:

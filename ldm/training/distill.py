@@ -6,12 +6,15 @@ of InstructPix2Pix. Letters: B batch, n branches, c latent channels, h w latent 
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from egogen import EgoGenError
+from ldm.checkpoints import checkpoint_place
+from ldm.checkpoints.diffusers_folder import LIVE_VARIANT
 from ldm.checkpoints.layouts import OWN_EMA
 from ldm.checkpoints.load import load_start, load_weights, read_file
 from ldm.checkpoints.released_names import EMA
@@ -35,11 +38,13 @@ def begin(student: LegoModel) -> LegoModel | None:
             "config: model.params.lora.targets: expected cond_proj among them, the layer that is "
             "told which scales of model.params.distill were drawn"
         )
-    state, notes = read_file(where)
-    if "distill" in notes:
+    state, notes = read_file(where := str(checkpoint_place(where)))
+    if notes.get("distill"):
         raise EgoGenError(f"{where}: was distilled itself, expected a teacher of three branches")
     teacher = LegoModel(replace(params, distill=DistillParams()))
-    load_weights(teacher, state, any(name.startswith((OWN_EMA, EMA)) for name in state), where)
+    averaged = any(Path(where).glob(f"*/*.{LIVE_VARIANT}.*"))  # of a folder
+    averaged |= any(name.startswith((OWN_EMA, EMA)) for name in state)
+    load_weights(teacher, state, averaged, where)
     student.load_state_dict(teacher.state_dict(), strict=False)  # lacks what embeds scales: zeros
     for part in FROZEN_PARTS:
         setattr(teacher, part, None)

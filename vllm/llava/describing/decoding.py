@@ -95,7 +95,6 @@ def told(choose: Choice, decode: Callable[[list[int]], str], on_text: OnText | N
 
 def writing_settings(settings: Decoding | None) -> dict[str, Any]:
     """What texts written here depend on besides model, question and seed, for the provenance."""
-    # Earlier versions could also draw all samples from one stream, and said so in their records.
     return {**asdict(settings), "sampling": "per-sample"} if settings else {}
 
 

@@ -1,13 +1,11 @@
 """A feature that this project has never heard of, and what was saved before features had names."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
 from small_model import params_of, random_model, write_config
 from small_training import CONFIG, losses, train_run, write_run
 
@@ -17,7 +15,6 @@ from egogen.atomic import write_json
 from egogen.features.projector import Projector, write_projector
 from egogen.features.store import INFO_FILE, FeatureWriter, write_feature
 from ldm.checkpoints.load import read_weights
-from ldm.checkpoints.released_names import NAMED_BY_RELEASE
 from ldm.config import GenerateConfig, TrainConfig, load_config, load_model_params, to_yaml
 from ldm.data import collate, read_features
 from ldm.pipeline import LegoPipeline
@@ -200,31 +197,6 @@ def test_a_run_begun_before_is_continued(overrides, tmp_path, variant):
     wrong = f"{CONDITIONER}.text_rows=70"
     with pytest.raises(EgoGenError, match=f"begun with other values of {TABLE}.text.rows"):
         train_run(overrides, tmp_path, "a", *words, wrong)
-
-
-@pytest.mark.parametrize("variant", ["both", "image", "text"])
-def test_a_folder_saved_before_is_loaded(tmp_path, variant):
-    """A conditioner with the keys and the weights' names of then gives the same rows."""
-    model = random_model(params_of(write_config(tmp_path, variant)))
-    LegoPipeline.from_model(model).save_pretrained(tmp_path / "saved")
-    part = tmp_path / "saved" / "conditioner"
-    content = json.loads((part / "config.json").read_text())
-    assert {spec["name"] for spec in content.pop("features")} == set(model.conditioner.features)
-    old = {"variant": variant, "feature_dim": 8, "image_rows": 4, "text_rows": 77}
-    (part / "config.json").write_text(json.dumps(content | old))
-    file = part / "diffusion_pytorch_model.safetensors"
-    renamed = {}
-    for name, value in load_file(file).items():
-        own = next(own for own in NAMED_BY_RELEASE if name.startswith(own))
-        renamed[name.replace(own, NAMED_BY_RELEASE[own])] = value
-    save_file(renamed, file, {"format": "pt"})
-    loaded = LegoPipeline.from_pretrained(tmp_path / "saved").conditioner
-    assert loaded.features == model.conditioner.features
-    for name, value in model.conditioner.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], value)
-    rows = {"image": torch.randn(1, 4, 8), "text": torch.randn(1, 77, 8)}
-    for one, other in zip(loaded(rows).values(), model.conditioner(rows).values(), strict=True):
-        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("schema", [TrainConfig, GenerateConfig])

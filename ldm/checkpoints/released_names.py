@@ -52,13 +52,6 @@ def stored_name(name: str) -> str:
     return name
 
 
-def own_name(name: str) -> str:
-    """The reverse of `stored_name`."""
-    for own, released in NAMED_BY_RELEASE.items():
-        name = name.replace(CONDITIONER + released, CONDITIONER + own)
-    return name
-
-
 def released_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that a weight of `shape` has under its released name."""
     return (*shape, 1, 1) if CONVOLVED.fullmatch(name) else tuple(shape)

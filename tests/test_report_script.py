@@ -127,7 +127,7 @@ def test_a_click_enlarges_and_keys_lead_on(address):
         assert (
             page.is_visible("#large") and page.inner_text("#large p") == f"Generated: {LABELS[0]}"
         )
-        page.wait_for_function("document.querySelector('#large img').complete")
+        page.evaluate("document.querySelector('#large img').decode()")
         assert page.locator("#large img").bounding_box()["width"] > 2 * width
         assert colour(page, "#large img")[:2] == [120, 0]
         for key, shade, place in (
@@ -139,7 +139,7 @@ def test_a_click_enlarges_and_keys_lead_on(address):
             ("ArrowUp", 200, 1),
         ):
             page.keyboard.press(key)
-            page.wait_for_function("document.querySelector('#large img').complete")
+            page.evaluate("document.querySelector('#large img').decode()")
             assert colour(page, "#large img")[:2] == [shade, 20 * place], key
         page.keyboard.press("Escape")
         assert not page.is_visible("#large")

@@ -87,9 +87,7 @@ def test_base_is_a_checkpoint_and_is_made_once(root, tmp_path, capsys):
     assert loaded.model.config.text_config.hidden_size == 96
     finished = tmp_path / "finished.json"
     record = json.loads(finished.read_text())
-    # As in folders of before, where sizes could be chosen, and the class could not.
-    record["settings"] |= {"hidden": "96"}
-    del record["settings"]["base"]
+    record["settings"] |= {"hidden": "96"}  # as in folders of before, where sizes could be chosen
     finished.write_text(json.dumps(record))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     capsys.readouterr()

@@ -1,8 +1,8 @@
 """A page on which a photograph and an action become a frame, for people at a browser."""
 
 import os
+import shutil
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,9 +21,14 @@ def main(argv: Sequence[str]) -> None:
     _ = stages.describer, stages.model  # loaded now: what is wrong with them is told before a page
     local = ",".join(filter(None, (os.environ.get("no_proxy"), "localhost,127.0.0.1")))
     os.environ |= {"no_proxy": local, "NO_PROXY": local}  # gradio asks itself whether it is up
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the folder goes then too
     with TemporaryDirectory(prefix="lego-demo-") as folder:  # for what visitors bring and get
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+
+        def end(*_: object) -> None:  # at once: a thread that is in torch would abort a slow end
+            shutil.rmtree(folder, ignore_errors=True)
+            os._exit(143)
+
+        signal.signal(signal.SIGTERM, end)
         from lego.page import LAUNCH, Page
 
         page, where = Page(stages, record, folder).blocks, (options.host, options.port)

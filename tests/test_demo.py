@@ -63,7 +63,7 @@ class Visitor:
     def __init__(self, browser, server, width=1280, height=900, query=""):
         self.context = browser.new_context(viewport={"width": width, "height": height})
         self.page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(90_000)
         self.asked: list[str] = []
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(server.address + query)

@@ -89,7 +89,7 @@ def test_the_frame_of_a_photograph_has_the_scales_of_the_config(config, tmp_path
     more = ["data.params.res=32", "inference.scales_img=[1.2,9]", "inference.scales_txt=[3.5,9]"]
     settings = load_config(GenerateConfig, [str(config)], more)
     pair = stages.Stages("", tmp_path / "a.ckpt", settings, Decoding(), torch.device("cpu"))
-    monkeypatch.setattr(pair, "_describe", lambda *_: [Description("a b", ROWS)])
+    monkeypatch.setattr(pair, "describe", lambda *_: [Description("a b", ROWS)])
     (made,) = pair.frames([PHOTO], ["pick up"])
     wanted = expected(pair.model, settings.inference, ("photo", "0"), (1.2, 3.5))
     assert np.array_equal(np.asarray(made.image), np.asarray(wanted))

@@ -143,7 +143,9 @@ def test_a_click_enlarges_and_keys_lead_on(address):
             assert colour(page, "#large img")[:2] == [shade, 20 * place], key
         page.keyboard.press("Escape")
         assert not page.is_visible("#large")
-        page.keyboard.press("Enter")  # the picture that was shown last has the focus
+        # The picture that was shown last has the focus, once the closing has been told.
+        page.wait_for_function(f"document.activeElement.alt?.includes({LABELS[1]!r})")
+        page.keyboard.press("Enter")
         assert page.is_visible("#large") and LABELS[1] in page.inner_text("#large p")
         page.mouse.click(5, 5)
         assert not page.is_visible("#large")

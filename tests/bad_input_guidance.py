@@ -59,7 +59,7 @@ GUIDANCE = [
         )
         for what, damage, path, more, said in (
             ("missing", untouched, "none.ckpt", "", (TEACHER, "none.ckpt")),
-            ("a folder", untouched, "text_tower", "", ("text_tower", "no such weight file")),
+            ("a folder", untouched, "text_tower", "", ("text_tower", "no such checkpoint")),
             ("cut short", cut("model.ckpt"), "model.ckpt", "", ("model.ckpt",)),
             ("frozen parts alone", untouched, "start.safetensors", "", ("start.safetensors",)),
             ("a student", of(), "model.ckpt", "", ("model.ckpt", "distilled itself")),

@@ -253,7 +253,6 @@ COPY = """async () => {
 @pytest.mark.slow  # a browser beside other work does not always give camera and clipboard in time
 def test_camera_and_clipboard_give_photographs_too(server, browser):
     with Visitor(browser, server) as visitor:
-        visitor.page.bring_to_front()  # only who has the focus may read the clipboard
         visitor.context.grant_permissions(["camera", "clipboard-read", "clipboard-write"])
         buttons = visitor.page.locator("#source")
         visitor.page.evaluate(COPY)

@@ -21,6 +21,10 @@ from egogen import EgoGenError
 from ldm.schema import FeatureParams
 
 
+import os
+QUIET = float(os.environ.get("QUIET", "0.1"))  # EXPERIMENT
+
+
 class FeatureEncoder(nn.Module):
     """A linear layer and, where the table says so, pre-norm self-attention over the rows."""
 
@@ -32,6 +36,19 @@ class FeatureEncoder(nn.Module):
             options = {"batch_first": True, "norm_first": True, **layer}
             one = nn.TransformerEncoderLayer(context_dim, **options)
             self.attention = nn.TransformerEncoder(one, layers, enable_nested_tensor=False)
+        self.quieten()
+
+    @torch.no_grad()
+    def quieten(self) -> None:
+        """Rows begin near the zeros that stand for no features: hundreds of loud ones, new to a
+        pretrained denoiser, would take its attention away from the prompt.
+        """
+        written = [self.projection]  # what adds to the rows
+        for layer in self.attention.layers if self.attention else ():
+            written += [layer.self_attn.out_proj, layer.linear2]
+        for part in written:
+            part.weight.mul_(QUIET)
+            part.bias.mul_(QUIET)
 
     def forward(self, rows: Tensor, padding: Tensor | None = None) -> Tensor:
         """rows (B, n, D), padding (B, n) bool, true where padded -> (B, n, C)."""

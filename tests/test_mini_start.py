@@ -7,7 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from egogen import DESCRIPTION_KEY
+from egogen.actions import read_actions
 from ldm.checkpoints.load import load_start, read_weights
+from ldm.checkpoints.released_names import VAE
 from ldm.config import TrainConfig, load_config
 from ldm.images import to_image, to_pixels
 from ldm.model import LegoModel
@@ -41,13 +44,14 @@ def model():
 @torch.no_grad()
 def test_shipped_autoencoder(root, model):
     """Frames that it was not trained on come back, and their latents have the scale it says."""
-    pixels = read_frames(frame_paths(root, ["ego4d"]), 64).float() / 127.5 - 1
+    pixels = read_frames(frame_paths(root, ["ego4d"]), 128).float() / 127.5 - 1
     moments = model.encode_moments(pixels)
     latents = model.scale_factor * model.image_latents(moments)
-    assert latents.shape[1:] == (4, 16, 16) and 0.8 < latents.std() < 1.25
+    assert latents.shape[1:] == (8, 16, 16) and 0.8 < latents.std() < 1.25
     error = (model.decode(latents) - pixels).square().mean().item()
     assert psnr_of(error) > 27
-    assert START.stat().st_size < 2_000_000
+    stored = {name: value for name, value in read_weights(START).items() if name.startswith(VAE)}
+    assert sum(value.nbytes for value in stored.values()) < 2_000_000
 
 
 @torch.no_grad()
@@ -62,7 +66,7 @@ def test_the_oracle_reads_what_the_shipped_autoencoder_lets_through(model):
         source, *targets = (Image.open(io.BytesIO(data)) for data in clip.images())
         actions = clip.truth()["actions"]
         for name, target in zip(actions, targets, strict=True):
-            moments = model.encode_moments(to_pixels(target, 64)[None])
+            moments = model.encode_moments(to_pixels(target, 128)[None])
             decoded = model.decode(model.scale_factor * model.image_latents(moments))[0]
             image = to_image(decoded, target.size, 256, "clamp")
             others = {key: action for key, action in actions.items() if key != name}
@@ -71,6 +75,25 @@ def test_the_oracle_reads_what_the_shipped_autoencoder_lets_through(model):
     found = summary(rows)
     assert found["count"] == 30 and found["done_rate"] > 0.8 and found["psnr_gain"] > 8
     assert found["other_action_rate"] < 0.05
+
+
+@torch.no_grad()
+def test_shipped_unet_draws_what_a_text_says(root, model):
+    """The text of a frame foretells its latents better than another's, out of noise alone."""
+    entries = read_actions(root / "ego4d_train.json", (DESCRIPTION_KEY,))
+    frames = read_frames([root / "EgoGen/ego4d.fho/train" / e.image_1 for e in entries], 128)
+    moments = model.encode_moments(frames.float() / 127.5 - 1)
+    latents, count = model.scale_factor * model.image_latents(moments), len(entries)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    x = torch.cat([noise, torch.zeros_like(latents)], dim=1)
+    rows = model.encode_text([entry.texts[DESCRIPTION_KEY] for entry in entries])
+    last = torch.full((count,), model.config.timesteps - 1)
+    own, others = (
+        (model.denoiser(x, last, context) - latents).square().mean()
+        for context in (rows, rows.roll(1, dims=0))
+    )
+    assert own < others
+    assert (model.denoiser.network.conv_in.weight[:, model.config.channels :] == 0).all()
 
 
 def test_shipped_text_tower_tells_texts_apart(model):
@@ -98,7 +121,7 @@ def test_any_text_can_be_spelt(model):
 
 def test_the_command_that_makes_them(root, tmp_path):
     words = ["--dataset-root", str(root), "--name", "ego4d", "--out", str(tmp_path)]
-    start_main([*words, "--steps", "2", "--text-steps", "2", "--batch-size", "2"])
+    start_main([*words, *"--steps 2 --text-steps 2 --unet-steps 2 --batch-size 4".split()])
     made, shipped = read_weights(tmp_path / "start.safetensors"), read_weights(START)
     assert {n: v.shape for n, v in made.items()} == {n: v.shape for n, v in shipped.items()}
     names = {path.name for path in (tmp_path / "text_tower").iterdir()}

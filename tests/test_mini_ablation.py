@@ -16,7 +16,7 @@ from egogen import write_json
 from egogen.features.store import INFO_FILE, open_store, record_store, write_feature
 from metrics.intervals import clip_numbers, compare_columns, percentiles, resampled_means
 from mini import swapped, tables
-from mini.run import PIPELINE, PRESETS, VARIANTS, Run
+from mini.run import PIPELINE, PRESETS, VARIANTS, Run, main
 from mini.world.write import plan
 
 ROOT = Path(__file__).parents[1]
@@ -241,6 +241,94 @@ def test_variants_do_not_follow_from_each_other(tmp_path):
     assert go(["a", "b"]) == ["a", "a frames"]
     (tmp_path / "a").unlink()
     assert go(["a", "b"]) == ["a", "a frames"]
+
+
+@pytest.fixture
+def typed(monkeypatch):
+    """What runs type, {step: command lines}. In place of networks, a step leaves an empty folder of
+    frames, or scores of frames that are all right."""
+    lines: dict[str, list[list[str]]] = {}
+
+    def stand_in(name, commands):
+        lines.setdefault(name, []).extend(map(list, commands))
+        words = commands[0]
+        if "metrics/inference.py" in words:
+            ckpt = Path(words[words.index("--ckpt") + 1])
+            (ckpt.with_suffix("") / "settings" / "images").mkdir(parents=True)
+        elif "--descriptions" in words:
+            write_json(Path(words[-1]), {"object_hand_target": 1.0})
+        elif "--gen-path" in words:
+            rows = [row(clip, k, True) for clip in "ab" for k in range(3)]
+            write_json(Path(words[-1]), {"rows": rows})
+
+    monkeypatch.setattr("mini.run.run_commands", stand_in)
+    return lines
+
+
+def value(line, flag):
+    """What the overrides of a command line say; later ones win."""
+    return [word.split("=", 1)[1] for word in line if word.startswith(f"{flag}=")][-1]
+
+
+PARTS = {  # of what stage 2 is told: the key in files, and the name where it is another action's
+    "prompt": ("edit_path", "actions.json"),
+    "text_features": ("additional_cond_path.llava_text", "text"),
+    "image_features": ("additional_cond_path.llava_image", "image"),
+}
+
+
+def test_what_an_ablation_types(typed, tmp_path, capsys):
+    """Frames of swapped inputs differ from the variant's own in what is swapped alone."""
+    out, run = tmp_path / "a run", tmp_path / "a run3"
+    main(["tiny", "--seed", "3", "--out", str(run)])
+    whole = {*typed}
+    typed.clear()
+    words = ["ablation", "--preset", "tiny", "--seeds", "3", "--out", str(out)]
+    main(words)
+    assert not whole & {*typed}  # it goes on from that run
+    assert f"training of {FULL}" in whole and "training of label_image_text" in typed
+    for variant, key in ((FULL, "llava_forecast_finetune"), ("label_image_text", "action")):
+        folder = run / "swapped" / variant
+        for swap in PIPELINE["swaps"]:
+            chunks = typed[f"frames of {variant} with another {swap}"]
+            assert [line[-1] for line in chunks] == ["1", "2"]
+            assert value(chunks[0], "data.params.text_prompt_key") == key
+            assert value(chunks[0], "model.params.conditioner.variant") == "both"
+            assert chunks[0][chunks[0].index("--ckpt") + 1] == str(folder / f"{swap}.ckpt")
+            for part, (flag, name) in PARTS.items():
+                found = Path(value(chunks[0], f"data.params.{flag}"))
+                assert (found == folder / name) == (part in swap.split("_and_"))
+    assert (tmp_path / "a run_ablation.md").read_text() in capsys.readouterr().out
+    typed.clear()
+    main(words)
+    main(["tiny", "--seeds", "3", "--out", str(out)])
+    assert not typed  # what has been done is not done again, and the folder is the same
+
+
+def test_what_a_scale_law_types(typed, tmp_path):
+    main(["scale", "--preset", "tiny", "--seeds", "0", "1", "--out", str(tmp_path / "a")])
+    assert len(typed["dataset"]) == len(typed["tuning of stage 1"]) == 4  # seeds, numbers of pairs
+    assert [line[line.index("--pairs") + 1] for line in typed["dataset"]] == ["12", "24"] * 2
+    for steps in (1, 2):
+        lines = typed[f"training of {FULL}_{steps}"]
+        folders = [line[line.index("--logdir") + 1] for line in lines]
+        assert folders == [str(tmp_path / f"a{s}/pairs{n}/logs") for s in (0, 1) for n in (12, 24)]
+        assert {value(line, "lightning.trainer.max_steps") for line in lines} == {str(steps)}
+    found = json.loads((tmp_path / "a_scale.json").read_text())
+    sizes = [(row["pairs"], row["steps"]) for row in found["rows"]]
+    assert sizes == [(12, 1), (12, 2), (24, 1), (24, 2)] and found["seeds"] == [0, 1]
+    assert Image.open(tmp_path / "a_scale.png").width > 1000
+
+
+def test_a_folder_holds_one_seed(typed, tmp_path):
+    """Without --seeds it is the one named, as ever; with them it has the seed's number behind."""
+    main(["tiny", "--seed", "5", "--out", str(tmp_path / "a")])
+    main(["ablation", "--seed", "5", "--preset", "tiny", "--out", str(tmp_path / "a")])
+    main(["tiny", "--seeds", "5", "6", "--out", str(tmp_path / "a")])
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["a", "a5", "a6", "a_ablation.json", "a_ablation.md"]
+    seeds = [line[line.index("--seed") + 1] for line in typed["dataset"]]
+    assert seeds == ["5", "5", "6"]
 
 
 def call(*words, timeout=1800):

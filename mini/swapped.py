@@ -19,13 +19,17 @@ def swap(actions: Path, stores: Mapping[str, Path], out: Path) -> None:
     """Write `out`/actions.json, and stores `out`/text and `out`/image of links to the files of
     `stores`, which have the released layout. EgoGenError names what is missing there.
     """
+    inputs = {"actions.json": actions, **stores}
+    if any((out / name).resolve() == path.resolve() for name, path in inputs.items()):
+        raise EgoGenError(f"--out {out}: holds the inputs themselves, expected another folder")
     clips = [[*group] for _, group in groupby(read_actions(actions), lambda entry: entry.clip)]
-    links = {out / name / INFO_FILE: store / INFO_FILE for name, store in stores.items()}
-    given: dict[str, dict] = {}
+    records = {out / name / INFO_FILE: store / INFO_FILE for name, store in stores.items()}
+    links = {link: record for link, record in records.items() if record.is_file()}
+    swapped: dict[str, dict] = {}
     for clip, other in zip(clips, [*clips[1:], clips[0]], strict=True):
         for own, following in zip(clip, [*clip[1:], clip[0]], strict=True):
             frames = {"image_0": own.image_0, "image_1": own.image_1}
-            given.setdefault(own.clip, {})[own.action_id] = {**following.texts, **frames}
+            swapped.setdefault(own.clip, {})[own.action_id] = {**following.texts, **frames}
             for name, entry in (("text", following), ("image", other[0])):
                 link = feature_path(out / name, own.image_0)
                 links[link] = feature_path(stores[name], entry.image_0)
@@ -35,7 +39,7 @@ def swap(actions: Path, stores: Mapping[str, Path], out: Path) -> None:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(os.path.relpath(to, link.parent))  # a run's folder may be moved
-    write_json(out / "actions.json", given)
+    write_json(out / "actions.json", swapped)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -170,6 +170,13 @@ MEASURING = [
     Case("report", "samples empty", put("metric/per_sample.csv", ""), ("per_sample.csv",)),
     Case("score", "truth missing", gone("mini/ego4d_truth.json"), ("ego4d_truth.json",)),
     Case("swap", "a text feature missing", gone(VAL_TEXT), (VAL_TEXT, "no such file")),
+    Case(
+        "swap",
+        "onto its input",
+        untouched,
+        ("another folder",),
+        more="--text {root}/text --out {root}",
+    ),
     Case("swap", "no store", untouched, ("none", "no such file"), more="--image {root}/none"),
 ]
 

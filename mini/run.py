@@ -8,17 +8,20 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:1] = [str(PROJECT)]
 
-from egogen import EgoGenError, read_json, read_parser, run_command, write_json  # noqa: E402
-from mini import COMMANDS  # noqa: E402
+from egogen import EgoGenError, lock, read_parser, run_command  # noqa: E402
+from egogen.atomic import read_json, write_json, write_text  # noqa: E402
+from mini import COMMANDS, tables  # noqa: E402
 
 PIPELINE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 PRESETS, VARIANTS = PIPELINE["presets"], PIPELINE["variants"]
@@ -33,13 +36,15 @@ class Run:
     """
 
     out: Path
-    values: dict[str, object]
+    values: Mapping[str, Any]
     before: str = ""  # key of the last step
+    described: str = ""  # the same, of stage 1
 
-    def do(self, part: str, **more: object) -> None:
-        """The steps of a part of run.yaml, with more values."""
+    def do(self, part: str, words: Mapping[str, str] | None = None, **more: object) -> None:
+        """The steps of a part of run.yaml, with more words and values."""
         values = {"variant": "", "text": "", "features": "", **self.values, **more}
-        for name, text in PIPELINE["words"].items():
+        values |= {"python": shlex.quote(sys.executable), "out": shlex.quote(str(self.out))}
+        for name, text in (PIPELINE["words"] | (words or {})).items():
             values[name] = text.format(**values)
         for step in PIPELINE["steps"][part]:
             chunks = (1, 2) if "{chunk}" in step["command"] else (1,)
@@ -102,49 +107,94 @@ def run_commands(name: str, lines: Sequence[Sequence[str]]) -> None:
         raise EgoGenError(f"step '{name}' failed, see above; the same command continues from here")
 
 
-def summary(run: Run, variants: Sequence[str]) -> str:
-    """One line a variant, and one on the descriptions."""
-    texts = read_json(run.out / "scores" / "descriptions.json")
-    lines = [
-        f"descriptions with the right object, hand and target: {texts['object_hand_target']:.1%} "
-        f"of {texts['count']}",
-        f"{'stage 2 is told':<24}{'done':>8}{'other':>8}{'PSNR':>8}{'gain':>8}   (val frames)",
-    ]
-    for variant in variants:
-        score = read_json(run.out / "scores" / f"{variant}.json")
-        lines.append(
-            f"{variant:<24}{score['done_rate']:>8.1%}{score['other_action_rate']:>8.1%}"
-            f"{score['psnr_changed']:>8.2f}{score['psnr_gain']:>+8.2f}"
-        )
-    return "\n".join([*lines, PIPELINE["legend"]])
-
-
-def main(argv: Sequence[str]) -> None:
-    choices = {"what": [*PRESETS, "ablation"], "preset": PRESETS}
-    args = read_parser(COMMANDS, "run", __doc__, choices).parse_args(argv)
-    preset = args.preset if args.what == "ablation" else args.what
-    default = PROJECT / "runs" / ("quickstart" if preset == "quick" else preset)
-    out = (args.out or default).absolute()
-    values = {"python": shlex.quote(sys.executable), "out": shlex.quote(str(out))}
-    run = Run(out, values | {"seed": args.seed} | PRESETS[preset])
-    begun = time.monotonic()
+def stage_one(run: Run) -> None:
     run.do("base")
     for split in ("val", "train"):
         run.do("describe", split=split)
     run.do("right")
-    variants = list(VARIANTS) if args.what == "ablation" else [FULL_VARIANT]
-    for variant in variants:
-        run.do("generate", variant=variant, **VARIANTS[variant])
-        generated = out / "logs" / variant / "checkpoints" / "last"
-        images = shlex.quote(str(next(generated.glob("*/images"))))
-        run.do("score", variant=variant, images=images)
-    if args.what != "ablation":
-        run.do("measure", variant=FULL_VARIANT, images=images)
+    run.described = run.before
+
+
+def stage_two(run: Run, variant: str, **told: object) -> str:
+    """Train a variant and score its val frames; -> their folder, quoted."""
+    run.before = run.described  # no variant follows from another
+    run.do("generate", variant=variant, **told)
+    return score(run, variant, run.out / "logs" / variant / "checkpoints" / "last")
+
+
+def score(run: Run, name: str, generated: Path) -> str:
+    images = shlex.quote(str(next(generated.glob("*/images"))))
+    run.do("score", variant=name, images=images)
+    return images
+
+
+def whole(run: Run) -> None:
+    """Both stages, and the report."""
+    stage_one(run)
+    images = stage_two(run, FULL_VARIANT, **VARIANTS[FULL_VARIANT])
+    run.do("measure", variant=FULL_VARIANT, images=images)
+    print(f"\nreport: {run.out / 'report' / 'report.html'}")
+
+
+def ablation(run: Run) -> None:
+    """Stage 2 of all variants, and frames of some whose inputs are in part another action's."""
+    stage_one(run)
+    for variant, told in VARIANTS.items():
+        stage_two(run, variant, **told)
+        if variant in PIPELINE["listeners"]:
+            run.do("swap", variant=variant)
+            for name, words in PIPELINE["swaps"].items():
+                run.do("listen", {"swapping": words}, variant=variant, swap=name, **told)
+                score(run, f"{variant}-{name}", run.out / "swapped" / variant / name)
+
+
+def scale(run: Run) -> None:
+    """A run for each number of pairs, with a stage 2 for each number of steps."""
+    for pairs in run.values["scale_pairs"]:
+        part = Run(run.out / f"pairs{pairs}", {**run.values, "pairs": pairs})
+        stage_one(part)
+        for steps in run.values["scale_steps"]:
+            told = {**VARIANTS[FULL_VARIANT], "train_steps": steps}
+            stage_two(part, f"{FULL_VARIANT}_{steps}", **told)
+
+
+def tables_of(what: str, folders: Sequence[Path], sizes: Any) -> dict[str, list[tables.Row]]:
+    """The rows of each table of the runs of some seeds."""
+    variants = VARIANTS if what == "ablation" else [FULL_VARIANT]
+    runs: list[tuple] = [({"told": name}, ".", name) for name in variants]
+    if what == "scale":
+        many = product(sizes["scale_pairs"], sizes["scale_steps"])
+        runs = [({"pairs": x, "steps": n}, f"pairs{x}", f"{FULL_VARIANT}_{n}") for x, n in many]
+    reached = [tables.reached([at / part for at in folders], name) for _, part, name in runs]
+    made = {"rows": [head | found for (head, *_), found in zip(runs, reached, strict=True)]}
+    if what == "ablation":
+        made["compared"] = tables.paired(folders, PIPELINE["compared"])
+        made["listened"] = tables.listened(folders, PIPELINE["listeners"], PIPELINE["swaps"])
+    return made
+
+
+def main(argv: Sequence[str]) -> None:
+    choices = {"what": [*PRESETS, "ablation", "scale"], "preset": PRESETS}
+    args = read_parser(COMMANDS, "run", __doc__, choices).parse_args(argv)
+    do = {"ablation": ablation, "scale": scale}.get(args.what, whole)
+    preset = args.what if do is whole else args.preset
+    name = "scale" if do is scale else "quickstart" if preset == "quick" else preset
+    out = (args.out or PROJECT / "runs" / name).absolute()
+    folders = {seed: Path(f"{out}{seed}") for seed in args.seeds or ()} or {args.seed: out}
+    begun = time.monotonic()
+    for seed, folder in folders.items():
+        with lock(folder / ".lock", "running"):
+            do(Run(folder, {"seed": seed, **PRESETS[preset]}))
+    made = tables_of(args.what, [*folders.values()], PRESETS[preset])
+    text = tables.markdown(made)
+    print(f"\n{text}")
+    if do is not whole:
+        write_json(Path(f"{out}_{args.what}.json"), {"preset": preset, "seeds": [*folders], **made})
+        write_text(Path(f"{out}_{args.what}.md"), text)
+    if do is scale:
+        tables.plot(made["rows"], Path(f"{out}_scale.png"))
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    print(f"\n{summary(run, variants)}")
-    print(f"{time.monotonic() - begun:.0f} s, largest process {largest:.1f} GiB")
-    if args.what != "ablation":
-        print(f"report: {run.out / 'report' / 'report.html'}")
+    print(f"\n{time.monotonic() - begun:.0f} s, largest process {largest:.1f} GiB")
 
 
 if __name__ == "__main__":

@@ -191,6 +191,7 @@ ACTION_READERS = (
     "copy source",
     "features",
     "generate",
+    "swap",
 )
 # The prompt is the description: the label is not read. A frame that is missing has no name to say.
 UNREAD = {("generate", "no action"), ("generate", "action is null"), ("build", "missing")}

@@ -36,6 +36,7 @@ import llava.train.train
 import main as training
 import mini.__main__
 import mini.oracle.score
+import mini.swapped
 from egogen import layout
 from ldm.checkpoints.layouts import to_own
 from metrics import all_metrics_in_one, compare, copy_source, inference, report
@@ -84,6 +85,11 @@ ENTRIES: dict[str, tuple[Callable, str]] = {
     "score": (
         mini.oracle.score.main,
         "--dataset-root {root}/mini --name ego4d --gen-path {root}/mini/made --out {root}/out.json",
+    ),
+    "swap": (
+        mini.swapped.main,
+        "--actions {root}/ego4d_val.json --text {root}/text/val --image {root}/image/val "
+        "--out {root}/out",
     ),
     "tune": (
         llava.train.train.main,

@@ -21,7 +21,7 @@ from bad_input_damage import (
     untouched,
 )
 from bad_input_download import DOWNLOADS
-from bad_input_files import CLIP, TRUTH, VAL_ACTIONS, field, products
+from bad_input_files import CLIP, TRUTH, VAL_ACTIONS, VAL_TEXT, field, products
 from bad_input_guidance import GUIDANCE
 from bad_input_hub import HUB
 from bad_input_judge import JUDGING
@@ -169,6 +169,15 @@ MEASURING = [
     Case("report", "figures cut short", cut(FIGURES), ("metric.json",)),
     Case("report", "samples empty", put("metric/per_sample.csv", ""), ("per_sample.csv",)),
     Case("score", "truth missing", gone("mini/ego4d_truth.json"), ("ego4d_truth.json",)),
+    Case("swap", "a text feature missing", gone(VAL_TEXT), (VAL_TEXT, "no such file")),
+    Case(
+        "swap",
+        "onto its input",
+        untouched,
+        ("another folder",),
+        more="--text {root}/text --out {root}",
+    ),
+    Case("swap", "no store", untouched, ("none", "no such file"), more="--image {root}/none"),
 ]
 
 LONG = "the right hand picks up " * 2_000

@@ -39,6 +39,7 @@ ENTRIES = (
     "mini",
     "mini/run.py",
     "mini.oracle.score",
+    "mini.swapped",
     "lego:build",
     "lego:curate",
     "lego:check",
@@ -174,6 +175,8 @@ REFUSED = [  # entry, arguments, what the one line says
     ("egogen.download", "pictures {root}/o", "no such group"),
     ("mini", "{root}/o --pairs 0", "at least 1"),
     ("mini/run.py", "huge", "invalid choice"),
+    ("mini/run.py", "full --seed 1 --seeds 0 1", "not allowed with argument"),
+    ("mini.swapped", "--actions {root}/none --text t --image i --out o", "no such file"),
     (
         "mini.oracle.score",
         "--dataset-root {root} --name ego4d --gen-path g --out o",

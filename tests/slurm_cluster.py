@@ -48,6 +48,7 @@ KillWait=2
 SchedulerParameters=sched_interval=1,batch_sched_delay=0
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
+ACTIVE = {"PENDING", "RUNNING", "COMPLETING", "REQUEUED"}
 # Every node is this machine, at a port of its own.
 NODE = (
     "NodeName={name} NodeAddr=127.0.0.1 Port={port}"
@@ -118,11 +119,18 @@ class Cluster:
                 self._start(["slurmd", "-D", "-N", name])
             self._wait(self._idle, "slurmd")
         except BaseException:
-            self.__exit__()
+            self._stop()
             raise
         return self
 
     def __exit__(self, *_) -> None:
+        try:  # jobs of a test that failed would outlive the cluster
+            self.run(["scancel", "--me"])
+            self._wait(lambda: not set(self.states().values()) & ACTIVE, "the end of the jobs")
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
         for process in reversed(self.started):
             process.terminate()
         for process in self.started:
@@ -171,16 +179,16 @@ class Cluster:
         return dict(line.split() for line in shown.splitlines())
 
     def places(self, job: str) -> dict[str, str]:
-        """JOB_TASK -> the nodes that it ran on, of an array job's tasks; JOB of another job."""
+        """JOB, or JOB_TASK -> the nodes that it is or was on; "" while it waits."""
         shown = self.run(["squeue", "-h", "-t", "all", "-r", "-o", "%i %N", "-j", job]).stdout
-        return dict(line.split() for line in shown.splitlines())
+        return dict(line.split(" ") for line in shown.splitlines())
 
-    def wait_for(self, job: str, seconds: float = 300) -> dict[str, str]:
+    def wait_for(self, job: str, seconds: float = 1500) -> dict[str, str]:
         """Wait until all of a job's tasks have ended -> their states."""
         end = time.monotonic() + seconds
         while True:
             mine = {name: s for name, s in self.states().items() if name.split("_")[0] == job}
-            if mine and not set(mine.values()) & {"PENDING", "RUNNING", "COMPLETING", "REQUEUED"}:
+            if mine and not set(mine.values()) & ACTIVE:
                 return mine
             if time.monotonic() > end:
                 raise TimeoutError(f"job {job} has not ended: {mine}")

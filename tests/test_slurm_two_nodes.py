@@ -19,7 +19,11 @@ from vllm_tiny import write_released
 
 from ldm.checkpoints.load import read_weights
 
-pytestmark = [pytest.mark.slow("two-node Slurm"), pytest.mark.slurm]
+pytestmark = [
+    pytest.mark.slow("two-node Slurm"),
+    pytest.mark.slurm,
+    pytest.mark.timeout(3600),  # a busy machine
+]
 
 
 @pytest.fixture(scope="module")

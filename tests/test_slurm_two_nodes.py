@@ -86,9 +86,9 @@ def test_training_over_both_nodes(cluster, tmp_path):
 def test_descriptions_are_spread_over_both_nodes(cluster, tmp_path):
     write_split(tmp_path, "ego4d", "val", clips=6)
     model = write_released(tmp_path / "vllm")
-    more = ["--chunks", 4, "--batch-size", 8, "--max-new-tokens", 30, "--dataset", "ego4d"]
+    more = ["--chunks", 2, "--batch-size", 8, "--max-new-tokens", 30, "--dataset", "ego4d"]
     script = [*describe_words(tmp_path, model, tmp_path), *more]
-    array, merge = submit(cluster, r"job (\d+), 4 chunks; merge: job (\d+)", *script)
+    array, merge = submit(cluster, r"job (\d+), 2 chunks; merge: job (\d+)", *script)
     assert set(cluster.wait_for(array).values()) == {"COMPLETED"}, logs("describe", array)
     assert set(cluster.places(array).values()) == set(cluster.nodes)
     assert set(cluster.wait_for(merge).values()) == {"COMPLETED"}, logs("merge", merge)
@@ -99,8 +99,8 @@ def test_descriptions_are_spread_over_both_nodes(cluster, tmp_path):
 def test_frames_are_spread_over_both_nodes(cluster, tmp_path):
     checkpoint, words = write_generation(tmp_path)
     config = "configs/generate_mini.yaml"
-    script = ("sbatch_inference/submit.sh", config, checkpoint, "--chunks", 4, *words)
-    (array,) = submit(cluster, r"job (\d+), 4 chunks", *script)
+    script = ("sbatch_inference/submit.sh", config, checkpoint, "--chunks", 2, *words)
+    (array,) = submit(cluster, r"job (\d+), 2 chunks", *script)
     assert set(cluster.wait_for(array).values()) == {"COMPLETED"}, logs("generate", array)
     assert set(cluster.places(array).values()) == set(cluster.nodes)
     other = checkpoint.rename(tmp_path / "Y.ckpt")

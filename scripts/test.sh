@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make or reuse .venv, install what is missing, run the tests. Arguments go to pytest:
 #   bash scripts/test.sh            # the default suite
-#   bash scripts/test.sh -m slow    # full-size and long runs
+#   bash scripts/test.sh -m slow    # full-size and long runs; writes docs/last_run.md
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+from last_run import pytest_configure  # noqa: F401 (the table of the long tests' last runs)
 
 
 @pytest.fixture(scope="module")

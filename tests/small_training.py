@@ -10,7 +10,10 @@ import torch
 from safetensors.torch import save_file
 from small_dataset import WIDTH, write_dataset, write_features
 
+from ldm.checkpoints.layouts import Weights, to_own
+from ldm.checkpoints.load import load_start
 from ldm.config import TrainConfig, load_config
+from ldm.model import LegoModel
 from ldm.networks.architecture import build_autoencoder
 from ldm.training.saving import Checkpoints
 from main import main
@@ -69,6 +72,25 @@ def write_run(root: Path) -> list[str]:
         root / "start.safetensors",
     )
     return overrides
+
+
+def write_generation(root: Path) -> tuple[Path, list[str]]:
+    """Of such a run with untrained weights -> a checkpoint, and overrides of generate_mini.yaml."""
+    overrides = write_run(root)
+    config = load_config(TrainConfig, [str(CONFIG)], overrides)
+    torch.manual_seed(0)
+    model = LegoModel(config.model)
+    load_start(model, f"{root}/start.safetensors")
+    checkpoint = root / "X.ckpt"
+    torch.save({"state_dict": to_own(Weights(model.state_dict()))}, checkpoint)
+    words = [word for word in overrides if word.startswith("model.")]
+    words += [f"data.metadata_path={root}/ego4d_metadata.json", "data.params.res=32"]
+    words += [f"data.params.data_path={root}/EgoGen/ego4d.fho/val"]
+    words += [f"data.params.edit_path={root}/ego4d_val.json", "inference.steps=2"]
+    words.append("model.params.load_ema=false")
+    for kind in ("image", "text"):
+        words.append(f"data.params.additional_cond_path.llava_{kind}={root}/{kind}/val")
+    return checkpoint, words
 
 
 def train_run(overrides, logs: Path, name: str, *more: str) -> Path:

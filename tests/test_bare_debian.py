@@ -29,7 +29,7 @@ HOME = "/home/me"
 PROJECT = f"{HOME}/my project"
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow("bare Debian"),
     pytest.mark.timeout(5400),
     pytest.mark.skipif(os.geteuid() != 0, reason="a chroot needs root"),
     pytest.mark.skipif(shutil.which("debootstrap") is None, reason="debootstrap is not installed"),

@@ -53,7 +53,7 @@ def test_training_is_measured_whole_and_with_adapters(capsys):
     assert losses[0] > losses[1] > losses[2]  # each side takes a step on the same batch
 
 
-@pytest.mark.slow  # tens of seconds each
+@pytest.mark.slow("benches, at small sizes")  # tens of seconds each
 @pytest.mark.parametrize("name", BENCHES)
 def test_a_bench_runs(name, tmp_path):
     arguments, key = BENCHES[name]

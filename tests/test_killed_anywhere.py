@@ -76,9 +76,9 @@ def assert_same(out: Path, alone: Path, kills: int) -> None:
     assert len(left) <= 2 * kills, left  # at most the file that each process was writing
 
 
-@pytest.mark.slow
+@pytest.mark.slow("kill test, both stages at random moments")
 @pytest.mark.timeout(7200)
-def test_killed_at_random_moments(tmp_path):
+def test_killed_at_random_moments(tmp_path, record_property):
     """Kills in work, starting up and writing; runs until there are 30."""
     alone, moments, total = tmp_path / "alone", random.Random(0), 0
     begun = time.monotonic()
@@ -94,3 +94,4 @@ def test_killed_at_random_moments(tmp_path):
         if total >= KILLS:
             break
     assert total >= KILLS
+    record_property("remark", f"{total} kills")

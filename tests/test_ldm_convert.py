@@ -124,7 +124,7 @@ def test_conversion_that_fails_leaves_nothing(small, tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.ckpt"]
 
 
-@pytest.mark.slow  # 24 GB of disk
+@pytest.mark.slow("full-size checkpoint round trip")  # 24 GB of disk
 def test_full_size_round_trip(tmp_path):
     """A file of all released tensors, 7.8 GB, to a folder and back."""
     text = tmp_path / "text"

@@ -142,7 +142,7 @@ def test_a_killed_run_goes_on_exactly(world, ranged, tmp_path, monkeypatch):
     assert one.keys() == two.keys() and all(torch.equal(one[n], two[n]) for n in one)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("stage 2 on two processes, distillation")
 def test_two_processes(world, fixed, tmp_path):
     """DDP over two processes with half the batch and a teacher each: losses of one process."""
     both = spawn_ddp(

@@ -13,7 +13,7 @@ from ldm.denoiser import UNetDenoiser, build_unet
 from ldm.networks.architecture import build_autoencoder
 from ldm.schema import ModelParams
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow("full-size UNet and autoencoder")
 PARAMS = ModelParams()
 
 

@@ -213,7 +213,7 @@ def test_cache_and_checkpointing_change_nothing(world, tmp_path):
     assert {n: x.shape for n, x in ours.items()} == {n: x.shape for n, x in theirs.items()}
 
 
-@pytest.mark.slow
+@pytest.mark.slow("stage 2 on two processes, adapters")
 def test_two_processes(world, tmp_path):
     """DDP over two processes with half the batch each: losses of one process."""
     more = ["model.params.conditioner.dropout=0", "lightning.trainer.max_steps=2"]

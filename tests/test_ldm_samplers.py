@@ -18,6 +18,7 @@ from ldm.schema import SAMPLER_NAMES, ModelParams
 from ldm.training.module import bound_weights
 
 SCHEDULE = NoiseSchedule()
+COMPILED = pytest.mark.slow("stage 2, compiled sampling")
 MEAN, SPREAD = 0.7, 0.5
 
 
@@ -184,7 +185,7 @@ def test_one_compiled_graph_serves_all_steps_and_batches(monkeypatch):
     "override, tolerance",
     [
         ("inference.channels_last=true", 1e-4),
-        pytest.param("inference.compile=true", 1e-3, marks=pytest.mark.slow),  # minutes of C++
+        pytest.param("inference.compile=true", 1e-3, marks=COMPILED),  # minutes of C++
         ("inference.precision=bf16", 0.3),
         ("inference.precision=bf16 inference.half_weights=true", 0.3),
     ],

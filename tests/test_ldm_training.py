@@ -34,13 +34,14 @@ def undisturbed(run_overrides, tmp_path_factory):
 
 
 EPOCHS = "lightning.trainer.max_steps=-1", "lightning.trainer.max_epochs=3"  # as long: 6 steps
+KILLED = pytest.mark.slow("stage 2 killed at every step")
 
 
 @pytest.mark.parametrize(
     "kill_after, length",
     [
-        *[pytest.param(step, (), marks=pytest.mark.slow) for step in (1, 3)],
-        *[pytest.param(step, EPOCHS, marks=pytest.mark.slow) for step in (2, 3)],
+        *[pytest.param(step, (), marks=KILLED) for step in (1, 3)],
+        *[pytest.param(step, EPOCHS, marks=KILLED) for step in (2, 3)],
         (2, ()),
         (4, ()),
         (4, EPOCHS),
@@ -64,7 +65,7 @@ def same_run(folder, undisturbed):
 
 @pytest.mark.parametrize(
     "hook",
-    ["on_validation_start", pytest.param("on_validation_end", marks=pytest.mark.slow)],
+    ["on_validation_start", pytest.param("on_validation_end", marks=KILLED)],
 )
 def test_a_kill_around_a_validation(run_overrides, undisturbed, tmp_path, monkeypatch, hook):
     """A kill between the last step of an epoch and its validation's end loses no validation."""
@@ -97,7 +98,7 @@ def test_means_in_the_log_outlive_a_kill(run_overrides, tmp_path, monkeypatch):
     assert losses(train_run(run_overrides, tmp_path, "a", *more)) == whole
 
 
-@pytest.mark.slow
+@pytest.mark.slow("stage 2, loader workers")
 def test_loader_workers_change_nothing(run_overrides, undisturbed, tmp_path, monkeypatch):
     """Workers fetch ahead, also across the end of an epoch and after a resume inside one."""
     more = ("data.params.num_workers=1",)
@@ -160,7 +161,7 @@ def test_two_processes(run_overrides, tmp_path):
     assert gaps.max() < 2.1 * 3e-3 and (gaps < 1e-5).float().mean() > 0.99
 
 
-@pytest.mark.slow
+@pytest.mark.slow("stage 2 on two processes, variants")
 @pytest.mark.parametrize(
     "variant, prompt",
     [

@@ -44,7 +44,8 @@ def load(overrides, *more):
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+    "number",
+    [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow("stage 2, SIGTERM"))],
 )
 def test_a_signal_ends_a_run_with_a_checkpoint(
     run_overrides, undisturbed, tmp_path, monkeypatch, number
@@ -196,7 +197,7 @@ def test_precision_and_memory_format(run_overrides, undisturbed, tmp_path):
         assert optimizer.defaults["fused"] is fused
 
 
-@pytest.mark.slow
+@pytest.mark.slow("stage 2, compiled training")
 @pytest.mark.timeout(3600)
 def test_compile(run_overrides, undisturbed, tmp_path):
     more = ["lightning.compile=true", "lightning.trainer.max_steps=2"]

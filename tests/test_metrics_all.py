@@ -20,6 +20,7 @@ FOLDER = {"ego4d": "ego4d.fho", "epickitchen": "epickitchen"}
 EGOVLP = {"ego4d": ("egovlp_4f", "egovlp.pth"), "epickitchen": ("egovlp_16f", "epic_mir_plus.pth")}
 
 pytestmark = pytest.mark.timeout(7200)  # full-size networks on a busy machine
+FULL_SIZE = pytest.mark.slow("metrics by full-size networks")
 
 
 def golden(name: str) -> dict:
@@ -103,13 +104,13 @@ def run(request, tmp_path):
     shutil.rmtree(tmp_path)  # gigabytes
 
 
-@pytest.mark.slow
+@FULL_SIZE
 @pytest.mark.parametrize("run", FOLDER, indirect=True)
 def test_pictures(run):
     measure_pictures(run)
 
 
-@pytest.mark.slow
+@FULL_SIZE
 @pytest.mark.parametrize("run", ["ego4d"], indirect=True)
 def test_ego4d_videos(run):
     run.save("egovlp.pth", {"state_dict": state_dict("egovlp_4f", "video_model|vid_proj")})
@@ -117,7 +118,7 @@ def test_ego4d_videos(run):
     check_egovlp(run)
 
 
-@pytest.mark.slow
+@FULL_SIZE
 @pytest.mark.parametrize("run", ["ego4d"], indirect=True)
 @pytest.mark.parametrize(
     "kind,name,file,count",
@@ -148,7 +149,7 @@ def test_ego4d_captions(run, kind, name, file, count):
     assert run.result("metric.json")[key] == pytest.approx(mean, abs=1e-6)
 
 
-@pytest.mark.slow
+@FULL_SIZE
 @pytest.mark.parametrize("run", ["epickitchen"], indirect=True)
 def test_epickitchen_videos_of_the_two_golden_pairs(run):
     frames = golden("egovlp_epickitchen")["no_context"]["per_image"]

@@ -91,7 +91,7 @@ def test_base_as_released_whatever_the_batch(tokenizer):
     assert pieces == without_end(sequences[1])
 
 
-@pytest.mark.slow
+@pytest.mark.slow("metrics of all golden pairs")
 @pytest.mark.timeout(7200)  # on a busy machine
 @pytest.mark.parametrize("kind,count", [("base", 3), ("large", 1)])
 def test_all_golden_pictures_as_released(kind, count, tokenizer):

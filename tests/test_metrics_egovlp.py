@@ -108,7 +108,7 @@ def test_ego4d_as_released_from_a_checkpoint_with_its_author_s_class(tmp_path):
         egovlp.video_network(path, 16, "cpu")
 
 
-@pytest.mark.slow
+@pytest.mark.slow("metrics of all golden pairs")
 @pytest.mark.timeout(7200)  # on a busy machine
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(

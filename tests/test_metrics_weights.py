@@ -76,7 +76,7 @@ def test_lpips_vgg_of_one_pair(tmp_path):
     check_lpips("vgg", weight_file(tmp_path, "vgg"), ["ego4d"], 1)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("metrics of all golden pairs")
 @pytest.mark.timeout(7200)  # on a busy machine
 def test_lpips_vgg_of_all_pairs(tmp_path):
     check_lpips("vgg", weight_file(tmp_path, "vgg"), FOLDER, None)
@@ -170,7 +170,7 @@ def test_clip_as_released():
     check_clip("ego4d", 1, tower)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("metrics of all golden pairs")
 @pytest.mark.timeout(7200)  # on a busy machine
 def test_clip_of_all_pairs():
     tower = clip_image.image_tower(state_dict("clip_vit_l14_visual"), "ViT-L-14.pt")

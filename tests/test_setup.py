@@ -253,7 +253,7 @@ def test_the_cpu_build_of_torch_satisfies_the_tested_versions():
             assert pin.specifier.contains(exact.version + "+cpu")
 
 
-@pytest.mark.slow
+@pytest.mark.slow("environment made by a real Python")
 def test_a_real_environment(machine):
     """A real interpreter and a real venv; pip is kept from every index and says so."""
     for tool in ("env", "uname"):

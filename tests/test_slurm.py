@@ -15,8 +15,9 @@ import pytest
 import slurm_cluster
 import torch
 from safetensors.torch import load_file
+from slurm_cluster import PROJECT, SMALL_JOBS, describe_alone, describe_words, logs
 from small_dataset import write_split
-from small_training import CONFIG, write_run
+from small_training import CONFIG, write_generation, write_run
 from small_tuning import flags, write_inputs
 from vllm_tiny import write_released
 
@@ -24,14 +25,7 @@ from egogen import layout
 from egogen.actions import read_actions
 from egogen.features.store import open_store
 
-PROJECT = Path(__file__).resolve().parents[1]
 CLIPS = 12
-SMALL_JOBS = {
-    "LEGO_GPUS": "0",
-    "LEGO_CPUS": "1",
-    "OMP_NUM_THREADS": "1",
-    "PYTHON": sys.executable,
-}
 
 
 def shell(*words: object, **environment: str) -> subprocess.CompletedProcess:
@@ -43,17 +37,6 @@ def shell(*words: object, **environment: str) -> subprocess.CompletedProcess:
 
 
 # --- without a cluster
-
-
-def describe_words(root: Path, model: Path, out: Path) -> list[object]:
-    return [
-        *("vllm/scripts/sbatch_inference.sh", "--model_path", model),
-        *("--image_dir", layout.frame_folder(root, "ego4d", "val")),
-        *("--action_label", layout.action_file(root, "ego4d", "val")),
-        *("--save_path", out / "described" / "val"),
-        *("--save_image_feature_path", out / "image"),
-        *("--save_text_feature_path", out / "text"),
-    ]
 
 
 def test_dry_run_prints_what_would_be_submitted(tmp_path):
@@ -189,33 +172,14 @@ def described(cluster, tmp_path_factory):
     return root, cluster.wait_for(array), cluster.wait_for(merge), array, merge
 
 
-def logs(kind: str, job: str) -> str:
-    folder = PROJECT / ("logs/out" if kind in ("generate", "train") else "vllm/out/logs")
-    return "\n".join(path.read_text() for path in sorted(folder.glob(f"{kind}_{job}*.log")))
-
-
 @pytest.mark.slurm
 def test_descriptions_survive_a_requeue(cluster, described, tmp_path):
     root, states, merged, array, merge = described
     assert set(states.values()) == {"COMPLETED"}, logs("describe", array)
     assert "attempt 2" in logs("describe", array)
     assert set(merged.values()) == {"COMPLETED"}, logs("merge", merge)
-    result = subprocess.run(
-        [sys.executable, "-m", "llava.eval.run_llava_in_loop", "--model-path", root / "vllm"]
-        + ["--image-dir", layout.frame_folder(root, "ego4d", "val"), "--batch-size", "8"]
-        + ["--action-label", layout.action_file(root, "ego4d", "val"), "--dataset", "ego4d"]
-        + ["--save-path", tmp_path / "x" / "val", "--max-new-tokens", "30"]
-        + ["--save-image-feature-path", tmp_path / "image"]
-        + ["--save-text-feature-path", tmp_path / "text"],
-        env=dict(os.environ, PYTHONPATH=f"{PROJECT}:{PROJECT / 'vllm'}"),
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    (undisturbed,) = (tmp_path / "x" / "val").glob("*_1.json")
-    assert json.loads((root / "described" / "val.json").read_text()) == json.loads(
-        undisturbed.read_text()
-    )
+    undisturbed = json.loads(describe_alone(root, tmp_path).read_text())
+    assert json.loads((root / "described" / "val.json").read_text()) == undisturbed
     entries = read_actions(root / "described" / "val_actions.json")
     assert len(entries) == 2 * CLIPS
     for entry in entries:
@@ -240,26 +204,8 @@ def test_merge_job_says_which_chunks_are_missing(cluster, described, tmp_path):
 
 @pytest.mark.slurm
 def test_generation_and_metrics(cluster, described, tmp_path_factory):
-    from ldm.checkpoints.layouts import Weights, to_own
-    from ldm.checkpoints.load import load_start
-    from ldm.config import TrainConfig, load_config
-    from ldm.model import LegoModel
-
     root = tmp_path_factory.mktemp("stage2")
-    overrides = write_run(root)
-    config = load_config(TrainConfig, [str(CONFIG)], overrides)
-    torch.manual_seed(0)
-    model = LegoModel(config.model)
-    load_start(model, f"{root}/start.safetensors")
-    checkpoint = root / "X.ckpt"
-    torch.save({"state_dict": to_own(Weights(model.state_dict()))}, checkpoint)
-    words = [word for word in overrides if word.startswith("model.")]
-    words += [f"data.metadata_path={root}/ego4d_metadata.json", "data.params.res=32"]
-    words += [f"data.params.data_path={root}/EgoGen/ego4d.fho/val"]
-    words += [f"data.params.edit_path={root}/ego4d_val.json", "inference.steps=2"]
-    words.append("model.params.load_ema=false")
-    for kind in ("image", "text"):
-        words.append(f"data.params.additional_cond_path.llava_{kind}={root}/{kind}/val")
+    checkpoint, words = write_generation(root)
     line = ["bash", "sbatch_inference/submit.sh", "configs/generate_mini.yaml", str(checkpoint)]
     result = subprocess.run(
         [*line, "--chunks", "2", *words],

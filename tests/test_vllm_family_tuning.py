@@ -306,7 +306,7 @@ def test_accumulation_learns_as_a_large_batch(folders, frames, tmp_path):
     assert max(float((expected[name] - before[name]).abs().max()) for name in before) > 1e-2
 
 
-@pytest.mark.slow
+@pytest.mark.slow("stage 1 on two processes, other families")
 @pytest.mark.parametrize("engine", ["ddp", "zero3_offload", "fsdp"])
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"])
 def test_two_processes_tune_as_one(family, engine, folders, frames, tmp_path):

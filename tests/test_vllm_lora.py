@@ -151,7 +151,7 @@ def test_folder_without_an_adapter(tmp_path):
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
-@pytest.mark.slow
+@pytest.mark.slow("adapters on a quantized base")
 def test_quantized_base(paths, tmp_path):
     output = tmp_path / "out"
     main(command(paths, output, "--bits", "4"))

@@ -13,6 +13,9 @@ from small_tuning import STEPS, flags, run_script, write_inputs
 from egogen.atomic import read_json
 from llava.train.train import main
 
+DDP, ZERO, FSDP = (
+    pytest.mark.slow(f"stage 1 on two processes, {name}") for name in ("DDP", "ZeRO", "FSDP")
+)
 TOLERANCE = {"atol": 2e-6, "rtol": 1e-5}
 
 
@@ -47,10 +50,10 @@ def assert_same(found, expected) -> None:
     "engine",
     [
         "zero3_offload",
-        pytest.param("ddp", marks=pytest.mark.slow),
-        pytest.param("zero2", marks=pytest.mark.slow),
-        pytest.param("zero3", marks=pytest.mark.slow),
-        pytest.param("fsdp", marks=pytest.mark.slow),
+        pytest.param("ddp", marks=DDP),
+        pytest.param("zero2", marks=ZERO),
+        pytest.param("zero3", marks=ZERO),
+        pytest.param("fsdp", marks=FSDP),
     ],
 )
 def test_two_processes_tune_as_one(engine, paths, alone, tmp_path):
@@ -58,14 +61,15 @@ def test_two_processes_tune_as_one(engine, paths, alone, tmp_path):
     assert read_json(tmp_path / "out" / "finished.json")["steps"] == STEPS
 
 
-@pytest.mark.slow
+@DDP
 def test_accumulation_tunes_as_a_large_batch(paths, alone, tmp_path):
     found = tuned(paths, tmp_path / "out", "ddp", "--per_device_train_batch_size", "1")
     assert_same(found, alone)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", ["zero3_offload", "fsdp"])
+@pytest.mark.parametrize(
+    "engine", [pytest.param("zero3_offload", marks=ZERO), pytest.param("fsdp", marks=FSDP)]
+)
 def test_stopped_run_goes_on(engine, paths, alone, tmp_path):
     """The last checkpoint is half-written and the result is missing: as after a kill."""
     output = tmp_path / "out"
@@ -81,7 +85,7 @@ def test_stopped_run_goes_on(engine, paths, alone, tmp_path):
     assert f"written by {engine.removesuffix('_offload')} on 2 processes" in done.stderr
 
 
-@pytest.mark.slow
+@ZERO
 def test_half_precision(paths, alone, tmp_path):
     """ZeRO-3 in bf16 keeps float32 copies: its result, saved in bf16, is near the float32 one."""
     found = tuned(paths, tmp_path / "out", "zero3_offload", "--bf16", "True")
@@ -90,7 +94,7 @@ def test_half_precision(paths, alone, tmp_path):
         torch.testing.assert_close(value.float(), alone[name], atol=6e-3, rtol=1e-2, msg=name)
 
 
-@pytest.mark.slow
+@ZERO
 def test_adapters_under_zero_3(paths, tmp_path):
     adapters = ["--lora_enable", "True", "--lora_r", "4", "--lora_alpha", "8"]
     adapters += ["--lora_dropout", "0"]

@@ -115,7 +115,7 @@ def stage_one(run: Run) -> None:
     run.described = run.before
 
 
-def stage_two(run: Run, variant: str, **told: object) -> str:
+def stage_two(run: Run, variant: str, **told: Any) -> str:
     """Train a variant and score its val frames; -> their folder, quoted."""
     run.before = run.described  # no variant follows from another
     run.do("generate", variant=variant, **told)

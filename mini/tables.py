@@ -121,7 +121,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
             across = np.array([*line]) * 1.01**number  # so that bars stand side by side
             middle = np.array([found["mean"] for found in line.values()])
             ends = np.array([found["ci95"] or [np.nan] * 2 for found in line.values()]).T
-            look = {"fmt": "o-", "capsize": 2, "label": f"{steps} steps"}
+            look: dict[str, Any] = {"fmt": "o-", "capsize": 2, "label": f"{steps} steps"}
             axes.errorbar(across, middle, np.abs(ends - middle), **look)
         axes.minorticks_off()
     axes.legend()

@@ -52,10 +52,10 @@ def main(argv: Sequence[str]) -> None:
     params = config.model
 
     torch.manual_seed(args.seed)
-    texts = list(text_tower.sample_texts(args.seed, 1500))
-    tokenizer = text_tower.train_tokenizer(texts, 768)
+    sampled = list(text_tower.sample_texts(args.seed, 1500))
+    tokenizer = text_tower.train_tokenizer(sampled, 768)
     tower = text_tower.build_tower(tokenizer, params.unet.context_dim, layers=2, heads=4)
-    right = text_tower.train_tower(tower, tokenizer, texts, args.text_steps, args.seed)
+    right = text_tower.train_tower(tower, tokenizer, sampled, args.text_steps, args.seed)
     print(f"text tower: {right:.1%} of the facts right")
 
     frames = read_frames(frame_paths(args.dataset_root, args.name), config.data.train.res)

@@ -13,7 +13,7 @@ from egogen import DATASETS, DESCRIPTION_KEY, SPLITS, atomic_path, read_parser, 
 from egogen.actions import read_actions
 from egogen.labels import clean_label
 from egogen.layout import action_file, frame_folder
-from ldm.checkpoints.released_names import UNET, released_names
+from ldm.checkpoints.released_names import UNET, released_names, released_shape
 from ldm.config import TrainConfig, load_config
 from ldm.model import LegoModel
 from ldm.networks.architecture import build_autoencoder
@@ -39,7 +39,9 @@ def targets(root: Path, datasets: Sequence[str]) -> tuple[list[Path], list[list[
 
 def stable_diffusion_layout(model: LegoModel) -> dict[str, Tensor]:
     """Weights under the released names, half precision; the UNet without the source's channels."""
-    state = {released_names(model)[name]: value for name, value in model.state_dict().items()}
+    names, state = released_names(model), {}
+    for own, value in model.state_dict().items():
+        state[names[own]] = value.reshape(released_shape(names[own], value.shape))
     first = UNET + model.denoiser.released_name(model.denoiser.first_weight)
     state[first] = state[first][:, : model.config.channels]
     return {name: value.half().contiguous() for name, value in state.items()}

@@ -20,9 +20,7 @@ from torch import Tensor, nn
 from egogen import EgoGenError
 from ldm.schema import FeatureParams
 
-
-import os
-QUIET = float(os.environ.get("QUIET", "0.1"))  # EXPERIMENT
+QUIET = 0.1  # of torch's own initial weights
 
 
 class FeatureEncoder(nn.Module):
@@ -36,12 +34,13 @@ class FeatureEncoder(nn.Module):
             options = {"batch_first": True, "norm_first": True, **layer}
             one = nn.TransformerEncoderLayer(context_dim, **options)
             self.attention = nn.TransformerEncoder(one, layers, enable_nested_tensor=False)
-        self.quieten()
 
     @torch.no_grad()
     def quieten(self) -> None:
-        """Rows begin near the zeros that stand for no features: hundreds of loud ones, new to a
-        pretrained denoiser, would take its attention away from the prompt.
+        """For training from random weights: rows begin near the zeros that stand for no features.
+
+        Hundreds of loud ones, new to a pretrained denoiser, would draw its attention away from the
+        prompt.
         """
         written = [self.projection]  # what adds to the rows
         for layer in self.attention.layers if self.attention else ():

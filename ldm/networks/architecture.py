@@ -58,7 +58,10 @@ def build_conditioner(params: ConditionerParams, context_dim: int) -> FeatureCon
             f"config: model.params.conditioner.num_heads={params.num_heads}: expected a divisor of "
             f"unet context_dim={context_dim}"
         )
-    return FeatureConditioner(features, context_dim, *attention, masked)
+    conditioner = FeatureConditioner(features, context_dim, *attention, masked)
+    for encoder in conditioner.encoders.values() if params.trained else ():
+        encoder.quieten()
+    return conditioner
 
 
 def build_autoencoder(params: AutoencoderParams, scale_factor: float) -> AutoencoderKL:

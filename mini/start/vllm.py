@@ -5,26 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import set_seed
 
-from egogen import read_json, read_parser, run_command, write_json
+from egogen import read_parser, run_command
 from egogen.labels import QUERY
 from llava.train.data import read_conversations
 from mini import COMMANDS
 from mini.start.vllm_pretrain import LlavaBase, pretrain_language, pretrain_vision, scene_pixels
 from mini.start.vllm_scenes import caption, label_words, mirror, questions, read_scenes
 
-FINISHED_FILE = "finished.json"
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = read_parser(COMMANDS, "mini.start.vllm", __doc__).parse_args(argv)
-    settings = {name: str(value) for name, value in vars(args).items() if name != "out"}
-    path = args.out / FINISHED_FILE
-    made = read_json(path)["settings"] if path.exists() else {}
-    # A folder of before says more of itself, the sizes that are constants now.
-    if settings.items() <= made.items():
-        print(f"{args.out}: finished, nothing to do")
-        return
-    path.unlink(missing_ok=True)
     set_seed(args.seed)
     scenes = read_scenes(args.dataset_root, args.name)
     scenes += [mirror(scene) for scene in scenes]
@@ -37,13 +27,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         texts += [*caption(scene, rng), *questions(scene, rng, len(scene.things))]
     base = LlavaBase(texts, args.out)
     pixels = scene_pixels(scenes, base.frames)
-    losses = {
-        "vision": pretrain_vision(base, scenes, pixels, args.vision_steps, args.seed),
-        "language": pretrain_language(base, scenes, pixels, args.language_steps, args.seed),
-    }
+    vision = pretrain_vision(base, scenes, pixels, args.vision_steps, args.seed)
+    language = pretrain_language(base, scenes, pixels, args.language_steps, args.seed)
     base.save(args.out)
-    write_json(path, {"settings": settings, "final_loss": losses, "scenes": len(scenes)})
-    print(f"{args.out}: pretrained on {len(scenes)} scenes, final losses {losses}")
+    print(
+        f"{args.out}: {len(scenes)} scenes, losses {vision:.4f} (vision), {language:.4f} (language)"
+    )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from vllm_tiny import write_released
 from egogen import layout
 from egogen.actions import read_actions
 from egogen.features.store import open_store
+from llava.eval.run_llava_in_loop import main as describe
+from main import main as train
 
 PROJECT = Path(__file__).resolve().parents[1]
 CLIPS = 12
@@ -200,18 +202,12 @@ def test_descriptions_survive_a_requeue(cluster, described, tmp_path):
     assert set(states.values()) == {"COMPLETED"}, logs("describe", array)
     assert "attempt 2" in logs("describe", array)
     assert set(merged.values()) == {"COMPLETED"}, logs("merge", merge)
-    result = subprocess.run(
-        [sys.executable, "-m", "llava.eval.run_llava_in_loop", "--model-path", root / "vllm"]
-        + ["--image-dir", layout.frame_folder(root, "ego4d", "val"), "--batch-size", "8"]
-        + ["--action-label", layout.action_file(root, "ego4d", "val"), "--dataset", "ego4d"]
-        + ["--save-path", tmp_path / "x" / "val", "--max-new-tokens", "30"]
-        + ["--save-image-feature-path", tmp_path / "image"]
-        + ["--save-text-feature-path", tmp_path / "text"],
-        env=dict(os.environ, PYTHONPATH=f"{PROJECT}:{PROJECT / 'vllm'}"),
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
+    words = ["--model-path", root / "vllm", "--batch-size", "8", "--max-new-tokens", "30"]
+    words += ["--image-dir", layout.frame_folder(root, "ego4d", "val"), "--dataset", "ego4d"]
+    words += ["--action-label", layout.action_file(root, "ego4d", "val")]
+    words += ["--save-path", tmp_path / "x" / "val", "--save-image-feature-path"]
+    words += [tmp_path / "image", "--save-text-feature-path", tmp_path / "text"]
+    assert describe([*map(str, words)]) == 0
     (undisturbed,) = (tmp_path / "x" / "val").glob("*_1.json")
     assert json.loads((root / "described" / "val.json").read_text()) == json.loads(
         undisturbed.read_text()
@@ -309,11 +305,12 @@ def test_training_near_the_end_of_its_time_is_queued_again(cluster, tmp_path_fac
     assert set(cluster.wait_for(job).values()) == {"COMPLETED"}, logs("train", job)
     said = logs("train", job)
     assert "attempt 2" in said and "stopped by a signal" in said, said
-    alone = [sys.executable, "main.py", "--name", "alone", *words]
-    subprocess.run(alone, cwd=PROJECT, check=True, capture_output=True, env=os.environ | SMALL_JOBS)
+    torch.set_num_threads(1)  # as the job has
+    train(["--name", "alone", *words])
     assert losses(root / "logs" / "queued") == losses(root / "logs" / "alone")
 
 
+@pytest.mark.slow  # eight processes; its parts are in tests/test_vllm_tuning.py and ..._own.py
 @pytest.mark.slurm
 def test_tuning_near_the_end_of_its_time_is_queued_again(cluster, tmp_path_factory):
     """Two processes, told by Slurm's signal, write a checkpoint; the end is as if undisturbed."""

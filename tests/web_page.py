@@ -40,6 +40,7 @@ def open_page(browser, width: int = 1200, height: int = 900, scheme: str = "ligh
     """
     size = {"width": width, "height": height}
     context = browser.new_context(viewport=size, color_scheme=scheme)
+    context.set_default_timeout(90_000)  # milliseconds; other work may take the processor
     page = context.new_page()
     page.failed, page.asked = [], []
     page.on("pageerror", lambda error: page.failed.append(str(error)))

@@ -23,7 +23,6 @@ from vllm_tiny import write_released
 from egogen import layout
 from egogen.actions import read_actions
 from egogen.features.store import open_store
-from llava.eval.run_llava_in_loop import main as describe
 from main import main as train
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -202,12 +201,18 @@ def test_descriptions_survive_a_requeue(cluster, described, tmp_path):
     assert set(states.values()) == {"COMPLETED"}, logs("describe", array)
     assert "attempt 2" in logs("describe", array)
     assert set(merged.values()) == {"COMPLETED"}, logs("merge", merge)
-    words = ["--model-path", root / "vllm", "--batch-size", "8", "--max-new-tokens", "30"]
-    words += ["--image-dir", layout.frame_folder(root, "ego4d", "val"), "--dataset", "ego4d"]
-    words += ["--action-label", layout.action_file(root, "ego4d", "val")]
-    words += ["--save-path", tmp_path / "x" / "val", "--save-image-feature-path"]
-    words += [tmp_path / "image", "--save-text-feature-path", tmp_path / "text"]
-    assert describe([*map(str, words)]) == 0
+    result = subprocess.run(
+        [sys.executable, "-m", "llava.eval.run_llava_in_loop", "--model-path", root / "vllm"]
+        + ["--image-dir", layout.frame_folder(root, "ego4d", "val"), "--batch-size", "8"]
+        + ["--action-label", layout.action_file(root, "ego4d", "val"), "--dataset", "ego4d"]
+        + ["--save-path", tmp_path / "x" / "val", "--max-new-tokens", "30"]
+        + ["--save-image-feature-path", tmp_path / "image"]
+        + ["--save-text-feature-path", tmp_path / "text"],
+        env=dict(os.environ, PYTHONPATH=f"{PROJECT}:{PROJECT / 'vllm'}"),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
     (undisturbed,) = (tmp_path / "x" / "val").glob("*_1.json")
     assert json.loads((root / "described" / "val.json").read_text()) == json.loads(
         undisturbed.read_text()

@@ -34,6 +34,7 @@ class Case:
     said: tuple[str, ...]
     code: int = 2
     more: str = ""
+    slow: bool = False  # left out by default: `-m slow`
 
     def __str__(self) -> str:
         return f"{self.entry}: {self.what}"

@@ -1,6 +1,7 @@
 """Fixtures that several files of tests share."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from last_run import pytest_configure  # noqa: F401 (the table of the long tests' last runs)
@@ -28,6 +29,23 @@ def own(tmp_path):
     from small_pipeline import small_pipe
 
     return small_pipe(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real browser; each test has windows of its own in it."""
+    from web_page import chromium
+
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser_page(browser):
+    """`web_page.open_page` in it."""
+    from web_page import open_page
+
+    return partial(open_page, browser)
 
 
 @pytest.fixture

@@ -51,7 +51,11 @@ def run(world: World, entry: str, more: str, capfd) -> tuple[object, str]:
     return stopped.value.code, printed.out + printed.err
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] * case.slow) for case in CASES],
+    ids=str,
+)
 def test_bad_input(case: Case, world, capfd):
     case.damage(world.root)
     before = state(world.root)
@@ -62,7 +66,7 @@ def test_bad_input(case: Case, world, capfd):
         world.restore()
     assert code == case.code, text
     assert "Traceback" not in text
-    new = {str(path) for path in after.keys() - before.keys()}
+    new = after.keys() - before.keys()
     assert "executed" not in new
     assert not [path for path in new if ".tmp" in path]
     assert all(after.get(path) == kept for path, kept in before.items()), "input was changed"

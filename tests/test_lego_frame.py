@@ -1,11 +1,10 @@
 """Chains of actions: a frame each, every one from the frame before."""
 
 import gc
+import io
 import json
-import os
-import subprocess
-import sys
 import weakref
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from egogen.errors import EgoGenError
 from ldm.checkpoints.layouts import to_own
 from lego.frame import main
 
-ROOT = Path(__file__).parents[1]
 ACTIONS = ("open the jar", "pick up the mug", "cut the apple")
 TOO_LONG = "cut it and " * 3000
 
@@ -52,14 +50,11 @@ def run(models, out: Path, *actions: str, more=()) -> int:
 
 @pytest.fixture(scope="module")
 def chain(models, tmp_path_factory):
-    """Folder of a chain that `python -m lego.frame` made, and what it printed."""
+    """Folder of a chain that the command made, and what it printed."""
     folder = tmp_path_factory.mktemp("chain")
-    command = [sys.executable, "-m", "lego.frame", *models, "--out", folder / "mug.png"]
-    command += [f"--action={each}" for each in ACTIONS]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    with redirect_stdout(io.StringIO()) as printed:
+        assert run(models, folder / "mug.png", *ACTIONS) == 0
+    return folder, printed.getvalue()
 
 
 def test_a_chain_writes_a_numbered_frame_and_its_record_for_each_action(chain, models):

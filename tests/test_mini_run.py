@@ -8,18 +8,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from warm_python import warm_python
 
 ROOT = Path(__file__).parents[1]
 VARIANT = "description_image_text"
 
 
-def call(*words, **options):
-    line = [sys.executable, *map(str, words)]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=800, **options)
+@pytest.fixture(scope="module")
+def call(tmp_path_factory):
+    """Runs a command; its steps run by the same `python`."""
+    with warm_python(tmp_path_factory.mktemp("warm")) as python:
+
+        def run(*words):
+            line = [*map(str, (python, *words))]
+            return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+
+        yield run
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
+def tiny(call, tmp_path_factory):
     out = tmp_path_factory.mktemp("tiny") / "run"
     done = call("mini/run.py", "tiny", "--out", out)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -52,12 +60,12 @@ def test_everything_is_there(tiny):
     assert list((tiny / "logs" / VARIANT / "samples").glob("*.png"))
 
 
-def test_a_second_run_does_nothing(tiny):
+def test_a_second_run_does_nothing(call, tiny):
     done = call("mini/run.py", "tiny", "--out", tiny)
     assert done.returncode == 0 and "==" not in done.stdout and "report:" in done.stdout
 
 
-def test_a_lost_frame_comes_back(tiny):
+def test_a_lost_frame_comes_back(call, tiny):
     frame = next(images_of(tiny).rglob("*.jpg"))
     before = frame.read_bytes()
     frame.unlink()
@@ -68,7 +76,7 @@ def test_a_lost_frame_comes_back(tiny):
     assert "== oracle on" in done.stdout and "== report" in done.stdout  # what follows is done anew
 
 
-def test_the_frontier_of_the_run(tiny, tmp_path):
+def test_the_frontier_of_the_run(call, tiny, tmp_path):
     """Rows, counts and the plot; what is done is kept, and a student is a row of one branch."""
     config, teacher = tiny / "logs" / VARIANT, tiny / "logs" / VARIANT / "checkpoints/last.ckpt"
     words = ["main.py", "--name", "student", "--logdir", tmp_path]
@@ -102,7 +110,7 @@ def test_the_frontier_of_the_run(tiny, tmp_path):
     assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*")}
 
 
-def test_dataset_check_of_the_run(tiny):
+def test_dataset_check_of_the_run(call, tiny):
     words = ["-m", "egogen.check", tiny / "data", "--dataset", "ego4d", "--split", "val"]
     for kind in ("image", "text"):
         words += [f"--{kind}-features", tiny / "features" / kind / "val"]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from web_page import browser_page
 
 from egogen.atomic import write_text
 from metrics.reporting.data import ReportData, Sample, select
@@ -47,7 +46,7 @@ def rows(page) -> list[str]:
     return [text.removesuffix("/0").removeprefix("clip") for text in found.all_inner_texts()]
 
 
-def test_a_verb_leaves_its_frames_alone(address):
+def test_a_verb_leaves_its_frames_alone(address, browser_page):
     with browser_page() as page:
         page.goto(address)
         page.click("details summary")
@@ -66,7 +65,7 @@ def test_a_verb_leaves_its_frames_alone(address):
         assert page.asked == [address]
 
 
-def test_samples_are_sorted_by_a_figure_either_way(address):
+def test_samples_are_sorted_by_a_figure_either_way(address, browser_page):
     with browser_page() as page:
         page.goto(address)
         assert not page.is_visible("#way") and not page.is_visible("#sorted")
@@ -85,7 +84,7 @@ def test_samples_are_sorted_by_a_figure_either_way(address):
         assert shown(page) == ["0", "1", "4", "3", "2"] and page.is_visible("#best")
 
 
-def test_heads_of_the_table_sort_it(address):
+def test_heads_of_the_table_sort_it(address, browser_page):
     with browser_page() as page:
         page.goto(address)
         page.click("details summary")
@@ -118,7 +117,7 @@ def colour(page, selector: str) -> list[int]:
     )
 
 
-def test_a_click_enlarges_and_keys_lead_on(address):
+def test_a_click_enlarges_and_keys_lead_on(address, browser_page):
     with browser_page() as page:
         page.goto(address)
         first = page.locator("#best .generated img").first
@@ -151,7 +150,7 @@ def test_a_click_enlarges_and_keys_lead_on(address):
         assert not page.is_visible("#large")
 
 
-def test_arrows_pass_over_what_is_filtered_away(address):
+def test_arrows_pass_over_what_is_filtered_away(address, browser_page):
     with browser_page() as page:
         page.goto(address)
         page.select_option("#verb", "cut")
@@ -165,7 +164,7 @@ def test_arrows_pass_over_what_is_filtered_away(address):
 
 
 @pytest.mark.parametrize("width, scheme", [(390, "light"), (1200, "dark")])
-def test_nothing_is_wider_than_the_window(address, tmp_path, width, scheme):
+def test_nothing_is_wider_than_the_window(address, tmp_path, width, scheme, browser_page):
     with browser_page(width, 800, scheme) as page:
         page.goto(address)
         page.click("details summary")
@@ -175,7 +174,7 @@ def test_nothing_is_wider_than_the_window(address, tmp_path, width, scheme):
             assert box["x"] >= 0 and box["x"] + box["width"] <= width
 
 
-def test_without_scripts_all_is_there(address, tmp_path):
+def test_without_scripts_all_is_there(address, tmp_path, browser_page):
     with browser_page() as page:
         context = page.context.browser.new_context(java_script_enabled=False)
         plain = context.new_page()
@@ -186,7 +185,7 @@ def test_without_scripts_all_is_there(address, tmp_path):
         assert plain.locator("table.frames tr:visible").count() == 6
 
 
-def test_a_report_without_frames_has_no_bar(tmp_path):
+def test_a_report_without_frames_has_no_bar(tmp_path, browser_page):
     data = ReportData("", "", [], "", {"psnr": 1.0})
     write_text(tmp_path / "r.html", report(data, {"best": [], "worst": [], "others": []}))
     with browser_page() as page:
@@ -194,7 +193,7 @@ def test_a_report_without_frames_has_no_bar(tmp_path):
         assert page.locator("#choose").count() == 0
 
 
-def test_a_label_stays_text(tmp_path):
+def test_a_label_stays_text(tmp_path, browser_page):
     evil = '"><script>document.title="x"</script>{{ 7 * 7 }}'
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     path = tmp_path / "a.png"

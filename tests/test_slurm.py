@@ -24,6 +24,7 @@ from vllm_tiny import write_released
 from egogen import layout
 from egogen.actions import read_actions
 from egogen.features.store import open_store
+from main import main as train
 
 CLIPS = 12
 
@@ -255,11 +256,12 @@ def test_training_near_the_end_of_its_time_is_queued_again(cluster, tmp_path_fac
     assert set(cluster.wait_for(job).values()) == {"COMPLETED"}, logs("train", job)
     said = logs("train", job)
     assert "attempt 2" in said and "stopped by a signal" in said, said
-    alone = [sys.executable, "main.py", "--name", "alone", *words]
-    subprocess.run(alone, cwd=PROJECT, check=True, capture_output=True, env=os.environ | SMALL_JOBS)
+    torch.set_num_threads(1)  # as the job has
+    train(["--name", "alone", *words])
     assert losses(root / "logs" / "queued") == losses(root / "logs" / "alone")
 
 
+@pytest.mark.slow  # eight processes; its parts are in tests/test_vllm_tuning.py and ..._own.py
 @pytest.mark.slurm
 def test_tuning_near_the_end_of_its_time_is_queued_again(cluster, tmp_path_factory):
     """Two processes, told by Slurm's signal, write a checkpoint; the end is as if undisturbed."""

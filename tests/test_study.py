@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_dataset import write_dataset
-from web_page import browser_page
 
 from egogen import layout
 from egogen.actions import read_actions
@@ -109,7 +108,7 @@ def test_the_page_hides_which_run_is_which(world):
     assert not re.search(r"(src|href)=\"(?!data:|#)", text) and "@import" not in text
 
 
-def test_all_pictures_of_a_question_have_one_size(world):
+def test_all_pictures_of_a_question_have_one_size(world, browser_page):
     text = (world / "out/index.html").read_text()
     with browser_page() as page:
         page.set_content(text)
@@ -173,7 +172,7 @@ def frames_shown(page) -> list[str]:
     return page.eval_on_selector_all("#choices button", "all => all.map((x) => x.dataset.frame)")
 
 
-def test_voting_by_click_and_key_reload_and_download(world, tmp_path):
+def test_voting_by_click_and_key_reload_and_download(world, tmp_path, browser_page):
     with browser_page() as page:
         start(page, (world / "out/index.html").as_uri(), "Anna")
         assert place(page) == "1 of 4" and page.locator("#choices img").count() == 2
@@ -210,7 +209,7 @@ def test_voting_by_click_and_key_reload_and_download(world, tmp_path):
     assert command("count", tmp_path / "votes-anna.json", *more) == 0
 
 
-def test_each_rater_has_an_order_of_his_own_and_may_follow_another(world):
+def test_each_rater_has_an_order_of_his_own_and_may_follow_another(world, browser_page):
     found = {}
     with browser_page() as page:
         for rater in ("r1", "r2", "r3", "r4", "r5", "r1"):
@@ -233,7 +232,7 @@ def test_each_rater_has_an_order_of_his_own_and_may_follow_another(world):
 
 
 @pytest.mark.parametrize("width, scheme", [(390, "light"), (390, "dark"), (1200, "dark")])
-def test_it_fits_a_phone_and_follows_the_scheme(world, tmp_path, width, scheme):
+def test_it_fits_a_phone_and_follows_the_scheme(world, tmp_path, width, scheme, browser_page):
     with browser_page(width, 800, scheme) as page:
         start(page, (world / "out/index.html").as_uri(), "eve")
         assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -314,7 +313,7 @@ def test_the_server_keeps_votes_of_two_at_once_and_refuses_others(world, server,
     assert read(kept / "ina.json") == sheets["ina"]
 
 
-def test_the_page_posts_to_what_serves_it(world, server):
+def test_the_page_posts_to_what_serves_it(world, server, browser_page):
     address, kept = server
     with browser_page() as page:
         start(page, f"http://{address}/", "kim")
@@ -336,7 +335,7 @@ def test_the_page_posts_to_what_serves_it(world, server):
     assert read(kept / "kim-2.json")["answers"] == {}
 
 
-def test_a_page_from_a_file_posts_to_its_endpoint(world, server, tmp_path):
+def test_a_page_from_a_file_posts_to_its_endpoint(world, server, tmp_path, browser_page):
     """`--endpoint`: the browser asks another host than that of the page."""
     address, kept = server
     text = (world / "out/index.html").read_text()

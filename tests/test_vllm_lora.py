@@ -100,8 +100,7 @@ def test_merging_again_gives_the_same(tuned, tmp_path):
 
 
 def test_stopped_run_goes_on(paths, tuned, tmp_path):
-    output = tmp_path / "out"
-    main(command(paths, output))
+    output = shutil.copytree(tuned, tmp_path / "out")
     for name in ("finished.json", "model.safetensors", "checkpoint-4/whole.json"):
         (output / name).unlink()
     main(command(paths, output))

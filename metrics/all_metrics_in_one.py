@@ -9,7 +9,7 @@ if not __package__:  # run as a script: see the package's docstring
 import os
 from collections.abc import Sequence
 
-from egogen import DESCRIPTION_KEY, EgoGenError, layout, read_parser, run_command
+from egogen import DESCRIPTION_KEY, layout, read_parser, run_command
 from egogen.devices import usable_device
 from egogen.settings import setting
 from metrics import COMMANDS
@@ -25,9 +25,6 @@ def main(argv: Sequence[str]) -> int:
     names += "computed here. One that is named and cannot be is an error"
     parser.add_argument("--metrics", help=names)
     options = parser.parse_args(argv)
-    for name, value in (("--batch-size", options.batch_size), ("--workers", options.workers)):
-        if value < 1:
-            raise EgoGenError(f"{name} {value}: expected at least 1")
     sizes = options.batch_size, options.workers
     # torch is slow to import: the default device is looked for when the frames are in order.
     device = str(usable_device(options.device)) if options.device else ""

@@ -66,9 +66,9 @@ def read_task(task: FileTask) -> tuple[str | None, tuple[int, ...] | None]:
         return str(error), None
 
 
-def _check_entries(report: SplitReport, key: str) -> None:
-    """Descriptions are there, and no two entries share a file: they would share its feature too,
-    or overwrite each other's result.
+def _check_entries(report: SplitReport, key: str, metadata: Path) -> None:
+    """Descriptions and metadata are there, and no two entries share a file: they would share its
+    feature too, or overwrite each other's result.
     """
     owners: dict[str, str] = {}
     for entry in report.entries:
@@ -81,18 +81,15 @@ def _check_entries(report: SplitReport, key: str) -> None:
                 twice = f"{where}: field {name!r}: {used}, expected a file of its own"
                 report.problems.append(twice)
             owners.setdefault(path, f"{entry.key} {name}")
-
-
-def _check_metadata(report: SplitReport, path: Path) -> None:
     clips = dict.fromkeys(entry.clip for entry in report.entries)
     try:
-        sizes = read_clip_sizes(path)
+        sizes = read_clip_sizes(metadata)
     except EgoGenError as error:
         report.asked["metadata"] = len(clips)
         report.problems.append(str(error))
         return
     for clip in clips:
-        missing = f"{path}: no metadata of clip {clip!r}, expected its size"
+        missing = f"{metadata}: no metadata of clip {clip!r}, expected its size"
         report.count("metadata", None if clip in sizes else missing)
 
 
@@ -130,8 +127,7 @@ def check_split(
         raise EgoGenError(f"{report.action_file}: holds no entries, expected at least one")
     report.asked["entries"] = len(report.entries) + len(report.problems)
     report.good["entries"] = len(report.entries)
-    _check_entries(report, key)
-    _check_metadata(report, layout.metadata_file(root, dataset))
+    _check_entries(report, key, layout.metadata_file(root, dataset))
     tasks = list(_file_tasks(report, root, dataset, split, features or {}))
     with ProcessPoolExecutor(max(workers, 1)) as pool:
         found = pool.map(read_task, tasks, chunksize=FILES_PER_MESSAGE)

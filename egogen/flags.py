@@ -3,11 +3,12 @@
 import json
 import tomllib
 from argparse import ArgumentParser
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from egogen.errors import command_parser
+from egogen.errors import EgoGenError, command_parser
 
 COMMANDS = Path(__file__).with_name("commands.toml")  # those of this room
 TYPES = {"path": Path, "int": int, "float": float, "json": json.loads}
@@ -35,12 +36,23 @@ def read_parser(
     return parser
 
 
+def _at_least(flag: str, least: float, read: Callable[[str], Any]) -> Callable[[str], Any]:
+    @wraps(read)  # argparse says its name
+    def number(text: str) -> Any:
+        if not (value := read(text)) >= least:  # NaN is neither
+            raise EgoGenError(f"{flag} {value}: expected at least {least}")
+        return value
+
+    return number
+
+
 def add_flags(
     parser: ArgumentParser, file: Path, command: str, choices: Choices | None = None
 ) -> None:
     """Add the flags of a command: fields are those of `add_argument`, a `type` is one of TYPES.
 
-    Of those with `either` one can be given; a key may have a short name too, as "-n --name".
+    Of those with `either` one can be given; a key may have a short name too, as "-n --name". Values
+    below the `least` one raise EgoGenError.
     """
     group: Any = None
     for flag, options in read_command(file, command)["flags"].items():
@@ -49,5 +61,7 @@ def add_flags(
             place = group = group or parser.add_mutually_exclusive_group()
         if "type" in options:
             options["type"] = TYPES[options["type"]]
+        if "least" in options:
+            options["type"] = _at_least(flag.split()[0], options.pop("least"), options["type"])
         action = place.add_argument(*flag.split(), **options)
         action.choices = (choices or {}).get(action.dest, action.choices)

@@ -9,7 +9,7 @@ if not __package__:  # run as a script: see the package's docstring
 import os
 from collections.abc import Sequence
 
-from egogen import DESCRIPTION_KEY, EgoGenError, layout, read_parser, run_command
+from egogen import DESCRIPTION_KEY, layout, read_parser, run_command
 from egogen.devices import usable_device
 from egogen.settings import setting
 from metrics import COMMANDS
@@ -25,21 +25,15 @@ def main(argv: Sequence[str]) -> int:
     names += "computed here. One that is named and cannot be is an error"
     parser.add_argument("--metrics", help=names)
     options = parser.parse_args(argv)
-    for name, value in (("--batch-size", options.batch_size), ("--workers", options.workers)):
-        if value < 1:
-            raise EgoGenError(f"{name} {value}: expected at least 1")
-    sizes = options.batch_size, options.workers
     # torch is slow to import: the default device is looked for when the frames are in order.
     device = str(usable_device(options.device)) if options.device else ""
-    settings = Settings(options.dataset, options.weights, device, *sizes, options.llava_key)
-    gt_path, edit_file = options.gt_path, options.edit_file
-    if not (gt_path and edit_file):
-        data = setting("LEGO_DATASET")
-        gt_path = gt_path or layout.frame_folder(data, options.dataset, layout.GROUND_TRUTH)
-        edit_file = edit_file or layout.action_file(data, options.dataset, "val")
-    more = {"source_path": options.source_path, "names": options.metrics, "out": options.out}
-    missing = options.allow_missing
-    evaluate(options.gen_path, gt_path, edit_file, settings, allow_missing=missing, **more)
+    how = options.batch_size, options.workers, options.llava_key
+    settings, dataset = Settings(options.dataset, options.weights, device, *how), options.dataset
+    if not (options.gt_path and options.edit_file):
+        root, truth = setting("LEGO_DATASET"), layout.GROUND_TRUTH
+        options.gt_path = options.gt_path or layout.frame_folder(root, dataset, truth)
+        options.edit_file = options.edit_file or layout.action_file(root, dataset, "val")
+    evaluate(options, settings)
     return 0
 
 

@@ -1,7 +1,7 @@
 """The evaluation: choose metrics, check every frame, then measure one metric after the other."""
 
 import hashlib
-import os
+from argparse import Namespace
 from dataclasses import replace
 
 from egogen.devices import usable_device
@@ -9,7 +9,7 @@ from egogen.errors import EgoGenError
 from metrics.frame_pairs import Population, find_pairs, source_folder
 from metrics.intervals import SUFFIX, intervals
 from metrics.registry import METRICS, Metric, Settings, choose
-from metrics.results import METRIC_FILE, Part, Results, content_digest, default_folder, load
+from metrics.results import METRIC_FILE, Part, content_digest, default_folder, load
 
 
 def runnable(names: str | None, settings: Settings, source: bool) -> tuple[list[Metric], list[str]]:
@@ -45,30 +45,21 @@ def identity_of(metric: Metric, population: Population, settings: Settings) -> d
     return identity
 
 
-def evaluate(
-    gen_path: str | os.PathLike,
-    gt_path: str | os.PathLike,
-    edit_file: str | os.PathLike,
-    settings: Settings,
-    *,
-    source_path: str | os.PathLike | None = None,
-    names: str | None = None,
-    out: str | os.PathLike | None = None,
-    allow_missing: bool = False,
-) -> Results:
-    """Measure and write the files of `metrics.results` into `out`.
+def evaluate(options: Namespace, settings: Settings) -> None:
+    """Measure and write the files of `metrics.results`; `options` are the command's flags.
 
     Metrics that an earlier run computed from the same frames, weights and settings are kept.
     Raises EgoGenError before anything is computed when a frame is not in order (unless
     `allow_missing`), or when a metric was named that cannot be computed here.
     """
-    sources = source_path or source_folder(gt_path)
-    metrics, errors = runnable(names, settings, sources is not None)
-    places, look = (gen_path, gt_path, edit_file), any(metric.needs_source for metric in metrics)
+    gen_path, gt_path = options.gen_path, options.gt_path
+    sources = options.source_path or source_folder(gt_path)
+    metrics, errors = runnable(options.metrics, settings, sources is not None)
+    look, places = any(m.needs_source for m in metrics), (gen_path, gt_path, options.edit_file)
     population = find_pairs(*places, settings.workers, sources, look, settings.llava_key)
     for line in (*population.notes, *(f"problem: {problem}" for problem in population.problems)):
         print(line)
-    if population.problems and not allow_missing:
+    if population.problems and not options.allow_missing:
         how = "named above; nothing was measured, --allow-missing measures the rest"
         errors.append(f"{gen_path}: {len(population.problems)} problems, {how}")
     elif not population.pairs:
@@ -76,7 +67,7 @@ def evaluate(
     if errors:
         raise EgoGenError(" | ".join(errors))
     settings = replace(settings, device=str(usable_device(settings.device)))
-    results = load(out or default_folder(gen_path), population.pairs, population.identity)
+    results = load(options.out or default_folder(gen_path), population.pairs, population.identity)
     results.counts = {"samples": len(population.pairs), "problems": len(population.problems)}
     clips = [pair.entry.clip for pair in population.pairs]
     for number, metric in enumerate(metrics, start=1):
@@ -91,7 +82,6 @@ def evaluate(
     results.write()
     print(table(results.counts | results.merged("overall") | results.merged("intervals")))
     print(f"written: {results.folder / METRIC_FILE}")
-    return results
 
 
 def table(figures: dict) -> str:

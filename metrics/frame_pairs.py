@@ -59,30 +59,20 @@ def frame_file(root: Path, relative: str) -> Path:
     return next((other for other in (path, *others) if other.exists()), path)
 
 
-def _frames_below(root: Path) -> dict[str, str]:
-    """{path without suffix: path} of every image below `root`, relative; no hidden files."""
-    found, seen = {}, set()
+def _extra_notes(root: Path, entries: Sequence[ActionEntry], edit_file: Path) -> list[str]:
+    """A line for every image below `root` that belongs to no entry; hidden files are none."""
+    known = {Path(entry.image_1).with_suffix("") for entry in entries}
+    found, seen = {}, set()  # path without suffix, relative -> path
     for folder, below, names in os.walk(root, followlinks=True):
         if (place := os.path.realpath(folder)) in seen:  # a link that leads back
             below.clear()
             continue
         seen.add(place)
-        for name in names:
-            path = Path(folder, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                relative = path.relative_to(root)
-                found[str(relative.with_suffix(""))] = str(relative)
-    return found
-
-
-def _extra_notes(entries: Sequence[ActionEntry], edit_file: Path, *roots: Path) -> list[str]:
-    known = {str(Path(entry.image_1).with_suffix("")) for entry in entries}
-    return [
-        f"note: {root / path}: belongs to no entry of {edit_file}, left out"
-        for root in roots
-        for stem, path in sorted(_frames_below(root).items())
-        if stem not in known
-    ]
+        for path in (Path(folder, name) for name in names if name[0] != "."):
+            if path.suffix.lower() in SUFFIXES:
+                found[path.relative_to(root).with_suffix("")] = path
+    extra = [found[stem] for stem in sorted(found.keys() - known, key=str)]
+    return [f"note: {path}: belongs to no entry of {edit_file}, left out" for path in extra]
 
 
 def _read_pair(pair: Pair) -> tuple[list[str], dict[str, str]]:
@@ -160,7 +150,8 @@ def find_pairs(
     entries, population.problems = scan_actions(edit_file)
     if not entries:
         raise EgoGenError(*population.problems[:1] or [f"{edit_file}: holds no entries"])
-    population.notes = _extra_notes(entries, Path(edit_file), gt_root, gen_root)
+    for root in (gt_root, gen_root):
+        population.notes += _extra_notes(root, entries, Path(edit_file))
     if text_key:
         entries = _described(entries, text_key, edit_file, population.problems)
     places = {entry.key: number for number, entry in enumerate(entries)}
@@ -169,13 +160,7 @@ def find_pairs(
         generated, target = (frame_file(root, entry.image_1) for root in (gen_root, gt_root))
         source = frame_file(Path(sources), entry.image_0) if sources else None
         pairs.append(Pair(entry, generated, target, source, place=places[entry.key]))
-    _read_all(pairs, population, workers)
-    return population
-
-
-def _read_all(pairs: Sequence[Pair], population: Population, workers: int) -> None:
-    """Read every file of the pairs and sort them into those in order and problems."""
-    identity, sources = hashlib.sha256(), hashlib.sha256()
+    identity, of_sources = hashlib.sha256(), hashlib.sha256()
     with ThreadPoolExecutor(max(1, workers)) as pool:
         read = track(pool.map(_read_pair, pairs), len(pairs), "check frames", "pairs")
         for pair, (problems, digests) in zip(pairs, read, strict=True):
@@ -185,5 +170,7 @@ def _read_all(pairs: Sequence[Pair], population: Population, workers: int) -> No
             population.pairs.append(replace(pair, target_digest=digests["ground truth"]))
             identity.update(f"{pair.key}\0{digests['generated']}\0".encode())
             identity.update(f"{digests['ground truth']}\n".encode())
-            sources.update(f"{pair.key}\0{digests.get('source')}\n".encode())
-    population.identity, population.source_identity = identity.hexdigest(), sources.hexdigest()
+            of_sources.update(f"{pair.key}\0{digests.get('source')}\n".encode())
+    population.identity = identity.hexdigest()
+    population.source_identity = of_sources.hexdigest()
+    return population

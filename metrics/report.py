@@ -26,8 +26,8 @@ def gather(options: argparse.Namespace) -> data.ReportData:
     metric_folder = options.metric or default_folder(options.gen_path)
     score = data.read_score(options.score, required=("done_rate",))
     overall, intervals = data.read_overall(metric_folder)
-    folders = options.gen_path, frames, edit_file, metric_folder
-    samples, ranked_by = data.read_samples_of(*folders, options.llava_key, score, options.rank_by)
+    places = frames, edit_file, metric_folder
+    samples, ranked_by = data.read_samples_of(options, *places, score)
     curves = [data.read_curve(path, "Stage 1: description") for path in options.stage1_log]
     curves += [data.read_curve(path, "Stage 2: generation") for path in options.stage2_log]
     against, other_images = options.against, options.against_images

@@ -16,7 +16,7 @@ from small_model import FEATURE_DIM, IMAGE_ROWS, params_of, random_model, write_
 from egogen import EgoGenError
 from egogen.atomic import write_json
 from egogen.check import FileTask, read_task
-from egogen.features.projector import Projector, write_projector
+from egogen.features.projector import Projector, keep_projector
 from egogen.features.store import INFO_FILE, as_feature, load_feature, open_store
 from ldm.pipeline import LegoPipeline
 
@@ -134,7 +134,7 @@ def test_a_shard_in_bfloat16_is_refused(tmp_path):
 
 def test_rows_that_a_projector_makes_infinite_are_refused(tmp_path):
     state = {"linear_1.weight": torch.full((4, 8), 1e5), "linear_1.bias": torch.zeros(4)}
-    write_projector(tmp_path, Projector(state, "x"))
+    keep_projector(tmp_path, Projector(state, "x"))
     write_shard(tmp_path, np.ones((2, 8), np.float16), projector=True)
     with pytest.raises(EgoGenError, match="NaN or infinity"):
         open_store(tmp_path).read(FRAME)

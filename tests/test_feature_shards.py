@@ -8,7 +8,7 @@ import torch
 
 from egogen.atomic import write_json
 from egogen.errors import EgoGenError
-from egogen.features.projector import Projector, write_projector
+from egogen.features.projector import Projector, keep_projector
 from egogen.features.shards import PATTERN, ShardReader, ShardWriter
 from egogen.features.store import (
     INFO_FILE,
@@ -130,7 +130,7 @@ def projector(layers: int = 1, seed: int = 0) -> Projector:
 
 
 def image_store(root, layers=1, **info):
-    write_projector(root, projector(layers))
+    keep_projector(root, projector(layers))
     write_json(root / INFO_FILE, {"kind": "image", "layout": "compact", **info})
     return FeatureWriter(root, "image", "compact", "1-of-1")
 

@@ -13,7 +13,7 @@ from egogen.actions import read_actions
 from egogen.atomic import write_json
 from egogen.check import main as check
 from egogen.errors import EgoGenError
-from egogen.features.projector import Projector, write_projector
+from egogen.features.projector import Projector, keep_projector
 from egogen.features.store import INFO_FILE, FeatureWriter
 from ldm.data import collate, project, read_features
 from ldm.networks.architecture import build_conditioner
@@ -51,7 +51,7 @@ def write_stores(root: Path, names: list[str], seed: int) -> None:
             writer = FeatureWriter(folder, kind, name, "1-of-1")
             writer.write(items)
             writer.close()
-    write_projector(root / "compact" / "image", made)
+    keep_projector(root / "compact" / "image", made)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from small_training import CONFIG, losses, train_run, write_run
 from egogen import EgoGenError
 from egogen.actions import read_actions
 from egogen.atomic import write_json
-from egogen.features.projector import Projector, write_projector
+from egogen.features.projector import Projector, keep_projector
 from egogen.features.store import INFO_FILE, FeatureWriter, write_feature
 from ldm.checkpoints.load import read_weights
 from ldm.config import GenerateConfig, TrainConfig, load_config, load_model_params, to_yaml
@@ -133,7 +133,7 @@ def test_any_store_may_have_a_projector(tmp_path, padded):
         },
         "test",
     )
-    write_projector(tmp_path, projector)
+    keep_projector(tmp_path, projector)
     write_json(
         tmp_path / INFO_FILE,
         {

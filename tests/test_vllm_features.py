@@ -12,7 +12,7 @@ from vllm_layouts import describe, golden_request
 from vllm_tiny import read, write_released
 
 from egogen.errors import EgoGenError, run_command
-from egogen.features.projector import write_projector
+from egogen.features.projector import keep_projector
 from egogen.features.shards import PATTERN
 from egogen.features.store import feature_path, open_store, read_info
 from egogen.jobs import ceil_chunk
@@ -329,7 +329,7 @@ def test_conversion_there_and_back(capsys, frames, folder, released, tmp_path):
 def test_features_of_another_projector_are_refused(capsys, frames, loaded, released, tmp_path):
     projector = projector_from(loaded.folder)
     projector.state["linear_1.weight"] = projector.state["linear_1.weight"].flip(0)
-    write_projector(tmp_path / "other", projector)
+    keep_projector(tmp_path / "other", projector)
     (tmp_path / "other" / "feature_info.json").write_text('{"layout": "compact", "kind": "image"}')
     arguments = ["--kind", "image", "--to", "compact", "--projector", tmp_path / "other"]
     arguments += ["--action-label", frames / "ego4d_val.json", released / "fi", tmp_path / "ci"]

@@ -14,7 +14,7 @@ from llava.checkpoints.load import load
 from llava.describing.decoding import distribution
 from llava.describing.llava_describer import prompt_ids
 from llava.image_processing import ImageProcessor
-from llava.tokenizer import load_tokenizer
+from llava.tokenizer import SentencePieceTokenizer
 from llava.tokens import IMAGE_ID, collate, cut, encode_prompt
 
 FORWARD, GENERATION, TOKENS = read("forward.json"), read("generation.json"), read("tokens.json")
@@ -32,7 +32,7 @@ def frame_of(item: dict) -> Image.Image:
 
 @LEGACY
 def test_ids_of_texts(legacy):
-    tokenizer = load_tokenizer(DATA, legacy)
+    tokenizer = SentencePieceTokenizer(DATA, legacy)
     for case in TOKENS["tokenizer_image_token"][f"legacy_{legacy}"]:
         assert encode_prompt(case["text"], tokenizer) == case["ids"], case["text"]
 

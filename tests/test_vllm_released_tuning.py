@@ -15,7 +15,7 @@ from egogen.labels import clean_label, question
 from llava.checkpoints.load import Loaded, load
 from llava.conversation import TEMPLATES, prompt_for, render
 from llava.image_processing import ImageProcessor
-from llava.tokenizer import load_tokenizer
+from llava.tokenizer import SentencePieceTokenizer
 from llava.train.arguments import TuningArguments
 from llava.train.data import Conversation, TuningData, read_conversations
 from llava.train.trainer import Tuner
@@ -192,7 +192,7 @@ def test_one_image_in_a_conversation(tmp_path):
 
 
 def text_data(tmp_path, conversations, **options) -> TuningData:
-    model, tokenizer = SimpleNamespace(patches=256), load_tokenizer(DATA, True)
+    model, tokenizer = SimpleNamespace(patches=256), SentencePieceTokenizer(DATA)
     loaded = Loaded(model, tokenizer, ImageProcessor(224), LLAMA_2, DATA)
     return TuningData(conversations, tmp_path, loaded, **options)
 

@@ -10,7 +10,7 @@ from recipe import image
 from vllm_tiny import DATA
 
 from llava.conversation import TEMPLATES
-from llava.tokenizer import load_tokenizer
+from llava.tokenizer import SentencePieceTokenizer
 from llava.tokens import encode_conversation, expand_sample
 from llava.train.data import TuningData, read_conversations
 
@@ -25,7 +25,7 @@ def conversations(name: str = "conversations.json"):
 
 def encoded(legacy: bool = True):
     """(id, sample) of conversations.json as the tuning data has them, before any cut."""
-    tokenizer = load_tokenizer(DATA, legacy)
+    tokenizer = SentencePieceTokenizer(DATA, legacy)
     for item in conversations():
         pictured = item.image is not None
         yield (

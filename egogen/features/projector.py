@@ -62,16 +62,12 @@ class Projector:
         return self.state.keys() == other.state.keys() and all(same)
 
 
-def write_projector(root: str | os.PathLike, projector: Projector) -> None:
-    with atomic_path(Path(root) / PROJECTOR_FILE) as temporary:
-        save_file(projector.state, temporary)
-
-
 def keep_projector(root: str | os.PathLike, projector: Projector) -> None:
     """Write the projector into a store, or check that the one that is there is the same."""
     path = Path(root) / PROJECTOR_FILE
     if not path.exists():
-        write_projector(root, projector)
+        with atomic_path(path) as temporary:
+            save_file(projector.state, temporary)
     elif not read_projector(root).same_as(projector):
         advice = "choose another folder, or remove this one"
         raise EgoGenError(f"{path}: another model's projector; {advice}")

@@ -2,6 +2,7 @@
 
 import math
 import os
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,28 +74,22 @@ class ReportData:
 
 
 def read_samples_of(
-    gen_path: str | os.PathLike,
-    frames: str | os.PathLike,
-    edit_file: str | os.PathLike,
-    metric_folder: str | os.PathLike,
-    llava_key: str,
-    score: dict | None,
-    rank_by: str | None = None,
+    options: Namespace, frames: Path, edit_file: Path, metric_folder: Path, score: dict | None
 ) -> tuple[list[Sample], str]:
-    """(measured samples, best first; the figure they are ordered by).
+    """(measured samples, best first; the figure they are ordered by); `options` are the flags.
 
     Raises EgoGenError when the entries, their figures and their images do not fit together.
     """
-    figures, _ = read_table(Path(metric_folder) / SAMPLE_FILE)
+    figures, _ = read_table(metric_folder / SAMPLE_FILE)
     rows = {f"{row['clip']}/{row['action_id']}": row for row in (score or {}).get("rows", [])}
     captions = read_captions(metric_folder)
     samples = [
         Sample(
             entry.key,
             entry.label,
-            entry.texts.get(llava_key, ""),
+            entry.texts.get(options.llava_key, ""),
             inside(frames, entry.image_0),
-            frame_file(Path(gen_path), entry.image_1),
+            frame_file(Path(options.gen_path), entry.image_1),
             inside(frames, entry.image_1),
             figures[entry.image_1],
             rows.get(entry.key, {}).get("done"),
@@ -109,6 +104,7 @@ def read_samples_of(
         nothing = f"none of its entries is in {metric_folder}/{SAMPLE_FILE}"
         raise EgoGenError(f"{edit_file}: {nothing}, expected figures of the same frames")
     measured = {name for sample in samples for name in sample.figures if name in KEYS}
+    rank_by = options.rank_by
     if rank_by not in (None, *measured):
         expected = f"{metric_folder}/{SAMPLE_FILE}, expected one of: {', '.join(sorted(measured))}"
         raise EgoGenError(f"--rank-by {rank_by}: no such figure in {expected}")

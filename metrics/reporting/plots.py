@@ -6,6 +6,7 @@ Two runs side by side are a table for a terminal too.
 import io
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -22,7 +23,7 @@ Drawing = Callable[[Axes], None]
 INK = "#010203"  # becomes `currentColor` in a page, so that it can be read on light and dark
 ACCENT, SECOND = "#e8590c", "#1c7ed6"
 SMOOTHING = 0.05  # of all points: the share that a smoothed one averages over
-RC = {"svg.fonttype": "none", "font.size": 9.0, "svg.hashsalt": "report"}
+STYLE = Path(__file__).with_name("plots.mplstyle")
 HEAD = ("figure", "A", "B", "B - A", "95 % interval", "p", "B better in", "frames", "better")
 NOTE = (
     "Intervals: whole clips resampled. p: paired sign-flip test over clips (of FID: normal, from\n"
@@ -44,16 +45,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 def plain_axes(axes: Axes, title: str, across: str = "", up: str = "") -> None:
     """Axes with their names."""
-    axes.set_title(title, color=INK, fontsize=10, loc="left", fontweight="bold")
-    axes.set_xlabel(across, color=INK)
-    axes.set_ylabel(up, color=INK)
-    for name, spine in axes.spines.items():
-        spine.set_visible(name in ("left", "bottom"))
-        spine.set_color(INK)
-        spine.set_alpha(0.35)
-    axes.tick_params(colors=INK, length=0, pad=5)
-    axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.8)
-    axes.set_axisbelow(True)
+    axes.set(title=title, xlabel=across, ylabel=up)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
@@ -70,7 +62,7 @@ def draw_curve(axes: Axes, curve: Curve) -> None:
             points_shown: dict = {"marker": "o", "markersize": 3} if len(steps) < 40 else {}
             axes.plot(steps, values, color=SECOND, linewidth=1.8, label=name, **points_shown)
     if len(curve.lines) > 1:
-        axes.legend(frameon=False, labelcolor=INK)
+        axes.legend()
 
 
 def draw_histogram(axes: Axes, values: Sequence[float], title: str, signed: bool) -> None:
@@ -90,13 +82,10 @@ def to_svg(draw: Drawing, size: tuple[float, float] = (5.4, 2.7)) -> str:
 
     It is transparent, its text stays text, and ink takes the page's colour.
     """
-    figure = Figure(figsize=size, layout="constrained")
-    figure.patch.set_alpha(0.0)
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0.0)
-    draw(axes)
     out = io.StringIO()
-    with matplotlib.rc_context(RC):
+    with matplotlib.rc_context(fname=STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.add_subplot())
         figure.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue().replace(INK, "currentColor")
     return '<svg class="drawing" role="img" ' + text.partition("<svg ")[2]

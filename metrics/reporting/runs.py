@@ -140,22 +140,15 @@ def _compare(versus: Versus, metric: str, key: str, same_frames: bool) -> None:
     first, second = versus.values(key)
     clips = [versus.first.clips[frame] for frame in versus.frames]
     found = compare_columns(key, first, second, clips, KEYS[key].higher_is_better)
-    if found is None and same_frames:
-        found = _compare_overall(versus, metric, key)
+    runs = versus.first, versus.second
+    overall: list = [run.overall.get(key) for run in runs]
+    if found is None and same_frames and all(isinstance(value, int | float) for value in overall):
+        # A figure without per-frame values (FID): by what its intervals were made of.
+        parts = [read_json(run.folder / PARTS / f"{metric}.json") for run in runs]
+        resampled = [part.get("resampled", {}).get(key) for part in parts]
+        if all(resampled):
+            found = compare_resampled(key, overall, resampled, len(versus.frames))
     if found is not None:
         versus.figures.append(found)
     elif key != "psnr_pooled":  # `psnr` says all that can be said of it
         versus.skipped.append(f"{key}: no value that the runs share")
-
-
-def _compare_overall(versus: Versus, metric: str, key: str) -> Comparison | None:
-    """Compare a figure without per-frame values (FID) by what its intervals were made of."""
-    runs = versus.first, versus.second
-    overall: list = [run.overall.get(key) for run in runs]
-    if not all(isinstance(value, int | float) for value in overall):
-        return None
-    parts = [read_json(run.folder / PARTS / f"{metric}.json") for run in runs]
-    resampled = [part.get("resampled", {}).get(key) for part in parts]
-    if not all(resampled):
-        return None
-    return compare_resampled(key, overall, resampled, len(versus.frames))

@@ -29,10 +29,6 @@ class Template:
     ask: str
     close: str
 
-    @property
-    def first_start(self) -> str:
-        return self.with_system.replace("{system}", self.system) if self.system else self.bare
-
 
 _FORMS = yaml.safe_load(Path(__file__).with_name("templates.yaml").read_text("utf-8"))
 TEMPLATES = {name: Template(**parts) for name, parts in _FORMS.items()}
@@ -50,12 +46,13 @@ def rounds_of(turns: Sequence[str | None], template: Template) -> list[tuple[str
     """
     if len(turns) % 2 or not turns:
         raise EgoGenError(f"conversation of {len(turns)} turns: expected questions with answers")
-    rounds = []
+    rounds, system = [], template.system
+    start = template.with_system.replace("{system}", system) if system else template.bare
     for index in range(0, len(turns), 2):
-        start = template.next_start if index else template.first_start
         answer = turns[index + 1]
         closed = None if answer is None else f" {answer}{template.close}"
         rounds.append((f"{start}{turns[index]}{template.ask}", closed))
+        start = template.next_start
     return rounds
 
 

@@ -121,13 +121,12 @@ class FastTokenizer(TextTokenizer):
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def load_tokenizer(folder: str | os.PathLike, legacy: bool | None = None) -> TextTokenizer:
-    """The tokenizer of a checkpoint folder; `legacy` overrides what tokenizer_config.json says."""
+def load_tokenizer(folder: str | os.PathLike) -> TextTokenizer:
+    """The tokenizer of a checkpoint folder, as its tokenizer_config.json says."""
     folder = Path(folder)
     if (folder / MODEL_FILE).exists():
-        if legacy is None:
-            legacy = read_object(folder / CONFIG_FILE, needed=False).get("legacy") is not False
-        return SentencePieceTokenizer(folder, legacy)
+        settings = read_object(folder / CONFIG_FILE, needed=False)
+        return SentencePieceTokenizer(folder, settings.get("legacy") is not False)
     if (folder / FAST_FILE).exists():
         return FastTokenizer(folder)
     raise EgoGenError(f"{folder}: holds no tokenizer, expected {MODEL_FILE} or {FAST_FILE}")

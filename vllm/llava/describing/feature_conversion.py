@@ -71,19 +71,6 @@ class Unprojector:
         return vision.numpy()
 
 
-def _check(job: Namespace) -> None:
-    info = read_info(job.source)
-    known = info.get("layout", "released")
-    if not job.source.is_dir():
-        raise EgoGenError(f"{job.source}: no such folder, expected a feature store")
-    if known == job.to:
-        raise EgoGenError(f"{job.source}: has the {known} layout already, expected the other one")
-    if info.get("kind", job.kind) != job.kind:
-        raise EgoGenError(f"{job.source}: a store of {info['kind']} features, not of {job.kind}")
-    if job.target.resolve() == job.source.resolve():
-        raise EgoGenError(f"{job.target}: source and target are one folder, expected two")
-
-
 def _record(job: Namespace, shape: tuple[int, int], projector: Projector | None) -> None:
     layout_says = ("kind", "layout", "dtype", "vision_width", "text_rows", "projector")
     info = {k: v for k, v in read_info(job.source).items() if k not in layout_says}
@@ -124,8 +111,15 @@ def convert(job: Namespace, entries: Sequence[ActionEntry]) -> int:
     `job` holds the flags of the command. Frames whose feature is missing, cut short or not finite
     are named at the end. Raises EgoGenError when the features were not made with the projector.
     """
-    _check(job)
-    projector = None
+    info, projector = read_info(job.source), None
+    if not job.source.is_dir():
+        raise EgoGenError(f"{job.source}: no such folder, expected a feature store")
+    if info.get("layout", "released") == job.to:
+        raise EgoGenError(f"{job.source}: has the {job.to} layout already, expected the other one")
+    if info.get("kind", job.kind) != job.kind:
+        raise EgoGenError(f"{job.source}: a store of {info['kind']} features, not of {job.kind}")
+    if job.target.resolve() == job.source.resolve():
+        raise EgoGenError(f"{job.target}: source and target are one folder, expected two")
     if job.kind == "image" and job.to == "compact":
         if not job.projector:
             raise EgoGenError("image features to compact: expected --projector CHECKPOINT")

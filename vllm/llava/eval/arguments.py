@@ -19,14 +19,6 @@ def read_shared(command: str, about: str | None, **defaults: Any) -> argparse.Ar
     return read_parser(COMMANDS, command, about, choices, query=QUERY, **defaults)
 
 
-def check_least(args: argparse.Namespace, **least: float) -> None:
-    """Raises EgoGenError that names the first flag below its least value."""
-    for name, value in least.items():
-        if not getattr(args, name) >= value:  # NaN is neither
-            flag = "--" + name.replace("_", "-")
-            raise EgoGenError(f"{flag} {getattr(args, name)}: expected at least {value}")
-
-
 def job_fields(args: argparse.Namespace, action_label: Path) -> dict[str, Any]:
     """What the shared flags say of a `llava.describing.job.Job`: its features go by name."""
     roots = {"image": args.save_image_feature_path, "text": args.save_text_feature_path}
@@ -43,8 +35,6 @@ def job_fields(args: argparse.Namespace, action_label: Path) -> dict[str, Any]:
 def check_inputs(args: argparse.Namespace, job: Job, weights: bool = True) -> None:
     """Raises EgoGenError for an action file or a model's folder that is none."""
     chunk_entries(job)
-    if args.image_size is not None:
-        check_least(args, image_size=1)
     if weights and not args.model_path:
         raise EgoGenError("--model-path: expected the folder of the tuned model")
     if weights:

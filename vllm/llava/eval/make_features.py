@@ -37,7 +37,6 @@ def read_texts(path: Path, action_label: Path, key: str | None) -> dict[tuple[st
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = shared.read_shared("llava.eval.make_features", __doc__).parse_args(argv)
-    shared.check_least(args, batch_size=1)
     if not (args.save_image_feature_path or args.save_text_feature_path):
         raise EgoGenError("nothing to make: expected --save-image-feature-path or the one for text")
     action_label = args.action_label or args.descriptions

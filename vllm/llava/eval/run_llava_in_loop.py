@@ -16,7 +16,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.as_released:
         args.label_style = "released"
-    shared.check_least(args, batch_size=1, top_k=1, max_new_tokens=1, temperature=0)
     served.check_arguments(args)
     if len({args.engine == "openai", bool(args.base_url), bool(args.model)}) > 1:
         raise EgoGenError("--engine openai, --base-url, --model (not -path): expected all or none")

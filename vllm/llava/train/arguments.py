@@ -146,8 +146,6 @@ def parse(argv: Sequence[str] | None) -> Flags:
     for logger in flags.tuning.report_to:
         if logger in LOGGERS:
             need_package(logger, f"--report_to {logger}")
-    if flags.data.image_size is not None and flags.data.image_size < 1:
-        raise EgoGenError(f"--image_size {flags.data.image_size}: expected at least 1")
     if flags.lora.bits != 16 and not flags.lora.lora_enable:
         expected = "quantized weights stay frozen, expected also --lora_enable True"
         raise EgoGenError(f"--bits {flags.lora.bits}: {expected}")

@@ -14,8 +14,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from torch import Tensor  # noqa: E402
 from torch.optim import Optimizer  # noqa: E402
 
-from bench.measuring import COMMANDS, peak_bytes, seconds  # noqa: E402
-from bench.sampling import SIZES, build  # noqa: E402
+from bench.sampling import COMMANDS, SIZES, build, peak_bytes, seconds  # noqa: E402
 from egogen import read_parser, run_command  # noqa: E402
 from ldm.config import TrainConfig  # noqa: E402
 from ldm.model import FROZEN_PARTS, autocast  # noqa: E402

@@ -76,7 +76,8 @@ def measure(model: LegoModel, inference: InferenceConfig, batch: int, repeats: i
     sigma, conditioning = torch.tensor(3.7), made_up(model, batch)
     context, image = conditioning.context[:1], conditioning.image_latents[:1]
     one = Conditioning(context, conditioning.uncond_context, image)
-    plain = guidance_branches(one, TEXT, IMAGE)  # three branches, contexts anew in every call
+    plain = guidance_branches(one, TEXT, IMAGE)
+    told = plain.contexts[plain.rows]  # (3, L, C)
     x = torch.randn_like(conditioning.image_latents) * sigma
     guidance = guidance_branches(conditioning, TEXT, IMAGE)
 
@@ -90,9 +91,7 @@ def measure(model: LegoModel, inference: InferenceConfig, batch: int, repeats: i
         denoise(x, sigma)
     unet = copy.deepcopy(model.unet)
     unet.set_attn_processor(AttnProcessor())
-    released = guided_denoiser(
-        lambda x, t: unet(x, t, plain.contexts[plain.rows]).sample, model.schedule, plain
-    )
+    released = guided_denoiser(lambda x, t: unet(x, t, told).sample, model.schedule, plain)
     prepare(model, inference)
     denoise = held()  # compiled networks are told the context otherwise
     calls: dict[str, Callable] = {"plain_step": lambda: released(x[:1], sigma)}

@@ -71,8 +71,8 @@ def from_own(state: State, model: LegoModel, where: str, updates: int = 0) -> We
     ema = {name: naming.stored_name(OWN_EMA + name) for name in shadowed}
     expected = {names[name]: own[name] for names in (live, ema) for name in names}
     check_names(shapes_of(state), expected, where)
-    found = ({name: state[n] for name, n in names.items()} for names in (live, ema))
-    return Weights(*found, updates)
+    found = [{name: state[n] for name, n in names.items()} for names in (live, ema)]
+    return Weights(found[0], found[1], updates)
 
 
 def to_own(weights: Weights) -> dict[str, Tensor]:
@@ -99,9 +99,9 @@ def from_released(state: State, model: LegoModel, where: str, start: bool = Fals
             "of the config's linear_start, linear_end and timesteps"
         )
     if start:
-        state = {name: value for name, value in state.items() if not name.startswith(EMA)}
         first = UNET + model.denoiser.released_name(model.denoiser.first_weight)
-        state |= {n: model.denoiser.widened(state[n]) for n in (first,) if n in state}
+        wide = {n: model.denoiser.widened(x) for n, x in state.items() if n == first}
+        state = {n: x for n, x in state.items() if not n.startswith(EMA)} | wide
     names, own = released_names(model), shapes_of(model.state_dict())
     conditioner = [name for name in own if name.startswith("conditioner.")]
     if start and not any(names[name] in state for name in conditioner):

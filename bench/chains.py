@@ -18,7 +18,6 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from bench.measuring import COMMANDS  # noqa: E402
 from egogen import atomic, jobs, read_parser, run_command, seeds  # noqa: E402
 from ldm.config import GenerateConfig, load_config  # noqa: E402
 from lego.stages import Frame, Stages  # noqa: E402
@@ -113,8 +112,8 @@ def measure(stages: Stages, k: int, found: Sequence[Chain]) -> dict:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser, begun = read_parser(COMMANDS, "chains", __doc__), time.monotonic()
-    args = parser.parse_intermixed_args(argv)
+    commands, begun = Path(__file__).with_name("commands.toml"), time.monotonic()
+    args = read_parser(commands, "chains", __doc__).parse_intermixed_args(argv)
     torch.set_num_threads(1)
     yaml = str(PROJECT / "configs" / "generate_mini.yaml")
     config = load_config(GenerateConfig, [yaml], args.overrides)

@@ -16,7 +16,6 @@ import torch
 
 sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 
-from bench.measuring import COMMANDS  # noqa: E402
 from egogen import EgoGenError, read_parser, run_command  # noqa: E402
 from egogen.atomic import atomic_path, read_json, write_json  # noqa: E402
 from ldm import generate  # noqa: E402
@@ -27,6 +26,7 @@ from metrics.intervals import clip_numbers, compare_columns, percentiles, resamp
 from mini.oracle.score import score_folder  # noqa: E402
 from mini.run import FULL_VARIANT  # noqa: E402
 
+COMMANDS = Path(__file__).with_name("commands.toml")
 NAME = "ego4d"  # of a run's dataset
 FIGURES = ("done", "psnr_gain", "psnr_changed")  # of a frame; higher is better
 

@@ -2,21 +2,21 @@
 
 import copy
 import json
+import resource
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
-from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import conv2d
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
 
-from bench.measuring import COMMANDS, peak_bytes, seconds  # noqa: E402
 from egogen import read_command, read_parser, run_command  # noqa: E402
 from egogen.devices import usable_device  # noqa: E402
 from ldm.config import Config, GenerateConfig, load_config  # noqa: E402
@@ -25,8 +25,29 @@ from ldm.model import DTYPES, LegoModel, autocast, resolved_precision  # noqa: E
 from ldm.sampling import Conditioning, Denoise, guidance_branches, guided_denoiser  # noqa: E402
 from ldm.schema import InferenceConfig  # noqa: E402
 
+COMMANDS = Path(__file__).with_name("commands.toml")
 TEXT, IMAGE = 7.5, 1.5
 SIZES = read_command(COMMANDS, "sampling")["sizes"]
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Processor time of this process on a CPU; the clock's, between synchronizations, on CUDA."""
+    if device.type != "cuda":
+        begun = time.process_time()
+        call()
+        return time.process_time() - begun
+    torch.cuda.synchronize()
+    begun = time.perf_counter()
+    call()
+    torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most that was held so far: by this process on a CPU, in tensors on CUDA."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def build(kind: type[Config], size: str, overrides: Sequence[str]) -> tuple[LegoModel, Config]:
@@ -49,29 +70,14 @@ def made_up(model: LegoModel, batch: int) -> Conditioning:
     )
 
 
-def plain_denoiser(model: LegoModel, unet: nn.Module, conditioning: Conditioning) -> Denoise:
-    """Classifier-free guidance as in the released code, for one image."""
-    zeros = torch.zeros_like(conditioning.image_latents)
-    uncond = conditioning.uncond_context
-    context = torch.cat([conditioning.context, uncond, uncond])
-    images = torch.cat([conditioning.image_latents, conditioning.image_latents, zeros])
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        x_in = torch.cat([torch.cat([x / (sigma**2 + 1) ** 0.5] * 3), images], dim=1)
-        t = model.schedule.timestep(sigma).to(x.device).expand(3)
-        eps = unet(x_in, t, context).sample.float()
-        cond, image, none = (x - sigma * part for part in eps.chunk(3))
-        return none + TEXT * (cond - image) + IMAGE * (image - none)
-
-    return denoise
-
-
 @torch.no_grad()
 def measure(model: LegoModel, inference: InferenceConfig, batch: int, repeats: int) -> dict:
     """Seconds an image of a denoising step, of both sides in turns."""
     sigma, conditioning = torch.tensor(3.7), made_up(model, batch)
     context, image = conditioning.context[:1], conditioning.image_latents[:1]
     one = Conditioning(context, conditioning.uncond_context, image)
+    plain = guidance_branches(one, TEXT, IMAGE)
+    told = plain.contexts[plain.rows]  # (3, L, C)
     x = torch.randn_like(conditioning.image_latents) * sigma
     guidance = guidance_branches(conditioning, TEXT, IMAGE)
 
@@ -85,7 +91,7 @@ def measure(model: LegoModel, inference: InferenceConfig, batch: int, repeats: i
         denoise(x, sigma)
     unet = copy.deepcopy(model.unet)
     unet.set_attn_processor(AttnProcessor())
-    released = plain_denoiser(model, unet, one)
+    released = guided_denoiser(lambda x, t: unet(x, t, told).sample, model.schedule, plain)
     prepare(model, inference)
     denoise = held()  # compiled networks are told the context otherwise
     calls: dict[str, Callable] = {"plain_step": lambda: released(x[:1], sigma)}

@@ -4,7 +4,7 @@ import argparse
 import functools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -14,8 +14,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from torch import Tensor  # noqa: E402
 from torch.optim import Optimizer  # noqa: E402
 
-from bench.measuring import COMMANDS, peak_bytes, seconds  # noqa: E402
-from bench.sampling import SIZES, build  # noqa: E402
+from bench.sampling import COMMANDS, SIZES, build, peak_bytes, seconds  # noqa: E402
 from egogen import read_parser, run_command  # noqa: E402
 from ldm.config import TrainConfig  # noqa: E402
 from ldm.model import FROZEN_PARTS, autocast  # noqa: E402
@@ -64,15 +63,6 @@ def training_step(
     return loss.detach()
 
 
-def timed(step: Callable[[], Tensor], repeats: int, device: torch.device) -> tuple[float, float]:
-    """-> (least seconds of a call, its loss)."""
-    taken, losses = [], []
-    for _ in range(repeats):
-        torch.manual_seed(0)  # the conditioner's dropout: the same on both sides
-        taken.append(seconds(lambda: losses.append(step().item()), device))
-    return min(taken), losses[-1]
-
-
 def compare(args: argparse.Namespace) -> dict:
     """All sides on the same weights, draws and frames."""
     words = [f"model.params.use_ema={str(args.whole).lower()}", *args.overrides]
@@ -93,8 +83,12 @@ def compare(args: argparse.Namespace) -> dict:
         if args.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         step = functools.partial(training_step, module, inputs, released, precision, optimizer)
-        taken, loss = timed(step, repeats, module.device)
-        found[name] = {"seconds_per_sample": round(taken / args.batch, 5), "loss": loss}
+        taken, losses = [], []
+        for _ in range(repeats):
+            torch.manual_seed(0)  # the conditioner's dropout: the same on both sides
+            # The fastest counts, and the last loss.
+            taken.append(seconds(lambda: losses.append(step().item()), module.device))  # noqa: B023
+        found[name] = {"seconds_per_sample": round(min(taken) / args.batch, 5), "loss": losses[-1]}
         found[name]["peak_gib"] = round(peak_bytes(module.device) / 2**30, 2)
         print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
     times = [found[name]["seconds_per_sample"] for name in ("ours", "baseline")]

@@ -219,15 +219,9 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
     @property
     def model(self) -> LegoModel:
         """The components as the model that this project samples with."""
-        parts: dict[str, Any] = {"denoiser": UNetDenoiser(self.unet)}
-        parts |= {"conditioner": self._conditioner, "vae": self.vae}
-        parts["text_encoder"] = self.text_encoder
-        model = LegoModel(self._params(), parts)
-        model.tokenizer, model.execution_device = self.tokenizer, self._execution_device
-        return model
-
-    def _params(self) -> ModelParams:
-        """Parameters that are not in the networks but decide how they are used."""
+        parts: dict[str, Any] = {"denoiser": UNetDenoiser(self.unet), "vae": self.vae}
+        parts |= {"conditioner": self._conditioner, "text_encoder": self.text_encoder}
+        # What is not in the networks but decides how they are used.
         schedule, params = self.scheduler.config, ModelParams()
         params.timesteps = schedule.num_train_timesteps
         params.linear_start, params.linear_end = schedule.beta_start, schedule.beta_end
@@ -236,7 +230,9 @@ class LegoPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraL
         params.text_encoder.max_length = self.tokenizer.model_max_length
         params.distill = distilled_from(self.config.distill, "pipeline: ")
         params.conditioner.features = self._conditioner.features
-        return params
+        model = LegoModel(params, parts)
+        model.tokenizer, model.execution_device = self.tokenizer, self._execution_device
+        return model
 
     @torch.no_grad()
     def __call__(

@@ -5,6 +5,7 @@ Letters: B batch, c latent channels, h w latent size, L context rows, C context 
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -276,21 +277,14 @@ class ProcessNoise:
     """
 
     def __init__(self, seed: int, shape: tuple[int, ...], draws: int, device: torch.device):
-        self.generator = torch.Generator(device).manual_seed(seed)
-        self.shape, self.count, self.device = shape, draws, device
-        self.position = 0
-
-    def _take(self) -> list[Tensor]:
-        """The draws (1, c, h, w) of the next sample, one call each, which decides the numbers."""
-        self.position += 1
-        how: dict[str, Any] = {"generator": self.generator, "device": self.device}
-        return [torch.randn((1, *self.shape), **how) for _ in range(self.count)]
+        generator = torch.Generator(device).manual_seed(seed)
+        how: dict[str, Any] = {"generator": generator, "device": device}
+        # By position, the draws (1, c, h, w) of a sample: one call each, which decides the numbers.
+        self.samples = enumerate(
+            [torch.randn((1, *shape), **how) for _ in range(draws)] for _ in itertools.count()
+        )
 
     def of(self, positions: Sequence[int]) -> NoiseSource:
         """Of the samples at rising `positions`; those between take their draws too."""
-        draws = []
-        for position in positions:
-            while self.position < position:
-                self._take()
-            draws.append(self._take())
+        draws = [next(x for at, x in self.samples if at == place) for place in positions]
         return lambda index: torch.cat([draw[index] for draw in draws])

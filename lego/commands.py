@@ -2,24 +2,16 @@
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 from egogen.errors import run_command
+from egogen.flags import read_command
+
+INSTALLED = read_command(Path(__file__).with_name("commands.toml"), "installed")
 
 
-def _command(module: str) -> Callable[[], None]:
-    return lambda: run_command(lambda argv: import_module(module).main(argv))
-
-
-build = _command("egogen.build.__main__")
-curate = _command("egogen.curate.__main__")
-check = _command("egogen.check")
-describe = _command("llava.eval.run_llava_in_loop")
-cache = _command("ldm.cache")
-train = _command("ldm.training.__main__")
-generate = _command("metrics.inference")
-frame = _command("lego.frame")
-hub = _command("lego.hub")
-metrics = _command("metrics.all_metrics_in_one")
-compare = _command("metrics.compare")
-report = _command("metrics.report")
-demo = _command("lego.demo")
+def __getattr__(name: str) -> Callable[[], None]:
+    """The command `name`, as pyproject.toml asks for it, of the module that commands.toml names."""
+    if name not in INSTALLED:
+        raise AttributeError(name)
+    return lambda: run_command(lambda argv: import_module(INSTALLED[name]).main(argv))

@@ -29,7 +29,7 @@ from ldm.checkpoints.load import (
     load_weights,
     read_file,
     read_weights,
-    start_weights,
+    weights_in,
 )
 from ldm.checkpoints.released_names import released_names, stored_name
 from ldm.config import TrainConfig, load_config
@@ -77,7 +77,7 @@ def test_stable_diffusion_names_and_shapes():
     model = bare_model(load_config(TrainConfig, [], []).model)
     names = manifest("manifest_sd15_layout.json")
     assert names[CONV_IN][0] == [320, 4, 3, 3]
-    live = start_weights(bare_state(names), model, "file").live
+    live = weights_in("file", model, bare_state(names), start=True).live
     own = {n: v for n, v in model.state_dict().items() if not n.startswith("conditioner.")}
     assert told(live) == told(own)
 
@@ -144,7 +144,7 @@ def with_old_names(path, **more):
 def as_diffusers_folder(state, params, folder):
     """What others publish: a UNet of four channels, no conditioner, names of old."""
     model = LegoModel(params)
-    model.load_state_dict(start_weights(dict(state), model, "file").live, strict=False)
+    model.load_state_dict(weights_in("file", model, state, start=True).live, strict=False)
     narrow = bare_model(params).unet
     narrow.register_to_config(in_channels=4)
     narrow.conv_in = torch.nn.Conv2d(4, 32, 3, padding=1)
@@ -163,7 +163,7 @@ def as_diffusers_folder(state, params, folder):
 
 def load_wanted(state, params):
     """What the file gives for the frozen parts, by this project's names."""
-    found = start_weights(dict(state), bare_model(params), "file").live
+    found = weights_in("file", bare_model(params), state, start=True).live
     return {n: v for n, v in found.items() if n.startswith(("vae.", "text_encoder."))}
 
 

@@ -16,9 +16,9 @@ import torch
 from egogen import EgoGenError
 from egogen.atomic import TEMPORARY_SUFFIX, as_umask_says, atomic_path
 from ldm.checkpoints import adapter_files, layouts
-from ldm.checkpoints.diffusers_folder import LIVE_VARIANT, read_folder
+from ldm.checkpoints.diffusers_folder import LIVE_VARIANT
 from ldm.checkpoints.layouts import Weights
-from ldm.checkpoints.load import read_file
+from ldm.checkpoints.load import read_file, weights_in
 from ldm.checkpoints.lora import adapted, read_lora
 from ldm.checkpoints.released_names import LIVE
 from ldm.config import distilled_from
@@ -76,21 +76,16 @@ def bare_model(params: ModelParams) -> LegoModel:
 
 
 def read_any(source: Place, model: LegoModel) -> Weights:
-    """The form is known by the names."""
-    if Path(source).is_dir():
-        return read_folder(source, model)
+    """Of a file or a folder. Raises EgoGenError for an EMA of another decay than the config's."""
     state, notes = read_file(source)
-    state = layouts.with_known_names(state, model, str(source))
-    if layouts.is_own(state):
-        return layouts.from_own(state, model, str(source), notes.get("ema_updates", 0))
-    decay = state.get(layouts.DECAY)
+    decay = layouts.with_known_names(state, model, str(source)).get(layouts.DECAY)
     known = torch.tensor(model.config.ema_decay)
     if decay is not None and not layouts.same_numbers(decay.reshape(()), known, 1e-6):
         raise EgoGenError(
             f"{source}: its EMA has the decay {float(decay):.6g}, but the config "
             f"model.params.ema_decay={model.config.ema_decay}"
         )
-    return layouts.from_released(state, model, str(source))
+    return weights_in(str(source), model, state, notes.get("ema_updates", 0))
 
 
 def write_folder(folder: Path, weights: Weights, model: LegoModel) -> None:

@@ -13,25 +13,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel
-
 from egogen import EgoGenError, read_json, read_object, write_text
 from egogen.weight_files import check_names, shapes_of
 from ldm.checkpoints.layouts import Weights
 from ldm.checkpoints.standalone import standalone
-from ldm.conditioning import FeatureConditioner
 from ldm.model import LegoModel
 from ldm.sampling import scheduler_for
 
 LIVE_VARIANT, INDEX = "non_ema", "model_index.json"
 SETTINGS = ["prediction_type", "beta_start", "beta_end", "num_train_timesteps", "scaling_factor"]
-NETWORKS = {
-    "unet": UNet2DConditionModel,
-    "conditioner": FeatureConditioner,
-    "vae": AutoencoderKL,
-    "text_encoder": CLIPTextModel,
-}
 
 
 def read_folder(folder: str | os.PathLike, model: LegoModel, start: bool = False) -> Weights:
@@ -48,9 +38,8 @@ def read_folder(folder: str | os.PathLike, model: LegoModel, start: bool = False
     index = read_object(folder / INDEX, needed=False)
     ours = "LegoPipeline" in str(index.get("_class_name"))  # a name or, with code, [file, name]
     live, ema = {}, {}
-    for part, kind in NETWORKS.items():
-        if not any(name.startswith(f"{part}.") for name in own):
-            continue
+    for part in dict.fromkeys(name.split(".")[0] for name in own):
+        kind = type(getattr(model, part))
         values = _read_network(folder, part, kind)
         if ours and any((folder / part).glob(f"*.{LIVE_VARIANT}.*")):
             ema |= values

@@ -71,11 +71,8 @@ def from_own(state: State, model: LegoModel, where: str, updates: int = 0) -> We
     ema = {name: naming.stored_name(OWN_EMA + name) for name in shadowed}
     expected = {names[name]: own[name] for names in (live, ema) for name in names}
     check_names(shapes_of(state), expected, where)
-    return Weights(
-        {name: state[stored] for name, stored in live.items()},
-        {name: state[stored] for name, stored in ema.items()},
-        updates,
-    )
+    found = [{name: state[n] for name, n in names.items()} for names in (live, ema)]
+    return Weights(found[0], found[1], updates)
 
 
 def to_own(weights: Weights) -> dict[str, Tensor]:
@@ -88,14 +85,23 @@ def from_released(state: State, model: LegoModel, where: str, start: bool = Fals
     """A state dict of the released code: UNet, its EMA (where there is one), encoders, conditioner.
 
     `start`: Stable Diffusion v1 will do: a file without any conditioner leaves that out of `live`,
-    and an EMA, which training does not start from, is not looked at.
+    a first convolution of fewer input channels is widened by zeros, and an EMA, which training does
+    not start from, is not looked at.
     """
     if not any(name.startswith(UNET) for name in state):
-        known = "expected a released one, Stable Diffusion v1, or one of this project"
-        raise EgoGenError(f"{where}: no entry begins with {UNET!r}, {known}")
-    _check_schedule(state, model, where)
+        expected = "expected a released one, Stable Diffusion v1, or one of this project"
+        raise EgoGenError(f"{where}: no entry begins with {UNET!r}, {expected}")
+    betas, known = state.get("betas"), _derived(model)
+    if betas is not None and not same_numbers(betas, known["betas"], 1e-5):
+        ends = f"{float(betas[0]):.6g} to {float(betas[-1]):.6g} " if betas.numel() else ""
+        raise EgoGenError(
+            f"{where}: betas {ends}in {betas.numel()} steps are not those "
+            "of the config's linear_start, linear_end and timesteps"
+        )
     if start:
-        state = {name: value for name, value in state.items() if not name.startswith(EMA)}
+        first = UNET + model.denoiser.released_name(model.denoiser.first_weight)
+        wide = {n: model.denoiser.widened(x) for n, x in state.items() if n == first}
+        state = {n: x for n, x in state.items() if not n.startswith(EMA)} | wide
     names, own = released_names(model), shapes_of(model.state_dict())
     conditioner = [name for name in own if name.startswith("conditioner.")]
     if start and not any(names[name] in state for name in conditioner):
@@ -104,14 +110,14 @@ def from_released(state: State, model: LegoModel, where: str, start: bool = Fals
     if not any(name in state for name in shadows.values()):
         shadows = {}
     kept = {o: LIVE + names[o] for o in conditioner if LIVE + names.get(o, "") in state}
-    expected = {n: naming.released_shape(n, own[o]) for o, n in names.items()}
-    expected |= {n: own[o] for o, n in (shadows | kept).items()}
+    shapes = {n: naming.released_shape(n, own[o]) for o, n in names.items()}
+    shapes |= {n: own[o] for o, n in (shadows | kept).items()}
     counted = float(state.get(UPDATES, 0))  # infinite where it was stored in half precision
     updates = int(counted) if math.isfinite(counted) else 0
-    derived = {DECAY, UPDATES, *_derived(model)}
+    derived = {DECAY, UPDATES, *known}
     state = {_text_level(name): value for name, value in state.items()}
     state = {name: value for name, value in state.items() if name not in derived}
-    check_names(shapes_of(state), expected, where)
+    check_names(shapes_of(state), shapes, where)
     live = {o: state[n].reshape(own[o]) for o, n in names.items()}
     ema = {o: state[n] for o, n in shadows.items()} | {o: live[o] for o in kept}
     live |= {o: state[n] for o, n in kept.items()}
@@ -147,16 +153,6 @@ def _derived(model: LegoModel) -> dict[str, Tensor]:
     schedule = released_schedule(config.linear_start, config.linear_end, config.timesteps)
     positions = model.text_encoder.config.max_position_embeddings
     return {**schedule, POSITIONS: torch.arange(positions)[None]}
-
-
-def _check_schedule(state: State, model: LegoModel, where: str) -> None:
-    betas = state.get("betas")
-    if betas is not None and not same_numbers(betas, _derived(model)["betas"], 1e-5):
-        ends = f"{float(betas[0]):.6g} to {float(betas[-1]):.6g} " if betas.numel() else ""
-        raise EgoGenError(
-            f"{where}: betas {ends}in {betas.numel()} steps are not those "
-            "of the config's linear_start, linear_end and timesteps"
-        )
 
 
 def same_numbers(found: Tensor, known: Tensor, tolerance: float) -> bool:

@@ -1,7 +1,6 @@
 """Reading checkpoints of stage 2 into a `LegoModel`; `layouts` beside it knows what they hold."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from egogen.weight_files import check_names, read_weight_file, shapes_of, tensor
 from ldm.checkpoints import layouts
 from ldm.checkpoints.diffusers_folder import INDEX, read_folder
 from ldm.checkpoints.lora import merged
-from ldm.checkpoints.released_names import UNET
 from ldm.model import FROZEN_PARTS, LegoModel
 
 # Beside the weights of a checkpoint: how often the EMA was updated, rank and alpha of the adapters
@@ -39,17 +37,29 @@ def read_file(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any
 
 
 def load_weights(
-    model: LegoModel, state: Mapping[str, Tensor], use_ema: bool = True, where: str = "checkpoint"
+    model: LegoModel, state: layouts.State, use_ema: bool = True, where: str = "checkpoint"
 ) -> None:
     """Load a state dict of the released code or of `ldm.training`, distinguished by its names; an
     empty one stands for the folder `where`.
 
     Raises EgoGenError listing missing, unexpected and mis-shaped entries of any part.
     """
-    state = state and layouts.with_known_names(state, model, where)
-    read = layouts.from_own if layouts.is_own(state) else layouts.from_released
-    weights = read(state, model, where) if state else read_folder(where, model)
+    weights = weights_in(where, model, state)
     model.load_state_dict(weights.chosen(use_ema, where), strict=False)
+
+
+def weights_in(
+    where: str, model: LegoModel, state: layouts.State, updates: int = 0, start: bool = False
+) -> layouts.Weights:
+    """The weights of a state dict in any form, which its names give away, or, where it is empty, of
+    the folder `where`. `updates`: of the EMA; `start`: see `layouts.from_released`.
+    """
+    if not state:
+        return read_folder(where, model, start)
+    state = layouts.with_known_names(state, model, where)
+    if layouts.is_own(state):
+        return layouts.from_own(state, model, where, updates)
+    return layouts.from_released(state, model, where, start)
 
 
 def load_start(model: LegoModel, path: str | None) -> None:
@@ -63,25 +73,13 @@ def load_start(model: LegoModel, path: str | None) -> None:
     """
     if not path:
         return
-    if Path(path).is_dir():
-        values = read_folder(path, model, start=True).live
+    state = read_weights(path)
+    found = layouts.with_known_names(state, model, path)
+    values = {name.removeprefix(layouts.OWN): value for name, value in found.items()}
+    if values and all(name.split(".")[0] in FROZEN_PARTS for name in values):
+        own = shapes_of(model.state_dict())
+        expected = {n: shape for n, shape in own.items() if n.split(".")[0] in FROZEN_PARTS}
+        check_names(shapes_of(values), expected, path)
     else:
-        state = layouts.with_known_names(read_weights(path), model, path)
-        values = {name.removeprefix(layouts.OWN): value for name, value in state.items()}
-        if all(name.split(".")[0] in FROZEN_PARTS for name in values):
-            own = shapes_of(model.state_dict())
-            expected = {n: shape for n, shape in own.items() if n.split(".")[0] in FROZEN_PARTS}
-            check_names(shapes_of(values), expected, path)
-        else:
-            values = start_weights(state, model, path).live
+        values = weights_in(path, model, state, start=True).live
     model.load_state_dict(values, strict=False)
-
-
-def start_weights(state: dict[str, Tensor], model: LegoModel, where: str) -> layouts.Weights:
-    if layouts.is_own(state):
-        return layouts.from_own(state, model, where)
-    denoiser = model.denoiser
-    first = UNET + denoiser.released_name(denoiser.first_weight)
-    if first in state:
-        state[first] = denoiser.widened(state[first])
-    return layouts.from_released(state, model, where, start=True)

@@ -6,7 +6,6 @@ of InstructPix2Pix. Letters: B batch, n branches, c latent channels, h w latent 
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +13,7 @@ from torch import Tensor
 
 from egogen import EgoGenError
 from ldm.checkpoints import checkpoint_place
-from ldm.checkpoints.diffusers_folder import LIVE_VARIANT
-from ldm.checkpoints.layouts import OWN_EMA
-from ldm.checkpoints.load import load_start, load_weights, read_file
-from ldm.checkpoints.released_names import EMA
+from ldm.checkpoints.load import load_start, read_file, weights_in
 from ldm.model import FROZEN_PARTS, LegoModel
 from ldm.sampling import Conditioning, guidance_branches
 from ldm.schema import DistillParams
@@ -42,9 +38,8 @@ def begin(student: LegoModel) -> LegoModel | None:
     if notes.get("distill"):
         raise EgoGenError(f"{where}: was distilled itself, expected a teacher of three branches")
     teacher = LegoModel(replace(params, distill=DistillParams()))
-    averaged = any(Path(where).glob(f"*/*.{LIVE_VARIANT}.*"))  # of a folder
-    averaged |= any(name.startswith((OWN_EMA, EMA)) for name in state)
-    load_weights(teacher, state, averaged, where)
+    weights = weights_in(where, teacher, state)
+    teacher.load_state_dict(weights.chosen(bool(weights.ema), where))
     student.load_state_dict(teacher.state_dict(), strict=False)  # lacks what embeds scales: zeros
     for part in FROZEN_PARTS:
         setattr(teacher, part, None)

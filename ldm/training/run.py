@@ -169,16 +169,6 @@ def micro_batches(options: dict[str, Any], batch_size: int, samples: int, world:
     return int(limit)
 
 
-def checkpoint_to_resume(folder: Path) -> Path | None:
-    """The run's last.ckpt, checked: a file of another stage is refused by name."""
-    path = folder / "checkpoints" / LAST
-    if not path.exists():
-        return None
-    if not is_own(read_weights(path)):
-        raise EgoGenError(f"{path}: not a checkpoint of stage 2's training")
-    return path
-
-
 def train(
     config: TrainConfig, folder: Path, gpus: str | None = None, seed: int = 23, resume: bool = False
 ) -> None:
@@ -224,14 +214,17 @@ def train(
             write_json(folder / RECORD_FILE, {"seed": seed})
             for logger in trainer.loggers:
                 log_settings(logger, file_values(config))
-        ckpt = checkpoint_to_resume(folder)
-        trainer.fit(module, *loaders, ckpt_path=ckpt, weights_only=True if ckpt else None)
+        ckpt = folder / "checkpoints" / LAST
+        if (begun := ckpt.exists()) and not is_own(read_weights(ckpt)):
+            raise EgoGenError(f"{ckpt}: not a checkpoint of stage 2's training")
+        how: dict[str, Any] = {"ckpt_path": ckpt, "weights_only": True} if begun else {}
+        trainer.fit(module, *loaders, **how)
         if trainer.interrupted:
             raise KeyboardInterrupt
         if trainer.is_global_zero:
             record = {"steps": trainer.global_step, "asked": asked_length(config.lightning)}
             write_json(folder / "finished.json", record)
-            print(f"{folder / 'checkpoints' / LAST}: trained for {trainer.global_step} steps")
+            print(f"{ckpt}: trained for {trainer.global_step} steps")
 
 
 @contextmanager

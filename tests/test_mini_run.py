@@ -76,40 +76,6 @@ def test_a_lost_frame_comes_back(call, tiny):
     assert "== oracle on" in done.stdout and "== report" in done.stdout  # what follows is done anew
 
 
-def test_the_frontier_of_the_run(call, tiny, tmp_path):
-    """Rows, counts and the plot; what is done is kept, and a student is a row of one branch."""
-    config, teacher = tiny / "logs" / VARIANT, tiny / "logs" / VARIANT / "checkpoints/last.ckpt"
-    words = ["main.py", "--name", "student", "--logdir", tmp_path]
-    words += [
-        "--base",
-        config / "config.yaml",
-        "--train",
-        f"model.params.distill.teacher={teacher}",
-    ]
-    words += ["model.params.distill.scale_txt=2.0", "model.params.distill.scale_img=1.25"]
-    words += ["inference.scales_txt=[2.0]", "inference.scales_img=[1.25]"]
-    done = call(*words)
-    assert done.returncode == 0, done.stderr
-    words = ["bench/frontier.py", "--run", tiny, "--out", tmp_path / "out", "--samplers", "ddim"]
-    words += ["--steps", 3, "--intervals", "none", "0.03,2", "--plot", tmp_path / "a.png"]
-    words += ["--reference", "teacher-euler_ancestral-2", "--student"]
-    words.append(tmp_path / "student" / "checkpoints" / "last.ckpt")
-    done = call(*words)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)["rows"]
-    names = ("euler_ancestral-2", "ddim-3", "ddim-3-0.03-2.0", "ddim-3")
-    models = ("teacher",) * 3 + ("student",)
-    assert [r["name"] for r in rows] == [f"{m}-{n}" for m, n in zip(models, names, strict=True)]
-    counts = [row["evaluations"] for row in rows]
-    assert counts[0] == 6 and counts[1] == 9 and 3 < counts[2] < 9 and counts[3] == 3
-    assert rows[0]["psnr_gain_difference"][0] == 0 and rows[1]["psnr_gain_difference"][0] != 0
-    assert all(row["frames"] == 3 and 0 <= row["done"] <= 1 for row in rows)
-    assert Image.open(tmp_path / "a.png").width > 500
-    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*")}
-    assert json.loads(call(*words).stdout)["rows"] == rows
-    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*")}
-
-
 def test_dataset_check_of_the_run(call, tiny):
     words = ["-m", "egogen.check", tiny / "data", "--dataset", "ego4d", "--split", "val"]
     for kind in ("image", "text"):

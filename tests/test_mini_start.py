@@ -120,8 +120,9 @@ def test_any_text_can_be_spelt(model):
 
 
 def test_the_command_that_makes_them(root, tmp_path):
-    words = ["--dataset-root", str(root), "--name", "ego4d", "--out", str(tmp_path)]
-    start_main([*words, *"--steps 2 --text-steps 2 --unet-steps 2 --batch-size 4".split()])
+    words = f"--dataset-root {root} --name ego4d --out {tmp_path}"
+    sizes = "--steps 2 --text-steps 2 --unet-steps 2 --batch-size 4"
+    start_main(f"{words} {sizes}".split())
     made, shipped = read_weights(tmp_path / "start.safetensors"), read_weights(START)
     assert {n: v.shape for n, v in made.items()} == {n: v.shape for n, v in shipped.items()}
     names = {path.name for path in (tmp_path / "text_tower").iterdir()}

@@ -277,7 +277,7 @@ YAML: dict[str, tuple[Callable[[str], Damage], str]] = {
     ),
     "key twice": (lambda path: replaced(path, "inference:", "model: {}\ninference:"), ""),
     "wrong type": (
-        lambda path: replaced(path, "scale_factor: 0.764", "scale_factor: large"),
+        lambda path: replaced(path, "scale_factor:", "scale_factor: large  #"),
         "scale_factor",
     ),
     "tag that builds an object": (
@@ -287,7 +287,7 @@ YAML: dict[str, tuple[Callable[[str], Damage], str]] = {
         "",
     ),
     "interpolation of nothing": (
-        lambda path: replaced(path, "scale_factor: 0.764", "scale_factor: ${nothing.here}"),
+        lambda path: replaced(path, "scale_factor:", "scale_factor: ${nothing.here}  #"),
         "nothing",
     ),
     "unknown class": (

@@ -233,7 +233,8 @@ def test_our_configs_are_read_and_build(path, capsys):
     config = load_config(schema_of(path.stem), [str(path)])
     assert not capsys.readouterr().err
     model = bare_model(config.model)
-    assert model.unet.config.in_channels == 8
+    assert model.unet.config.in_channels == 2 * config.model.channels
+    assert config.model.channels == (8 if "mini" in path.stem else 4)
     if "mini" not in path.stem:
         assert config.model.conditioner.features == default_features()
 

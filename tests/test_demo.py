@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
+from browser import NAMES
 from page_server import Server, tiny_models
 from PIL import Image
 from small_dataset import picture
@@ -30,6 +33,21 @@ def server(models, tmp_path_factory):
     assert server.stop() == 143
     assert not [*(server.log.parent / "tmp").iterdir()], "files of visitors were left"
     assert "/lego/" not in (log := server.log.read_text()), log  # no traceback of ours
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        message = "no chromium on this machine; install it with: apt-get install chromium"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        camera = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox", *camera])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -232,8 +250,7 @@ COPY = """async () => {
 }"""
 
 
-# A browser beside other work does not always give camera and clipboard in time.
-@pytest.mark.slow("camera and clipboard of the page")
+@pytest.mark.slow  # a browser beside other work does not always give camera and clipboard in time
 def test_camera_and_clipboard_give_photographs_too(server, browser):
     with Visitor(browser, server) as visitor:
         visitor.context.grant_permissions(["camera", "clipboard-read", "clipboard-write"])

@@ -74,7 +74,9 @@ def test_a_frame_of_the_command_is_the_pipelines_with_its_seed(run):
         ).images[0]
         encoded = io.BytesIO()
         frame.save(encoded, "JPEG", quality=95)
-        assert encoded.getvalue() == expected
+        both = (np.asarray(Image.open(io.BytesIO(x)), int) for x in (encoded.getvalue(), expected))
+        difference = np.abs(np.subtract(*both))  # of batches of other sizes, then of JPEG
+        assert difference.max() <= 2 and (difference > 0).mean() < 0.05
 
 
 def test_two_actions_of_one_clip_with_equal_input_differ(run):

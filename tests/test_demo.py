@@ -250,7 +250,8 @@ COPY = """async () => {
 }"""
 
 
-@pytest.mark.slow  # a browser beside other work does not always give camera and clipboard in time
+# A browser beside other work does not always give camera and clipboard in time.
+@pytest.mark.slow("camera and clipboard of the page")
 def test_camera_and_clipboard_give_photographs_too(server, browser):
     with Visitor(browser, server) as visitor:
         visitor.context.grant_permissions(["camera", "clipboard-read", "clipboard-write"])

@@ -7,8 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from egogen import DESCRIPTION_KEY
-from egogen.actions import read_actions
 from ldm.checkpoints.load import load_start, read_weights
 from ldm.checkpoints.released_names import VAE
 from ldm.config import TrainConfig, load_config
@@ -17,7 +15,7 @@ from ldm.model import LegoModel
 from mini.oracle.score import score_frame, summary
 from mini.start.ldm import CONFIG
 from mini.start.ldm import main as start_main
-from mini.start.ldm_autoencoder import frame_paths, psnr_of, read_frames
+from mini.start.ldm_autoencoder import psnr_of, read_frames, told_frames
 from mini.start.ldm_text_tower import FACTS, fact_labels, sample_texts
 from mini.world.clips import Clip
 from mini.world.write import write_dataset
@@ -44,7 +42,7 @@ def model():
 @torch.no_grad()
 def test_shipped_autoencoder(root, model):
     """Frames that it was not trained on come back, and their latents have the scale it says."""
-    pixels = read_frames(frame_paths(root, ["ego4d"]), 128).float() / 127.5 - 1
+    pixels = read_frames([*told_frames(root, ["ego4d"])], 128).float() / 127.5 - 1
     moments = model.encode_moments(pixels)
     latents = model.scale_factor * model.image_latents(moments)
     assert latents.shape[1:] == (8, 16, 16) and 0.8 < latents.std() < 1.25
@@ -80,13 +78,13 @@ def test_the_oracle_reads_what_the_shipped_autoencoder_lets_through(model):
 @torch.no_grad()
 def test_shipped_unet_draws_what_a_text_says(root, model):
     """The text of a frame foretells its latents better than another's, out of noise alone."""
-    entries = read_actions(root / "ego4d_train.json", (DESCRIPTION_KEY,))
-    frames = read_frames([root / "EgoGen/ego4d.fho/train" / e.image_1 for e in entries], 128)
+    told = {path: texts for path, texts in told_frames(root, ["ego4d"]).items() if texts}
+    frames = read_frames([*told], 128)
     moments = model.encode_moments(frames.float() / 127.5 - 1)
-    latents, count = model.scale_factor * model.image_latents(moments), len(entries)
+    latents, count = model.scale_factor * model.image_latents(moments), len(told)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     x = torch.cat([noise, torch.zeros_like(latents)], dim=1)
-    rows = model.encode_text([entry.texts[DESCRIPTION_KEY] for entry in entries])
+    rows = model.encode_text([description for description, _ in told.values()])
     last = torch.full((count,), model.config.timesteps - 1)
     own, others = (
         (model.denoiser(x, last, context) - latents).square().mean()

@@ -67,9 +67,9 @@ def load_start(model: LegoModel, path: str | None) -> None:
 
     Stable Diffusion v1 (.ckpt or .safetensors with CompVis names, or a folder of diffusers), a
     released checkpoint, one of this project in any form, or a file of the frozen parts alone in
-    this project's names (the mini world's). The first convolution is widened by zeros where it
-    takes fewer channels than the model's. What Stable Diffusion lacks, the conditioner, stays
-    random; anything else that is missing is an error.
+    this project's names. The first convolution is widened by zeros where it takes fewer channels
+    than the model's. What Stable Diffusion lacks, the conditioner, stays random; anything else that
+    is missing is an error.
     """
     if not path:
         return

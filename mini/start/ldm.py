@@ -2,39 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from egogen import DATASETS, DESCRIPTION_KEY, SPLITS, atomic_path, read_parser, run_command
-from egogen.actions import read_actions
-from egogen.labels import clean_label
-from egogen.layout import action_file, frame_folder
+from egogen import DATASETS, atomic_path, read_parser, run_command
 from ldm.checkpoints.released_names import UNET, released_names, released_shape
 from ldm.config import TrainConfig, load_config
 from ldm.model import LegoModel
 from ldm.networks.architecture import build_autoencoder
 from mini import COMMANDS
 from mini.start import ldm_text_tower as text_tower
-from mini.start.ldm_autoencoder import frame_paths, latent_scale, read_frames, train_autoencoder
+from mini.start.ldm_autoencoder import latent_scale, read_frames, told_frames, train_autoencoder
 from mini.start.ldm_unet import text_to_image, train_unet
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "train_mini.yaml"
-
-
-def targets(root: Path, datasets: Sequence[str]) -> tuple[list[Path], list[list[str]]]:
-    """Target frames of both splits; of each the texts that it can be asked for by."""
-    paths, texts = [], []
-    for dataset, split in product(datasets, SPLITS):
-        folder = frame_folder(root, dataset, split)
-        for entry in read_actions(action_file(root, dataset, split), ("action", DESCRIPTION_KEY)):
-            label, description = entry.texts["action"], entry.texts[DESCRIPTION_KEY]
-            paths.append(folder / entry.image_1)
-            texts.append([description, clean_label(label, dataset)])
-    return paths, texts
 
 
 def stable_diffusion_layout(model: LegoModel) -> dict[str, Tensor]:
@@ -60,7 +44,8 @@ def main(argv: Sequence[str]) -> None:
     right = text_tower.train_tower(tower, tokenizer, sampled, args.text_steps, args.seed)
     print(f"text tower: {right:.1%} of the facts right")
 
-    frames = read_frames(frame_paths(args.dataset_root, args.name), config.data.train.res)
+    told = told_frames(args.dataset_root, args.name)
+    frames = read_frames([*told], config.data.train.res)
     torch.manual_seed(args.seed)
     vae = build_autoencoder(params.autoencoder, params.scale_factor)
     psnr = train_autoencoder(
@@ -69,11 +54,11 @@ def main(argv: Sequence[str]) -> None:
     scale = round(latent_scale(vae, frames[:512]), 3)
     print(f"autoencoder: {psnr:.2f} dB; the configs' scale_factor has to be {scale}")
 
-    paths, texts = targets(args.dataset_root, args.name)
     torch.manual_seed(args.seed)
     model = text_to_image(replace(params, scale_factor=scale), vae, tower, tokenizer)
-    frames = read_frames(paths, config.data.train.res)
-    error = train_unet(model, frames, texts, args.unet_steps, args.seed)
+    asked = torch.tensor([bool(texts) for texts in told.values()])
+    texts = [texts for texts in told.values() if texts]
+    error = train_unet(model, frames[asked], texts, args.unet_steps, args.seed)
     print(f"text to image: squared error of the latents {error:.4f}")
 
     state = stable_diffusion_layout(model)

@@ -7,33 +7,42 @@ read a decoded image. All but the last WHOLE share of the steps see crops, which
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from egogen import SPLITS, action_file, frame_folder, read_actions, stable_seed, track
+from egogen import DESCRIPTION_KEY, SPLITS, stable_seed, track
+from egogen.actions import read_actions
+from egogen.labels import clean_label
+from egogen.layout import action_file, frame_folder
 from ldm.images import read_pixels
 from mini.start.learning import cosine_rates, learn
 
 KL_WEIGHT = 1e-4  # per latent value; keeps the latents bounded and smooth
 EDGE_WEIGHT = 0.2  # of differences between neighbouring pixels, without which edges are blurred
 COLOUR_WEIGHT = 2.0  # of colourful pixels: things and skin, not the grain of a table
-CROP, WHOLE = 64, 0.12
+CROP, WHOLE = 64, 0.12  # pixels, share of the steps
 
 
-def frame_paths(root: Path, datasets: Sequence[str]) -> list[Path]:
-    """One source frame a clip (a clip's actions start from equal ones) and all target frames."""
-    paths = []
-    for dataset in datasets:
-        for split in SPLITS:
-            folder = frame_folder(root, dataset, split)
-            entries = read_actions(action_file(root, dataset, split))
-            sources = {entry.clip: entry.image_0 for entry in entries}
-            paths += [folder / name for name in sources.values()]
-            paths += [folder / entry.image_1 for entry in entries]
-    return paths
+def told_frames(root: Path, datasets: Sequence[str]) -> dict[Path, list[str]]:
+    """Paths of frames, each with the texts that it can be asked for by.
+
+    All target frames with description and label, and one source frame a clip (a clip's actions
+    start from equal ones) with none.
+    """
+    told: dict[Path, list[str]] = {}
+    for dataset, split in product(datasets, SPLITS):
+        folder = frame_folder(root, dataset, split)
+        entries = read_actions(action_file(root, dataset, split), ("action", DESCRIPTION_KEY))
+        sources = {entry.clip: entry.image_0 for entry in entries}
+        told |= {folder / name: [] for name in sources.values()}
+        for entry in entries:
+            label = clean_label(entry.texts["action"], dataset)
+            told[folder / entry.image_1] = [entry.texts[DESCRIPTION_KEY], label]
+    return told
 
 
 def read_frames(paths: Sequence[Path], size: int | Sequence[int]) -> Tensor:

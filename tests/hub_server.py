@@ -192,5 +192,7 @@ class Handler(Writing, BaseHTTPRequestHandler):
 def hub_server() -> Iterator[HubServer]:
     with HubServer() as running:
         threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
-        yield running
-        running.shutdown()
+        try:
+            yield running
+        finally:  # also where the command ends the process: its thread would ask a closed socket
+            running.shutdown()

@@ -5,6 +5,7 @@ program's dataclasses and these, so that every default stands once.
 """
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
@@ -58,6 +59,12 @@ def file_schema(config: Any, table: Mapping[str, FeatureParams | None]) -> DictC
     return content
 
 
+@functools.cache
+def known_places(schema: type) -> DictConfig:
+    """The defaults of a schema in the files' layout without a feature, only to be read."""
+    return file_schema(schema, {})
+
+
 def node_at(config: DictConfig, key: str) -> Any:
     """The node at a dotted key, which knows its type; None where there is none."""
     section, _, name = key.rpartition(".")
@@ -67,18 +74,34 @@ def node_at(config: DictConfig, key: str) -> Any:
 
 def from_file(schema: type[T], content: DictConfig) -> T:
     """A config in the files' layout -> an object of the program's schema."""
-    loaded = OmegaConf.structured(schema)
-    for place, _, _ in leaves(schema):
-        if part := _dataset(place):
-            value = {n: OmegaConf.select(content, f"{part}.{key}") for n, key in STORES.items()}
-            value |= OmegaConf.select(content, f"{part}.{OTHER_STORES}")
-            value = {name: path for name, path in value.items() if path}
+    plain: Any = OmegaConf.to_container(content, throw_on_missing=True)  # typed and checked already
+    return _from_plain(schema, plain, "")
+
+
+def _from_plain(kind: type[T], plain: Mapping[str, Any], prefix: str) -> T:
+    """An object of the schema's dataclass that stands at the program's place `prefix`."""
+    values: dict[str, Any] = {}
+    for name, inner in typing.get_type_hints(kind).items():
+        place = prefix + name
+        if dataclasses.is_dataclass(inner):
+            values[name] = _from_plain(typing.cast(type, inner), plain, f"{place}.")
+        elif part := _dataset(place):
+            paths = {n: plain_at(plain, f"{part}.{key}") for n, key in STORES.items()}
+            paths |= plain_at(plain, f"{part}.{OTHER_STORES}")
+            values[name] = {n: path for n, path in paths.items() if path}
+        elif file_place(place) == TABLE:
+            rows = plain_at(plain, TABLE).items()
+            values[name] = {n: FeatureParams(**row) for n, row in rows if row is not None}
         else:
-            value = OmegaConf.select(content, file_place(place))
-        if file_place(place) == TABLE:
-            value = {name: spec for name, spec in value.items() if spec is not None}
-        OmegaConf.update(loaded, place, value, merge=False)
-    return typing.cast(T, OmegaConf.to_object(loaded))
+            values[name] = plain_at(plain, file_place(place))
+    return kind(**values)
+
+
+def plain_at(plain: Any, key: str) -> Any:
+    """What stands at a dotted key of nested mappings."""
+    for part in key.split("."):
+        plain = plain[part]
+    return plain
 
 
 def to_file(config: Any) -> DictConfig:

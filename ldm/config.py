@@ -96,7 +96,7 @@ def _load(
         _check_values(config, schema)
         return file_layout.from_file(schema, config)
     except MissingMandatoryValue as error:
-        raise EgoGenError(f"config: {file_place(error.full_key)}: no value, expected one") from None
+        raise EgoGenError(f"config: {error.full_key}: no value, expected one") from None
     except OmegaConfBaseException as error:
         raise EgoGenError(f"{files or 'config'}: {str(error).splitlines()[0]}") from None
 

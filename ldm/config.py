@@ -77,7 +77,7 @@ def _load(
 ) -> Config:
     load_settings()
     files = ", ".join(where for where, _ in layers)
-    known = file_layout.known_places(schema)
+    known = file_layout.known_places(schema)  # type: ignore[arg-type]
     layers += [(f"command line: {text}", _override(text, known)) for text in overrides]
     contents = []
     for where, layer in layers:

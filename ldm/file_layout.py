@@ -73,7 +73,10 @@ def node_at(config: DictConfig, key: str) -> Any:
 
 
 def from_file(schema: type[T], content: DictConfig) -> T:
-    """A config in the files' layout -> an object of the program's schema."""
+    """A config in the files' layout -> an object of the program's schema.
+
+    Raises MissingMandatoryValue, with the key in files, where a value is missing.
+    """
     plain: Any = OmegaConf.to_container(content, throw_on_missing=True)  # typed and checked already
     return _from_plain(schema, plain, "")
 
@@ -86,18 +89,18 @@ def _from_plain(kind: type[T], plain: Mapping[str, Any], prefix: str) -> T:
         if dataclasses.is_dataclass(inner):
             values[name] = _from_plain(typing.cast(type, inner), plain, f"{place}.")
         elif part := _dataset(place):
-            paths = {n: plain_at(plain, f"{part}.{key}") for n, key in STORES.items()}
-            paths |= plain_at(plain, f"{part}.{OTHER_STORES}")
+            paths = {n: _plain_at(plain, f"{part}.{key}") for n, key in STORES.items()}
+            paths |= _plain_at(plain, f"{part}.{OTHER_STORES}")
             values[name] = {n: path for n, path in paths.items() if path}
         elif file_place(place) == TABLE:
-            rows = plain_at(plain, TABLE).items()
+            rows = _plain_at(plain, TABLE).items()
             values[name] = {n: FeatureParams(**row) for n, row in rows if row is not None}
         else:
-            values[name] = plain_at(plain, file_place(place))
+            values[name] = _plain_at(plain, file_place(place))
     return kind(**values)
 
 
-def plain_at(plain: Any, key: str) -> Any:
+def _plain_at(plain: Any, key: str) -> Any:
     """What stands at a dotted key of nested mappings."""
     for part in key.split("."):
         plain = plain[part]

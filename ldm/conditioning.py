@@ -37,17 +37,16 @@ class FeatureEncoder(nn.Module):
 
     @torch.no_grad()
     def quieten(self) -> None:
-        """For training from random weights: rows begin near the zeros that stand for no features.
+        """For training from random weights: rows of a linear layer begin near the zeros that stand
+        for no features.
 
-        Hundreds of loud ones, new to a pretrained denoiser, would draw its attention away from the
-        prompt.
+        Hundreds of loud ones, new to a pretrained denoiser and of a picture that it sees anyway,
+        would draw its attention away from the prompt. Rows of self-attention are of a text, as the
+        prompt's are, and begin as loud as torch draws them: quiet ones are read much later.
         """
-        written = [self.projection]  # what adds to the rows
-        for layer in self.attention.layers if self.attention else ():
-            written += [layer.self_attn.out_proj, layer.linear2]
-        for part in written:
-            part.weight.mul_(QUIET)
-            part.bias.mul_(QUIET)
+        if self.attention is None:
+            self.projection.weight.mul_(QUIET)
+            self.projection.bias.mul_(QUIET)
 
     def forward(self, rows: Tensor, padding: Tensor | None = None) -> Tensor:
         """rows (B, n, D), padding (B, n) bool, true where padded -> (B, n, C)."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from egogen import EgoGenError
 from ldm.schema import FeatureParams
 
-QUIET = 0.1  # of torch's own initial weights
+LOUDNESS = {"linear": 0.1, "self_attention": 2.0}  # times torch's own initial weights
 
 
 class FeatureEncoder(nn.Module):
@@ -36,17 +36,20 @@ class FeatureEncoder(nn.Module):
             self.attention = nn.TransformerEncoder(one, layers, enable_nested_tensor=False)
 
     @torch.no_grad()
-    def quieten(self) -> None:
-        """For training from random weights: rows of a linear layer begin near the zeros that stand
-        for no features.
+    def scale_start(self, loudness: float) -> None:
+        """Random weights -> rows `loudness` times as large (LOUDNESS, where they are trained).
 
-        Hundreds of loud ones, new to a pretrained denoiser and of a picture that it sees anyway,
-        would draw its attention away from the prompt. Rows of self-attention are of a text, as the
-        prompt's are, and begin as loud as torch draws them: quiet ones are read much later.
+        Rows of a linear layer are hundreds, of a picture that the denoiser sees anyway: they begin
+        near the zeros that stand for no features, so that attention stays with the prompt. Rows of
+        self-attention are of a text, as the prompt's: they begin about as loud as those, and are
+        read sooner. Measured on the mini world (docs/mini.md).
         """
-        if self.attention is None:
-            self.projection.weight.mul_(QUIET)
-            self.projection.bias.mul_(QUIET)
+        written = [self.projection]  # what adds to the rows
+        for layer in self.attention.layers if self.attention else ():
+            written += [layer.self_attn.out_proj, layer.linear2]
+        for part in written:
+            part.weight.mul_(loudness)
+            part.bias.mul_(loudness)
 
     def forward(self, rows: Tensor, padding: Tensor | None = None) -> Tensor:
         """rows (B, n, D), padding (B, n) bool, true where padded -> (B, n, C)."""

@@ -283,9 +283,9 @@ def test_a_masked_row_is_zero_in_all_places():
     torch.testing.assert_close(found[:3], shorter)  # padding is not attended to
 
 
-def test_image_features_begin_near_zero_where_they_are_trained():
-    """Text features begin as torch draws them; the released code, which trains neither, gets
-    torch's own of both.
+def test_how_loudly_features_begin_where_they_are_trained():
+    """Image features near zero, text features twice as loud as torch draws them; the released code,
+    which trains neither, gets torch's own of both.
     """
     features = default_features()
     rows = {n: torch.randn(2, spec.rows, spec.width) for n, spec in features.items()}
@@ -296,4 +296,4 @@ def test_image_features_begin_near_zero_where_they_are_trained():
         with torch.no_grad():
             size[trained] = {n: x.square().mean().sqrt().item() for n, x in made(rows).items()}
     assert size[True]["image"] < min(0.15 * size[False]["image"], 0.1)
-    assert size[True]["text"] == size[False]["text"] > 0.5
+    assert size[True]["text"] / size[False]["text"] == pytest.approx(2, rel=0.1)

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from egogen import EgoGenError
-from ldm.conditioning import FeatureConditioner, features_as_list
+from ldm.conditioning import LOUDNESS, FeatureConditioner, features_as_list
 from ldm.denoiser import Denoiser, UNetDenoiser, build_unet
 from ldm.file_layout import file_place
 from ldm.schema import AutoencoderParams, ConditionerParams, ModelParams, height_width
@@ -59,8 +59,8 @@ def build_conditioner(params: ConditionerParams, context_dim: int) -> FeatureCon
             f"unet context_dim={context_dim}"
         )
     conditioner = FeatureConditioner(features, context_dim, *attention, masked)
-    for encoder in conditioner.encoders.values() if params.trained else ():
-        encoder.quieten()
+    for name, spec in params.features.items() if params.trained else ():
+        conditioner.encoders[name].scale_start(LOUDNESS[spec.encoder])
     return conditioner
 
 

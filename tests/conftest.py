@@ -1,10 +1,21 @@
 """Fixtures that several files of tests share."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
 from last_run import pytest_configure  # noqa: F401 (the table of the long tests' last runs)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_server_is_left() -> Iterator[None]:
+    """A server that is not shut down turns on its closed socket for the rest of the tests."""
+    yield
+    for thread in threading.enumerate():
+        if "serve_forever" in thread.name:
+            thread.join(timeout=10)
+            assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")

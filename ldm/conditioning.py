@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from egogen import EgoGenError
 from ldm.schema import FeatureParams
 
-LOUDNESS = {"linear": 0.1, "self_attention": 2.0}  # times torch's own initial weights
+INIT_GAIN = {"linear": 0.1, "self_attention": 2.0}  # times torch's initial weights, by encoder
 
 
 class FeatureEncoder(nn.Module):
@@ -36,20 +36,20 @@ class FeatureEncoder(nn.Module):
             self.attention = nn.TransformerEncoder(one, layers, enable_nested_tensor=False)
 
     @torch.no_grad()
-    def scale_start(self, loudness: float) -> None:
-        """Random weights -> rows `loudness` times as large (LOUDNESS, where they are trained).
+    def scale_init(self, gain: float) -> None:
+        """Scale weights in place so that rows become `gain` times as large.
 
-        Rows of a linear layer are hundreds, of a picture that the denoiser sees anyway: they begin
-        near the zeros that stand for no features, so that attention stays with the prompt. Rows of
-        self-attention are of a text, as the prompt's: they begin about as loud as those, and are
-        read sooner. Measured on the mini world (docs/mini.md).
+        For training from random weights beside a pretrained denoiser, with INIT_GAIN. Image rows
+        (linear) show what the denoiser sees anyway, and there are hundreds: near the zeros that
+        stand for no features they leave its attention to the prompt. Text rows (self-attention) are
+        read sooner about as loud as the prompt's. Measured on the mini world (docs/mini.md).
         """
         written = [self.projection]  # what adds to the rows
         for layer in self.attention.layers if self.attention else ():
             written += [layer.self_attn.out_proj, layer.linear2]
         for part in written:
-            part.weight.mul_(loudness)
-            part.bias.mul_(loudness)
+            part.weight.mul_(gain)
+            part.bias.mul_(gain)
 
     def forward(self, rows: Tensor, padding: Tensor | None = None) -> Tensor:
         """rows (B, n, D), padding (B, n) bool, true where padded -> (B, n, C)."""

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from egogen import EgoGenError
-from ldm.conditioning import LOUDNESS, FeatureConditioner, features_as_list
+from ldm.conditioning import INIT_GAIN, FeatureConditioner, features_as_list
 from ldm.denoiser import Denoiser, UNetDenoiser, build_unet
 from ldm.file_layout import file_place
 from ldm.schema import AutoencoderParams, ConditionerParams, ModelParams, height_width
@@ -60,7 +60,7 @@ def build_conditioner(params: ConditionerParams, context_dim: int) -> FeatureCon
         )
     conditioner = FeatureConditioner(features, context_dim, *attention, masked)
     for name, spec in params.features.items() if params.trained else ():
-        conditioner.encoders[name].scale_start(LOUDNESS[spec.encoder])
+        conditioner.encoders[name].scale_init(INIT_GAIN[spec.encoder])
     return conditioner
 
 

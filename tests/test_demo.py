@@ -19,6 +19,13 @@ from lego.frame import main
 
 ACTIONS = ("open the jar", "pick up the mug")
 LONG = 1000  # steps, so many that they take longer than a test waits
+# A frame may follow another so quickly that no look at the page sees anything but "Done.".
+NOTES_THAT_IT_BEGAN = """() => {
+  const status = document.querySelector("#status");
+  window.began = false;
+  const look = () => window.began ||= !status.querySelector(".hide");
+  new MutationObserver(look).observe(status, {subtree: true, attributes: true, childList: true});
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +111,10 @@ class Visitor:
         self.page.locator(f"#{name}").click()
 
     def makes(self):
+        self.page.evaluate(NOTES_THAT_IT_BEGAN)
         self.presses("make")
-        self.page.wait_for_selector("#status:not(:has-text('Done.'))")  # of what was before
-        self.has("Done.")
+        self.page.wait_for_function("window.began")
+        self.page.wait_for_selector("#status:has(.hide):has-text('Done.')")
 
     def all_files(self):
         with self.page.expect_download() as download:

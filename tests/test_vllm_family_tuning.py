@@ -317,4 +317,5 @@ def test_two_processes_tune_as_one(family, engine, folders, frames, tmp_path):
     assert "left out" in done.stdout
     published = ["--warmup_ratio", "0.03", "--lr_scheduler_type", "cosine"]
     main(command(base, frames, tmp_path / "one", *published))
-    assert_same(tmp_path / "two", load_file(tmp_path / "one" / "model.safetensors"))
+    # AdamW makes the rounding of tiny gradients large, as those of a key's bias are.
+    assert_same(tmp_path / "two", load_file(tmp_path / "one" / "model.safetensors"), 1e-5)

@@ -250,6 +250,10 @@ def load_hub(
     except Exception as error:  # files of any kind, and libraries raise what they like
         said = str(error).strip().split("\n\n")[0]
         raise EgoGenError(f"{name}: cannot be loaded ({said})") from error
+    # Under ZeRO-3 transformers (5.23) keeps renamings too that no weight of the folder needed, and
+    # would undo them when it saves.
+    if renamings := getattr(model, "_weight_conversions", None):
+        model._weight_conversions = [each for each in renamings if getattr(each, "_was_used", True)]
     wrong = [f"missing: {key}" for key in sorted(found["missing_keys"])]
     wrong += [f"mis-shaped: {key}" for key, *_ in sorted(found["mismatched_keys"])]
     if wrong:

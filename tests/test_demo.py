@@ -270,6 +270,7 @@ def test_camera_and_clipboard_give_photographs_too(server, browser):
         buttons.get_by_label("Remove Image").click()
         buttons.get_by_label("Capture from camera").click()
         buttons.get_by_text("Click to Access Webcam").click()
+        visitor.page.wait_for_function("document.querySelector('#source video')?.videoWidth > 0")
         buttons.get_by_label("capture photo").click()
         visitor.page.wait_for_selector("#source img")
 

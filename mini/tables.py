@@ -113,8 +113,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=(9, 4), layout="constrained")
-    for name, place in (("done", 121), ("gain", 122)):
-        axes = figure.add_subplot(place, xlabel="pairs", xscale="log", ylabel=name)
+    for name, place, unit in (("done", 121, ""), ("gain", 122, " (dB)")):
+        axes = figure.add_subplot(place, xlabel="pairs", xscale="log", ylabel=name + unit)
         axes.set_xticks(sizes := sorted({row["pairs"] for row in rows}), map(str, sizes))
         for number, steps in enumerate(dict.fromkeys(row["steps"] for row in rows)):
             line = {row["pairs"]: row[name] for row in rows if row["steps"] == steps}
@@ -124,6 +124,6 @@ def plot(rows: Sequence[Row], path: Path) -> None:
             look: dict[str, Any] = {"fmt": "o-", "capsize": 2, "label": f"{steps} steps"}
             axes.errorbar(across, middle, np.abs(ends - middle), **look)
         axes.minorticks_off()
-    axes.legend()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=9)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
